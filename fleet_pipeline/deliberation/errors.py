@@ -1,0 +1,41 @@
+"""Bad input, said so that a person can mend it."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from pydantic import ValidationError
+
+
+class InvalidInput(ValueError):
+    """Input that a person must correct. The message names the place and the remedy."""
+
+
+class Problem(NamedTuple):
+    """One thing wrong with one field. `field` is dotted, as in `constraints.requirements.2`."""
+
+    field: str
+    message: str
+
+
+_REMEDIES = {
+    "missing": "add this field",
+    "extra_forbidden": "no such field; remove it or check its spelling",
+    "string_too_short": "must not be empty",
+}
+
+
+def problems(error: ValidationError, prefix: str = "") -> list[Problem]:
+    """Every problem of a validation error. Input values are left out: they may be long or secret."""
+    found = []
+    for item in error.errors(include_url=False, include_input=False, include_context=False):
+        path = ".".join(str(part) for part in item["loc"])
+        field = ".".join(part for part in (prefix, path) if part) or "(whole entry)"
+        message = _REMEDIES.get(item["type"], item["msg"].removeprefix("Value error, "))
+        found.append(Problem(field, message))
+    return found
+
+
+def describe(error: ValidationError, prefix: str = "") -> str:
+    """All problems in one line: `field: what to do; field: what to do`."""
+    return "; ".join(f"{problem.field}: {problem.message}" for problem in problems(error, prefix))

@@ -1,0 +1,99 @@
+"""The deliberation itself, as a generator without I/O.
+
+It yields a batch of prompts that can run at once, is sent their completions in the same order, and
+returns the transcript:
+
+    proposals = every seat proposes
+    each round:  every proposal is criticised by one peer; the critic rotates with the round
+                 every AUTHOR revises its own proposal with that critique in hand
+
+An agent may fail without failing its deliberation. A failed answer is kept with its error and
+asked for again, with a fresh seed, where that can help. Without a critique an author does not
+revise; a failed revision leaves the proposal as it was. The deliberation fails when fewer seats
+than its quorum have a proposal. It is TIMEOUT when an engine, which owns the clock, reports an
+answer as `AgentError.DEADLINE`: what was said until then is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import replace
+
+from fleet_pipeline.deliberation.council import Deliberation
+from fleet_pipeline.deliberation.prompts import Prompt, critique, propose, revise
+from fleet_pipeline.deliberation.seeds import derive_seed
+from fleet_pipeline.deliberation.transcript import (
+    RETRY_HELPS,
+    AgentError,
+    Completion,
+    Status,
+    Transcript,
+    Utterance,
+    hear,
+)
+
+Protocol = Generator[list[Prompt], list[Completion], Transcript]
+
+
+class _DeadlinePassed(Exception):
+    pass
+
+
+def deliberate(deliberation: Deliberation) -> Protocol:
+    """The course of one deliberation. Batches are never empty."""
+    minutes: list[Utterance] = []
+
+    def ask(prompts: list[Prompt]) -> Generator[list[Prompt], list[Completion], dict[int, str]]:
+        """The good answers by seat index. Every attempt goes into the minutes."""
+        answers: dict[int, str] = {}
+        pending = [_attempt(deliberation, prompt, 1) for prompt in prompts]
+        while pending:
+            heard = [hear(*pair) for pair in zip(pending, (yield pending), strict=True)]
+            minutes.extend(heard)
+            if any(utterance.error is AgentError.DEADLINE for utterance in heard):
+                raise _DeadlinePassed
+            answers |= {u.prompt.seat.index: u.text for u in heard if u.error is None}
+            pending = [
+                _attempt(deliberation, u.prompt, u.prompt.attempt + 1)
+                for u in heard
+                if u.error in RETRY_HELPS and u.prompt.attempt <= deliberation.retries
+            ]
+        return answers
+
+    def transcript(status: Status, error_message: str = "") -> Transcript:
+        return Transcript(deliberation.id, status, tuple(minutes), error_message)
+
+    seats = deliberation.seats
+    try:
+        proposals = yield from ask([propose(deliberation, seat) for seat in seats])
+        if len(proposals) < deliberation.quorum:
+            return transcript(Status.FAILED, _no_quorum(deliberation, len(proposals), minutes))
+        for round_ in range(1, deliberation.rounds + 1):
+            critics = {seat.index: deliberation.critic_of(seat, round_) for seat in seats if seat.index in proposals}
+            critiques = yield from ask(
+                [
+                    critique(deliberation, critic, seats[author], proposals[author], round_)
+                    for author, critic in critics.items()
+                ]
+            )
+            proposals |= yield from ask(
+                [
+                    revise(deliberation, seats[author], proposals[author], critic, critiques[critic.index], round_)
+                    for author, critic in critics.items()
+                    if critic.index in critiques
+                ]
+            )
+    except _DeadlinePassed:
+        return transcript(Status.TIMEOUT, f"not finished after {deliberation.timeout_seconds:g} s of running time")
+    return transcript(Status.COMPLETED)
+
+
+def _attempt(deliberation: Deliberation, prompt: Prompt, attempt: int) -> Prompt:
+    seed = derive_seed(deliberation.seed, deliberation.id, prompt.seat.agent_id, prompt.phase, prompt.round, attempt)
+    return replace(prompt, attempt=attempt, seed=seed)
+
+
+def _no_quorum(deliberation: Deliberation, answered: int, minutes: list[Utterance]) -> str:
+    last_errors = {u.prompt.seat.agent_id: u for u in minutes if u.error}
+    reasons = "; ".join(f"{agent}: {u.error}: {u.error_message}" for agent, u in list(last_errors.items())[:3])
+    return f"{answered} of {len(deliberation.seats)} agents answered, the quorum is {deliberation.quorum} ({reasons})"

@@ -1,0 +1,28 @@
+"""How an agent's tokens are drawn."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Sampling(BaseModel):
+    """Sampling parameters; an absent one is decided by the next layer.
+
+    Layers, the first that says something wins: the task, the role, the run's settings, and last
+    the model's own `generation_config.json`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    temperature: float | None = Field(default=None, ge=0, le=2)
+    top_p: float | None = Field(default=None, gt=0, le=1)
+    top_k: int | None = Field(default=None, ge=-1, description="-1 or 0: no limit.")
+    min_p: float | None = Field(default=None, ge=0, le=1)
+    repetition_penalty: float | None = Field(default=None, gt=0, le=2)
+    max_tokens: int | None = Field(
+        default=None, ge=1, le=131_072, description="Longest answer, in tokens, reasoning included."
+    )
+
+    def over(self, base: Sampling) -> Sampling:
+        """These parameters, with `base` where they say nothing."""
+        return base.model_copy(update=self.model_dump(exclude_none=True))

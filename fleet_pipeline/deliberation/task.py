@@ -1,0 +1,159 @@
+"""Tasks: what is put to a council, validated once, at the door.
+
+Ids become file names, partition keys and NATS message ids, so they are safe as all of these or
+refused. Every text and list is bounded: a backlog is input from elsewhere.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+
+from fleet_pipeline.deliberation.roles import BUILT_IN_ROLES
+from fleet_pipeline.deliberation.sampling import Sampling
+
+MAX_AGENTS = 64
+MAX_ROUNDS = 8
+_TASK_ID = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_-]|\.(?!\.)){0,118}")
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+
+
+def plain(value: Any) -> str:
+    """A JSON value as an agent or a person reads it."""
+    if isinstance(value, dict):
+        return ", ".join(f"{key}: {plain(item)}" for key, item in value.items())
+    if isinstance(value, (list, tuple)):
+        return ", ".join(plain(item) for item in value)
+    return str(value)
+
+
+ShortText = Annotated[str, Field(min_length=1, max_length=2_000)]
+
+
+class _Input(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=True)
+
+
+class ArchitectRubric(_Input):
+    """How the winner is chosen among the ranked proposals."""
+
+    k: int = Field(default=3, ge=1, le=MAX_AGENTS, description="How many top proposals are candidates.")
+    criteria: tuple[ShortText, ...] = Field(default=(), max_length=50)
+
+
+class Constraints(_Input):
+    """What an answer must satisfy, beside the task's description."""
+
+    rubric: tuple[ShortText, ...] = Field(
+        default=(),
+        max_length=50,
+        description="Quality criteria: a text (one criterion a line), a list, or a mapping of name to criterion.",
+    )
+    requirements: tuple[ShortText, ...] = Field(default=(), max_length=100)
+    architect_rubric: ArchitectRubric = ArchitectRubric()
+    cluster_spec: dict[ShortText, Any] = Field(
+        default_factory=dict, max_length=100, description="The environment the answer must fit, shown to every agent."
+    )
+    metadata: dict[ShortText, Any] = Field(
+        default_factory=dict, max_length=100, description="Further facts, shown to every agent."
+    )
+    timeout_seconds: float = Field(
+        default=300, gt=0, le=86_400, description="Deadline of the deliberation's own running time."
+    )
+
+    @field_validator("rubric", mode="before")
+    @classmethod
+    def _rubric_as_points(cls, value: Any) -> Any:
+        """A rubric may be text, a list, or a mapping. The original lost the criteria of all but one form."""
+        if isinstance(value, str):
+            return tuple(line.strip(" -*\t") for line in value.splitlines() if line.strip(" -*\t"))
+        if isinstance(value, dict):
+            return tuple(f"{name}: {plain(text)}" for name, text in value.items())
+        return () if value is None else value
+
+    @field_validator("requirements", mode="before")
+    @classmethod
+    def _requirements_as_list(cls, value: Any) -> Any:
+        return () if value is None else value
+
+    @field_validator("cluster_spec", "metadata", mode="before")
+    @classmethod
+    def _absent_is_empty(cls, value: Any) -> Any:
+        return {} if value is None else value
+
+    @field_validator("cluster_spec", "metadata", mode="after")
+    @classmethod
+    def _bounded(cls, value: dict[str, Any]) -> dict[str, Any]:
+        try:
+            size = sum(len(name) + len(plain(item)) for name, item in value.items())
+        except RecursionError:
+            raise ValueError("nested too deeply; use a few levels at most") from None
+        if size > 20_000:
+            raise ValueError(f"holds {size} characters; at most 20000 fit")
+        return value
+
+
+class Task(_Input):
+    """One line of a backlog. Each of its roles is one deliberation."""
+
+    task_id: str = Field(description="Letters, digits, '-', '_', '.'; at most 120; starts with a letter or digit.")
+    description: str = Field(min_length=1, max_length=100_000)
+    roles: tuple[str, ...] = Field(default=("DEV",), min_length=1, max_length=32)
+    num_agents: int = Field(default=3, ge=1, le=MAX_AGENTS)
+    rounds: int = Field(default=1, ge=0, le=MAX_ROUNDS, description="0: propose only, no critique.")
+    quorum: int | None = Field(
+        default=None, ge=1, le=MAX_AGENTS, description="Fewest seats that must answer; default a majority."
+    )
+    diversity: bool = Field(default=True, description="Give each seat its own perspective and temperature.")
+    context: str = Field(default="", max_length=500_000, description="Background shown to every agent.")
+    constraints: Constraints = Constraints()
+    model: str | None = Field(default=None, min_length=1, max_length=500)
+    sampling: Sampling = Sampling()
+
+    @field_validator("task_id")
+    @classmethod
+    def _safe_id(cls, value: str) -> str:
+        if not _TASK_ID.fullmatch(value) or value.endswith("."):
+            raise ValueError(
+                "use 1 to 120 letters, digits, '-', '_' or single '.', starting with a letter or digit and not ending in '.'"
+            )
+        return value
+
+    @field_validator("description", "context")
+    @classmethod
+    def _printable(cls, value: str) -> str:
+        if found := _CONTROL.search(value):
+            raise ValueError(f"holds the control character {found.group()!r}; remove it")
+        return value
+
+    @field_validator("roles", mode="before")
+    @classmethod
+    def _one_role_as_list(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
+
+    @field_validator("roles")
+    @classmethod
+    def _known_roles(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        """Role names are checked against `context={"roles": ...}`, or else the built-in roles."""
+        known = (info.context or {}).get("roles", BUILT_IN_ROLES)
+        names = tuple(name.strip().upper() for name in value)
+        for name in names:
+            if name not in known:
+                raise ValueError(f"unknown role {name[:40]!r}; known: {', '.join(known)}; add others in a roles file")
+        if len(set(names)) < len(names):
+            raise ValueError("each role at most once")
+        return names
+
+    @field_validator("quorum")
+    @classmethod
+    def _reachable_quorum(cls, value: int | None, info: ValidationInfo) -> int | None:
+        if value is not None and value > info.data.get("num_agents", MAX_AGENTS):
+            raise ValueError(f"more than num_agents ({info.data['num_agents']}) can never answer")
+        return value
+
+
+def deliberation_id(task_id: str, role: str) -> str:
+    """`<task_id>.<role in lower case>`: the partition key and the stem of every file of a deliberation."""
+    return f"{task_id}.{role.lower()}"

@@ -1,0 +1,67 @@
+"""What an engine is: jobs go in, finished transcripts come out as they finish."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Protocol, Self
+
+from fleet_pipeline.deliberation.protocol import Protocol as Course
+from fleet_pipeline.deliberation.transcript import Transcript
+
+
+@dataclass(frozen=True)
+class Job:
+    """A deliberation to run. `course` is fresh: it has not been started."""
+
+    key: str
+    course: Course
+    timeout_seconds: float
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A job that ended. Times are seconds since the epoch.
+
+    `transcript` is None only when the course itself raised: `error` then says what, and the other
+    jobs went on.
+    """
+
+    key: str
+    transcript: Transcript | None
+    started_at: float
+    finished_at: float
+    error: BaseException | None = None
+
+
+class EngineError(RuntimeError):
+    """The engine cannot go on. What had finished before has been handed over."""
+
+
+class ModelUnavailable(EngineError):
+    """The configured model cannot be loaded. The message says how to choose another."""
+
+
+class Engine(Protocol):
+    """Runs many deliberations at once on one model. A context manager: leaving it frees the model."""
+
+    name: str
+    start_seconds: float
+
+    def run(self, jobs: Iterable[Job]) -> Iterator[Finished]:
+        """Run every job, reading `jobs` only as room becomes free.
+
+        Raises `EngineError` when the engine itself breaks.
+        """
+        ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+# A model name or path -> an engine that is ready to run.
+EngineFactory = Callable[[str], Engine]

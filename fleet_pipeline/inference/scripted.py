@@ -1,0 +1,63 @@
+"""A deterministic engine for tests of everything that is not inference.
+
+It can never be chosen by a setting: no setting, flag or environment variable names it, and
+`build_definitions` refuses it unless a test says `allow_scripted=True`. What it produces is
+labelled `engine = "scripted"` in every row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from types import TracebackType
+from typing import Self
+
+from fleet_pipeline.deliberation.prompts import Prompt
+from fleet_pipeline.deliberation.transcript import Completion
+from fleet_pipeline.inference.engine import Finished, Job
+from fleet_pipeline.inference.loop import drive
+
+Script = Callable[[Prompt], Completion]
+
+
+def echo(prompt: Prompt) -> Completion:
+    """The default script: names the seat, the phase and the seed, so that every answer differs."""
+    text = f"{prompt.seat.agent_id} says {prompt.phase} {prompt.round} on {prompt.about.label} (seed {prompt.seed})."
+    return Completion(text=text, finish_reason="stop", prompt_tokens=100, cached_tokens=80, completion_tokens=20)
+
+
+class ScriptedEngine:
+    """Answers every prompt from a function, a bounded number per step, in order."""
+
+    name = "scripted"
+    start_seconds = 0.0
+
+    def __init__(self, script: Script = echo, *, batch: int = 16, max_in_flight: int = 32) -> None:
+        self.script = script
+        self.batch = batch
+        self.max_in_flight = max_in_flight
+        self.queue: dict[str, Prompt] = {}
+
+    def submit(self, request_id: str, prompt: Prompt) -> Completion | None:
+        self.queue[request_id] = prompt
+        return None
+
+    def step(self) -> list[tuple[str, Completion]]:
+        due = list(self.queue.items())[: self.batch]
+        for request_id, _ in due:
+            del self.queue[request_id]
+        return [(request_id, self.script(prompt)) for request_id, prompt in due]
+
+    def abort(self, request_ids: list[str]) -> None:
+        for request_id in request_ids:
+            self.queue.pop(request_id, None)
+
+    def run(self, jobs: Iterable[Job]) -> Iterator[Finished]:
+        return drive(jobs, self, max_in_flight=self.max_in_flight)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.queue.clear()

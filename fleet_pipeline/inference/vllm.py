@@ -1,0 +1,237 @@
+"""The production engine: vLLM, offline and in batch, driven by its step loop.
+
+No server. Prompts enter as token ids, so that lengths are known before anything is submitted and
+one over-long prompt never costs its neighbours.
+
+Traps this file steers around, with the incident behind each:
+
+- On CPU a per-request seed kills the engine when a prompt is prefilled in chunks ("CPU Generator
+  does not use offset"), so chunked prefill is off there.
+- vLLM's V1 engine processes outlived a successful run by minutes, holding their memory, until the
+  engine was shut down explicitly; `close` does, however the run ends.
+- In-process engines start twice as fast (18 s against 28 to 43 s on 2 cores) and leave no process
+  behind, but a dead one takes the process with it. CPU runs in process, GPUs with vLLM's own
+  engine process, whose exit is what frees GPU memory.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import time
+from collections.abc import Iterable, Iterator
+from types import TracebackType
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from fleet_pipeline.deliberation.prompts import Prompt
+from fleet_pipeline.deliberation.transcript import AgentError, Completion
+from fleet_pipeline.inference.engine import EngineError, Finished, Job, ModelUnavailable
+from fleet_pipeline.inference.loop import drive
+
+# Where neither task, role, run nor model says how long an answer may be (the original's limit).
+DEFAULT_MAX_TOKENS = 2_048
+DEFAULT_TEMPERATURE = 0.7
+# An answer with less room than this is not worth starting.
+LEAST_ROOM = 64
+
+
+class VllmConfig(BaseModel):
+    """How the model is loaded. Names and meanings are vLLM's."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str = Field(default="Qwen/Qwen3-0.6B", min_length=1, description="Hub name or local folder of the model.")
+    revision: str | None = Field(default=None, description="Branch, tag or commit of a hub model.")
+    dtype: str = Field(default="auto", description="auto, bfloat16, float16 or float32.")
+    max_model_len: int | None = Field(
+        default=None, ge=256, description="Longest prompt plus answer, in tokens; as much as fits when absent."
+    )
+    max_num_seqs: int = Field(default=128, ge=1, le=4_096, description="Largest running batch, in requests.")
+    gpu_memory_utilization: float = Field(default=0.9, gt=0, le=1, description="Share of GPU memory vLLM may use.")
+    tensor_parallel_size: int = Field(default=1, ge=1, le=64, description="GPUs to split the model over.")
+    quantization: str | None = Field(default=None, description="For example awq, gptq or fp8.")
+    trust_remote_code: bool = Field(
+        default=False, description="Run code that comes with the model. Only for models you have read."
+    )
+    chat_template_kwargs: dict[str, Any] = Field(
+        default_factory=dict, description='Arguments of the chat template, such as {"enable_thinking": false}.'
+    )
+    cpu_kv_cache_gib: int = Field(default=2, ge=1, le=1_024, description="KV cache on CPU, in GiB.")
+
+
+class VllmEngine:
+    """A loaded model. Create it with `VllmEngine.start` and use it as a context manager."""
+
+    name = "vllm"
+
+    def __init__(self, llm: Any, config: VllmConfig, start_seconds: float) -> None:
+        self.llm = llm
+        self.core = llm.llm_engine
+        self.config = config
+        self.start_seconds = start_seconds
+        self.tokenizer = llm.get_tokenizer()
+        self.max_model_len: int = llm.model_config.max_model_len
+        self.model_defaults: dict[str, Any] = llm.model_config.get_diff_sampling_param()
+        self.temperatures: dict[str, float] = {}  # of the requests under way
+        self.special_tokens = [token for token in self.tokenizer.all_special_tokens if len(token) > 1]
+
+    @classmethod
+    def start(cls, config: VllmConfig) -> VllmEngine:
+        """Load the model. Raises `ModelUnavailable` or `EngineError`; never loads another instead."""
+        began = time.monotonic()
+        os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+        os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+        os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(config.cpu_kv_cache_gib))
+        from vllm import LLM
+        from vllm.platforms import current_platform
+
+        arguments: dict[str, Any] = {}
+        if current_platform.is_cpu():
+            os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+            # Blocks of 32 tokens instead of 128: a prefix is cached in whole blocks only.
+            arguments = {"enforce_eager": True, "enable_chunked_prefill": False, "block_size": 32}
+        try:
+            llm = LLM(
+                model=config.model,
+                revision=config.revision,
+                dtype=config.dtype,
+                max_model_len=config.max_model_len or -1,
+                max_num_seqs=config.max_num_seqs,
+                gpu_memory_utilization=config.gpu_memory_utilization,
+                tensor_parallel_size=config.tensor_parallel_size,
+                quantization=config.quantization,
+                trust_remote_code=config.trust_remote_code,
+                enable_prefix_caching=True,
+                disable_log_stats=True,
+                **arguments,
+            )
+        except Exception as error:
+            _free()
+            raise _explain(error, config.model) from error
+        return cls(llm, config, time.monotonic() - began)
+
+    def run(self, jobs: Iterable[Job]) -> Iterator[Finished]:
+        # Slightly more than the batch holds, so that a freed slot finds a request waiting.
+        return drive(jobs, self, max_in_flight=self.config.max_num_seqs + 8)
+
+    def submit(self, request_id: str, prompt: Prompt) -> Completion | None:
+        tokens = self._tokenise(prompt)
+        room = self.max_model_len - len(tokens)
+        if room < LEAST_ROOM:
+            message = (
+                f"the prompt has {len(tokens)} tokens; the model's context is {self.max_model_len} "
+                f"and an answer needs {LEAST_ROOM}: shorten the task or raise max_model_len"
+            )
+            return Completion(prompt_tokens=len(tokens), error=AgentError.OVERLONG, error_message=message)
+        params = self._params(prompt, room)
+        try:
+            self.core.add_request(request_id, {"prompt_token_ids": tokens}, params)
+        except ValueError as error:
+            return Completion(prompt_tokens=len(tokens), error=AgentError.ENGINE, error_message=str(error)[:500])
+        self.temperatures[request_id] = params.temperature
+        return None
+
+    def step(self) -> list[tuple[str, Completion]]:
+        try:
+            outputs = self.core.step()
+        except Exception as error:
+            raise EngineError(f"vLLM broke while generating: {type(error).__name__}: {error}") from error
+        return [
+            (output.request_id, _completion(output, self.temperatures.pop(output.request_id, None)))
+            for output in outputs
+            if output.finished
+        ]
+
+    def abort(self, request_ids: list[str]) -> None:
+        if request_ids and self.core is not None:
+            self.core.abort_request(request_ids)
+            for request_id in request_ids:
+                self.temperatures.pop(request_id, None)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop the engine's processes and free the model's memory."""
+        if self.core is not None:
+            self.core.engine_core.shutdown()
+            self.llm = self.core = None
+            _free()
+
+    def _tokenise(self, prompt: Prompt) -> list[int]:
+        messages = prompt.messages()
+        for message in messages:
+            message["content"] = self._defuse(message["content"])
+        encoded = self.tokenizer.apply_chat_template(
+            messages, add_generation_prompt=True, tokenize=True, return_dict=True, **self.config.chat_template_kwargs
+        )
+        return list(encoded["input_ids"])
+
+    def _defuse(self, text: str) -> str:
+        """Split the model's control tokens where they stand in a text.
+
+        Without this a task, or a peer's proposal, could end its turn and open a system turn.
+        """
+        for token in self.special_tokens:
+            if token in text:
+                text = text.replace(token, f"{token[0]} {token[1:]}")
+        return text
+
+    def _params(self, prompt: Prompt, room: int) -> Any:
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        chosen = {
+            "temperature": DEFAULT_TEMPERATURE,
+            "max_tokens": DEFAULT_MAX_TOKENS,
+            **self.model_defaults,
+            **prompt.sampling.model_dump(exclude_none=True),
+        }
+        chosen["temperature"] *= prompt.seat.temperature_scale
+        chosen["max_tokens"] = min(chosen["max_tokens"], room)
+        return SamplingParams(**chosen, seed=prompt.seed, output_kind=RequestOutputKind.FINAL_ONLY)
+
+
+def _completion(output: Any, temperature: float | None) -> Completion:
+    answer = output.outputs[0]
+    failed = answer.finish_reason not in ("stop", "length")
+    return Completion(
+        text=answer.text,
+        finish_reason=answer.finish_reason or "",
+        prompt_tokens=len(output.prompt_token_ids),
+        cached_tokens=output.num_cached_tokens or 0,
+        completion_tokens=len(answer.token_ids),
+        temperature=temperature,
+        error=AgentError.ENGINE if failed else None,
+        error_message=f"vLLM ended the request with {answer.finish_reason!r}" if failed else "",
+    )
+
+
+def _explain(error: Exception, model: str) -> EngineError:
+    """An error a person can act on. What vLLM raises for a missing model varies with its cause."""
+    detail = str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
+    missing = any(base.__name__ in _MODEL_ERRORS for base in type(error).__mro__)
+    if not missing:
+        return EngineError(f"vLLM could not start with model {model!r}: {type(error).__name__}: {detail}")
+    return ModelUnavailable(
+        f"model {model!r} cannot be loaded: {detail}\n"
+        "Name a model that is here: a local folder (--model PATH, or FLEET_ENGINE__MODEL=PATH), or a hub name "
+        "reachable from this machine. To try the pipeline without any model: --model random-tiny (word salad)."
+    )
+
+
+_MODEL_ERRORS = {"OSError", "HFValidationError", "HfHubHTTPError", "RepositoryNotFoundError", "ConnectionError"}
+
+
+def _free() -> None:
+    from vllm.distributed import cleanup_dist_env_and_memory
+
+    cleanup_dist_env_and_memory()
+    gc.collect()

@@ -1,0 +1,1 @@
+"""Models the project can name: what `--model NAME_OR_PATH` means, and a random one for mechanics."""

@@ -1,0 +1,104 @@
+"""A Qwen3 of under a million parameters with random weights: real vLLM mechanics, no sense.
+
+For demos and tests where no model can be downloaded. What it says is word salad from its own
+tokenizer's pieces; nothing about quality, diversity or relevance can be learnt from it.
+
+Weights are random but for one thing: the end-of-turn token has a fixed logit, so that answers end
+by themselves, with uneven lengths (mean about `MEAN_ANSWER_TOKENS`), as a real model's do.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+MEAN_ANSWER_TOKENS = 40
+VOCABULARY = 2_048
+HIDDEN = 64
+CONTEXT = 16_384
+SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+
+CHAT_TEMPLATE = (
+    "{%- for message in messages -%}"
+    "{{ '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}"
+    "{%- endfor -%}"
+    "{%- if add_generation_prompt -%}{{ '<|im_start|>assistant\\n' }}{%- endif -%}"
+)
+
+
+def build(folder: Path, corpus: list[str], seed: int = 0) -> None:
+    """Write config, tokenizer (byte-level BPE trained on `corpus`) and weights into `folder`."""
+    import torch
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    folder.mkdir(parents=True, exist_ok=True)
+    _tokenizer(corpus).save_pretrained(folder)
+    config = Qwen3Config(
+        vocab_size=VOCABULARY,
+        hidden_size=HIDDEN,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=32,
+        max_position_embeddings=CONTEXT,
+        tie_word_embeddings=False,
+        eos_token_id=SPECIAL_TOKENS.index("<|im_end|>"),
+        bos_token_id=None,
+        pad_token_id=SPECIAL_TOKENS.index("<|endoftext|>"),
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = Qwen3ForCausalLM(config)
+        _give_answers_an_end(model)
+    model.to(torch.bfloat16).save_pretrained(folder)
+    # vLLM takes a model's own sampling defaults from this file.
+    (folder / "generation_config.json").write_text(
+        json.dumps({"temperature": 1.0, "max_new_tokens": 8 * MEAN_ANSWER_TOKENS, "eos_token_id": config.eos_token_id})
+    )
+
+
+def _give_answers_an_end(model) -> None:  # type: ignore[no-untyped-def]
+    """Dimension 0 of the residual stream is constant, and only the end token's logit reads it.
+
+    After the final norm the state has unit mean square, so the other logits are N(0, s^2) and the
+    logarithm of their partition function is log V + s^2 / 2.
+    """
+    import torch
+
+    constant, spread = 2.0, 2.0
+    with torch.no_grad():
+        embedding, head = model.model.embed_tokens.weight, model.lm_head.weight
+        embedding.normal_()
+        embedding[:, 0] = constant * math.sqrt(HIDDEN / (HIDDEN - 1))
+        head.normal_(std=spread / math.sqrt(HIDDEN))
+        head[:, 0] = 0
+        head[: len(SPECIAL_TOKENS)] = 0
+        state = constant / math.sqrt(1 + constant**2 / HIDDEN)
+        log_partition = math.log(VOCABULARY) + spread**2 / 2
+        end = SPECIAL_TOKENS.index("<|im_end|>")
+        head[end, 0] = (log_partition - math.log(MEAN_ANSWER_TOKENS)) / state
+
+
+def _tokenizer(corpus: list[str]):  # type: ignore[no-untyped-def]
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=SPECIAL_TOKENS,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(corpus, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token="<|im_end|>",  # noqa: S106 - a token, not a password
+        pad_token="<|endoftext|>",  # noqa: S106
+        chat_template=CHAT_TEMPLATE,
+        model_max_length=CONTEXT,
+    )
