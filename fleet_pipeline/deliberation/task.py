@@ -11,12 +11,14 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
+from fleet_pipeline.deliberation.errors import InvalidInput
 from fleet_pipeline.deliberation.roles import BUILT_IN_ROLES
 from fleet_pipeline.deliberation.sampling import Sampling
 
 MAX_AGENTS = 64
 MAX_ROUNDS = 8
 _TASK_ID = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_-]|\.(?!\.)){0,118}")
+_ROLE_IN_ID = re.compile(r"[a-z][a-z0-9_]{0,31}")
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 
 
@@ -115,7 +117,7 @@ class Task(_Input):
     @field_validator("task_id")
     @classmethod
     def _safe_id(cls, value: str) -> str:
-        if not _TASK_ID.fullmatch(value) or value.endswith("."):
+        if not _is_safe_id(value):
             raise ValueError(
                 "use 1 to 120 letters, digits, '-', '_' or single '.', starting with a letter or digit and not ending in '.'"
             )
@@ -157,3 +159,17 @@ class Task(_Input):
 def deliberation_id(task_id: str, role: str) -> str:
     """`<task_id>.<role in lower case>`: the partition key and the stem of every file of a deliberation."""
     return f"{task_id}.{role.lower()}"
+
+
+def safe_key(key: str) -> str:
+    """`key`, when it has the form of a deliberation id. Partition keys can be typed in the UI: one
+    that is no id must never become a path. Raises `InvalidInput`.
+    """
+    task_id, _, role = key.rpartition(".")
+    if not _is_safe_id(task_id) or not _ROLE_IN_ID.fullmatch(role):
+        raise InvalidInput(f"{key[:80]!r} is no deliberation id: expected <task_id>.<role in lower case>")
+    return key
+
+
+def _is_safe_id(task_id: str) -> bool:
+    return bool(_TASK_ID.fullmatch(task_id)) and not task_id.endswith(".")

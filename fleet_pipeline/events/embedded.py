@@ -1,0 +1,52 @@
+"""A broker of one's own: the real nats-server from its wheel, on a free port, for demo and tests."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+START_SECONDS = 10.0
+
+
+@contextmanager
+def embedded_server(data_folder: Path | None = None) -> Iterator[str]:
+    """Run nats-server with JetStream while the block runs; gives its URL. Loopback only.
+
+    Without `data_folder` its streams live in a temporary folder and end with it.
+    """
+    program = shutil.which("nats-server", path=str(Path(sys.executable).parent)) or shutil.which("nats-server")
+    if program is None:
+        raise FileNotFoundError("nats-server is not installed; run `make setup`")
+    with tempfile.TemporaryDirectory(prefix="fleet-nats-") as scratch:
+        command = [program, "-js", "-sd", str(data_folder or scratch), "-a", "127.0.0.1", "-p", "-1"]
+        command += ["--ports_file_dir", scratch, "-l", str(Path(scratch, "log"))]
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # noqa: S603 - our own program and arguments
+        try:
+            yield _url(process, Path(scratch))
+        finally:
+            process.terminate()
+            try:
+                process.wait(timeout=10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def _url(process: subprocess.Popen[bytes], scratch: Path) -> str:
+    ports = scratch / f"nats-server_{process.pid}.ports"
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            url: str = json.loads(ports.read_text())["nats"][0]
+            return url
+        except (FileNotFoundError, json.JSONDecodeError):
+            time.sleep(0.02)
+    log = scratch / "log"
+    raise RuntimeError(f"nats-server did not start: {log.read_text()[-500:] if log.exists() else 'no log'}")

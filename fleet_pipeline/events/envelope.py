@@ -1,0 +1,29 @@
+"""The form of every event."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+ENVELOPE_VERSION = 1
+PRODUCER = "fleet-pipeline"
+
+
+class Envelope(BaseModel):
+    """One event. `event_type` is also its subject.
+
+    Delivery is at least once. `idempotency_key` is the same whenever the same fact is sent again;
+    inside the stream's duplicate window the broker drops the repeat, beyond it consumers can.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    event_type: str
+    schema_version: int = ENVELOPE_VERSION
+    idempotency_key: str
+    correlation_id: str = Field(description="The task id: events of one task's councils belong together.")
+    timestamp: datetime = Field(default_factory=lambda: datetime.now(UTC), description="When the event was made.")
+    producer: str = PRODUCER
+    payload: dict[str, Any]

@@ -1,0 +1,90 @@
+"""Sending events: awaited acks, `Nats-Msg-Id` so that a repeat is dropped by the broker."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+from fleet_pipeline.events.envelope import Envelope
+from fleet_pipeline.events.streams import ensure_streams
+
+ACK_TIMEOUT_SECONDS = 10.0
+
+
+class BrokerUnavailable(RuntimeError):
+    """The broker cannot be reached or did not acknowledge. Sending again later is safe."""
+
+
+@dataclass(frozen=True)
+class Receipts:
+    """What the broker acknowledged."""
+
+    stored: int = 0
+    duplicates: int = 0
+
+
+MakeEvents = Callable[[int], Iterable[Envelope]]
+
+
+def publish(url: str, make_events: MakeEvents) -> Receipts:
+    """Send `make_events(largest payload in bytes)` to JetStream; return when every ack is in.
+
+    Raises `BrokerUnavailable` when one is missing: some events may then be stored, and sending all
+    of them again is safe.
+    """
+    try:
+        return asyncio.run(_publish(url, make_events))
+    except (OSError, TimeoutError, _nats_error()) as error:
+        raise BrokerUnavailable(f"NATS at {without_secrets(url)}: {type(error).__name__}: {error}") from error
+
+
+async def _publish(url: str, make_events: MakeEvents) -> Receipts:
+    async with connect(url) as connection:
+        jetstream = connection.jetstream()
+        await ensure_streams(jetstream)
+        stored = duplicates = 0
+        for event in make_events(connection.max_payload):
+            ack = await jetstream.publish(
+                event.event_type,
+                event.model_dump_json().encode(),
+                timeout=ACK_TIMEOUT_SECONDS,
+                headers={"Nats-Msg-Id": event.idempotency_key},
+            )
+            duplicates += bool(ack.duplicate)
+            stored += not ack.duplicate
+        return Receipts(stored, duplicates)
+
+
+@asynccontextmanager
+async def connect(url: str) -> AsyncIterator[Any]:
+    """A connection that fails in seconds when there is no broker, and is always closed."""
+    import nats
+
+    async def ignore(_: Exception) -> None:
+        """Every failure reaches the caller as an exception; nats-py would log each attempt as well."""
+
+    connection = await nats.connect(
+        url, name="fleet-pipeline", connect_timeout=5, allow_reconnect=False, error_cb=ignore
+    )
+    try:
+        yield connection
+    finally:
+        await connection.close()
+
+
+def without_secrets(url: str) -> str:
+    """The URL as logs may show it."""
+    parts = urlsplit(url if "://" in url else f"nats://{url}")
+    host = parts.hostname or "?"
+    return f"{parts.scheme}://{host}:{parts.port}" if parts.port else f"{parts.scheme}://{host}"
+
+
+def _nats_error() -> type[Exception]:
+    import nats.errors
+
+    error: type[Exception] = nats.errors.Error
+    return error

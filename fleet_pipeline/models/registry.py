@@ -1,0 +1,48 @@
+"""What `--model NAME_OR_PATH` means.
+
+Names of this project's own models are turned into local folders; anything else is passed on to
+vLLM as it is. Nothing is chosen where nothing was named.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+RANDOM_TINY = "random-tiny"
+
+
+def resolve(model: str) -> str:
+    """The folder of one of this project's models, or `model` unchanged."""
+    return str(_random_tiny()) if model == RANDOM_TINY else model
+
+
+def _cache() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "fleet-pipeline" / "models"
+
+
+def _random_tiny() -> Path:
+    """Build the random model once per version of its recipe (about 5 s)."""
+    from fleet_pipeline.deliberation import prompts, roles
+    from fleet_pipeline.models import random_tiny
+
+    corpus = [Path(str(module.__file__)).read_text(encoding="utf-8") for module in (prompts, roles)]
+    recipe = [Path(random_tiny.__file__).read_text(encoding="utf-8"), *corpus]
+    version = hashlib.sha256("".join(recipe).encode()).hexdigest()[:12]
+    folder = _cache() / f"{RANDOM_TINY}-{version}"
+    if not (folder / "config.json").exists():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        building = Path(tempfile.mkdtemp(prefix=".building-", dir=folder.parent))
+        try:
+            random_tiny.build(building, corpus)
+            building.rename(folder)
+        except OSError:
+            if not (folder / "config.json").exists():  # else another process was faster: its build is as good
+                raise
+        finally:
+            shutil.rmtree(building, ignore_errors=True)
+    return folder

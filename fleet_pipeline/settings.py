@@ -1,0 +1,167 @@
+"""Settings: one typed place, four layers.
+
+Defaults, then a TOML file (`fleet.toml` in the working directory, or `FLEET_CONFIG_FILE`), then
+`FLEET_*` environment variables (`FLEET_STORAGE`, `FLEET_ENGINE__MODEL`, ...), then flags. A later
+layer wins. `load_settings` also tells which layer each value came from.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import fsspec
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+from fleet_pipeline.deliberation.errors import InvalidInput, describe
+from fleet_pipeline.deliberation.roles import BUILT_IN_ROLES, Role, load_roles
+from fleet_pipeline.deliberation.sampling import Sampling
+from fleet_pipeline.inference.vllm import VllmConfig
+from fleet_pipeline.scoring.ranking import Weights
+
+CONFIG_FILE_VARIABLE = "FLEET_CONFIG_FILE"
+_FORBID = ConfigDict(frozen=True, extra="forbid")
+
+
+class CouncilSettings(BaseModel):
+    """What every council does unless its task or role says otherwise."""
+
+    model_config = _FORBID
+
+    sampling: Sampling = Sampling()
+    seed: int = Field(default=0, ge=0, description="Run seed; the seed of every utterance derives from it.")
+    retries: int = Field(default=1, ge=0, le=10, description="Further attempts for an answer that does not count.")
+    roles_file: str | None = Field(default=None, description="TOML file that adds or replaces roles.")
+
+
+class NatsSettings(BaseModel):
+    """Where events go."""
+
+    model_config = _FORBID
+
+    url: str | None = Field(default=None, description="nats://host:port; no events are sent when absent.")
+
+
+class Settings(BaseSettings):
+    """All settings. The names here are those of the file, the environment and `fleet config`."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="FLEET_",
+        env_nested_delimiter="__",
+        extra="ignore",
+        frozen=True,
+        nested_model_default_partial_update=True,
+    )
+
+    storage: str = Field(default=".fleet/storage", min_length=1, description="fsspec URL of all results.")
+    engine: VllmConfig = VllmConfig()
+    council: CouncilSettings = CouncilSettings()
+    weights: Weights = Weights()
+    nats: NatsSettings = NatsSettings()
+
+    @field_validator("storage")
+    @classmethod
+    def _same_place_from_anywhere(cls, value: str) -> str:
+        """A relative path means one place, however the working directory of later processes differs."""
+        return value if "://" in value else str(Path(value).absolute())
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, config_file())
+
+
+def config_file() -> Path:
+    return Path(os.environ.get(CONFIG_FILE_VARIABLE) or "fleet.toml")
+
+
+def load_settings(flags: Mapping[str, Any] | None = None) -> Settings:
+    """The effective settings. `flags` is nested like the settings, without absent values.
+
+    Raises `InvalidInput` naming the setting and the remedy.
+    """
+    file = config_file()
+    if CONFIG_FILE_VARIABLE in os.environ and not file.is_file():
+        raise InvalidInput(f"{CONFIG_FILE_VARIABLE} names {file}, which is not a file")
+    try:
+        _check_names(file)
+        return Settings(**(flags or {}))
+    except InvalidInput:
+        raise
+    except ValidationError as error:
+        raise InvalidInput(f"settings: {describe(error)}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise InvalidInput(f"{file}: not valid TOML: {error}") from error
+    except ValueError as error:  # pydantic-settings: an environment variable that should hold JSON
+        raise InvalidInput(f"settings: {error}") from error
+
+
+def _check_names(file: Path) -> None:
+    """Refuse unknown top-level names, which would otherwise be ignored; models refuse nested ones."""
+    names = set(Settings.model_fields)
+    if file.is_file():
+        for name in set(tomllib.loads(file.read_text(encoding="utf-8"))) - names:
+            raise InvalidInput(f"{file}: no such setting: {name}; `fleet config` lists them")
+    for variable in os.environ:
+        prefix, _, name = variable.partition("_")
+        if prefix == "FLEET" and variable != CONFIG_FILE_VARIABLE and name.partition("__")[0].lower() not in names:
+            raise InvalidInput(f"{variable}: no such setting; `fleet config` lists them")
+
+
+def origins(settings: Settings, flags: Mapping[str, Any] | None = None) -> list[tuple[str, Any, str]]:
+    """(dotted name, value, origin) of every setting; the origin is flag, environment, file or default."""
+    file = config_file()
+    environment = {name.upper() for name in os.environ}
+    in_file = _flatten(tomllib.loads(file.read_text(encoding="utf-8"))) if file.is_file() else {}
+    in_flags = _flatten(flags or {})
+    found = []
+    for name, value in _flatten(settings.model_dump(mode="json")).items():
+        parts = name.upper().split(".")
+        variables = {"FLEET_" + "__".join(parts[: depth + 1]) for depth in range(len(parts))}
+        if _within(name, in_flags):
+            origin = "flag"
+        elif variables & environment:
+            origin = "environment"
+        elif _within(name, in_file):
+            origin = f"file {file}"
+        else:
+            origin = "default"
+        found.append((name, value, origin))
+    return found
+
+
+def read_roles(location: str | None) -> Mapping[str, Role]:
+    """The built-in roles, with those of a roles file where one is named."""
+    if location is None:
+        return BUILT_IN_ROLES
+    try:
+        with fsspec.open(location, "rt", encoding="utf-8") as file:
+            text = file.read()
+    except (OSError, ImportError, ValueError) as error:
+        raise InvalidInput(f"roles file {location}: cannot be read: {error}") from error
+    return load_roles(text, location)
+
+
+def _flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, item in value.items():
+        path = f"{prefix}{name}"
+        if isinstance(item, Mapping) and item:
+            flat |= _flatten(item, f"{path}.")
+        else:
+            flat[path] = item
+    return flat
+
+
+def _within(name: str, flat: Mapping[str, Any]) -> bool:
+    return any(name == other or name.startswith(f"{other}.") for other in flat)

@@ -1,0 +1,89 @@
+"""Transcripts as rows of the `utterances` table."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from fleet_pipeline.deliberation.council import Deliberation
+from fleet_pipeline.deliberation.transcript import Transcript, Utterance
+from fleet_pipeline.storage.store import Store
+from fleet_pipeline.storage.tables import write_rows
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where rows come from; columns of every table."""
+
+    model: str
+    engine: str
+    run_id: str
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class TranscriptFacts:
+    """What a transcript file's footer says, so that it can be judged without reading its rows."""
+
+    status: str
+    error_message: str
+    fingerprint: str
+    started_at: float
+    finished_at: float
+
+
+def write_transcript(
+    store: Store,
+    deliberation: Deliberation,
+    transcript: Transcript,
+    provenance: Provenance,
+    started_at: float,
+    finished_at: float,
+) -> None:
+    """Make a finished deliberation durable: one atomic file, rows and facts together."""
+    facts = TranscriptFacts(
+        transcript.status, transcript.error_message, provenance.fingerprint, started_at, finished_at
+    )
+    shared = {
+        "deliberation_id": deliberation.id,
+        "task_id": deliberation.task.task_id,
+        "role": deliberation.role.name,
+        **asdict(provenance),
+    }
+    rows = [shared | _utterance_row(utterance) for utterance in transcript.utterances]
+    write_rows(store, "utterances", deliberation.id, rows, asdict(facts))
+
+
+def utc(timestamp: float) -> datetime:
+    return datetime.fromtimestamp(timestamp, UTC)
+
+
+def _utterance_row(utterance: Utterance) -> dict[str, Any]:
+    prompt, completion = utterance.prompt, utterance.completion
+    seat = prompt.seat
+    return {
+        "agent_id": seat.agent_id,
+        "label": seat.label,
+        "perspective": seat.perspective.name if seat.perspective else None,
+        "phase": str(prompt.phase),
+        "round": prompt.round,
+        "attempt": prompt.attempt,
+        "about_agent_id": prompt.about.agent_id,
+        "self_critique": utterance.self_critique,
+        "text": utterance.text,
+        "reasoning": utterance.reasoning,
+        "error_type": str(utterance.error) if utterance.error else None,
+        "error_message": utterance.error_message or None,
+        "finish_reason": completion.finish_reason,
+        "prompt_tokens": completion.prompt_tokens,
+        "cached_tokens": completion.cached_tokens,
+        "completion_tokens": completion.completion_tokens,
+        "temperature": completion.temperature,
+        "seed": prompt.seed,
+        "prompt_sha256": hashlib.sha256(json.dumps(prompt.messages()).encode()).hexdigest(),
+        "started_at": utc(completion.started_at),
+        "finished_at": utc(completion.finished_at),
+    }

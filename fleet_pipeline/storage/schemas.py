@@ -1,0 +1,132 @@
+"""The tables, declared once: columns, types, and what each column means.
+
+Tall tables, one row per thing: pandas, DuckDB and Polars read a folder of them as one table. All
+files of a table have the same columns in the same order, absent values included, so that a folder
+never mixes types. A change of columns raises `SCHEMA_VERSION`, which every file carries.
+"""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+SCHEMA_VERSION = 1
+
+_TYPES = {
+    "text": pa.string(),
+    "int": pa.int64(),
+    "float": pa.float64(),
+    "bool": pa.bool_(),
+    "time": pa.timestamp("us", tz="UTC"),
+}
+
+
+def _schema(columns: dict[str, tuple[str, str]]) -> pa.Schema:
+    return pa.schema(
+        [
+            pa.field(name, _TYPES[kind], metadata={"description": description})
+            for name, (kind, description) in columns.items()
+        ]
+    )
+
+
+_KEYS = {
+    "deliberation_id": ("text", "`<task_id>.<role in lower case>`: partition key and file name."),
+    "task_id": ("text", "The task, as in the backlog."),
+    "role": ("text", "The council's role."),
+}
+_SEAT = {
+    "agent_id": ("text", "The seat: `agent-<role>-<number from 001>`."),
+    "label": ("text", "The letter by which peers know the seat."),
+    "perspective": ("text", "The seat's perspective; null when diversity is off."),
+}
+_PROVENANCE = {
+    "model": ("text", "Model that spoke, as configured."),
+    "engine": ("text", "vllm, or scripted for rows made by tests."),
+    "run_id": ("text", "Dagster run that wrote the row."),
+    "fingerprint": ("text", "Hash over all that decides what is said; see `fleet_pipeline.deliberation.council`."),
+}
+
+UTTERANCES = _schema(
+    {
+        **_KEYS,
+        **_SEAT,
+        "phase": ("text", "propose, critique or revise."),
+        "round": ("int", "0 for the opening proposals, then from 1."),
+        "attempt": ("int", "From 1; further ones follow an answer that did not count."),
+        "about_agent_id": ("text", "Author of the text under discussion."),
+        "self_critique": ("bool", "An agent without peers criticised itself."),
+        "text": ("text", "The answer without its reasoning."),
+        "reasoning": ("text", "What the model thought aloud before answering."),
+        "error_type": ("text", "overlong, empty, cut_off, engine or deadline; null when the answer counts."),
+        "error_message": ("text", "What went wrong and what to do about it."),
+        "finish_reason": ("text", "As vLLM says: stop, length, ..."),
+        "prompt_tokens": ("int", "Tokens of the prompt."),
+        "cached_tokens": ("int", "Prompt tokens that came from the prefix cache."),
+        "completion_tokens": ("int", "Tokens generated, reasoning included."),
+        "temperature": ("float", "Sampling temperature used."),
+        "seed": ("int", "Sampling seed used."),
+        "prompt_sha256": ("text", "Hash of the messages sent."),
+        "started_at": ("time", "When the request entered the engine."),
+        "finished_at": ("time", "When its answer was complete."),
+        **_PROVENANCE,
+    }
+)
+
+PROPOSALS = _schema(
+    {
+        **_KEYS,
+        **_SEAT,
+        "text": ("text", "The proposal after its last revision; null when the seat never answered."),
+        "initial_text": ("text", "The proposal before any critique."),
+        "revisions": ("int", "How many revisions counted."),
+        "error_type": ("text", "Why the seat has no proposal; null when it has one."),
+        "error_message": ("text", "The same in words."),
+        "similarity": ("float", "TF-IDF cosine to the task and its constraints, 0 to 1."),
+        "coverage": ("float", "Mean share of each requirement's content words found; null without requirements."),
+        "relevance": ("float", "Weighted mean of similarity and coverage, 0 to 1."),
+        "novelty": ("float", "TF-IDF cosine distance to the nearest peer, 0 to 1; null without peers."),
+        "initial_novelty": ("float", "The same before revision."),
+        "score": ("float", "Weighted mean of the parts that exist, 0 to 1."),
+        "rank": ("int", "From 1 without gaps; equal scores share a rank. Null without a proposal."),
+        "tied": ("bool", "Another proposal has the same rank."),
+        "winner": ("bool", "The council's answer."),
+        "completion_tokens": ("int", "Tokens this seat generated, all phases and attempts."),
+        **_PROVENANCE,
+    }
+)
+
+DELIBERATIONS = _schema(
+    {
+        **_KEYS,
+        "status": ("text", "completed, failed or timeout."),
+        "error_message": ("text", "Why it failed or timed out."),
+        "description": ("text", "The task's description."),
+        "winner_agent_id": ("text", "Author of the winning proposal."),
+        "winner_score": ("float", "Its score."),
+        "winner_text": ("text", "The winning proposal."),
+        "won_by": ("text", "score, or lot where the best scores were equal."),
+        "num_agents": ("int", "Seats on the council."),
+        "answered": ("int", "Seats with a proposal."),
+        "rounds": ("int", "Rounds of critique and revision asked for."),
+        "agent_errors": ("int", "Utterances that did not count, failed attempts included."),
+        "vendi": ("float", "Vendi score of the final proposals: how many different ones there are in effect."),
+        "mean_distance": ("float", "Mean pairwise TF-IDF cosine distance; null without peers."),
+        "duplicates": ("int", "Final proposals that repeat another one exactly."),
+        "initial_vendi": ("float", "Vendi score before revision."),
+        "initial_mean_distance": ("float", "Mean distance before revision."),
+        "mean_relevance": ("float", "Mean relevance of the final proposals."),
+        "prompt_tokens": ("int", "Tokens of all prompts."),
+        "cached_tokens": ("int", "Of those, tokens from the prefix cache."),
+        "completion_tokens": ("int", "Tokens generated."),
+        "started_at": ("time", "When its first request entered the engine."),
+        "finished_at": ("time", "When its last answer was complete."),
+        "wall_s": ("float", "Seconds between the two."),
+        **_PROVENANCE,
+    }
+)
+
+TABLES: dict[str, pa.Schema] = {
+    "utterances": UTTERANCES,
+    "proposals": PROPOSALS,
+    "deliberations": DELIBERATIONS,
+}

@@ -1,0 +1,97 @@
+"""Reading and writing the tables: `<storage>/<table>/<deliberation_id>.parquet`.
+
+One file per deliberation and table, so that rewriting one deliberation replaces one file, and a
+folder is the whole table. The footer carries the schema version and the facts about the file that
+must be readable without its rows: fingerprint, status.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from fleet_pipeline.deliberation.task import safe_key
+from fleet_pipeline.storage.schemas import SCHEMA_VERSION, TABLES
+from fleet_pipeline.storage.store import StorageError, Store
+
+_FOOTER = b"fleet"
+
+
+def table_path(table: str, deliberation_id: str) -> str:
+    return f"{table}/{safe_key(deliberation_id)}.parquet"
+
+
+def write_rows(
+    store: Store,
+    table: str,
+    deliberation_id: str,
+    rows: Sequence[Mapping[str, Any]],
+    facts: Mapping[str, Any] | None = None,
+) -> None:
+    """Replace one deliberation's file. `facts` (JSON values) go into the footer.
+
+    Raises `ValueError` when a row has a column the table does not declare, so that nothing is
+    dropped in silence; columns a row leaves out are null.
+    """
+    schema = TABLES[table]
+    if unknown := {name for row in rows for name in row} - set(schema.names):
+        raise ValueError(f"table {table} has no column {', '.join(sorted(unknown))}")
+    footer = json.dumps({**(facts or {}), "schema_version": SCHEMA_VERSION}).encode()
+    content = pa.Table.from_pylist(list(rows), schema=schema.with_metadata({_FOOTER: footer}))
+    buffer = io.BytesIO()
+    pq.write_table(content, buffer, compression="zstd")
+    store.write(table_path(table, deliberation_id), buffer.getvalue())
+
+
+def read_rows(store: Store, table: str, deliberation_id: str) -> pa.Table | None:
+    """One deliberation's rows, or None when it has no file in this table."""
+    content = store.read(table_path(table, deliberation_id))
+    if content is None:
+        return None
+    try:
+        return pq.read_table(io.BytesIO(content)).select(TABLES[table].names)
+    except (pa.ArrowInvalid, KeyError) as error:
+        raise StorageError(_damaged(store, table, deliberation_id, error)) from error
+
+
+def read_facts(store: Store, table: str, deliberation_id: str) -> dict[str, Any] | None:
+    """A file's footer facts; None when there is no file or it is not a whole file of ours."""
+    content = store.read(table_path(table, deliberation_id))
+    if content is None:
+        return None
+    try:
+        metadata = pq.read_schema(io.BytesIO(content)).metadata or {}
+        facts = json.loads(metadata.get(_FOOTER, b"null"))
+    except (pa.ArrowInvalid, ValueError):
+        return None
+    return facts if isinstance(facts, dict) else None
+
+
+def _damaged(store: Store, table: str, deliberation_id: str, error: Exception) -> str:
+    path = store.full_path(table_path(table, deliberation_id))
+    detail = str(error).splitlines()[0][:200]
+    return f"{path} is damaged or not a file of this project ({detail}); delete it and run {deliberation_id} again"
+
+
+@dataclass(frozen=True)
+class TableSlice:
+    """The rows of some deliberations in one table, read a bounded number of files at a time."""
+
+    store: Store
+    table: str
+    deliberation_ids: Sequence[str]
+
+    def chunks(self, size: int = 256) -> Iterator[pa.Table]:
+        """Tables of the rows of `size` deliberations each, in order. Absent ones have no rows."""
+        schema = TABLES[self.table]
+        for start in range(0, len(self.deliberation_ids), size):
+            ids = self.deliberation_ids[start : start + size]
+            found = [read_rows(self.store, self.table, deliberation_id) for deliberation_id in ids]
+            parts = [part.cast(schema) for part in found if part is not None]
+            yield pa.concat_tables(parts) if parts else schema.empty_table()
