@@ -161,12 +161,17 @@ def deliberation_id(task_id: str, role: str) -> str:
     return f"{task_id}.{role.lower()}"
 
 
+def is_key(key: str) -> bool:
+    """Whether `key` has the form of a deliberation id."""
+    task_id, _, role = key.rpartition(".")
+    return _is_safe_id(task_id) and bool(_ROLE_IN_ID.fullmatch(role))
+
+
 def safe_key(key: str) -> str:
     """`key`, when it has the form of a deliberation id. Partition keys can be typed in the UI: one
     that is no id must never become a path. Raises `InvalidInput`.
     """
-    task_id, _, role = key.rpartition(".")
-    if not _is_safe_id(task_id) or not _ROLE_IN_ID.fullmatch(role):
+    if not is_key(key):
         raise InvalidInput(f"{key[:80]!r} is no deliberation id: expected <task_id>.<role in lower case>")
     return key
 

@@ -61,3 +61,16 @@ class ScriptedEngine:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.queue.clear()
+
+
+class ScriptedSource:
+    """Starts scripted engines. `scripted` is what `build_definitions` refuses it by."""
+
+    scripted = True
+    model = "scripted"
+
+    def __init__(self, script: Script = echo) -> None:
+        self.script = script
+
+    def start(self, model: str) -> ScriptedEngine:
+        return ScriptedEngine(self.script)

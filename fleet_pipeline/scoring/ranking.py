@@ -27,7 +27,7 @@ class Weights(BaseModel):
 
 
 def rank(scores: pd.DataFrame, weights: Weights) -> pd.DataFrame:
-    """`scores` with `relevance`, `score`, `rank`, `tied`, `winner` and `won_by`.
+    """`scores` with `relevance`, `score`, `rank`, `tied` and `winner`.
 
     `scores` has `deliberation_id`, `agent_id` and the `PARTS`, one row per proposal. Ranks are
     dense: 1, 2, 2, 3. Scores equal to nine decimals are tied. A tied winner is drawn by lot, from
@@ -46,7 +46,6 @@ def rank(scores: pd.DataFrame, weights: Weights) -> pd.DataFrame:
     order = ranked.assign(lot=lots).sort_values(["rank", "lot"])
     winners = order.drop_duplicates("deliberation_id").index
     ranked["winner"] = ranked.index.isin(winners)
-    ranked["won_by"] = ranked["tied"].map({True: "lot", False: "score"}).where(ranked["winner"], None)
     return ranked
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from fleet_pipeline.deliberation.task import safe_key
+from fleet_pipeline.deliberation.task import is_key, safe_key
 from fleet_pipeline.storage.schemas import SCHEMA_VERSION, TABLES
 from fleet_pipeline.storage.store import StorageError, Store
 
@@ -87,11 +87,16 @@ class TableSlice:
     table: str
     deliberation_ids: Sequence[str]
 
-    def chunks(self, size: int = 256) -> Iterator[pa.Table]:
-        """Tables of the rows of `size` deliberations each, in order. Absent ones have no rows."""
+    def chunks(self, size: int = 256) -> Iterator[tuple[list[str], pa.Table]]:
+        """(ids, their rows) for `size` deliberations at a time, in order.
+
+        A deliberation without a file has no rows. A key that is no deliberation id can have none
+        and is left out.
+        """
         schema = TABLES[self.table]
-        for start in range(0, len(self.deliberation_ids), size):
-            ids = self.deliberation_ids[start : start + size]
-            found = [read_rows(self.store, self.table, deliberation_id) for deliberation_id in ids]
-            parts = [part.cast(schema) for part in found if part is not None]
-            yield pa.concat_tables(parts) if parts else schema.empty_table()
+        ids = [deliberation_id for deliberation_id in self.deliberation_ids if is_key(deliberation_id)]
+        for start in range(0, len(ids), size):
+            part = ids[start : start + size]
+            found = [read_rows(self.store, self.table, deliberation_id) for deliberation_id in part]
+            tables = [table.cast(schema) for table in found if table is not None]
+            yield part, pa.concat_tables(tables) if tables else schema.empty_table()

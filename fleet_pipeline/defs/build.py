@@ -1,0 +1,52 @@
+"""Everything Dagster loads, put together. Nothing is wired at import: tests and the CLI call this too."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import dagster as dg
+
+from fleet_pipeline.defs.assets import deliberations, proposals, transcripts
+from fleet_pipeline.defs.io_managers import ParquetIOManager
+from fleet_pipeline.defs.jobs import deliberate_job
+from fleet_pipeline.defs.resources import default_resources
+from fleet_pipeline.defs.sensors import completions
+from fleet_pipeline.settings import Settings, load_settings
+
+
+class ScriptedEngineRefused(RuntimeError):
+    """Definitions that would run the scripted engine outside tests."""
+
+
+def build_definitions(
+    settings: Settings | None = None,
+    *,
+    overrides: Mapping[str, Any] | None = None,
+    allow_scripted: bool = False,
+) -> dg.Definitions:
+    """The definitions under `settings`, those in force where none are given.
+
+    `overrides` replaces resources by name. Raises `ScriptedEngineRefused` for an engine resource
+    that is scripted, unless a test allows it: the system this one replaces ran a mock agent in
+    production for months, and every test was green.
+    """
+    resources = default_resources(settings or load_settings()) | {"progress": _quiet} | dict(overrides or {})
+    if getattr(resources["engine"], "scripted", False) and not allow_scripted:
+        raise ScriptedEngineRefused("the scripted engine is for tests; production definitions run vLLM")
+    return dg.Definitions(
+        assets=[transcripts, proposals, deliberations],
+        jobs=[deliberate_job],
+        sensors=[completions],
+        # One process: the engine must live in one op, and results pass between ops in memory.
+        executor=dg.in_process_executor,
+        resources={
+            **resources,
+            "parquet": ParquetIOManager(storage=resources["storage"]),
+            "in_memory": dg.mem_io_manager,
+        },
+    )
+
+
+def _quiet(_: object) -> None:
+    """Progress goes to the event log in any case; the CLI shows it on a terminal as well."""

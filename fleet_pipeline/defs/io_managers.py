@@ -1,0 +1,49 @@
+"""The Parquet I/O manager: assets as folders of one file per deliberation."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import dagster as dg
+
+from fleet_pipeline.defs.resources import StorageResource
+from fleet_pipeline.storage.tables import TableSlice, write_rows
+
+# The asset `transcripts` is kept as the table of what was said.
+_TABLES = {"transcripts": "utterances"}
+
+
+@dataclass(frozen=True)
+class DeliberationRows:
+    """One deliberation's rows of a table, and the facts for its file's footer."""
+
+    deliberation_id: str
+    rows: Sequence[Mapping[str, Any]]
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+class ParquetIOManager(dg.ConfigurableIOManager):
+    """Writes `Iterable[DeliberationRows]`, each file atomically, and loads a lazy `TableSlice`.
+
+    Both are streams, so that neither end holds a whole run in memory.
+    """
+
+    storage: dg.ResourceDependency[StorageResource]
+
+    def handle_output(self, context: dg.OutputContext, obj: Iterable[DeliberationRows]) -> None:
+        store = self.storage.store()
+        table = _table(context.asset_key)
+        files = rows = 0
+        for part in obj:
+            write_rows(store, table, part.deliberation_id, part.rows, part.facts)
+            files += 1
+            rows += len(part.rows)
+        folder = store.full_path(table)
+        context.add_output_metadata({"files": files, "rows": rows, "folder": dg.MetadataValue.path(folder)})
+
+    def load_input(self, context: dg.InputContext) -> TableSlice:
+        return TableSlice(self.storage.store(), _table(context.asset_key), context.asset_partition_keys)
+
+
+def _table(key: dg.AssetKey) -> str:
+    return _TABLES.get(key.path[-1], key.path[-1])

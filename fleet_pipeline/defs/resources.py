@@ -1,0 +1,108 @@
+"""Resources: what assets and sensors need from outside, with every field described.
+
+Their fields are the settings' own models, so that a default, a description or a limit is written
+once. Defaults come from the settings in force when the definitions load; the launchpad can change
+them for one run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import dagster as dg
+from pydantic import BaseModel, ValidationError, create_model
+
+from fleet_pipeline.deliberation.council import CouncilDefaults
+from fleet_pipeline.deliberation.errors import InvalidInput, describe
+from fleet_pipeline.deliberation.roles import Role
+from fleet_pipeline.deliberation.sampling import Sampling
+from fleet_pipeline.inference.engine import Engine
+from fleet_pipeline.inference.vllm import VllmConfig, VllmEngine
+from fleet_pipeline.models.registry import resolve
+from fleet_pipeline.scoring.ranking import Weights
+from fleet_pipeline.settings import CouncilSettings, Settings, read_roles
+from fleet_pipeline.storage.store import Store
+
+
+def _fields(*models: type[BaseModel], leave_out: frozenset[str] = frozenset()) -> dict[str, Any]:
+    return {
+        name: (info.annotation, info)
+        for model in models
+        for name, info in model.model_fields.items()
+        if name not in leave_out
+    }
+
+
+_EngineFields = create_model("_EngineFields", __base__=dg.ConfigurableResource, **_fields(VllmConfig))
+_CouncilFields = create_model(
+    "_CouncilFields",
+    __base__=dg.ConfigurableResource,
+    **_fields(CouncilSettings, Sampling, leave_out=frozenset({"sampling"})),
+)
+_WeightFields = create_model("_WeightFields", __base__=dg.ConfigurableResource, **_fields(Weights))
+
+
+def _values(resource: Any, model: type[BaseModel]) -> dict[str, Any]:
+    return {name: getattr(resource, name) for name in model.model_fields if hasattr(resource, name)}
+
+
+class EngineSource(Protocol):
+    """What starts engines. `model` is the one used where a task and role name none."""
+
+    model: str
+
+    def start(self, model: str) -> Engine: ...
+
+
+class EngineResource(_EngineFields):
+    """vLLM, offline, in the process of the op that uses it."""
+
+    def start(self, model: str) -> Engine:
+        """Load `model`, which may differ from the configured one where a task names its own."""
+        try:
+            config = VllmConfig(**_values(self, VllmConfig) | {"model": resolve(model)})
+        except ValidationError as error:
+            raise InvalidInput(f"engine: {describe(error)}") from error
+        return VllmEngine.start(config)
+
+
+class CouncilResource(_CouncilFields):
+    """What every council does unless its task or role says otherwise."""
+
+    def defaults(self, model: str) -> CouncilDefaults:
+        own = _values(self, CouncilDefaults)
+        return CouncilDefaults(**own | {"model": model, "sampling": Sampling(**_values(self, Sampling))})
+
+    def roles(self) -> Mapping[str, Role]:
+        location: str | None = _values(self, CouncilSettings)["roles_file"]
+        return read_roles(location)
+
+
+class WeightsResource(_WeightFields):
+    """The weights of a score's parts."""
+
+    def weights(self) -> Weights:
+        return Weights(**_values(self, Weights))
+
+
+class StorageResource(dg.ConfigurableResource):  # type: ignore[type-arg]
+    """Where tasks and results are kept: any fsspec URL."""
+
+    url: str
+
+    def store(self) -> Store:
+        return Store(self.url)
+
+
+def default_resources(settings: Settings) -> dict[str, Any]:
+    """Every resource but `progress`, as the settings say."""
+    council = settings.council
+    return {
+        "engine": EngineResource(**settings.engine.model_dump()),
+        "council": CouncilResource(**council.model_dump(exclude={"sampling"}), **council.sampling.model_dump()),
+        "weights": WeightsResource(**settings.weights.model_dump()),
+        "storage": StorageResource(url=settings.storage),
+        # A plain object: its URL may hold a password, which must not appear in run config or UI.
+        "nats": settings.nats,
+    }

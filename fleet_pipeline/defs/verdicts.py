@@ -1,0 +1,97 @@
+"""What `deliberations` does for one key: write its row, and say it where people look."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import dagster as dg
+import pandas as pd
+
+from fleet_pipeline.deliberation.errors import InvalidInput
+from fleet_pipeline.deliberation.roles import Role
+from fleet_pipeline.scoring.verdict import verdict
+from fleet_pipeline.storage.schemas import TABLES
+from fleet_pipeline.storage.store import Store
+from fleet_pipeline.storage.tables import read_facts, read_rows, table_path, write_rows
+from fleet_pipeline.storage.task_store import get_task
+
+Record = dict[str, Any]
+
+# What the event log keeps of one text. The whole is in the Parquet file, whose path stands beside it.
+MOST_TEXT = 20_000
+
+
+def judge(store: Store, key: str, roles: Mapping[str, Role], run_id: str) -> tuple[Record, list[Record]]:
+    """Write the verdict on one deliberation; returns its row and its seats' rows."""
+    try:
+        task = get_task(store, key, roles)[0]
+    except InvalidInput:
+        task = None
+    seats = _frame(store, "proposals", key)
+    facts = read_facts(store, "utterances", key) or {}
+    diversity = read_facts(store, "proposals", key) or {}
+    diversity.pop("schema_version", None)
+    row = verdict(key, task, facts, _frame(store, "utterances", key), seats, diversity, run_id)
+    write_rows(store, "deliberations", key, [row], {"status": row["status"], "fingerprint": row["fingerprint"]})
+    return row, records(seats)
+
+
+def metadata(store: Store, row: Record, seats: list[Record]) -> dict[str, dg.MetadataValue]:
+    """A verdict as the UI shows it. Texts are shown as text, never as Markdown or HTML."""
+    values: dict[str, dg.MetadataValue] = {
+        "status": dg.MetadataValue.text(row["status"]),
+        "parquet": dg.MetadataValue.path(store.full_path(table_path("proposals", row["deliberation_id"]))),
+        "completion tokens": dg.MetadataValue.int(row["completion_tokens"]),
+        "prompt tokens": dg.MetadataValue.int(row["prompt_tokens"]),
+        "cached tokens": dg.MetadataValue.int(row["cached_tokens"]),
+    }
+    if row["error_message"]:
+        values["error"] = dg.MetadataValue.text(row["error_message"][:MOST_TEXT])
+    if row["description"]:
+        values["task"] = dg.MetadataValue.text(row["description"][:MOST_TEXT])
+    if row["winner_text"]:
+        values["winner"] = dg.MetadataValue.text(f"{row['winner_agent_id']} (score {row['winner_score']:.3f})")
+        values["winner's proposal"] = dg.MetadataValue.text(row["winner_text"][:MOST_TEXT])
+    for name in ("vendi", "mean_distance", "mean_relevance", "wall_s"):
+        if row.get(name) is not None:
+            values[name.replace("_", " ")] = dg.MetadataValue.float(round(row[name], 4))
+    if seats:
+        values["proposals"] = dg.MetadataValue.table([_table_record(seat) for seat in seats], schema=_SEATS)
+    return values
+
+
+def records(frame: pd.DataFrame) -> list[Record]:
+    """Rows as dictionaries, with None for every absent value: pandas has three kinds of those."""
+    plain = frame.astype(object).where(frame.notna(), None)
+    return [{str(name): value for name, value in row.items()} for row in plain.to_dict("records")]
+
+
+def _frame(store: Store, table: str, key: str) -> pd.DataFrame:
+    rows = read_rows(store, table, key)
+    frame: pd.DataFrame = (rows if rows is not None else TABLES[table].empty_table()).to_pandas()
+    return frame
+
+
+_SEATS = dg.TableSchema(
+    columns=[
+        dg.TableColumn("rank", "int"),
+        dg.TableColumn("agent", "string"),
+        dg.TableColumn("perspective", "string"),
+        *[dg.TableColumn(name, "float") for name in ("score", "similarity", "coverage", "novelty")],
+        dg.TableColumn("error", "string"),
+    ]
+)
+
+
+def _table_record(seat: Record) -> dg.TableRecord:
+    figures = {name: seat[name] for name in ("score", "similarity", "coverage", "novelty")}
+    return dg.TableRecord(
+        {
+            "rank": None if seat["rank"] is None else int(seat["rank"]),
+            "agent": seat["agent_id"],
+            "perspective": seat["perspective"] or "",
+            **{name: None if value is None else round(value, 4) for name, value in figures.items()},
+            "error": seat["error_type"] or "",
+        }
+    )
