@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from fleet_pipeline.events.envelope import Envelope
 from fleet_pipeline.events.streams import ensure_streams
 
+T = TypeVar("T")
 ACK_TIMEOUT_SECONDS = 10.0
 
 
@@ -36,10 +37,20 @@ def publish(url: str, make_events: MakeEvents) -> Receipts:
     Raises `BrokerUnavailable` when one is missing: some events may then be stored, and sending all
     of them again is safe.
     """
+    return _ask(url, _publish(url, make_events))
+
+
+def check(url: str) -> None:
+    """Make sure that the broker answers and has JetStream. Raises `BrokerUnavailable`."""
+    _ask(url, _publish(url, lambda _: ()))
+
+
+def _ask(url: str, conversation: Coroutine[Any, Any, T]) -> T:
     try:
-        return asyncio.run(_publish(url, make_events))
+        return asyncio.run(conversation)
     except (OSError, TimeoutError, _nats_error()) as error:
-        raise BrokerUnavailable(f"NATS at {without_secrets(url)}: {type(error).__name__}: {error}") from error
+        detail = str(error) or "no answer"
+        raise BrokerUnavailable(f"NATS at {without_secrets(url)}: {type(error).__name__}: {detail}") from error
 
 
 async def _publish(url: str, make_events: MakeEvents) -> Receipts:

@@ -1,0 +1,145 @@
+"""What `fleet` prints for people: progress, the table of a run, one deliberation in full."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.padding import Padding
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from fleet_pipeline.reports.text import printable
+
+Row = Mapping[str, Any]
+MOST_ROWS = 60
+_STYLES = {"completed": "green", "failed": "red", "timeout": "yellow"}
+
+
+def run_table(rows: Sequence[Row]) -> RenderableType:
+    """One line per deliberation; of a long run, the ones that did not complete first."""
+    shown = rows
+    if len(rows) > MOST_ROWS:
+        shown = sorted(rows, key=lambda row: row["status"] == "completed")[:MOST_ROWS]
+    table = Table(pad_edge=False, box=None, header_style="bold")
+    for name, justify in (
+        ("deliberation", "left"),
+        ("status", "left"),
+        ("winner", "left"),
+        ("score", "right"),
+        ("diversity", "right"),
+        ("relevance", "right"),
+    ):
+        table.add_column(name, justify=justify, overflow="fold")  # type: ignore[arg-type]
+    for row in shown:
+        table.add_row(
+            row["deliberation_id"],
+            Text(row["status"], style=_STYLES.get(row["status"], "")),
+            row["winner_agent_id"] or "-",
+            number(row["winner_score"]),
+            number(row["vendi"], of=row["answered"]),
+            number(row["mean_relevance"]),
+        )
+    if len(shown) < len(rows):
+        return Group(table, Text(f"... and {len(rows) - len(shown)} more", style="dim"))
+    return table
+
+
+def number(value: float | None, of: int | None = None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.2f} of {of}" if of else f"{value:.3f}"
+
+
+def deliberation_page(verdict: Row, seats: Sequence[Row], utterances: Sequence[Row]) -> RenderableType:
+    """A deliberation as a person wants to read it: the task, the winner, the others, who said what."""
+    key = verdict["deliberation_id"]
+    head = Text.assemble(
+        (key, "bold"), "  ", (verdict["status"], _STYLES.get(verdict["status"], "")), f"  model {verdict['model']}"
+    )
+    if verdict["engine"] and verdict["engine"] != "vllm":
+        head.append(f"  engine {verdict['engine']}: not a model", style="bold red")
+    parts: list[RenderableType] = [head]
+    if verdict["error_message"]:
+        parts.append(Text(printable(verdict["error_message"]), style="red"))
+    parts.append(_section("Task", printable(verdict["description"] or "(not stored)")))
+    parts.append(Padding(_figures(verdict), (1, 0, 0, 0)))
+    order = sorted(seats, key=lambda seat: (seat["rank"] is None, seat["rank"], not seat["winner"]))
+    parts += [_seat(seat, utterances) for seat in order]
+    return Group(*parts)
+
+
+def _figures(verdict: Row) -> Text:
+    cached, prompt = verdict["cached_tokens"], verdict["prompt_tokens"]
+    lines = [
+        f"{verdict['answered']} of {verdict['num_agents']} agents answered, {verdict['agent_errors']} answers did not count",
+        f"diversity (Vendi) {number(verdict['initial_vendi'])} before revision, {number(verdict['vendi'])} after; "
+        f"mean distance {number(verdict['initial_mean_distance'])}, then {number(verdict['mean_distance'])}",
+        f"{verdict['completion_tokens']:,} tokens generated, {prompt:,} read"
+        + (f", {cached / prompt:.0%} of them from the prefix cache" if prompt else "")
+        + (f"; {verdict['wall_s']:.1f} s" if verdict["wall_s"] is not None else ""),
+    ]
+    return Text("\n".join(lines), style="dim")
+
+
+def _seat(seat: Row, utterances: Sequence[Row]) -> RenderableType:
+    title = f"{seat['label']}  {seat['agent_id']}" + (f", {seat['perspective']}" if seat["perspective"] else "")
+    if seat["text"] is None:
+        reason = printable(f"{seat['error_type']}: {seat['error_message']}")
+        return Panel(Text(reason, style="red"), title=f"no proposal: {title}", title_align="left", border_style="red")
+    tie = " (tied)" if seat["tied"] else ""
+    scores = ", ".join(
+        f"{name} {number(seat[name])}" for name in ("similarity", "coverage", "novelty") if seat[name] is not None
+    )
+    inner: list[RenderableType] = [
+        Text(f"score {number(seat['score'])} ({scores})", style="dim"),
+        Text(printable(seat["text"])),
+    ]
+    for said in utterances:
+        if said["phase"] == "critique" and said["about_agent_id"] == seat["agent_id"] and not said["error_type"]:
+            who = "its own critique" if said["self_critique"] else f"critique by {said['label']}"
+            inner.append(_section(f"Round {said['round']}, {who}", printable(said["text"])))
+    rank = f"rank {seat['rank']}{tie}"
+    name = f"[winner] {rank}" if seat["winner"] else rank
+    return Panel(
+        Group(*inner),
+        title=Text(f"{name}: {title}"),
+        title_align="left",
+        border_style="green" if seat["winner"] else "",
+    )
+
+
+def _section(title: str, text: str) -> RenderableType:
+    return Padding(Group(Text(title, style="bold"), Text(text)), (1, 0, 0, 0))
+
+
+class ProgressLine:
+    """Live progress on a terminal, or a plain line every few seconds where there is none."""
+
+    def __init__(self, console: Console, every_seconds: float = 5.0) -> None:
+        self.console = console
+        self.every_seconds = every_seconds
+        self.status = console.status("starting") if console.is_terminal else None
+        self.last = ("", 0.0)
+
+    def __enter__(self) -> ProgressLine:
+        if self.status:
+            self.status.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.status:
+            self.status.stop()
+
+    def __call__(self, text: str, phase: str) -> None:
+        """Show `text`. A new `phase` is shown at once."""
+        if self.status:
+            self.status.update(Text(text))
+            return
+        last_phase, last_time = self.last
+        if phase != last_phase or time.monotonic() - last_time >= self.every_seconds:
+            self.last = (phase, time.monotonic())
+            self.console.print(text, markup=False, highlight=False)

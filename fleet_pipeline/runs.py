@@ -1,0 +1,140 @@
+"""A backlog as one Dagster run, executed in this process and recorded in the instance.
+
+What `fleet run` does, without its output. The run is the same as one launched in the UI: same job,
+same partitions, and the UI can show it, re-execute it, or backfill its failed partitions.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+from dagster._core.definitions.job_base import InMemoryJob
+from dagster._core.execution.api import execute_run
+from dagster._core.remote_origin import ManagedGrpcPythonEnvCodeLocationOrigin, RemoteJobOrigin, RemoteRepositoryOrigin
+from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
+
+from fleet_pipeline.defs.build import build_definitions
+from fleet_pipeline.defs.jobs import deliberate_job
+from fleet_pipeline.defs.partitions import register
+from fleet_pipeline.defs.progress import Progress, Report
+from fleet_pipeline.defs.sensors import announce
+from fleet_pipeline.deliberation.task import Task
+from fleet_pipeline.events.publisher import Receipts
+from fleet_pipeline.settings import Settings
+from fleet_pipeline.storage.store import Store
+from fleet_pipeline.storage.tables import read_rows
+from fleet_pipeline.storage.task_store import put_task
+
+HOME = Path(".fleet/dagster")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended. `broke` says why it did not get to its verdicts; None when it did."""
+
+    run_id: str
+    keys: list[str]
+    progress: Progress
+    broke: str | None
+    last_event_before: int
+
+
+def instance_home() -> Path:
+    """DAGSTER_HOME, or one of our own in the working directory, set up on first use."""
+    if os.environ.get("DAGSTER_HOME"):
+        return Path(os.environ["DAGSTER_HOME"])
+    home = HOME.absolute()
+    home.mkdir(parents=True, exist_ok=True)
+    if not (home / "dagster.yaml").exists():
+        with resources.as_file(resources.files("fleet_pipeline") / "dagster.yaml") as template:
+            shutil.copyfile(template, home / "dagster.yaml")
+    os.environ["DAGSTER_HOME"] = str(home)
+    return home
+
+
+def run_backlog(instance: dg.DagsterInstance, settings: Settings, tasks: Sequence[Task], report: Report) -> Outcome:
+    """Store the tasks, register their partitions, and execute one run over all of them."""
+    store = Store(settings.storage)
+    keys = [key for task in tasks for key in put_task(store, task)]
+    tags = register(instance, keys)
+    last = Progress()
+
+    def remember(progress: Progress) -> None:
+        nonlocal last
+        last = progress
+        report(progress)
+
+    job = build_definitions(settings, overrides={"progress": remember}).resolve_job_def(deliberate_job.name)
+    before = instance.event_log_storage.get_maximum_record_id() or 0
+    run = instance.create_run_for_job(
+        job, run_config=_run_config(settings), tags=tags, remote_job_origin=_as_in_workspace(job.name)
+    )
+    result = execute_run(InMemoryJob(job), run, instance)
+    return Outcome(run.run_id, keys, last, _reason(result), before)
+
+
+def announce_all(instance: dg.DagsterInstance, settings: Settings, url: str, outcome: Outcome) -> Receipts:
+    """Publish the verdicts of a run, as the sensor would. Raises `BrokerUnavailable`."""
+    store = Store(settings.storage)
+    cursor, total = outcome.last_event_before, Receipts()
+    while True:
+        receipts, following = announce(instance, store, url, cursor)
+        total = Receipts(total.stored + receipts.stored, total.duplicates + receipts.duplicates)
+        if following == cursor:
+            return total
+        cursor = following
+
+
+def verdicts(settings: Settings, keys: Sequence[str]) -> list[dict[str, Any]]:
+    """The rows of the `deliberations` table for `keys`, in their order."""
+    store = Store(settings.storage)
+    found = (read_rows(store, "deliberations", key) for key in keys)
+    return [row for table in found if table is not None for row in table.to_pylist()]
+
+
+def _run_config(settings: Settings) -> dict[str, Any]:
+    """The settings in force, written into the run, so that the record says what it ran with and a
+    re-execution from the UI repeats it. Nothing secret is among them."""
+    council = settings.council
+    return {
+        "resources": {
+            "engine": {"config": settings.engine.model_dump(exclude_none=True)},
+            "council": {
+                "config": council.model_dump(exclude={"sampling"}, exclude_none=True)
+                | council.sampling.model_dump(exclude_none=True)
+            },
+            "weights": {"config": settings.weights.model_dump()},
+            "storage": {"config": {"url": settings.storage}},
+        },
+        "loggers": {"console": {"config": {"log_level": "INFO"}}},
+    }
+
+
+def _as_in_workspace(job_name: str) -> RemoteJobOrigin:
+    """Where the UI finds the job: the code location that workspace.yaml names."""
+    location = ManagedGrpcPythonEnvCodeLocationOrigin(
+        LoadableTargetOrigin(module_name="fleet_pipeline.definitions", working_directory=str(Path.cwd())),
+        location_name="fleet_pipeline",
+    )
+    return RemoteRepositoryOrigin(location, "__repository__").get_job_origin(job_name)
+
+
+def _reason(result: dg.JobExecutionResult) -> str | None:
+    """Why a run broke. A failed step `deliberations` is a verdict that some failed, and no breakage."""
+    if result.success:
+        return None
+    for event in result.all_events:
+        if event.is_step_failure and event.step_key != "deliberations":
+            error = event.step_failure_data.error
+            cause = error.cause if error and error.cause else error
+            return f"step {event.step_key}: {cause.message.strip() if cause else 'failed'}"
+        if event.is_step_failure:
+            return None
+    return "the run ended before its verdicts"
