@@ -216,6 +216,18 @@ def config(as_json: bool) -> None:
     Console(highlight=False).print(table)
 
 
+@main.command()
+def home() -> None:
+    """Print the Dagster instance's folder, set up on first use: DAGSTER_HOME, or .fleet/dagster.
+
+    \b
+    DAGSTER_HOME=$(fleet home) dagster dev
+    """
+    from fleet_pipeline.runs import instance_home
+
+    click.echo(instance_home())
+
+
 def _document(run_id: str | None, settings: Settings, rows: list[dict[str, Any]], read: Backlog, progress: Any) -> Any:
     return {
         "run_id": run_id,

@@ -127,7 +127,8 @@ class VllmEngine:
             return Completion(prompt_tokens=len(tokens), error=AgentError.OVERLONG, error_message=message)
         params = self._params(prompt, room)
         try:
-            self.core.add_request(request_id, {"prompt_token_ids": tokens}, params)
+            (rendered,) = self.core.renderer.render_cmpl([{"prompt_token_ids": tokens}])
+            self.core.add_request(request_id, rendered, params)
         except ValueError as error:
             return Completion(prompt_tokens=len(tokens), error=AgentError.ENGINE, error_message=str(error)[:500])
         self.temperatures[request_id] = params.temperature

@@ -1,0 +1,41 @@
+# Everything a person types. `make help` lists it.
+.DEFAULT_GOAL := help
+.PHONY: help setup demo ui test lint lock clean
+
+# The demo's model. random-tiny is word salad on real vLLM: it needs no download and proves the
+# mechanics. For sense: make demo MODEL=Qwen/Qwen3-0.6B, or a local folder.
+MODEL ?= random-tiny
+BACKLOG ?= examples/backlog.jsonl
+PORT ?= 3000
+PYTHON ?= python3
+export PYTHON
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: ## Install everything into .venv (a second when there is nothing to do)
+	@requirements/install.sh
+
+demo: setup ## Run the sample backlog through Dagster, vLLM, Parquet and NATS, and print the result
+	@echo "demo: model $(MODEL), backlog $(BACKLOG)"
+	@.venv/bin/fleet run $(BACKLOG) --model $(MODEL) --nats embedded
+
+ui: setup ## Open the Dagster UI on what has been run, at http://localhost:3000
+	@.venv/bin/fleet home >/dev/null
+	@echo "ui: http://localhost:$(PORT), launching with model $(MODEL)"
+	@DAGSTER_HOME=$$(.venv/bin/fleet home) FLEET_ENGINE__MODEL=$(MODEL) PATH="$(CURDIR)/.venv/bin:$$PATH" \
+		dagster dev --workspace workspace.yaml --port $(PORT)
+
+test: setup lint ## Run every check: lint, types, tests
+	@.venv/bin/python -m pytest
+
+lint: setup ## Run ruff and mypy
+	@.venv/bin/ruff check .
+	@.venv/bin/ruff format --check .
+	@.venv/bin/mypy
+
+lock: ## Write requirements/*.lock anew from pyproject.toml (needs uv)
+	@requirements/lock.sh
+
+clean: ## Remove what runs have made (.fleet), keep .venv
+	rm -rf .fleet
