@@ -23,7 +23,7 @@ from fleet_pipeline.scoring.diversity import diversity
 from fleet_pipeline.scoring.proposals import SEAT, final_proposals
 from fleet_pipeline.scoring.ranking import rank
 from fleet_pipeline.scoring.relevance import relevance
-from fleet_pipeline.storage.tables import TableSlice
+from fleet_pipeline.storage.tables import TableSlice, read_facts
 from fleet_pipeline.storage.task_store import get_task
 
 SCORES_VERSION = "1"
@@ -113,7 +113,9 @@ def rank_proposals(
     diversity_scores: tuple[pd.DataFrame, dict[str, dict[str, Any]]],
     relevance_scores: pd.DataFrame,
     weights: WeightsResource,
+    storage: StorageResource,
 ) -> dg.Output[Iterable[DeliberationRows]]:
+    store = storage.store()
     novelty, figures = diversity_scores
     scores = rank(relevance_scores.merge(novelty, on=SEAT, validate="1:1"), weights.weights())
 
@@ -124,6 +126,9 @@ def rank_proposals(
             seats["run_id"] = context.run_id
             by_key = {str(key): records(part) for key, part in seats.groupby("deliberation_id")}
             for key in keys:
+                facts = read_facts(store, "utterances", key) or {}
+                if facts.get("status") != Status.COMPLETED:  # ranked all the same, but nobody wins
+                    by_key[key] = [row | {"winner": False} for row in by_key.get(key, [])]
                 yield DeliberationRows(key, by_key.get(key, []), figures.get(key, {}))
 
     return dg.Output(rows(), metadata={f"weight: {name}": value for name, value in weights.weights()})

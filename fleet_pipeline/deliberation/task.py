@@ -17,7 +17,7 @@ from fleet_pipeline.deliberation.sampling import Sampling
 
 MAX_AGENTS = 64
 MAX_ROUNDS = 8
-_TASK_ID = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_-]|\.(?!\.)){0,118}")
+_TASK_ID = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_-]|\.(?!\.)){0,119}")
 _ROLE_IN_ID = re.compile(r"[a-z][a-z0-9_]{0,31}")
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 
