@@ -4,8 +4,9 @@ When the last answer a deliberation waits for arrives, its next phase enters the
 There is no barrier between phases or deliberations: each is finished as soon as it can be, and no
 straggler leaves the batch thin.
 
-In-flight work is bounded: a new deliberation is admitted only while fewer than `max_in_flight`
-requests are under way, so at most that many plus one council are. The backlog is read lazily.
+In-flight work is bounded and the backlog is read lazily: a new deliberation is admitted only while
+fewer than `max_in_flight` requests are under way. Those admitted always go on, so that at most
+`max_in_flight` deliberations are open at once, each with at most one batch under way.
 """
 
 from __future__ import annotations

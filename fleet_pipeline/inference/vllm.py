@@ -75,7 +75,12 @@ class VllmEngine:
         self.max_model_len: int = llm.model_config.max_model_len
         self.model_defaults: dict[str, Any] = llm.model_config.get_diff_sampling_param()
         self.temperatures: dict[str, float] = {}  # of the requests under way
-        self.special_tokens = [token for token in self.tokenizer.all_special_tokens if len(token) > 1]
+        # Not `all_special_tokens`: that holds only those with a name, such as the end of a turn.
+        self.control_tokens = [
+            str(token)
+            for token in self.tokenizer.added_tokens_decoder.values()
+            if token.special and len(str(token)) > 1
+        ]
 
     @classmethod
     def start(cls, config: VllmConfig) -> VllmEngine:
@@ -180,7 +185,7 @@ class VllmEngine:
 
         Without this a task, or a peer's proposal, could end its turn and open a system turn.
         """
-        for token in self.special_tokens:
+        for token in self.control_tokens:
             if token in text:
                 text = text.replace(token, f"{token[0]} {token[1:]}")
         return text

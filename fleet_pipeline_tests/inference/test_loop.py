@@ -1,0 +1,207 @@
+"""The batching loop, on a backend whose every step is visible."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fleet_pipeline.deliberation.prompts import Phase, Prompt
+from fleet_pipeline.deliberation.protocol import deliberate
+from fleet_pipeline.deliberation.transcript import AgentError, Completion, Status
+from fleet_pipeline.inference.engine import Finished, Job
+from fleet_pipeline.inference.loop import drive
+from fleet_pipeline_tests.helpers import a_deliberation, a_job, play, speak
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Backend:
+    """Answers a request after as many steps as `length` says; records what it saw."""
+
+    def __init__(self, length: Callable[[Prompt], int] = lambda _: 1, clock: Clock | None = None) -> None:
+        self.length = length
+        self.clock = clock or Clock()
+        self.left: dict[str, int] = {}
+        self.prompts: dict[str, Prompt] = {}
+        self.aborted: list[str] = []
+        self.batches: list[set[tuple[str, Phase]]] = []
+        self.most = 0
+
+    def submit(self, request_id: str, prompt: Prompt) -> Completion | None:
+        if "refuse me" in prompt.user:
+            return Completion(error=AgentError.OVERLONG, error_message="too long")
+        self.left[request_id] = self.length(prompt)
+        self.prompts[request_id] = prompt
+        self.most = max(self.most, len(self.left))
+        return None
+
+    def step(self) -> list[tuple[str, Completion]]:
+        self.clock.now += 1
+        self.batches.append({(self.prompts[r].user.split("\n")[2], self.prompts[r].phase) for r in self.left})
+        done = []
+        for request_id in list(self.left):
+            self.left[request_id] -= 1
+            if self.left[request_id] <= 0:
+                del self.left[request_id]
+                done.append((request_id, speak(self.prompts[request_id])))
+        return done
+
+    def abort(self, request_ids: list[str]) -> None:
+        self.aborted += request_ids
+        for request_id in request_ids:
+            self.left.pop(request_id, None)
+
+
+def run(backend: Backend, jobs, max_in_flight: int = 8) -> list[Finished]:
+    return list(drive(jobs, backend, max_in_flight=max_in_flight, monotonic=backend.clock))
+
+
+def jobs(count: int, **fields) -> list[Job]:
+    return [a_job(a_deliberation(f"t{n}", description=f"task {n}", **fields)) for n in range(count)]
+
+
+def test_every_job_finishes_with_the_transcript_its_protocol_would_have_alone() -> None:
+    finished = run(Backend(lambda p: 1 + p.seed % 5), jobs(7, rounds=2))
+    assert sorted(f.key for f in finished) == [f"t{n}.dev" for n in range(7)]
+    for f in finished:
+        n = f.key[1]
+        alone, _ = play(a_deliberation(f"t{n}", description=f"task {n}", rounds=2))
+        assert [u.text for u in f.transcript.utterances] == [u.text for u in alone.utterances]
+
+
+def test_phases_of_different_deliberations_share_the_running_batch() -> None:
+    backend = Backend(lambda p: 3 if "task 0" in p.user else 1)
+    run(backend, jobs(2))
+    assert any({phase for _, phase in batch} == {Phase.PROPOSE, Phase.CRITIQUE} for batch in backend.batches)
+
+
+def test_a_deliberation_comes_out_as_it_finishes_and_not_when_all_have() -> None:
+    backend = Backend(lambda p: 50 if "task 0" in p.user else 1)
+    stream = drive(jobs(3), backend, max_in_flight=100, monotonic=backend.clock)
+    assert next(stream).key != "t0.dev"
+    assert backend.clock.now < 50
+
+
+def test_in_flight_work_is_bounded_whatever_the_size_of_the_backlog() -> None:
+    backend = Backend(lambda p: 1 + p.seed % 4)
+    run(backend, jobs(60, num_agents=5), max_in_flight=12)
+    open_at_once = max(len({task for task, _ in batch}) for batch in backend.batches)
+    assert open_at_once <= 12
+    assert backend.most <= 12 * 5
+
+
+def test_the_backlog_is_read_as_room_becomes_free() -> None:
+    taken = 0
+
+    def lazily() -> Iterator[Job]:
+        nonlocal taken
+        for job in jobs(100):
+            taken += 1
+            yield job
+
+    backend = Backend()
+    stream = drive(lazily(), backend, max_in_flight=6, monotonic=backend.clock)
+    next(stream)
+    assert taken < 10
+    assert len(list(stream)) == 99
+
+
+def test_a_refused_prompt_costs_only_its_own_seat() -> None:
+    bad = a_job(a_deliberation("bad", description="refuse me"))
+    finished = {f.key: f for f in run(Backend(), [*jobs(2), bad, *jobs(4)[2:]])}
+    assert finished["bad.dev"].transcript.status is Status.FAILED
+    assert all(finished[f"t{n}.dev"].transcript.status is Status.COMPLETED for n in range(4))
+
+
+def test_only_refused_prompts_end_at_once_without_a_step() -> None:
+    backend = Backend()
+    bad = [a_job(a_deliberation(f"bad{n}", description="refuse me")) for n in range(30)]
+    assert len(run(backend, bad)) == 30
+    assert backend.batches == []
+
+
+def test_a_protocol_that_breaks_costs_only_itself() -> None:
+    def broken():
+        yield [a_prompt()]
+        raise RuntimeError("a bug in a protocol")
+
+    finished = {f.key: f for f in run(Backend(), [*jobs(1), Job("broken.dev", broken(), 300), *jobs(2)[1:]])}
+    assert isinstance(finished["broken.dev"].error, RuntimeError)
+    assert finished["broken.dev"].transcript is None
+    assert finished["t1.dev"].transcript.status is Status.COMPLETED
+
+
+def a_prompt() -> Prompt:
+    return next(deliberate(a_deliberation()))[0]
+
+
+def test_a_deadline_aborts_what_is_under_way_and_keeps_what_was_said() -> None:
+    backend = Backend(lambda p: 1 if p.phase is Phase.PROPOSE else 1_000)
+    slow, quick = jobs(2, constraints={"timeout_seconds": 10})
+    quick = a_job(a_deliberation("quick", rounds=0))
+    finished = {f.key: f for f in run(backend, [slow, quick])}
+    late = finished["t0.dev"].transcript
+    assert late.status is Status.TIMEOUT
+    assert [u.error for u in late.utterances] == [None] * 3 + [AgentError.DEADLINE] * 3
+    assert len(backend.aborted) == 3
+    assert backend.left == {}
+    assert finished["quick.dev"].transcript.status is Status.COMPLETED
+
+
+def test_the_deadline_counts_a_deliberation_s_own_running_time_and_not_its_wait() -> None:
+    backend = Backend(lambda _: 4)
+    finished = run(backend, jobs(6, rounds=0, constraints={"timeout_seconds": 5}), max_in_flight=1)
+    assert backend.clock.now == 24  # one after another: the last waited for 20
+    assert all(f.transcript.status is Status.COMPLETED for f in finished)
+
+
+def test_leaving_early_leaves_nothing_in_the_engine() -> None:
+    backend = Backend(lambda _: 5)
+    stream = drive(jobs(5), backend, max_in_flight=9, monotonic=backend.clock)
+    next(stream)
+    stream.close()
+    assert backend.left == {}
+
+
+def test_an_engine_that_breaks_is_the_caller_s_to_handle_and_is_left_empty() -> None:
+    class Breaks(Backend):
+        def step(self):
+            if self.clock.now >= 3:
+                raise OSError("engine died")
+            return super().step()
+
+    backend = Breaks(lambda p: 1 if "task 0" in p.user else 100)
+    with pytest.raises(OSError, match="engine died"):
+        run(backend, jobs(3))
+    assert backend.left == {}
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 9), min_size=1, max_size=40),
+    limit=st.integers(1, 20),
+    shape=st.lists(st.tuples(st.integers(1, 5), st.integers(0, 3)), min_size=1, max_size=8),
+)
+def test_whatever_the_lengths_shapes_and_limit_nothing_is_lost_or_doubled(lengths, limit, shape) -> None:
+    backend = Backend(lambda p: lengths[p.seed % len(lengths)])
+    work = [a_job(a_deliberation(f"t{n}", num_agents=agents, rounds=r)) for n, (agents, r) in enumerate(shape)]
+    finished = run(backend, work, max_in_flight=limit)
+    assert sorted(f.key for f in finished) == sorted(f"t{n}.dev" for n in range(len(shape)))
+    for f in finished:
+        agents, rounds = shape[int(f.key[1:].split(".")[0])]
+        assert len(f.transcript.utterances) == agents * (1 + 2 * rounds)
+
+
+def test_completions_are_stamped_with_when_they_were_asked_and_answered() -> None:
+    (finished,) = run(Backend(), jobs(1, rounds=0))
+    for utterance in finished.transcript.utterances:
+        assert finished.started_at <= utterance.completion.started_at <= utterance.completion.finished_at
+        assert utterance.completion.finished_at <= finished.finished_at
