@@ -19,6 +19,7 @@ setup: ## Install everything into .venv (a second when there is nothing to do)
 demo: setup ## Run the sample backlog through Dagster, vLLM, Parquet and NATS, and print the result
 	@echo "demo: model $(MODEL), backlog $(BACKLOG)"
 	@.venv/bin/fleet run $(BACKLOG) --model $(MODEL) --nats embedded
+	@echo; echo "one of them in full (fleet show rate-limiter.dev):"; .venv/bin/fleet show rate-limiter.dev
 
 ui: setup ## Open the Dagster UI on what has been run, at http://localhost:3000
 	@.venv/bin/fleet home >/dev/null

@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from fleet_pipeline.defs.progress import Progress
 from fleet_pipeline.deliberation.errors import InvalidInput
 from fleet_pipeline.events.publisher import BrokerUnavailable, Receipts
 from fleet_pipeline.settings import Settings, load_settings, origins, read_roles
@@ -150,8 +151,7 @@ def _run(settings: Settings, read: Backlog, url: str | None, as_json: bool, term
     else:
         out.print()
         out.print(run_table(rows))
-        out.print(Text(f"\n{outcome.progress}"))
-        out.print(Text(f"engine ready in {outcome.progress.engine_start_seconds:.1f} s; results in {settings.storage}"))
+        out.print(Text(f"\n{_summary(outcome.progress)}\nresults in {settings.storage}"))
         if receipts:
             out.print(Text(f"{receipts.stored} events published, {receipts.duplicates} already known to the broker"))
     if outcome.broke:
@@ -228,7 +228,9 @@ def home() -> None:
     click.echo(instance_home())
 
 
-def _document(run_id: str | None, settings: Settings, rows: list[dict[str, Any]], read: Backlog, progress: Any) -> Any:
+def _document(
+    run_id: str | None, settings: Settings, rows: list[dict[str, Any]], read: Backlog, progress: Progress | None
+) -> Any:
     return {
         "run_id": run_id,
         "storage": settings.storage,
@@ -252,6 +254,17 @@ def _document(run_id: str | None, settings: Settings, rows: list[dict[str, Any]]
         "tokens_per_second": round(progress.tokens_per_second, 1) if progress else 0.0,
         "engine_start_seconds": round(progress.engine_start_seconds, 2) if progress else 0.0,
     }
+
+
+def _summary(progress: Progress) -> str:
+    if not progress.engine_starts:
+        return f"{progress.done} deliberations, all of them done before: the engine was not started"
+    return (
+        f"{progress.done} deliberations ({progress.reused} done before), {progress.failed} failed; "
+        f"{progress.completion_tokens:,} tokens generated in {progress.generating_seconds:.1f} s "
+        f"({progress.tokens_per_second:,.0f} a second), {progress.cache_hit_rate:.0%} of prompt tokens from the cache; "
+        f"{progress.engine_starts} engine start, {progress.engine_start_seconds:.1f} s"
+    )
 
 
 def _print_refusals(read: Backlog) -> None:

@@ -17,7 +17,7 @@ case $version in 3.11 | 3.12 | 3.13) ;; *) fail "Python $version is not supporte
 
 if command -v nvidia-smi >/dev/null && nvidia-smi -L >/dev/null 2>&1; then kind=gpu; else kind=cpu; fi
 lock=requirements/$kind.lock
-wanted="$kind $version $(cat "$lock" pyproject.toml requirements/install.sh | sha256sum | cut -d' ' -f1)"
+wanted="$kind $version $(cat "$lock" requirements/install.sh | sha256sum | cut -d' ' -f1)"
 if [ "$(cat .venv/.installed 2>/dev/null)" = "$wanted" ]; then
   say "nothing to do: .venv is up to date ($kind, Python $version)"
   exit 0

@@ -61,7 +61,7 @@ def transcripts(
         council.roles(),
         council.defaults(engine.model),
         engine.start,
-        context.run_id,
+        context.run.run_id,
         report,
     )
     state = transcription.run(context.partition_keys)
@@ -123,7 +123,7 @@ def rank_proposals(
         """Texts and scores joined, a bounded number of deliberations at a time."""
         for keys, utterances in transcripts.chunks():
             seats = final_proposals(utterances.to_pandas()).merge(scores, on=SEAT, how="left")
-            seats["run_id"] = context.run_id
+            seats["run_id"] = context.run.run_id
             by_key = {str(key): records(part) for key, part in seats.groupby("deliberation_id")}
             for key in keys:
                 facts = read_facts(store, "utterances", key) or {}
@@ -164,7 +164,7 @@ def deliberations(
         if not is_key(key):
             failed[key] = "no deliberation id: expected <task_id>.<role in lower case>; delete this partition"
             continue
-        row, seats = judge(store, key, roles, context.run_id)
+        row, seats = judge(store, key, roles, context.run.run_id)
         event = {"asset_key": context.asset_key, "partition": key, "metadata": metadata(store, row, seats)}
         if row["status"] == Status.COMPLETED:
             context.log_event(dg.AssetMaterialization(**event))

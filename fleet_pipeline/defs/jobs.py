@@ -5,11 +5,9 @@ from __future__ import annotations
 import dagster as dg
 
 from fleet_pipeline.defs.assets import deliberations, proposals, transcripts
-from fleet_pipeline.defs.partitions import deliberation_partitions
 
 deliberate_job = dg.define_asset_job(
     "deliberate",
     selection=dg.AssetSelection.assets(transcripts, proposals, deliberations),
-    partitions_def=deliberation_partitions,
     description="Transcribe, score and judge deliberations: one run, one engine start, many partitions.",
 )

@@ -79,7 +79,14 @@ async def connect(url: str) -> AsyncIterator[Any]:
         """Every failure reaches the caller as an exception; nats-py would log each attempt as well."""
 
     connection = await nats.connect(
-        url, name="fleet-pipeline", connect_timeout=5, allow_reconnect=False, error_cb=ignore
+        url,
+        name="fleet-pipeline",
+        connect_timeout=5,
+        allow_reconnect=False,
+        # The first connection counts as one, and the default is 60 attempts, 2 s apart.
+        max_reconnect_attempts=1,
+        reconnect_time_wait=0.1,
+        error_cb=ignore,
     )
     try:
         yield connection

@@ -25,20 +25,17 @@ def run_table(rows: Sequence[Row]) -> RenderableType:
     if len(rows) > MOST_ROWS:
         shown = sorted(rows, key=lambda row: row["status"] == "completed")[:MOST_ROWS]
     table = Table(pad_edge=False, box=None, header_style="bold")
-    for name, justify in (
-        ("deliberation", "left"),
-        ("status", "left"),
-        ("winner", "left"),
-        ("score", "right"),
-        ("diversity", "right"),
-        ("relevance", "right"),
-    ):
-        table.add_column(name, justify=justify, overflow="fold")  # type: ignore[arg-type]
+    # The id is what one copies, so it is never folded; the seat's number is enough beside it.
+    table.add_column("deliberation", no_wrap=True)
+    table.add_column("status")
+    table.add_column("winner")
+    for name in ("score", "diversity", "relevance"):
+        table.add_column(name, justify="right")
     for row in shown:
         table.add_row(
             row["deliberation_id"],
             Text(row["status"], style=_STYLES.get(row["status"], "")),
-            row["winner_agent_id"] or "-",
+            (row["winner_agent_id"] or "-").rpartition("-")[2] or "-",
             number(row["winner_score"]),
             number(row["vendi"], of=row["answered"]),
             number(row["mean_relevance"]),

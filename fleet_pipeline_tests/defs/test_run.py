@@ -1,0 +1,260 @@
+"""Whole runs on a real Dagster instance, with a scripted engine where inference is not the point."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import dagster as dg
+import duckdb
+import pandas as pd
+import pytest
+from dagster._core.storage.partition_status_cache import get_and_update_asset_status_cache_value
+
+from fleet_pipeline.defs.build import ScriptedEngineRefused, build_definitions
+from fleet_pipeline.defs.partitions import NAME, deliberation_partitions, register
+from fleet_pipeline.deliberation.prompts import Prompt
+from fleet_pipeline.deliberation.transcript import Completion
+from fleet_pipeline.inference.scripted import ScriptedSource, echo
+from fleet_pipeline.settings import Settings
+from fleet_pipeline.storage.store import Store
+from fleet_pipeline.storage.task_store import put_task
+from fleet_pipeline_tests.helpers import a_task, said
+
+
+class Pipeline:
+    """Definitions with a scripted engine that counts what it is asked, and an instance to run them on."""
+
+    def __init__(self, instance: dg.DagsterInstance, storage: Path) -> None:
+        self.instance = instance
+        self.storage = storage
+        self.store = Store(str(storage))
+        self.asked: list[Prompt] = []
+        self.starts = 0
+        self.answer: Callable[[Prompt], Completion] = echo
+        pipeline = self
+
+        class Source(ScriptedSource):
+            def start(self, model: str):
+                pipeline.starts += 1
+                return super().start(model)
+
+        self.definitions = build_definitions(
+            Settings(storage=str(storage)), overrides={"engine": Source(self._script)}, allow_scripted=True
+        )
+
+    def _script(self, prompt: Prompt) -> Completion:
+        self.asked.append(prompt)
+        return self.answer(prompt)
+
+    def put(self, *task_ids: str, **fields) -> list[str]:
+        return [key for task_id in task_ids for key in put_task(self.store, a_task(task_id, **fields))]
+
+    def run(self, keys: list[str], **arguments) -> dg.ExecuteInProcessResult:
+        tags = register(self.instance, keys)
+        job = self.definitions.resolve_job_def("deliberate")
+        return job.execute_in_process(instance=self.instance, tags=tags, raise_on_error=False, **arguments)
+
+    def table(self, name: str) -> pd.DataFrame:
+        return pd.read_parquet(self.storage / name)
+
+    def partitions(self, asset: str) -> tuple[set[str], set[str]]:
+        """(materialized, failed) partitions, as the UI counts them."""
+        value = get_and_update_asset_status_cache_value(self.instance, dg.AssetKey(asset), deliberation_partitions)
+        good = value.deserialize_materialized_partition_subsets(deliberation_partitions).get_partition_keys()
+        bad = value.deserialize_failed_partition_subsets(deliberation_partitions).get_partition_keys()
+        return set(good), set(bad) - set(good)
+
+
+@pytest.fixture
+def pipeline(instance: dg.DagsterInstance, tmp_path: Path) -> Pipeline:
+    return Pipeline(instance, tmp_path / "storage")
+
+
+def test_one_run_over_many_partitions_with_one_engine_start(pipeline: Pipeline) -> None:
+    keys = pipeline.put(*[f"t{n}" for n in range(12)], roles=["DEV", "QA"])
+    result = pipeline.run(keys)
+    assert result.success
+    assert pipeline.starts == 1
+    for asset in ("transcripts", "proposals", "deliberations"):
+        assert pipeline.partitions(asset) == (set(keys), set())
+    assert len(pipeline.table("deliberations")) == 24
+    assert set(pipeline.table("deliberations")["engine"]) == {"scripted"}
+
+
+def test_each_verdict_is_exactly_one_event(pipeline: Pipeline) -> None:
+    keys = pipeline.put("a", "b", "c")
+    pipeline.run(keys)
+    records = pipeline.instance.fetch_materializations(dg.AssetKey("deliberations"), limit=100).records
+    assert sorted(record.partition_key for record in records) == keys
+
+
+def test_each_deliberation_has_its_agents_ranked_without_gaps(pipeline: Pipeline) -> None:
+    keys = [*pipeline.put("one", num_agents=1), *pipeline.put("five", num_agents=5), *pipeline.put("three")]
+    pipeline.run(keys)
+    rows = duckdb.sql(
+        f"select deliberation_id, count(*), count(distinct agent_id), min(rank), max(rank), count(distinct rank), "
+        f"count(*) filter (winner) from read_parquet('{pipeline.storage}/proposals/*.parquet') group by 1 order by 2"
+    ).fetchall()
+    assert [row[:3] for row in rows] == [("one.dev", 1, 1), ("three.dev", 3, 3), ("five.dev", 5, 5)]
+    for _, _, _, lowest, highest, different, winners in rows:
+        assert (lowest, highest, winners) == (1, different, 1)
+
+
+def silent_for(*task_ids: str) -> Callable[[Prompt], Completion]:
+    def answer(prompt: Prompt) -> Completion:
+        return said("") if any(f"about {task_id}." in prompt.user for task_id in task_ids) else echo(prompt)
+
+    return answer
+
+
+def put_described(pipeline: Pipeline, *task_ids: str) -> list[str]:
+    return [key for task_id in task_ids for key in pipeline.put(task_id, description=f"Write about {task_id}.")]
+
+
+def test_failed_deliberations_are_red_and_their_neighbours_green_in_the_same_run(pipeline: Pipeline) -> None:
+    keys = put_described(pipeline, "good1", "bad1", "good2", "bad2")
+    pipeline.answer = silent_for("bad1", "bad2")
+    result = pipeline.run(keys)
+    assert not result.success
+    assert pipeline.partitions("deliberations") == ({"good1.dev", "good2.dev"}, {"bad1.dev", "bad2.dev"})
+    failure = result.failure_data_for_node("deliberations").user_failure_data
+    assert "2 of 4 deliberations failed" in failure.description
+    assert set(failure.metadata["failed"].value) == {"bad1.dev", "bad2.dev"}
+    statuses = pipeline.table("deliberations").set_index("deliberation_id")
+    assert statuses["status"].to_dict() == {
+        "good1.dev": "completed", "bad1.dev": "failed", "good2.dev": "completed", "bad2.dev": "failed",
+    }  # fmt: skip
+    assert "0 of 3 agents answered" in statuses.loc["bad1.dev", "error_message"]
+    assert statuses["winner_agent_id"].isna().to_dict()["bad1.dev"]
+
+
+def test_running_the_red_ones_again_turns_them_green_and_spends_nothing_on_the_others(pipeline: Pipeline) -> None:
+    keys = put_described(pipeline, "good", "bad")
+    pipeline.answer = silent_for("bad")
+    pipeline.run(keys)
+    pipeline.answer, pipeline.asked = echo, []
+    result = pipeline.run(keys)
+    assert result.success
+    assert pipeline.partitions("deliberations") == ({"good.dev", "bad.dev"}, set())
+    assert all("about bad." in prompt.user for prompt in pipeline.asked)
+    assert len(pipeline.asked) == 9
+
+
+def test_what_is_done_starts_no_engine_and_what_changed_is_done_anew(pipeline: Pipeline) -> None:
+    keys = pipeline.put("t1", "t2")
+    pipeline.run(keys)
+    pipeline.run(keys)
+    assert pipeline.starts == 1
+    pipeline.put("t2", description="Another task under the same id")
+    pipeline.asked = []
+    pipeline.run(keys)
+    assert pipeline.starts == 2
+    assert all("Another task" in prompt.user for prompt in pipeline.asked)
+
+
+def test_a_deliberation_is_on_disk_the_moment_it_finishes(pipeline: Pipeline) -> None:
+    keys = pipeline.put(*[f"t{n:02d}" for n in range(40)])
+    most_finished = 0
+
+    def answer(prompt: Prompt) -> Completion:
+        nonlocal most_finished
+        most_finished = max(most_finished, len(pipeline.store.names("utterances", ".parquet")))
+        return echo(prompt)
+
+    pipeline.answer = answer
+    pipeline.run(keys)
+    assert most_finished > 20
+
+
+def test_an_engine_that_breaks_keeps_what_finished_and_the_next_run_goes_on_from_there(pipeline: Pipeline) -> None:
+    keys = pipeline.put(*[f"t{n:02d}" for n in range(40)])
+
+    def answer(prompt: Prompt) -> Completion:
+        if len(pipeline.store.names("utterances", ".parquet")) >= 15:
+            raise RuntimeError("the engine is gone")
+        return echo(prompt)
+
+    pipeline.answer = answer
+    assert not pipeline.run(keys).success
+    kept = pipeline.store.names("utterances", ".parquet")
+    assert 15 <= len(kept) < 40
+    pipeline.answer, pipeline.asked = echo, []
+    assert pipeline.run(keys).success
+    assert len(pipeline.asked) == (40 - len(kept)) * 9
+
+
+def test_partitions_without_a_task_or_with_a_hostile_key_are_red_and_write_nothing_outside(pipeline: Pipeline) -> None:
+    keys = [*pipeline.put("good"), "absent.dev", "../../escape.dev", "no-role"]
+    result = pipeline.run(keys)
+    assert not result.success
+    assert pipeline.partitions("deliberations") == ({"good.dev"}, {"absent.dev", "../../escape.dev", "no-role"})
+    failed = result.failure_data_for_node("deliberations").user_failure_data.metadata["failed"].value
+    assert "no task is stored" in failed["absent.dev"]
+    assert "no deliberation id" in failed["../../escape.dev"]
+    assert not list(pipeline.storage.parent.rglob("*escape*"))
+
+
+def test_a_deliberation_below_its_quorum_keeps_its_proposals_but_names_no_winner(pipeline: Pipeline) -> None:
+    pipeline.answer = lambda prompt: echo(prompt) if prompt.seat.index == 0 else said("")
+    pipeline.run(pipeline.put("t1"))
+    row = pipeline.table("deliberations").iloc[0]
+    assert (row["status"], row["answered"]) == ("failed", 1)
+    assert pd.isna(row["winner_agent_id"])
+    seats = pipeline.table("proposals")
+    assert len(seats) == 3
+    assert not seats["winner"].any()
+    assert seats["error_type"].tolist()[1:] == ["empty", "empty"]
+
+
+def test_tasks_of_different_models_run_in_one_run_with_one_engine_each(pipeline: Pipeline) -> None:
+    keys = [*pipeline.put("a"), *pipeline.put("b", model="other"), *pipeline.put("c")]
+    pipeline.run(keys)
+    assert pipeline.starts == 2
+    models = pipeline.table("deliberations").set_index("task_id")["model"].to_dict()
+    assert models == {"a": "scripted", "b": "other", "c": "scripted"}
+
+
+def test_one_key_alone_is_the_same_run(pipeline: Pipeline) -> None:
+    (key,) = pipeline.put("t1")
+    pipeline.instance.add_dynamic_partitions(NAME, [key])
+    result = pipeline.definitions.resolve_job_def("deliberate").execute_in_process(
+        instance=pipeline.instance, partition_key=key
+    )
+    assert result.success
+    assert pipeline.partitions("deliberations") == ({key}, set())
+
+
+def test_keys_that_stand_apart_are_made_a_range_and_lose_nothing(pipeline: Pipeline) -> None:
+    keys = pipeline.put("a", "b", "c", "d")
+    pipeline.run(keys)
+    chosen = ["d.dev", "b.dev"]
+    tags = register(pipeline.instance, chosen)
+    assert (tags["dagster/asset_partition_range_start"], tags["dagster/asset_partition_range_end"]) == (
+        "d.dev",
+        "b.dev",
+    )
+    assert list(pipeline.instance.get_dynamic_partitions(NAME)) == ["a.dev", "c.dev", "d.dev", "b.dev"]
+    assert pipeline.partitions("deliberations") == (set(keys), set())
+
+
+def test_the_verdict_shows_winner_scores_and_path_where_people_look(pipeline: Pipeline) -> None:
+    pipeline.run(pipeline.put("t1", constraints={"requirements": ["seed"]}))
+    (record,) = pipeline.instance.fetch_materializations(dg.AssetKey("deliberations"), limit=1).records
+    metadata = record.asset_materialization.metadata
+    row = pipeline.table("deliberations").iloc[0]
+    assert metadata["winner's proposal"].value == row["winner_text"]
+    assert row["winner_agent_id"] in metadata["winner"].value
+    assert [r.data["rank"] for r in metadata["proposals"].records] == pipeline.table("proposals")["rank"].tolist()
+    assert Path(metadata["parquet"].value).exists()
+
+
+def test_the_run_says_in_the_event_log_how_far_it_is(pipeline: Pipeline) -> None:
+    result = pipeline.run(pipeline.put("t1", "t2"))
+    said_in_log = [record.user_message for record in pipeline.instance.all_logs(result.run_id)]
+    assert "transcribed, 2 of 2 deliberations" in " | ".join(message or "" for message in said_in_log)
+
+
+def test_production_definitions_refuse_the_scripted_engine(tmp_path: Path) -> None:
+    with pytest.raises(ScriptedEngineRefused, match="the scripted engine is for tests"):
+        build_definitions(Settings(storage=str(tmp_path)), overrides={"engine": ScriptedSource()})

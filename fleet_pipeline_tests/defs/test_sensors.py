@@ -1,0 +1,127 @@
+"""The completions sensor against a real instance and a real nats-server."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+
+import dagster as dg
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fleet_pipeline.defs.resources import StorageResource
+from fleet_pipeline.defs.sensors import completions, merge, read_verdicts
+from fleet_pipeline.events.publisher import BrokerUnavailable, connect
+from fleet_pipeline.events.streams import DELIBERATIONS
+from fleet_pipeline.settings import NatsSettings
+from fleet_pipeline_tests.defs.test_run import Pipeline, put_described, silent_for
+
+
+@pytest.fixture
+def pipeline(instance: dg.DagsterInstance, tmp_path: Path) -> Pipeline:
+    return Pipeline(instance, tmp_path / "storage")
+
+
+def tick(pipeline: Pipeline, url: str | None, cursor: str | None) -> tuple[str, str | None]:
+    """Evaluate the sensor as the daemon does; (what the tick says, its cursor afterwards)."""
+    context = dg.build_sensor_context(
+        instance=pipeline.instance,
+        cursor=cursor,
+        resources={"storage": StorageResource(url=str(pipeline.storage)), "nats": NatsSettings(url=url)},
+    )
+    result = completions.evaluate_tick(context)
+    return result.skip_message, result.cursor
+
+
+def messages(url: str) -> list[dict]:
+    async def read() -> list[dict]:
+        async with connect(url) as connection:
+            jetstream = connection.jetstream()
+            state = (await jetstream.stream_info(DELIBERATIONS.name)).state
+            numbers = range(1, state.messages + 1)
+            return [json.loads((await jetstream.get_msg(DELIBERATIONS.name, seq=n)).data) for n in numbers]
+
+    return asyncio.run(read())
+
+
+def test_every_verdict_good_or_bad_becomes_one_event(pipeline: Pipeline, nats_url: str) -> None:
+    keys = put_described(pipeline, "good1", "bad", "good2")
+    pipeline.answer = silent_for("bad")
+    pipeline.run(keys)
+    said, cursor = tick(pipeline, nats_url, None)
+    assert "published 3 events" in said
+    events = messages(nats_url)
+    assert {event["payload"]["deliberation_id"]: event["event_type"] for event in events} == {
+        "good1.dev": "deliberation.completed",
+        "bad.dev": "deliberation.failed",
+        "good2.dev": "deliberation.completed",
+    }
+    said, again = tick(pipeline, nats_url, cursor)
+    assert said == "no verdicts since the last tick"
+    assert again == cursor
+    assert len(messages(nats_url)) == 3
+
+
+def test_a_crash_between_publish_and_cursor_sends_again_and_the_broker_drops_it(pipeline, nats_url) -> None:
+    pipeline.run(pipeline.put("a", "b"))
+    tick(pipeline, nats_url, None)
+    said, _ = tick(pipeline, nats_url, None)  # the cursor was lost with the crash
+    assert "2 of them already known" in said
+    assert len(messages(nats_url)) == 2
+
+
+def test_with_the_broker_down_the_cursor_stays_and_events_follow_when_it_is_back(pipeline, nats_url) -> None:
+    pipeline.run(pipeline.put("a"))
+    with pytest.raises(BrokerUnavailable):
+        tick(pipeline, "nats://127.0.0.1:1", None)
+    said, _ = tick(pipeline, nats_url, None)
+    assert "published 1 events" in said
+
+
+def test_without_a_broker_the_tick_says_how_to_name_one(pipeline: Pipeline) -> None:
+    said, cursor = tick(pipeline, None, None)
+    assert "FLEET_NATS__URL" in said
+    assert cursor is None
+
+
+def test_a_rerun_after_a_failure_is_announced_anew(pipeline: Pipeline, nats_url: str) -> None:
+    keys = put_described(pipeline, "t1")
+    pipeline.answer = silent_for("t1")
+    pipeline.run(keys)
+    _, cursor = tick(pipeline, nats_url, None)
+    pipeline.answer = lambda prompt: silent_for()(prompt)
+    pipeline.run(keys)
+    tick(pipeline, nats_url, cursor)
+    assert [event["event_type"] for event in messages(nats_url)] == ["deliberation.failed", "deliberation.completed"]
+
+
+def test_a_backlog_of_verdicts_is_read_page_by_page_without_gap_or_overlap(pipeline: Pipeline) -> None:
+    keys = put_described(pipeline, *[f"t{n}" for n in range(9)])
+    pipeline.answer = silent_for("t1", "t4", "t7")
+    pipeline.run(keys)
+    cursor, seen = 0, []
+    while True:
+        page, following = read_verdicts(pipeline.instance, cursor, limit=2)
+        if following == cursor:
+            break
+        seen += page
+        cursor = following
+    assert seen == keys
+
+
+@given(
+    st.lists(st.sampled_from(["good", "bad"]), max_size=60),
+    st.integers(1, 7),
+)
+def test_merging_pages_of_two_logs_loses_and_doubles_nothing(kinds: list[str], limit: int) -> None:
+    entries = [(position, f"k{position}", kind) for position, kind in enumerate(kinds, start=1)]
+    cursor, seen = 0, []
+    for _ in range(len(entries) + 1):
+        logs = [[(p, k) for p, k, kind in entries if kind == name and p > cursor][:limit] for name in ("good", "bad")]
+        keys, following = merge(logs, cursor, limit)
+        assert following >= cursor
+        seen += keys
+        cursor = following
+    assert seen == [key for _, key, _ in entries]

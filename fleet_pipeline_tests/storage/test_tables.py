@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import duckdb
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fleet_pipeline.deliberation.errors import InvalidInput
+from fleet_pipeline.storage.rows import Provenance, write_transcript
+from fleet_pipeline.storage.schemas import SCHEMA_VERSION, TABLES
+from fleet_pipeline.storage.store import StorageError, Store
+from fleet_pipeline.storage.tables import TableSlice, read_facts, read_rows, write_rows
+from fleet_pipeline_tests.helpers import a_deliberation, play, said
+
+BY_TEST = Provenance(model="m", engine="scripted", run_id="r", fingerprint="f")
+
+
+def store_transcripts(store: Store, count: int) -> None:
+    for n in range(count):
+        deliberation = a_deliberation(f"t{n}")
+        write_transcript(store, deliberation, play(deliberation)[0], BY_TEST, 1.0, 2.0)
+
+
+def test_a_transcript_survives_the_round_trip_with_its_facts(tmp_path: Path) -> None:
+    store, deliberation = Store(str(tmp_path)), a_deliberation()
+    transcript, _ = play(
+        deliberation, lambda p: said(f"<think>hm</think>{p.seat.label} — ünï 漢字 🙂", cached_tokens=3)
+    )
+    write_transcript(store, deliberation, transcript, BY_TEST, 1.5, 2.5)
+    table = read_rows(store, "utterances", "t1.dev")
+    assert table.schema.equals(TABLES["utterances"])
+    assert [row["text"] for row in table.to_pylist()] == [u.text for u in transcript.utterances]
+    assert {row["reasoning"] for row in table.to_pylist()} == {"hm"}
+    assert [row["seed"] for row in table.to_pylist()] == [u.prompt.seed for u in transcript.utterances]
+    facts = read_facts(store, "utterances", "t1.dev")
+    assert facts == {
+        "status": "completed", "error_message": "", "fingerprint": "f",
+        "started_at": 1.5, "finished_at": 2.5, "schema_version": SCHEMA_VERSION,
+    }  # fmt: skip
+
+
+def test_pandas_and_duckdb_read_a_folder_as_one_table(tmp_path: Path) -> None:
+    store_transcripts(Store(str(tmp_path)), 3)
+    frame = pd.read_parquet(tmp_path / "utterances")
+    assert len(frame) == 27
+    assert list(frame.columns) == TABLES["utterances"].names
+    (rows, started), = duckdb.sql(
+        f"select count(*), min(started_at) from read_parquet('{tmp_path}/utterances/*.parquet')"
+    ).fetchall()  # fmt: skip
+    assert (rows, started.astimezone(UTC)) == (27, datetime(1970, 1, 1, tzinfo=UTC))
+
+
+def test_files_of_absent_values_have_the_columns_and_types_of_the_table(tmp_path: Path) -> None:
+    """A column that is null in one file and text in another would break readers of the folder."""
+    store = Store(str(tmp_path))
+    for table, schema in TABLES.items():
+        write_rows(store, table, "t1.dev", [{}])
+        write_rows(store, table, "t2.dev", [])
+        assert read_rows(store, table, "t1.dev").schema.equals(schema)
+        assert len(pd.read_parquet(tmp_path / table)) == 1
+
+
+def test_a_column_the_table_does_not_declare_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="proposals has no column scroe"):
+        write_rows(Store(str(tmp_path)), "proposals", "t1.dev", [{"scroe": 1.0}])
+
+
+@pytest.mark.parametrize("damage", [lambda b: b[:-100], lambda b: b"", lambda b: b"PAR1 not really PAR1"])
+def test_a_torn_file_is_named_with_the_remedy_and_counts_as_not_done(tmp_path: Path, damage) -> None:
+    store = Store(str(tmp_path))
+    store_transcripts(store, 1)
+    path = tmp_path / "utterances/t0.dev.parquet"
+    path.write_bytes(damage(path.read_bytes()))
+    assert read_facts(store, "utterances", "t0.dev") is None
+    with pytest.raises(StorageError, match=r"t0\.dev\.parquet is damaged .* delete it and run t0\.dev again"):
+        read_rows(store, "utterances", "t0.dev")
+
+
+def test_a_foreign_parquet_file_is_named_and_counts_as_not_done(tmp_path: Path) -> None:
+    (tmp_path / "utterances").mkdir()
+    pd.DataFrame({"a": [1]}).to_parquet(tmp_path / "utterances/t0.dev.parquet")
+    assert read_facts(Store(str(tmp_path)), "utterances", "t0.dev") is None
+    with pytest.raises(StorageError, match="not a file of this project"):
+        read_rows(Store(str(tmp_path)), "utterances", "t0.dev")
+
+
+@given(st.text(max_size=20))
+def test_no_key_leads_out_of_the_storage(key: str) -> None:
+    store = Store("memory://keys")
+    try:
+        write_rows(store, "utterances", key, [])
+    except InvalidInput:
+        return
+    assert store.names("utterances", ".parquet").count(key) == 1
+
+
+def test_a_slice_reads_a_bounded_number_of_deliberations_at_a_time_and_skips_none(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    store_transcripts(store, 5)
+    keys = ["t0.dev", "../evil", "t1.dev", "absent.dev", "t2.dev", "t3.dev", "t4.dev"]
+    chunks = list(TableSlice(store, "utterances", keys).chunks(size=4))
+    assert [ids for ids, _ in chunks] == [["t0.dev", "t1.dev", "absent.dev", "t2.dev"], ["t3.dev", "t4.dev"]]
+    assert [table.num_rows for _, table in chunks] == [27, 18]
+
+
+def test_every_column_says_what_it_means() -> None:
+    for schema in TABLES.values():
+        for column in schema:
+            assert len(column.metadata[b"description"]) > 5
