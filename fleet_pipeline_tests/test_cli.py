@@ -1,0 +1,177 @@
+"""The command line as a person or a script runs it: in a process of its own, on real vLLM."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+GOOD = {"task_id": "limiter", "description": "Implement a rate limiter", "roles": ["DEV", "QA"]}
+BAD = {"task_id": "bad", "description": "x", "rounds": 99}
+
+
+def fleet(
+    folder: Path, *arguments: str, stdin: str | None = None, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    program = [sys.executable, "-c", "from fleet_pipeline.cli import main; main()", *arguments]
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("FLEET_")}
+    return subprocess.run(
+        program, cwd=folder, input=stdin, capture_output=True, text=True, env=kept | environment, timeout=240
+    )
+
+
+def write_backlog(folder: Path, *lines: dict | str) -> str:
+    path = folder / "backlog.jsonl"
+    path.write_text("\n".join(line if isinstance(line, str) else json.dumps(line) for line in lines))
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory, random_tiny: str) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """One run on real vLLM: two good deliberations, a bad line, a broker of its own."""
+    folder = tmp_path_factory.mktemp("cli")
+    backlog = write_backlog(folder, GOOD, "{not json", BAD)
+    return folder, fleet(folder, "run", backlog, "--model", random_tiny, "--nats", "embedded", "--json")
+
+
+def test_a_bad_line_among_good_ones_is_named_the_good_ones_run_and_the_exit_code_is_3(ran) -> None:
+    folder, result = ran
+    assert result.returncode == 3, result.stderr
+    document = json.loads(result.stdout)
+    assert [d["deliberation_id"] for d in document["deliberations"]] == ["limiter.dev", "limiter.qa"]
+    for deliberation in document["deliberations"]:
+        assert deliberation["status"] == "completed"
+        assert deliberation["proposals"] == 3
+        assert deliberation["winner_agent_id"].startswith("agent-")
+        assert 0 <= deliberation["winner_score"] <= 1
+    assert [(refusal["line"], refusal["field"]) for refusal in document["refused"]] == [
+        (2, "(whole line)"),
+        (3, "rounds"),
+    ]
+    assert document["storage"] == str(folder / ".fleet/storage")
+    assert document["tokens"]["completion"] > 50
+    assert 0 < document["tokens"]["cached"] < document["tokens"]["prompt"]
+    assert document["tokens_per_second"] > 0
+
+
+def test_the_run_is_recorded_in_the_instance_with_what_it_ran_with(ran, random_tiny: str) -> None:
+    from dagster import DagsterInstance
+
+    folder, result = ran
+    with DagsterInstance.from_config(str(folder / ".fleet/dagster")) as instance:
+        (run,) = instance.get_runs()
+        assert run.run_id == json.loads(result.stdout)["run_id"]
+        assert run.is_success
+        assert run.run_config["resources"]["engine"]["config"]["model"] == random_tiny
+        assert run.remote_job_origin.repository_origin.code_location_origin.location_name == "fleet_pipeline"
+
+
+def test_results_are_parquet_from_real_vllm(ran) -> None:
+    folder, _ = ran
+    seats = pd.read_parquet(folder / ".fleet/storage/proposals")
+    assert len(seats) == 6
+    assert set(seats["engine"]) == {"vllm"}
+    assert sorted(seats["rank"].groupby(seats["deliberation_id"]).min()) == [1, 1]
+
+
+def test_what_is_done_is_not_run_again_and_the_exit_code_is_0(ran, random_tiny: str) -> None:
+    folder, first = ran
+    again = fleet(folder, "run", "-", "--model", random_tiny, stdin=json.dumps(GOOD))
+    assert again.returncode == 0, again.stderr
+    assert "the engine was not started" in again.stdout
+    winners = [d["winner_agent_id"].rpartition("-")[2] for d in json.loads(first.stdout)["deliberations"]]
+    rows = [line.split() for line in again.stdout.splitlines() if line.startswith("limiter.")]
+    assert [row[2] for row in rows] == winners
+
+
+def test_show_prints_a_deliberation_for_people_and_as_json(ran) -> None:
+    folder, _ = ran
+    shown = fleet(folder, "show", "limiter.qa")
+    assert shown.returncode == 0
+    for text in (
+        "limiter.qa",
+        "Implement a rate limiter",
+        "[winner] rank 1",
+        "critique by",
+        "agent-qa-003",
+        "prefix cache",
+    ):
+        assert text in shown.stdout
+    document = json.loads(fleet(folder, "show", "limiter.qa", "--json").stdout)
+    assert len(document["proposals"]) == 3
+    assert len(document["utterances"]) >= 9
+
+
+def test_show_of_an_unknown_deliberation_names_those_there_are(ran) -> None:
+    folder, _ = ran
+    result = fleet(folder, "show", "limiter.data")
+    assert result.returncode == 2
+    assert "there are limiter.dev, limiter.qa" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [("", "no valid task"), ("{", "line 1"), (json.dumps(BAD), "rounds")],
+)
+def test_a_backlog_with_nothing_valid_is_exit_code_2_and_starts_nothing(tmp_path: Path, content, message) -> None:
+    result = fleet(tmp_path, "run", write_backlog(tmp_path, content))
+    assert result.returncode == 2
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / ".fleet").exists()
+
+
+def test_a_model_that_is_not_there_is_exit_code_1_with_the_remedy_and_no_substitute(tmp_path: Path) -> None:
+    result = fleet(tmp_path, "run", write_backlog(tmp_path, GOOD), "--model", str(tmp_path / "nowhere"))
+    assert result.returncode == 1
+    assert "nowhere' cannot be loaded" in result.stderr
+    assert "Name a model that is here" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / ".fleet/storage/utterances").exists()
+
+
+def test_a_broker_that_is_not_there_is_noticed_before_any_work(tmp_path: Path) -> None:
+    result = fleet(tmp_path, "run", write_backlog(tmp_path, GOOD), "--nats", "nats://u:hunter2@127.0.0.1:1")
+    assert result.returncode == 1
+    assert "NATS at nats://127.0.0.1:1" in result.stderr
+    assert "hunter2" not in result.stderr + result.stdout
+    assert not (tmp_path / ".fleet/storage").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["run"],
+        ["run", "gone.jsonl"],
+        ["run", "b.jsonl", "--nats", "nonsense"],
+        ["nonsense"],
+        ["run", "x", "--seed", "-1"],
+    ],
+)
+def test_wrong_usage_is_exit_code_2(tmp_path: Path, arguments: list[str]) -> None:
+    result = fleet(tmp_path, *arguments)
+    assert result.returncode == 2
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("command", [[], ["run"], ["show"], ["config"]])
+def test_help_shows_examples(tmp_path: Path, command: list[str]) -> None:
+    result = fleet(tmp_path, *command, "--help")
+    assert result.returncode == 0
+    assert command == ["config"] or "fleet run" in result.stdout or "fleet show" in result.stdout
+
+
+def test_config_prints_the_settings_in_force_with_their_origin(tmp_path: Path) -> None:
+    (tmp_path / "fleet.toml").write_text("[engine]\nmax_num_seqs = 7\n[council]\nseed = 3\n")
+    result = fleet(tmp_path, "config", "--json", FLEET_COUNCIL__SEED="5")
+    settings = json.loads(result.stdout)
+    assert settings["engine.max_num_seqs"] == {"value": 7, "origin": "file fleet.toml"}
+    assert settings["council.seed"] == {"value": 5, "origin": "environment"}
+    assert settings["engine.model"] == {"value": "Qwen/Qwen3-0.6B", "origin": "default"}
+    assert "environment" in fleet(tmp_path, "config", FLEET_COUNCIL__SEED="5").stdout

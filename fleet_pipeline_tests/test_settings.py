@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from fleet_pipeline.deliberation.errors import InvalidInput
+from fleet_pipeline.settings import Settings, load_settings, origins
+
+
+@pytest.fixture(autouse=True)
+def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def test_flags_win_over_environment_over_file_over_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("fleet.toml").write_text(
+        'storage = "s3://file"\n[engine]\nmodel = "file"\ndtype = "float16"\nrevision = "r"\n'
+    )
+    monkeypatch.setenv("FLEET_ENGINE__MODEL", "environment")
+    monkeypatch.setenv("FLEET_ENGINE__DTYPE", "bfloat16")
+    flags = {"engine": {"model": "flag"}}
+    settings = load_settings(flags)
+    assert settings.storage == "s3://file"
+    assert (settings.engine.model, settings.engine.dtype, settings.engine.revision) == ("flag", "bfloat16", "r")
+    assert settings.engine.max_num_seqs == Settings().engine.max_num_seqs
+    found = {name: origin for name, _, origin in origins(settings, flags)}
+    assert found["engine.model"] == "flag"
+    assert found["engine.dtype"] == "environment"
+    assert found["engine.revision"] == "file fleet.toml"
+    assert found["engine.max_num_seqs"] == "default"
+
+
+def test_a_relative_storage_means_one_place_wherever_it_is_read() -> None:
+    assert load_settings({"storage": "here"}).storage == str(Path.cwd() / "here")
+    assert load_settings({"storage": "s3://bucket/x"}).storage == "s3://bucket/x"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[engine]\nmodell = 'x'", "engine.modell: no such field"),
+        ("[engin]\nmodel = 'x'", "no such setting: engin"),
+        ("[engine]\nmax_num_seqs = 0", "engine.max_num_seqs: "),
+        ("[engine", "not valid TOML"),
+        ("[weights]\nsimilarity = 0\ncoverage = 0\nnovelty = 0", "at least one weight"),
+    ],
+)
+def test_a_bad_settings_file_is_refused_with_the_setting(text: str, message: str) -> None:
+    Path("fleet.toml").write_text(text)
+    with pytest.raises(InvalidInput) as caught:
+        load_settings()
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "message"),
+    [
+        ("FLEET_MODEL", "x", "FLEET_MODEL: no such setting"),
+        ("FLEET_ENGINE__MAX_NUM_SEQS", "many", "engine.max_num_seqs"),
+        ("FLEET_CONFIG_FILE", "gone.toml", "FLEET_CONFIG_FILE names gone.toml"),
+    ],
+)
+def test_a_bad_variable_is_refused_and_not_ignored(monkeypatch, variable: str, value: str, message: str) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(InvalidInput, match=message):
+        load_settings()
+
+
+def test_an_error_in_a_setting_does_not_repeat_its_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLEET_COUNCIL__SEED", "hunter2")
+    with pytest.raises(InvalidInput) as caught:
+        load_settings()
+    assert "hunter2" not in str(caught.value)
