@@ -148,7 +148,7 @@ def _run(settings: Settings, read: Backlog, url: str | None, as_json: bool, term
         click.echo(
             json.dumps(_document(outcome.run_id, settings, rows, read, outcome.progress), indent=2), terminal.out
         )
-    else:
+    elif not outcome.broke:
         out.print()
         out.print(run_table(rows))
         out.print(Text(f"\n{_summary(outcome.progress)}\nresults in {settings.storage}"))

@@ -7,6 +7,7 @@ same partitions, and the UI can show it, re-execute it, or backfill its failed p
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -134,7 +135,9 @@ def _reason(result: dg.JobExecutionResult) -> str | None:
         if event.is_step_failure and event.step_key != "deliberations":
             error = event.step_failure_data.error
             cause = error.cause if error and error.cause else error
-            return f"step {event.step_key}: {cause.message.strip() if cause else 'failed'}"
+            # "package.module.ErrorClass: what a person can use"
+            message = re.sub(r"^[\w.]+: ", "", cause.message.strip()) if cause else "failed"
+            return f"step {event.step_key}: {message}"
         if event.is_step_failure:
             return None
     return "the run ended before its verdicts"
