@@ -39,25 +39,24 @@ def judge(store: Store, key: str, roles: Mapping[str, Role], run_id: str) -> tup
 
 def metadata(store: Store, row: Record, seats: list[Record]) -> dict[str, dg.MetadataValue]:
     """A verdict as the UI shows it. Texts are shown as text, never as Markdown or HTML."""
-    values: dict[str, dg.MetadataValue] = {
-        "status": dg.MetadataValue.text(row["status"]),
-        "parquet": dg.MetadataValue.path(store.full_path(table_path("proposals", row["deliberation_id"]))),
-        "completion tokens": dg.MetadataValue.int(row["completion_tokens"]),
-        "prompt tokens": dg.MetadataValue.int(row["prompt_tokens"]),
-        "cached tokens": dg.MetadataValue.int(row["cached_tokens"]),
-    }
+    text, whole = dg.MetadataValue.text, dg.MetadataValue.int
+    values: dict[str, dg.MetadataValue] = {"status": text(row["status"])}
     if row["error_message"]:
-        values["error"] = dg.MetadataValue.text(row["error_message"][:MOST_TEXT])
+        values["error"] = text(row["error_message"][:MOST_TEXT])
     if row["description"]:
-        values["task"] = dg.MetadataValue.text(row["description"][:MOST_TEXT])
+        values["task"] = text(row["description"][:MOST_TEXT])
     if row["winner_text"]:
-        values["winner"] = dg.MetadataValue.text(f"{row['winner_agent_id']} (score {row['winner_score']:.3f})")
-        values["winner's proposal"] = dg.MetadataValue.text(row["winner_text"][:MOST_TEXT])
+        values["winner"] = text(f"{row['winner_agent_id']} (score {row['winner_score']:.3f})")
+        values["winner's proposal"] = text(row["winner_text"][:MOST_TEXT])
+    if seats:
+        ranked = sorted(seats, key=lambda seat: (seat["rank"] is None, seat["rank"], not seat["winner"]))
+        values["proposals"] = dg.MetadataValue.table([_table_record(seat) for seat in ranked], schema=_SEATS)
     for name in ("vendi", "mean_distance", "mean_relevance", "wall_s"):
         if row.get(name) is not None:
             values[name.replace("_", " ")] = dg.MetadataValue.float(round(row[name], 4))
-    if seats:
-        values["proposals"] = dg.MetadataValue.table([_table_record(seat) for seat in seats], schema=_SEATS)
+    for name in ("completion_tokens", "prompt_tokens", "cached_tokens"):
+        values[name.replace("_", " ")] = whole(row[name])
+    values["parquet"] = dg.MetadataValue.path(store.full_path(table_path("proposals", row["deliberation_id"])))
     return values
 
 
