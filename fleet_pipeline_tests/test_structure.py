@@ -1,0 +1,48 @@
+"""Arrows between packages point one way, and siblings do not know each other."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "fleet_pipeline"
+DOMAIN = {"deliberation"}
+MAY_IMPORT = {
+    "deliberation": set(),
+    "inference": DOMAIN,
+    "scoring": DOMAIN,
+    "storage": DOMAIN,
+    "events": DOMAIN,
+    "reports": DOMAIN,
+    "models": DOMAIN,
+}
+# What the domain may not do: I/O, clocks, chance, and the packages around it.
+FOREIGN_TO_THE_DOMAIN = {"dagster", "vllm", "nats", "pandas", "pyarrow", "time", "datetime", "random", "os", "pathlib"}
+
+
+def imports(room: str) -> set[str]:
+    found = set()
+    for file in (PACKAGE / room).rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                found |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+@pytest.mark.parametrize("room", MAY_IMPORT)
+def test_a_room_imports_only_the_rooms_below_it(room: str) -> None:
+    rooms = {name.split(".")[1] for name in imports(room) if name.startswith("fleet_pipeline.")}
+    assert rooms - {room} <= MAY_IMPORT[room]
+
+
+def test_the_domain_does_no_input_or_output_and_reads_no_clock() -> None:
+    assert {name.split(".")[0] for name in imports("deliberation")} & FOREIGN_TO_THE_DOMAIN == set()
+
+
+def test_only_the_dagster_layer_and_the_programs_import_dagster() -> None:
+    for room in MAY_IMPORT:
+        assert "dagster" not in {name.split(".")[0] for name in imports(room)}
