@@ -8,10 +8,12 @@ layer wins. `load_settings` also tells which layer each value came from.
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import fsspec
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -24,6 +26,8 @@ from fleet_pipeline.inference.vllm import VllmConfig
 from fleet_pipeline.scoring.ranking import Weights
 
 CONFIG_FILE_VARIABLE = "FLEET_CONFIG_FILE"
+# What Kubernetes puts into every pod beside a Service named "fleet" or "fleet-...".
+_OF_KUBERNETES = re.compile(r"FLEET_(.*_)?(SERVICE_HOST|SERVICE_PORT.*|PORT|PORT_.*)$")
 _FORBID = ConfigDict(frozen=True, extra="forbid")
 
 
@@ -44,6 +48,18 @@ class NatsSettings(BaseModel):
     model_config = _FORBID
 
     url: str | None = Field(default=None, description="nats://host:port; no events are sent when absent.")
+
+    @field_validator("url")
+    @classmethod
+    def _can_be_parsed(cls, value: str | None) -> str | None:
+        if not value:
+            return None
+        try:
+            if not urlsplit(value).hostname or urlsplit(value).port == 0:
+                raise ValueError
+        except ValueError:
+            raise ValueError("expected a URL such as nats://host:4222") from None
+        return value
 
 
 class Settings(BaseSettings):
@@ -67,7 +83,12 @@ class Settings(BaseSettings):
     @classmethod
     def _same_place_from_anywhere(cls, value: str) -> str:
         """A relative path means one place, however the working directory of later processes differs."""
-        return value if "://" in value else str(Path(value).absolute())
+        if "://" not in value:
+            return str(Path(value).expanduser().absolute())
+        if "@" in urlsplit(value).netloc:
+            # The URL goes into run records and the UI.
+            raise ValueError("holds credentials; give them in the environment, as its fsspec driver reads them")
+        return value
 
     @classmethod
     def settings_customise_sources(
@@ -82,7 +103,7 @@ class Settings(BaseSettings):
 
 
 def config_file() -> Path:
-    return Path(os.environ.get(CONFIG_FILE_VARIABLE) or "fleet.toml")
+    return Path(os.environ.get(CONFIG_FILE_VARIABLE) or "fleet.toml").expanduser()
 
 
 def load_settings(flags: Mapping[str, Any] | None = None) -> Settings:
@@ -91,7 +112,7 @@ def load_settings(flags: Mapping[str, Any] | None = None) -> Settings:
     Raises `InvalidInput` naming the setting and the remedy.
     """
     file = config_file()
-    if CONFIG_FILE_VARIABLE in os.environ and not file.is_file():
+    if os.environ.get(CONFIG_FILE_VARIABLE) and not file.is_file():
         raise InvalidInput(f"{CONFIG_FILE_VARIABLE} names {file}, which is not a file")
     try:
         _check_names(file)
@@ -114,23 +135,21 @@ def _check_names(file: Path) -> None:
             raise InvalidInput(f"{file}: no such setting: {name}; `fleet config` lists them")
     for variable in os.environ:
         prefix, _, name = variable.partition("_")
-        if prefix == "FLEET" and variable != CONFIG_FILE_VARIABLE and name.partition("__")[0].lower() not in names:
+        ours = prefix == "FLEET" and variable != CONFIG_FILE_VARIABLE and not _OF_KUBERNETES.match(variable)
+        if ours and name.partition("__")[0].lower() not in names:
             raise InvalidInput(f"{variable}: no such setting; `fleet config` lists them")
 
 
-def origins(settings: Settings, flags: Mapping[str, Any] | None = None) -> list[tuple[str, Any, str]]:
-    """(dotted name, value, origin) of every setting; the origin is flag, environment, file or default."""
+def origins(settings: Settings) -> list[tuple[str, Any, str]]:
+    """(dotted name, value, origin) of every setting; the origin is environment, file or default."""
     file = config_file()
     environment = {name.upper() for name in os.environ}
     in_file = _flatten(tomllib.loads(file.read_text(encoding="utf-8"))) if file.is_file() else {}
-    in_flags = _flatten(flags or {})
     found = []
     for name, value in _flatten(settings.model_dump(mode="json")).items():
         parts = name.upper().split(".")
         variables = {"FLEET_" + "__".join(parts[: depth + 1]) for depth in range(len(parts))}
-        if _within(name, in_flags):
-            origin = "flag"
-        elif variables & environment:
+        if variables & environment:
             origin = "environment"
         elif _within(name, in_file):
             origin = f"file {file}"

@@ -24,8 +24,8 @@ def test_flags_win_over_environment_over_file_over_defaults(monkeypatch: pytest.
     assert settings.storage == "s3://file"
     assert (settings.engine.model, settings.engine.dtype, settings.engine.revision) == ("flag", "bfloat16", "r")
     assert settings.engine.max_num_seqs == Settings().engine.max_num_seqs
-    found = {name: origin for name, _, origin in origins(settings, flags)}
-    assert found["engine.model"] == "flag"
+    found = {name: origin for name, _, origin in origins(load_settings())}
+    assert found["engine.model"] == "environment"
     assert found["engine.dtype"] == "environment"
     assert found["engine.revision"] == "file fleet.toml"
     assert found["engine.max_num_seqs"] == "default"
@@ -33,6 +33,7 @@ def test_flags_win_over_environment_over_file_over_defaults(monkeypatch: pytest.
 
 def test_a_relative_storage_means_one_place_wherever_it_is_read() -> None:
     assert load_settings({"storage": "here"}).storage == str(Path.cwd() / "here")
+    assert load_settings({"storage": "~/x"}).storage == str(Path.home() / "x")
     assert load_settings({"storage": "s3://bucket/x"}).storage == "s3://bucket/x"
 
 
@@ -59,12 +60,26 @@ def test_a_bad_settings_file_is_refused_with_the_setting(text: str, message: str
         ("FLEET_MODEL", "x", "FLEET_MODEL: no such setting"),
         ("FLEET_ENGINE__MAX_NUM_SEQS", "many", "engine.max_num_seqs"),
         ("FLEET_CONFIG_FILE", "gone.toml", "FLEET_CONFIG_FILE names gone.toml"),
+        ("FLEET_NATS__URL", "nats://host:99999", "nats.url: expected a URL"),
+        ("FLEET_STORAGE", "s3://key:secret@bucket/x", "storage: holds credentials"),
     ],
 )
 def test_a_bad_variable_is_refused_and_not_ignored(monkeypatch, variable: str, value: str, message: str) -> None:
     monkeypatch.setenv(variable, value)
     with pytest.raises(InvalidInput, match=message):
         load_settings()
+
+
+def test_what_kubernetes_sets_for_a_service_named_fleet_is_none_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in ("FLEET_PORT", "FLEET_SERVICE_HOST", "FLEET_PORT_80_TCP", "FLEET_UI_SERVICE_PORT_HTTP"):
+        monkeypatch.setenv(variable, "tcp://10.0.0.1:80")
+    load_settings()
+
+
+def test_empty_variables_mean_absent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLEET_CONFIG_FILE", "")
+    monkeypatch.setenv("FLEET_NATS__URL", "")
+    assert load_settings().nats.url is None
 
 
 def test_an_error_in_a_setting_does_not_repeat_its_value(monkeypatch: pytest.MonkeyPatch) -> None:

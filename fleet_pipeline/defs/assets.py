@@ -4,7 +4,8 @@ Few partitioned assets, because each costs events per deliberation. One run cove
 and starts the engine once. The GPU op, the scoring ops and the verdicts share one process.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 import dagster as dg
@@ -15,15 +16,18 @@ from fleet_pipeline.defs.partitions import deliberation_partitions
 from fleet_pipeline.defs.progress import Progress, Report, log_report
 from fleet_pipeline.defs.resources import CouncilResource, EngineSource, StorageResource, WeightsResource
 from fleet_pipeline.defs.transcribe import Transcription
-from fleet_pipeline.defs.verdicts import judge, metadata, records
+from fleet_pipeline.defs.verdicts import metadata, records, write_verdict
 from fleet_pipeline.deliberation.council import PROTOCOL_VERSION
-from fleet_pipeline.deliberation.task import is_key
+from fleet_pipeline.deliberation.errors import InvalidInput
+from fleet_pipeline.deliberation.roles import Role
+from fleet_pipeline.deliberation.task import Task, is_key
 from fleet_pipeline.deliberation.transcript import Status
 from fleet_pipeline.scoring.diversity import diversity
 from fleet_pipeline.scoring.proposals import SEAT, final_proposals
 from fleet_pipeline.scoring.ranking import rank
 from fleet_pipeline.scoring.relevance import relevance
-from fleet_pipeline.storage.tables import TableSlice, read_facts
+from fleet_pipeline.storage.store import Store
+from fleet_pipeline.storage.tables import TableSlice, read_file
 from fleet_pipeline.storage.task_store import get_task
 
 SCORES_VERSION = "1"
@@ -59,7 +63,7 @@ def transcripts(
     transcription = Transcription(
         storage.store(),
         council.roles(),
-        council.defaults(engine.model),
+        council.defaults(engine),
         engine.start,
         context.run.run_id,
         report,
@@ -99,8 +103,8 @@ def score_relevance(transcripts: TableSlice, storage: StorageResource, council: 
     frames = []
     for _, utterances in transcripts.chunks():
         proposals = final_proposals(utterances.to_pandas())
-        tasks = {key: get_task(store, key, roles)[0] for key in proposals["deliberation_id"].unique()}
-        frames.append(relevance(proposals, tasks))
+        tasks = _valid_tasks(store, proposals["deliberation_id"].unique(), roles)
+        frames.append(relevance(proposals[proposals["deliberation_id"].isin(tasks)], tasks))
     return pd.concat(frames, ignore_index=True)
 
 
@@ -126,12 +130,31 @@ def rank_proposals(
             seats["run_id"] = context.run.run_id
             by_key = {str(key): records(part) for key, part in seats.groupby("deliberation_id")}
             for key in keys:
-                facts = read_facts(store, "utterances", key) or {}
-                if facts.get("status") != Status.COMPLETED:  # ranked all the same, but nobody wins
-                    by_key[key] = [row | {"winner": False} for row in by_key.get(key, [])]
-                yield DeliberationRows(key, by_key.get(key, []), figures.get(key, {}))
+                found = read_file(store, "utterances", key)
+                facts = found[1] if found else {}
+                # Proposals of a failed deliberation are ranked all the same, but nobody wins.
+                wins = facts.get("status") == Status.COMPLETED
+                yield DeliberationRows(
+                    key,
+                    [row | {"winner": bool(row["winner"]) and wins} for row in by_key.get(key, [])],
+                    {
+                        "fingerprint": facts.get("fingerprint", ""),
+                        "scores_version": SCORES_VERSION,
+                        "weights": weights.weights().model_dump(),
+                        "diversity": figures.get(key, {}),
+                    },
+                )
 
     return dg.Output(rows(), metadata={f"weight: {name}": value for name, value in weights.weights()})
+
+
+def _valid_tasks(store: Store, keys: Iterable[str], roles: Mapping[str, Role]) -> dict[str, Task]:
+    """The stored tasks of `keys`; one that does not hold is left to the verdict, and costs no other."""
+    tasks = {}
+    for key in keys:
+        with suppress(InvalidInput):
+            tasks[key] = get_task(store, key, roles)[0]
+    return tasks
 
 
 @dg.graph_asset(
@@ -164,7 +187,7 @@ def deliberations(
         if not is_key(key):
             failed[key] = "no deliberation id: expected <task_id>.<role in lower case>; delete this partition"
             continue
-        row, seats = judge(store, key, roles, context.run.run_id)
+        row, seats = write_verdict(store, key, roles, context.run.run_id)
         event = {"asset_key": context.asset_key, "partition": key, "metadata": metadata(store, row, seats)}
         if row["status"] == Status.COMPLETED:
             context.log_event(dg.AssetMaterialization(**event))

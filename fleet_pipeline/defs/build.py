@@ -10,7 +10,7 @@ import dagster as dg
 from fleet_pipeline.defs.assets import deliberations, proposals, transcripts
 from fleet_pipeline.defs.io_managers import ParquetIOManager
 from fleet_pipeline.defs.jobs import deliberate_job
-from fleet_pipeline.defs.resources import default_resources
+from fleet_pipeline.defs.resources import EngineResource, default_resources
 from fleet_pipeline.defs.sensors import completions
 from fleet_pipeline.settings import Settings, load_settings
 
@@ -27,12 +27,12 @@ def build_definitions(
 ) -> dg.Definitions:
     """The definitions under `settings`, those in force where none are given.
 
-    `overrides` replaces resources by name. Raises `ScriptedEngineRefused` for an engine resource
-    that is scripted, unless a test allows it: the system this one replaces ran a mock agent in
-    production for months, and every test was green.
+    `overrides` replaces resources by name. Raises `ScriptedEngineRefused` for any engine that is not
+    vLLM, unless a test allows it: the system this one replaces ran a mock agent in production for
+    months, and every test was green.
     """
     resources = default_resources(settings or load_settings()) | {"progress": _quiet} | dict(overrides or {})
-    if getattr(resources["engine"], "scripted", False) and not allow_scripted:
+    if not isinstance(resources["engine"], EngineResource) and not allow_scripted:
         raise ScriptedEngineRefused("the scripted engine is for tests; production definitions run vLLM")
     return dg.Definitions(
         assets=[transcripts, proposals, deliberations],

@@ -48,9 +48,13 @@ def _values(resource: Any, model: type[BaseModel]) -> dict[str, Any]:
 
 
 class EngineSource(Protocol):
-    """What starts engines. `model` is the one used where a task and role name none."""
+    """What starts engines. `model` is the one used where a task and role name none; `words` is what
+    decides a model's words beside its name."""
 
     model: str
+
+    @property
+    def words(self) -> str: ...
 
     def start(self, model: str) -> Engine: ...
 
@@ -60,19 +64,26 @@ class EngineResource(_EngineFields):
 
     def start(self, model: str) -> Engine:
         """Load `model`, which may differ from the configured one where a task names its own."""
+        return VllmEngine.start(self._config().model_copy(update={"model": resolve(model)}))
+
+    @property
+    def words(self) -> str:
+        return self._config().words
+
+    def _config(self) -> VllmConfig:
         try:
-            config = VllmConfig(**_values(self, VllmConfig) | {"model": resolve(model)})
+            return VllmConfig(**_values(self, VllmConfig))
         except ValidationError as error:
             raise InvalidInput(f"engine: {describe(error)}") from error
-        return VllmEngine.start(config)
 
 
 class CouncilResource(_CouncilFields):
     """What every council does unless its task or role says otherwise."""
 
-    def defaults(self, model: str) -> CouncilDefaults:
+    def defaults(self, engine: EngineSource) -> CouncilDefaults:
         own = _values(self, CouncilDefaults)
-        return CouncilDefaults(**own | {"model": model, "sampling": Sampling(**_values(self, Sampling))})
+        sampling = Sampling(**_values(self, Sampling))
+        return CouncilDefaults(**own | {"model": engine.model, "inference": engine.words, "sampling": sampling})
 
     def roles(self) -> Mapping[str, Role]:
         location: str | None = _values(self, CouncilSettings)["roles_file"]

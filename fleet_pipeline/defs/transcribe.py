@@ -15,12 +15,11 @@ from fleet_pipeline.deliberation.council import CouncilDefaults, Deliberation, c
 from fleet_pipeline.deliberation.errors import InvalidInput
 from fleet_pipeline.deliberation.protocol import deliberate
 from fleet_pipeline.deliberation.roles import Role
-from fleet_pipeline.deliberation.task import is_key
-from fleet_pipeline.deliberation.transcript import Status, Transcript
-from fleet_pipeline.inference.engine import Engine, Finished, Job
+from fleet_pipeline.deliberation.transcript import Completion, Status, Transcript
+from fleet_pipeline.inference.engine import Engine, Finished, Job, ModelUnavailable
 from fleet_pipeline.storage.rows import Provenance, TranscriptFacts, write_transcript
-from fleet_pipeline.storage.store import Store
-from fleet_pipeline.storage.tables import read_facts, write_rows
+from fleet_pipeline.storage.store import StorageError, Store
+from fleet_pipeline.storage.tables import read_file, write_rows
 from fleet_pipeline.storage.task_store import get_task
 
 
@@ -45,7 +44,8 @@ class Transcription:
         self.progress = Progress()
 
     def run(self, keys: Sequence[str]) -> Progress:
-        """Transcribe every key. Each has a transcript on disk afterwards, failed ones included.
+        """Transcribe every key that has a valid task: each has a transcript on disk afterwards, failed
+        ones included. What cannot be run never replaces a transcript that is there.
 
         Raises `EngineError` when an engine cannot start or breaks; what had finished is kept.
         """
@@ -54,25 +54,39 @@ class Transcription:
         # One engine per model. Only keys are held here: specs are read again as room becomes free,
         # so that memory does not grow with the backlog.
         for model, waiting in self._missing(keys).items():
-            self._run_on(model, waiting)
+            try:
+                self._run_on(model, waiting)
+            except ModelUnavailable as error:
+                if model == self.defaults.model:
+                    raise
+                # A model that a task or role names for itself costs no more than its own deliberations.
+                self._fail(waiting, str(error))
         self.progress.phase = "transcribed"
         self.report(self.progress)
         return self.progress
 
     def _missing(self, keys: Sequence[str]) -> dict[str, list[str]]:
+        """The keys that must be run, by model. A key without a valid task is left to the verdict."""
         missing: dict[str, list[str]] = {}
         for key in keys:
             try:
                 deliberation = self._convene(key)
-            except InvalidInput as error:
-                self._refuse(key, str(error))
+            except InvalidInput:
+                self.progress.failed += 1
                 continue
-            facts = read_facts(self.store, "utterances", key) or {}
-            if facts.get("status") == Status.COMPLETED and facts.get("fingerprint") == deliberation.fingerprint:
+            if self._is_done(deliberation):
                 self.progress.reused += 1
             else:
                 missing.setdefault(deliberation.model, []).append(key)
         return missing
+
+    def _is_done(self, deliberation: Deliberation) -> bool:
+        try:
+            found = read_file(self.store, "utterances", deliberation.id)
+        except StorageError:  # torn or foreign: what it should have held is missing
+            return False
+        facts = found[1] if found else {}
+        return facts.get("status") == Status.COMPLETED and facts.get("fingerprint") == deliberation.fingerprint
 
     def _run_on(self, model: str, keys: Sequence[str]) -> None:
         progress = self.progress
@@ -83,9 +97,10 @@ class Transcription:
             progress.engine_start_seconds += engine.start_seconds
             progress.phase = "deliberating"
             progress.generating_since = time.monotonic()
+            self.report(progress)
             under_way: dict[str, Deliberation] = {}
             try:
-                for finished in engine.run(self._jobs(keys, under_way)):
+                for finished in engine.run(self._jobs(keys, under_way), self._heard):
                     self._keep(under_way.pop(finished.key), finished, engine)
                     self.report(progress)
             finally:
@@ -96,8 +111,8 @@ class Transcription:
         for key in keys:
             try:
                 deliberation = self._convene(key)
-            except InvalidInput as error:  # it was good a moment ago: the file changed meanwhile
-                self._refuse(key, str(error))
+            except InvalidInput:  # it was good a moment ago: the file changed meanwhile
+                self.progress.failed += 1
                 continue
             under_way[key] = deliberation
             yield Job(key, deliberate(deliberation), deliberation.timeout_seconds)
@@ -117,15 +132,18 @@ class Transcription:
             progress.completed += 1
         else:
             progress.failed += 1
-        for utterance in transcript.utterances:
-            progress.prompt_tokens += utterance.completion.prompt_tokens
-            progress.cached_tokens += utterance.completion.cached_tokens
-            progress.completion_tokens += utterance.completion.completion_tokens
 
-    def _refuse(self, key: str, message: str) -> None:
-        """Record a deliberation that cannot be held. A key that is no id gets no file."""
-        self.progress.failed += 1
+    def _heard(self, answer: Completion) -> None:
+        progress = self.progress
+        progress.prompt_tokens += answer.prompt_tokens
+        progress.cached_tokens += answer.cached_tokens
+        progress.completion_tokens += answer.completion_tokens
+        self.report(progress)
+
+    def _fail(self, keys: Sequence[str], reason: str) -> None:
+        """Record deliberations that could not be held."""
         now = time.time()
-        facts = TranscriptFacts(Status.FAILED, message, fingerprint="", started_at=now, finished_at=now)
-        if is_key(key):
+        for key in keys:
+            facts = TranscriptFacts(Status.FAILED, reason, self._convene(key).fingerprint, now, now)
             write_rows(self.store, "utterances", key, [], asdict(facts))
+            self.progress.failed += 1

@@ -13,26 +13,26 @@ from fleet_pipeline.deliberation.roles import Role
 from fleet_pipeline.scoring.verdict import verdict
 from fleet_pipeline.storage.schemas import TABLES
 from fleet_pipeline.storage.store import Store
-from fleet_pipeline.storage.tables import read_facts, read_rows, table_path, write_rows
+from fleet_pipeline.storage.tables import read_file, table_path, write_rows
 from fleet_pipeline.storage.task_store import get_task
 
 Record = dict[str, Any]
 
 # What the event log keeps of one text. The whole is in the Parquet file, whose path stands beside it.
 MOST_TEXT = 20_000
+STORAGE = "storage"
 
 
-def judge(store: Store, key: str, roles: Mapping[str, Role], run_id: str) -> tuple[Record, list[Record]]:
+def write_verdict(store: Store, key: str, roles: Mapping[str, Role], run_id: str) -> tuple[Record, list[Record]]:
     """Write the verdict on one deliberation; returns its row and its seats' rows."""
+    utterances, facts = _read(store, "utterances", key)
+    seats, scoring = _read(store, "proposals", key)
     try:
         task = get_task(store, key, roles)[0]
-    except InvalidInput:
-        task = None
-    seats = _frame(store, "proposals", key)
-    facts = read_facts(store, "utterances", key) or {}
-    diversity = read_facts(store, "proposals", key) or {}
-    diversity.pop("schema_version", None)
-    row = verdict(key, task, facts, _frame(store, "utterances", key), seats, diversity, run_id)
+    except InvalidInput as error:
+        # Whatever an earlier run said: this deliberation cannot be held as it now stands.
+        task, facts = None, facts | {"status": "failed", "error_message": str(error)}
+    row = verdict(key, task, facts, utterances, seats, scoring.get("diversity", {}), run_id)
     write_rows(store, "deliberations", key, [row], {"status": row["status"], "fingerprint": row["fingerprint"]})
     return row, records(seats)
 
@@ -56,6 +56,8 @@ def metadata(store: Store, row: Record, seats: list[Record]) -> dict[str, dg.Met
             values[name.replace("_", " ")] = dg.MetadataValue.float(round(row[name], 4))
     for name in ("completion_tokens", "prompt_tokens", "cached_tokens"):
         values[name.replace("_", " ")] = whole(row[name])
+    # Where whoever follows the event log finds the rows.
+    values[STORAGE] = dg.MetadataValue.text(store.url)
     values["parquet"] = dg.MetadataValue.path(store.full_path(table_path("proposals", row["deliberation_id"])))
     return values
 
@@ -66,10 +68,9 @@ def records(frame: pd.DataFrame) -> list[Record]:
     return [{str(name): value for name, value in row.items()} for row in plain.to_dict("records")]
 
 
-def _frame(store: Store, table: str, key: str) -> pd.DataFrame:
-    rows = read_rows(store, table, key)
-    frame: pd.DataFrame = (rows if rows is not None else TABLES[table].empty_table()).to_pandas()
-    return frame
+def _read(store: Store, table: str, key: str) -> tuple[pd.DataFrame, dict[str, Any]]:
+    rows, facts = read_file(store, table, key) or (TABLES[table].empty_table(), {})
+    return rows.to_pandas(), facts
 
 
 _SEATS = dg.TableSchema(

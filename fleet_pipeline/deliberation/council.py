@@ -28,6 +28,9 @@ class CouncilDefaults(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     model: str = Field(min_length=1)
+    inference: str = Field(
+        default="", description="What decides a model's words beside its name: revision, precision, chat template."
+    )
     sampling: Sampling = Sampling()
     seed: int = Field(default=0, ge=0, description="Run seed; every utterance's seed derives from it.")
     retries: int = Field(
@@ -57,6 +60,7 @@ class Deliberation:
     role: Role
     seats: tuple[Seat, ...]
     model: str
+    inference: str
     sampling: Sampling
     seed: int
     retries: int
@@ -90,9 +94,10 @@ class Deliberation:
 
     @cached_property
     def fingerprint(self) -> str:
-        """16 hex digits over all that decides what is said; equal ones need not be run again.
+        """16 hex digits over all that decides what is said and whether it counts; equal ones need not
+        be run again.
 
-        The deadline and quorum are left out: they decide when to give up, not what is said.
+        The deadline is left out: a completed deliberation has met it.
         """
         task = self.task.model_dump(mode="json", exclude={"roles", "quorum", "model", "sampling"})
         task["constraints"].pop("timeout_seconds")
@@ -101,7 +106,9 @@ class Deliberation:
             "task": task,
             "role": self.role.model_dump(mode="json", exclude={"model", "sampling"}),
             "seats": [(seat.label, seat.temperature_scale) for seat in self.seats],
+            "quorum": self.quorum,
             "model": self.model,
+            "inference": self.inference,
             "sampling": self.sampling.model_dump(exclude_none=True),
             "seed": self.seed,
             "retries": self.retries,
@@ -128,6 +135,7 @@ def convene(task: Task, role: Role, defaults: CouncilDefaults) -> Deliberation:
         role=role,
         seats=seats,
         model=task.model or role.model or defaults.model,
+        inference=defaults.inference,
         sampling=task.sampling.over(role.sampling).over(defaults.sampling),
         seed=defaults.seed,
         retries=defaults.retries,

@@ -17,7 +17,6 @@ A change of wording here changes what is said: raise `PROTOCOL_VERSION`.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -85,9 +84,6 @@ keep what is good, and where you disagree keep your way and say why in a sentenc
 complete revised proposal alone."""
 
 
-_MARKER = re.compile(r"^[ \t]*(<<<|>>>)[ \t]*$", re.MULTILINE)
-
-
 def propose(deliberation: Deliberation, seat: Seat) -> Prompt:
     """The opening proposal of a seat."""
     return _prompt(deliberation, seat, Phase.PROPOSE, 0, seat, [_PROPOSE])
@@ -147,12 +143,14 @@ def _material(title: str, text: str) -> str:
     """A marked block. A marker line inside the text is defused, so that no text can end its block."""
     if not text:
         return ""
-    defused = _MARKER.sub(r"| \1", text)
-    return f"# {title}\n<<<\n{defused}\n>>>"
+    # splitlines knows every line break that a model might take for one.
+    lines = [f"| {line.strip()}" if line.strip() in ("<<<", ">>>") else line for line in text.splitlines()]
+    return "\n".join([f"# {title}", "<<<", *lines, ">>>"])
 
 
 def _bullets(title: str, lines: Iterable[str]) -> str:
-    listing = "\n".join(f"- {line}" for line in lines)
+    # One line each: an item with line breaks of its own could open a block or a section.
+    listing = "\n".join(f"- {' '.join(line.split())}" for line in lines)
     return f"# {title}\n{listing}" if listing else ""
 
 

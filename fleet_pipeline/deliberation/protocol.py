@@ -32,14 +32,15 @@ from fleet_pipeline.deliberation.transcript import (
     hear,
 )
 
-Protocol = Generator[list[Prompt], list[Completion], Transcript]
+# The course of a deliberation, as an engine drives it.
+Course = Generator[list[Prompt], list[Completion], Transcript]
 
 
 class _DeadlinePassed(Exception):
     pass
 
 
-def deliberate(deliberation: Deliberation) -> Protocol:
+def deliberate(deliberation: Deliberation) -> Course:
     """The course of one deliberation. Batches are never empty."""
     minutes: list[Utterance] = []
 

@@ -19,11 +19,12 @@ MAX_AGENTS = 64
 MAX_ROUNDS = 8
 _TASK_ID = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_-]|\.(?!\.)){0,119}")
 _ROLE_IN_ID = re.compile(r"[a-z][a-z0-9_]{0,31}")
-_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
+MAX_DEPTH = 16
 
 
 def plain(value: Any) -> str:
-    """A JSON value as an agent or a person reads it."""
+    """A JSON value as an agent or a person reads it. `Task` bounds how deep it can be."""
     if isinstance(value, dict):
         return ", ".join(f"{key}: {plain(item)}" for key, item in value.items())
     if isinstance(value, (list, tuple)):
@@ -38,8 +39,26 @@ class _Input(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=True)
 
 
+def _check(value: Any, depth: int = 0) -> None:
+    """Refuse what could not be stored, printed or sent later: control characters, and text that is
+    no Unicode, in any string, names included; and values nested too deeply to handle. They stand in
+    front of every other check, so that none of those has to cope with them.
+    """
+    if depth > MAX_DEPTH:
+        raise ValueError(f"nested more than {MAX_DEPTH} levels deep; flatten it")
+    if isinstance(value, str) and (found := _CONTROL.search(value)):
+        raise ValueError(f"holds the character {found.group()!a}, which is no text; remove it")
+    if isinstance(value, dict):
+        for name, item in value.items():
+            _check(name, depth + 1)
+            _check(item, depth + 1)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            _check(item, depth + 1)
+
+
 class ArchitectRubric(_Input):
-    """How the winner is chosen among the ranked proposals."""
+    """How a winner is to be chosen among the best proposals. Stored; not yet used."""
 
     k: int = Field(default=3, ge=1, le=MAX_AGENTS, description="How many top proposals are candidates.")
     criteria: tuple[ShortText, ...] = Field(default=(), max_length=50)
@@ -88,10 +107,7 @@ class Constraints(_Input):
     @field_validator("cluster_spec", "metadata", mode="after")
     @classmethod
     def _bounded(cls, value: dict[str, Any]) -> dict[str, Any]:
-        try:
-            size = sum(len(name) + len(plain(item)) for name, item in value.items())
-        except RecursionError:
-            raise ValueError("nested too deeply; use a few levels at most") from None
+        size = sum(len(name) + len(plain(item)) for name, item in value.items())
         if size > 20_000:
             raise ValueError(f"holds {size} characters; at most 20000 fit")
         return value
@@ -123,11 +139,10 @@ class Task(_Input):
             )
         return value
 
-    @field_validator("description", "context")
+    @field_validator("*", mode="before")
     @classmethod
-    def _printable(cls, value: str) -> str:
-        if found := _CONTROL.search(value):
-            raise ValueError(f"holds the control character {found.group()!r}; remove it")
+    def _is_text(cls, value: Any) -> Any:
+        _check(value)
         return value
 
     @field_validator("roles", mode="before")

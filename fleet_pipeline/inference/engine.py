@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol, Self
 
-from fleet_pipeline.deliberation.protocol import Protocol as Course
-from fleet_pipeline.deliberation.transcript import Transcript
+from fleet_pipeline.deliberation.protocol import Course
+from fleet_pipeline.deliberation.transcript import Completion, Transcript
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,13 @@ class Finished:
     error: BaseException | None = None
 
 
+Heard = Callable[[Completion], None]
+
+
+def ignore(_: Completion) -> None:
+    """For callers that need no news between finished deliberations."""
+
+
 class EngineError(RuntimeError):
     """The engine cannot go on. What had finished before has been handed over."""
 
@@ -49,10 +56,11 @@ class Engine(Protocol):
     name: str
     start_seconds: float
 
-    def run(self, jobs: Iterable[Job]) -> Iterator[Finished]:
+    def run(self, jobs: Iterable[Job], heard: Heard = ignore) -> Iterator[Finished]:
         """Run every job, reading `jobs` only as room becomes free.
 
-        Raises `EngineError` when the engine itself breaks.
+        `heard` is called with every answer as it comes. Raises `EngineError` when the engine itself
+        breaks.
         """
         ...
 
@@ -61,7 +69,3 @@ class Engine(Protocol):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
-
-
-# A model name or path -> an engine that is ready to run.
-EngineFactory = Callable[[str], Engine]

@@ -20,7 +20,7 @@ from typing import Protocol
 
 from fleet_pipeline.deliberation.prompts import Prompt
 from fleet_pipeline.deliberation.transcript import AgentError, Completion
-from fleet_pipeline.inference.engine import Finished, Job
+from fleet_pipeline.inference.engine import Finished, Heard, Job, ignore
 
 
 class Backend(Protocol):
@@ -52,13 +52,14 @@ class _Active:
     batch_started_at: float = 0.0
 
 
-class Loop:
-    """One run of `drive`. Kept as an object because its parts share the same few tables."""
+class _Loop:
+    """One run of `drive`. An object because its parts share the same few tables."""
 
-    def __init__(self, backend: Backend, max_in_flight: int, monotonic: Callable[[], float]) -> None:
+    def __init__(self, backend: Backend, max_in_flight: int, monotonic: Callable[[], float], heard: Heard) -> None:
         self.backend = backend
         self.max_in_flight = max_in_flight
         self.monotonic = monotonic
+        self.heard = heard
         self.owners: dict[str, _Active] = {}  # request id -> deliberation
         self.finished: deque[Finished] = deque()
         self.request_ids = count()
@@ -126,7 +127,9 @@ class Loop:
             self._advance(active)
 
     def _answer(self, active: _Active, place: int, completion: Completion) -> None:
-        active.answers[place] = replace(completion, started_at=active.batch_started_at, finished_at=time.time())
+        answer = replace(completion, started_at=active.batch_started_at, finished_at=time.time())
+        active.answers[place] = answer
+        self.heard(answer)
 
     def _expire(self) -> None:
         """End the deliberations whose time is up: abort what is under way, keep what was said."""
@@ -150,7 +153,8 @@ def drive(
     backend: Backend,
     *,
     max_in_flight: int,
+    heard: Heard = ignore,
     monotonic: Callable[[], float] = time.monotonic,
 ) -> Iterator[Finished]:
     """Run every job on `backend`, yielding each as it finishes. `monotonic` is the deadline clock."""
-    return Loop(backend, max_in_flight, monotonic).run(jobs)
+    return _Loop(backend, max_in_flight, monotonic, heard).run(jobs)

@@ -13,7 +13,7 @@ from typing import Self
 
 from fleet_pipeline.deliberation.prompts import Prompt
 from fleet_pipeline.deliberation.transcript import Completion
-from fleet_pipeline.inference.engine import Finished, Job
+from fleet_pipeline.inference.engine import Finished, Heard, Job, ignore
 from fleet_pipeline.inference.loop import drive
 
 Script = Callable[[Prompt], Completion]
@@ -51,8 +51,8 @@ class ScriptedEngine:
         for request_id in request_ids:
             self.queue.pop(request_id, None)
 
-    def run(self, jobs: Iterable[Job]) -> Iterator[Finished]:
-        return drive(jobs, self, max_in_flight=self.max_in_flight)
+    def run(self, jobs: Iterable[Job], heard: Heard = ignore) -> Iterator[Finished]:
+        return drive(jobs, self, max_in_flight=self.max_in_flight, heard=heard)
 
     def __enter__(self) -> Self:
         return self
@@ -64,10 +64,10 @@ class ScriptedEngine:
 
 
 class ScriptedSource:
-    """Starts scripted engines. `scripted` is what `build_definitions` refuses it by."""
+    """Starts scripted engines. `build_definitions` refuses it, as all that is not vLLM, outside tests."""
 
-    scripted = True
     model = "scripted"
+    words = ""
 
     def __init__(self, script: Script = echo) -> None:
         self.script = script

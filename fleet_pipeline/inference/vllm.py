@@ -17,6 +17,7 @@ Traps this file steers around, with the incident behind each:
 from __future__ import annotations
 
 import gc
+import json
 import os
 import time
 from collections.abc import Iterable, Iterator
@@ -27,7 +28,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from fleet_pipeline.deliberation.prompts import Prompt
 from fleet_pipeline.deliberation.transcript import AgentError, Completion
-from fleet_pipeline.inference.engine import EngineError, Finished, Job, ModelUnavailable
+from fleet_pipeline.inference.engine import EngineError, Finished, Heard, Job, ModelUnavailable, ignore
 from fleet_pipeline.inference.loop import drive
 
 # Where neither task, role, run nor model says how long an answer may be (the original's limit).
@@ -58,7 +59,15 @@ class VllmConfig(BaseModel):
     chat_template_kwargs: dict[str, Any] = Field(
         default_factory=dict, description='Arguments of the chat template, such as {"enable_thinking": false}.'
     )
-    cpu_kv_cache_gib: int = Field(default=2, ge=1, le=1_024, description="KV cache on CPU, in GiB.")
+    cpu_kv_cache_gib: int | None = Field(
+        default=None, ge=1, le=1_024, description="KV cache on CPU, in GiB; VLLM_CPU_KVCACHE_SPACE, or 2, when absent."
+    )
+
+    @property
+    def words(self) -> str:
+        """What decides a model's words beside its name, for fingerprints."""
+        chosen = {"revision", "dtype", "quantization", "max_model_len", "chat_template_kwargs"}
+        return json.dumps(self.model_dump(include=chosen), sort_keys=True)
 
 
 class VllmEngine:
@@ -88,7 +97,9 @@ class VllmEngine:
         began = time.monotonic()
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
-        os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(config.cpu_kv_cache_gib))
+        if config.cpu_kv_cache_gib:
+            os.environ["VLLM_CPU_KVCACHE_SPACE"] = str(config.cpu_kv_cache_gib)
+        os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")
         from vllm import LLM
         from vllm.platforms import current_platform
 
@@ -110,16 +121,32 @@ class VllmEngine:
                 trust_remote_code=config.trust_remote_code,
                 enable_prefix_caching=True,
                 disable_log_stats=True,
+                use_tqdm_on_load=False,
                 **arguments,
             )
         except Exception as error:
             _free()
             raise _explain(error, config.model) from error
-        return cls(llm, config, time.monotonic() - began)
+        engine = cls(llm, config, time.monotonic() - began)
+        try:
+            engine.check_chat_template()
+        except BaseException:
+            engine.close()
+            raise
+        return engine
 
-    def run(self, jobs: Iterable[Job]) -> Iterator[Finished]:
+    def check_chat_template(self) -> None:
+        """Render one prompt: a template that cannot would otherwise fail every one of them."""
+        try:
+            self._encode([{"role": "system", "content": "a"}, {"role": "user", "content": "b"}])
+        except Exception as error:
+            raise EngineError(
+                f"the chat template of model {self.config.model!r} cannot render a system and a user message: {error}"
+            ) from error
+
+    def run(self, jobs: Iterable[Job], heard: Heard = ignore) -> Iterator[Finished]:
         # Slightly more than the batch holds, so that a freed slot finds a request waiting.
-        return drive(jobs, self, max_in_flight=self.config.max_num_seqs + 8)
+        return drive(jobs, self, max_in_flight=self.config.max_num_seqs + 8, heard=heard)
 
     def submit(self, request_id: str, prompt: Prompt) -> Completion | None:
         tokens = self._tokenise(prompt)
@@ -130,11 +157,11 @@ class VllmEngine:
                 f"and an answer needs {LEAST_ROOM}: shorten the task or raise max_model_len"
             )
             return Completion(prompt_tokens=len(tokens), error=AgentError.OVERLONG, error_message=message)
-        params = self._params(prompt, room)
         try:
+            params = self._params(prompt, room)
             (rendered,) = self.core.renderer.render_cmpl([{"prompt_token_ids": tokens}])
             self.core.add_request(request_id, rendered, params)
-        except ValueError as error:
+        except ValueError as error:  # vLLM refuses this request; the others are none of its business
             return Completion(prompt_tokens=len(tokens), error=AgentError.ENGINE, error_message=str(error)[:500])
         self.temperatures[request_id] = params.temperature
         return None
@@ -175,6 +202,9 @@ class VllmEngine:
         messages = prompt.messages()
         for message in messages:
             message["content"] = self._defuse(message["content"])
+        return self._encode(messages)
+
+    def _encode(self, messages: list[dict[str, str]]) -> list[int]:
         encoded = self.tokenizer.apply_chat_template(
             messages, add_generation_prompt=True, tokenize=True, return_dict=True, **self.config.chat_template_kwargs
         )

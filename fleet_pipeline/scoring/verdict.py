@@ -26,11 +26,11 @@ def verdict(
 
     `facts` are those of its transcript (status, error_message, started_at, ...) and empty when it
     has none; `diversity` are its figures from `scoring.diversity`; the frames hold its rows alone.
-    `task` is None when no valid one is stored.
+    `task` is None when no valid one is stored; `facts` then say why.
     """
     task_id, _, role = key.rpartition(".")
-    winner = proposals[proposals["winner"] == True].to_dict("records")  # noqa: E712 - null is not False
-    best = winner[0] if winner else {}
+    winner = proposals[proposals["winner"].fillna(value=False).astype(bool)].to_dict("records")
+    best = winner[0] if winner and facts.get("status") == "completed" else {}
     first = utterances.iloc[0].to_dict() if len(utterances) else {}
     started, finished = facts.get("started_at"), facts.get("finished_at")
     relevance = proposals["relevance"].dropna()

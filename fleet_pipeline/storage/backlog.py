@@ -43,7 +43,7 @@ class Backlog:
     refused: list[Refusal] = field(default_factory=list)
 
 
-class _BadLine(ValueError):
+class _BadLine(Exception):
     def __init__(self, error: str, field: str = "(whole line)") -> None:
         super().__init__(error)
         self.field = field
@@ -80,7 +80,7 @@ def _collect(lines: _Lines, roles: Mapping[str, Role]) -> Backlog:
             entry = parse()
             if not isinstance(entry, dict):
                 raise _BadLine("expected an object with task_id and description")
-            task = Task.model_validate(entry, context={"roles": roles})
+            task = Task.model_validate(_without_absent(entry), context={"roles": roles})
         except _BadLine as error:
             backlog.refused.append(Refusal(number, error.field, str(error)))
             continue
@@ -114,6 +114,8 @@ def _parse_json_line(line: bytes) -> Any:
         raise _BadLine(f"not valid JSON at column {error.colno}: {error.msg}; one JSON object a line") from None
     except RecursionError:
         raise _BadLine("nested too deeply") from None
+    except ValueError as error:  # numbers of thousands of digits
+        raise _BadLine(str(error)) from None
 
 
 def _no_repeats(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
@@ -134,8 +136,13 @@ def _csv(content: bytes) -> _Lines:
     csv.field_size_limit(MAX_LINE_BYTES)
     reader = csv.DictReader(io.StringIO(text, newline=""), restkey="(extra cells)")
     try:
+        header = reader.fieldnames or []
+        if repeated := {name for name in header if list(header).count(name) > 1}:
+            raise InvalidInput(f"the header names {', '.join(sorted(repeated))} twice; keep one column of each")
+        line = reader.line_num + 1
         for row in reader:
-            yield reader.line_num, lambda row=row: _parse_csv_row(row)  # type: ignore[misc]
+            yield line, lambda row=row: _parse_csv_row(row)  # type: ignore[misc]
+            line = reader.line_num + 1
     except csv.Error as error:
         line, message = reader.line_num, str(error)
 
@@ -164,24 +171,23 @@ def _with_json_columns(entry: dict[str, Any]) -> dict[str, Any]:
 def _json_cell(name: str, cell: str) -> Any:
     try:
         return json.loads(cell, object_pairs_hook=_no_repeats)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise _BadLine(f"this column holds JSON, and it does not parse: {error}", field=name) from None
 
 
 def _parquet(content: bytes) -> _Lines:
     try:
         table = pq.read_table(io.BytesIO(content))
-    except pa.ArrowInvalid as error:
-        raise InvalidInput(f"not a Parquet file: {str(error).splitlines()[0]}") from error
-    number = 0
-    for batch in table.to_batches(max_chunksize=1_000):
-        for row in batch.to_pylist():
-            number += 1
-            yield number, lambda row=row: _with_json_columns(_without_absent(row))  # type: ignore[misc]
+        rows = table.to_pylist()
+    except (pa.ArrowException, OSError, ValueError) as error:
+        detail = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InvalidInput(f"not a Parquet file, or a damaged one: {detail}") from error
+    for number, row in enumerate(rows, start=1):
+        yield number, lambda row=row: _with_json_columns(row)  # type: ignore[misc]
 
 
 def _without_absent(value: Any) -> Any:
-    """Drop nulls and NaNs: columnar files hold every field in every row, whether given or not."""
+    """Drop nulls and NaNs: many writers give every field of every row, whether it has a value or not."""
     if isinstance(value, dict):
         return {
             name: _without_absent(item)

@@ -7,7 +7,7 @@ in the same folder, fsync, rename, fsync of the folder; on object stores a singl
 from __future__ import annotations
 
 import os
-import tempfile
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -67,14 +67,6 @@ class Store:
         names = (path.rstrip("/").rsplit("/", 1)[-1] for path in paths)
         return sorted(name.removesuffix(suffix) for name in names if name.endswith(suffix) and not name.startswith("."))
 
-    def delete(self, path: str) -> None:
-        try:
-            self.fs.rm_file(f"{self.root}/{path}")
-        except FileNotFoundError:
-            pass
-        except OSError as error:
-            raise StorageError(f"cannot delete {self.full_path(path)}: {error.strerror or error}") from error
-
 
 def _protocols(fs: Any) -> tuple[str, ...]:
     return (fs.protocol,) if isinstance(fs.protocol, str) else tuple(fs.protocol)
@@ -82,16 +74,16 @@ def _protocols(fs: Any) -> tuple[str, ...]:
 
 def _write_local(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(prefix=_TEMPORARY_PREFIX, dir=path.parent)
+    # Not tempfile: its files are for their owner alone, whatever the umask says.
+    temporary = path.parent / f"{_TEMPORARY_PREFIX}{uuid.uuid4().hex}"
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        with temporary.open("xb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)  # mkstemp gives 0600, which other readers of the folder cannot open
-        Path(temporary).replace(path)
+        temporary.replace(path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
     folder = os.open(path.parent, os.O_RDONLY)
     try:

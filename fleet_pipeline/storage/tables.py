@@ -49,34 +49,34 @@ def write_rows(
     store.write(table_path(table, deliberation_id), buffer.getvalue())
 
 
+def read_file(store: Store, table: str, deliberation_id: str) -> tuple[pa.Table, dict[str, Any]] | None:
+    """(rows, footer facts) of one deliberation, or None when it has no file in this table.
+
+    Raises `StorageError` for a file that is torn, damaged, foreign, or of another schema version.
+    """
+    content = store.read(table_path(table, deliberation_id))
+    if content is None:
+        return None
+    try:
+        rows = pq.read_table(io.BytesIO(content))
+        facts = json.loads((rows.schema.metadata or {}).get(_FOOTER, b"null"))
+        if not isinstance(facts, dict):
+            raise ValueError("its footer is not ours")
+        if facts["schema_version"] != SCHEMA_VERSION:
+            raise ValueError(f"schema version {facts['schema_version']}, here {SCHEMA_VERSION}")
+        return rows.select(TABLES[table].names), facts
+    except (pa.ArrowException, KeyError, ValueError, OSError) as error:
+        path = store.full_path(table_path(table, deliberation_id))
+        detail = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise StorageError(
+            f"{path} is damaged or not a file of this project ({detail}); delete it and run {deliberation_id} again"
+        ) from error
+
+
 def read_rows(store: Store, table: str, deliberation_id: str) -> pa.Table | None:
-    """One deliberation's rows, or None when it has no file in this table."""
-    content = store.read(table_path(table, deliberation_id))
-    if content is None:
-        return None
-    try:
-        return pq.read_table(io.BytesIO(content)).select(TABLES[table].names)
-    except (pa.ArrowInvalid, KeyError) as error:
-        raise StorageError(_damaged(store, table, deliberation_id, error)) from error
-
-
-def read_facts(store: Store, table: str, deliberation_id: str) -> dict[str, Any] | None:
-    """A file's footer facts; None when there is no file or it is not a whole file of ours."""
-    content = store.read(table_path(table, deliberation_id))
-    if content is None:
-        return None
-    try:
-        metadata = pq.read_schema(io.BytesIO(content)).metadata or {}
-        facts = json.loads(metadata.get(_FOOTER, b"null"))
-    except (pa.ArrowInvalid, ValueError):
-        return None
-    return facts if isinstance(facts, dict) else None
-
-
-def _damaged(store: Store, table: str, deliberation_id: str, error: Exception) -> str:
-    path = store.full_path(table_path(table, deliberation_id))
-    detail = str(error).splitlines()[0][:200]
-    return f"{path} is damaged or not a file of this project ({detail}); delete it and run {deliberation_id} again"
+    """The rows of `read_file` alone."""
+    found = read_file(store, table, deliberation_id)
+    return found[0] if found else None
 
 
 @dataclass(frozen=True)
@@ -91,11 +91,11 @@ class TableSlice:
         """(ids, their rows) for `size` deliberations at a time, in order.
 
         A deliberation without a file has no rows. A key that is no deliberation id can have none
-        and is left out.
+        and is left out. There is at least one chunk, if only an empty one.
         """
         schema = TABLES[self.table]
         ids = [deliberation_id for deliberation_id in self.deliberation_ids if is_key(deliberation_id)]
-        for start in range(0, len(ids), size):
+        for start in range(0, max(len(ids), 1), size):
             part = ids[start : start + size]
             found = [read_rows(self.store, self.table, deliberation_id) for deliberation_id in part]
             tables = [table.cast(schema) for table in found if table is not None]

@@ -42,15 +42,22 @@ def test_the_model_is_decided_by_task_then_role_then_run() -> None:
         {"sampling": {"temperature": 0.1}},
         {"model": "other"},
         {"roles": ["QA"]},
+        {"quorum": 3},
     ],
 )
 def test_the_fingerprint_changes_with_all_that_decides_what_is_said(change: dict) -> None:
     assert a_deliberation(**change).fingerprint != a_deliberation().fingerprint
 
 
-def test_the_fingerprint_does_not_change_with_the_deadline_the_quorum_or_the_other_roles() -> None:
-    same = a_deliberation(constraints={"timeout_seconds": 5}, quorum=1, roles=["DEV", "QA"])
-    assert same.fingerprint == a_deliberation().fingerprint
+@pytest.mark.parametrize("change", [{"seed": 1}, {"inference": "thinking off"}, {"retries": 5}, {"model": "n"}])
+def test_the_fingerprint_changes_with_what_the_run_decides(change: dict) -> None:
+    defaults = CouncilDefaults(**{"model": "m", **change})
+    assert a_deliberation(defaults=defaults).fingerprint != a_deliberation().fingerprint
+
+
+def test_the_fingerprint_does_not_change_with_the_deadline_or_the_other_roles_of_the_task() -> None:
+    same = a_deliberation(constraints={"timeout_seconds": 5}, quorum=2, roles=["DEV", "QA"])
+    assert same.fingerprint == a_deliberation().fingerprint  # two of three is the majority that is the default
 
 
 def test_a_roles_file_adds_and_replaces_roles() -> None:

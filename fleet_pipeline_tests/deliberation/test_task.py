@@ -30,7 +30,7 @@ def test_safe_ids_are_taken(task_id: str) -> None:
 
 @pytest.mark.parametrize(
     "task_id",
-    ["", ".", "..", "a/b", "../x", ".hidden", "-x", "a..b", "a.", "a b", "é", "a\n", "x" * 121, "a\x00", "a*"],
+    ["", ".", "..", "a/b", "../x", ".hidden", "-x", "a..b", "a.", "a b", "é", "a\n", "x" * 121, "a*"],
 )
 def test_ids_that_are_not_safe_as_file_names_and_partition_keys_are_refused(task_id: str) -> None:
     if task_id.strip() != task_id and task_id.strip() == "a":
@@ -39,7 +39,7 @@ def test_ids_that_are_not_safe_as_file_names_and_partition_keys_are_refused(task
         assert refusal(task_id=task_id).startswith("task_id: use 1 to 120 letters")
 
 
-@given(st.text(max_size=30))
+@given(st.text(max_size=30) | st.from_regex(r"[A-Za-z0-9._/-]{0,12}\.[a-z/.]{1,6}", fullmatch=True))
 def test_a_key_is_safe_or_refused(key: str) -> None:
     if is_key(key):
         assert safe_key(key) == key
@@ -88,7 +88,11 @@ def test_a_rubric_is_text_a_list_or_a_mapping_and_loses_nothing(rubric, points) 
         ({"constraints": {"requirements": ["ok", ""]}}, "constraints.requirements.1: must not be empty"),
         ({"constraints": {"metadata": {"a": "x" * 20_001}}}, "constraints.metadata: holds 20002 characters"),
         ({"sampling": {"temperature": 3}}, "sampling.temperature: "),
-        ({"description": "a\x1b[31m"}, "description: holds the control character"),
+        ({"description": "a\x1b[31m"}, "description: holds the character '\\x1b'"),
+        ({"task_id": "a\x00"}, "task_id: holds the character"),
+        ({"model": "m\x9b"}, "model: holds the character"),
+        ({"constraints": {"requirements": ["\ud800"]}}, "constraints: holds the character '\\ud800'"),
+        ({"constraints": {"metadata": {"\x1b": 1}}}, "constraints: holds the character"),
     ],
 )
 def test_a_bad_field_is_named_with_its_remedy(fields: dict, message: str) -> None:
@@ -103,8 +107,19 @@ def test_roles_are_read_in_any_case_and_one_alone_needs_no_list() -> None:
     assert a_task(roles="qa").roles == ("QA",)
 
 
-def test_deep_nesting_in_metadata_is_refused_and_not_a_crash() -> None:
+@pytest.mark.parametrize("levels", [20, 300, 600, 5_000])
+@pytest.mark.parametrize("field", ["metadata", "cluster_spec", "rubric"])
+def test_deep_nesting_is_refused_and_not_a_crash(field: str, levels: int) -> None:
     deep: dict = {}
-    for _ in range(5_000):
+    for _ in range(levels):
         deep = {"a": deep}
-    assert "metadata" in refusal(constraints={"metadata": deep})
+    assert "nested more than 16 levels deep" in refusal(constraints={field: deep})
+
+
+@given(st.recursive(st.none() | st.booleans() | st.floats() | st.text(), lambda x: st.dictionaries(st.text(), x)))
+def test_whatever_stands_in_metadata_is_refused_or_can_be_stored(value) -> None:
+    try:
+        task = a_task(constraints={"metadata": {"a": value}})
+    except ValidationError:
+        return
+    assert Task.model_validate_json(task.model_dump_json()).model_dump_json() == task.model_dump_json()

@@ -34,6 +34,8 @@ def read(path: Path, content: str | bytes) -> Backlog:
         ('{"task_id": "x", "task_id": "y", "description": "d"}', "task_id", "given twice"),
         ('{"task_id": "x", "description": "' + "d" * 2_000_001 + '"}', "(whole line)", "shorten"),
         ('{"a":' * 100_000, "(whole line)", ""),
+        ('{"task_id": "x", "description": "d", "rounds": ' + "9" * 5_000 + "}", "(whole line)", "digits"),
+        ('{"task_id": "x", "description": "d", "model": "\\ud800"}', "model", "no text"),
     ],
 )  # fmt: skip
 def test_a_bad_line_among_good_ones_is_named_and_the_good_ones_run(tmp_path, line, field, error) -> None:
@@ -97,6 +99,8 @@ def test_csv_takes_roles_separated_by_commas_and_names_the_line_of_a_bad_row(tmp
     backlog = read(tmp_path / "b.csv", text)
     assert [(task.task_id, task.roles) for task in backlog.tasks] == [("a", ("DEV", "QA")), ("d", ("DEV",))]
     assert [(refusal.line, refusal.field) for refusal in backlog.refused] == [(4, "num_agents"), (5, "(whole line)")]
+    late = read(tmp_path / "c.csv", 'task_id,description,rounds\na,"d\nd\nd",99\n')
+    assert late.refused[0].line == 2, "a row is where it begins"
 
 
 def test_a_bad_json_cell_names_its_column(tmp_path: Path) -> None:
@@ -113,6 +117,25 @@ def test_a_file_that_cannot_be_read_as_a_whole_is_refused(tmp_path, name, conten
         read(tmp_path / name, content)
 
 
+def test_null_is_absent_in_every_format(tmp_path: Path) -> None:
+    frame = pd.DataFrame([{"task_id": "a", "description": "d", "rounds": 2}, {"task_id": "b", "description": "d"}])
+    frame.to_json(tmp_path / "b.jsonl", lines=True, orient="records")
+    backlog = read_backlog(str(tmp_path / "b.jsonl"), BUILT_IN_ROLES)
+    assert [(task.task_id, task.rounds) for task in backlog.tasks] == [("a", 2), ("b", 1)]
+
+
+def test_a_csv_header_that_names_a_column_twice_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="names description twice"):
+        read(tmp_path / "b.csv", "task_id,description,description\na,b,c\n")
+
+
+def test_a_damaged_parquet_backlog_is_refused(tmp_path: Path) -> None:
+    content = written(tmp_path, "parquet").read_bytes()
+    for damaged in (content[:-100], content[:8] + bytes(255 - byte for byte in content[8:200]) + content[200:]):
+        with pytest.raises(InvalidInput, match="not a Parquet file, or a damaged one"):
+            read(tmp_path / "damaged.parquet", damaged)
+
+
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match=r"gone\.jsonl: cannot be read"):
         read_backlog(str(tmp_path / "gone.jsonl"), BUILT_IN_ROLES)
@@ -121,6 +144,27 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 def test_standard_input_is_json_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO((GOOD % 1).encode())))
     assert len(read_backlog("-", BUILT_IN_ROLES).tasks) == 1
+
+
+FIELDS = ["task_id", "description", "roles", "num_agents", "rounds", "constraints", "sampling", "model", "x"]
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=9), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(st.dictionaries(st.sampled_from(FIELDS), ANYTHING, max_size=6))
+def test_whatever_the_json_a_line_is_a_task_or_a_refusal_and_the_next_line_runs(entry: dict) -> None:
+    import fsspec
+
+    content = json.dumps(entry) + "\n" + GOOD % 1
+    fsspec.filesystem("memory").pipe_file("memory://fuzz.jsonl", content.encode())
+    backlog = read_backlog("memory://fuzz.jsonl", BUILT_IN_ROLES)
+    assert backlog.tasks[-1].task_id == "good1"
+    assert len(backlog.tasks) == 2 or {refusal.line for refusal in backlog.refused} == {1}
+    for task in backlog.tasks:
+        task.model_dump_json()
 
 
 @given(st.binary(max_size=400))

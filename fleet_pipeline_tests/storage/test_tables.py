@@ -13,7 +13,7 @@ from fleet_pipeline.deliberation.errors import InvalidInput
 from fleet_pipeline.storage.rows import Provenance, write_transcript
 from fleet_pipeline.storage.schemas import SCHEMA_VERSION, TABLES
 from fleet_pipeline.storage.store import StorageError, Store
-from fleet_pipeline.storage.tables import TableSlice, read_facts, read_rows, write_rows
+from fleet_pipeline.storage.tables import TableSlice, read_file, read_rows, write_rows
 from fleet_pipeline_tests.helpers import a_deliberation, play, said
 
 BY_TEST = Provenance(model="m", engine="scripted", run_id="r", fingerprint="f")
@@ -36,8 +36,7 @@ def test_a_transcript_survives_the_round_trip_with_its_facts(tmp_path: Path) -> 
     assert [row["text"] for row in table.to_pylist()] == [u.text for u in transcript.utterances]
     assert {row["reasoning"] for row in table.to_pylist()} == {"hm"}
     assert [row["seed"] for row in table.to_pylist()] == [u.prompt.seed for u in transcript.utterances]
-    facts = read_facts(store, "utterances", "t1.dev")
-    assert facts == {
+    assert read_file(store, "utterances", "t1.dev")[1] == {
         "status": "completed", "error_message": "", "fingerprint": "f",
         "started_at": 1.5, "finished_at": 2.5, "schema_version": SCHEMA_VERSION,
     }  # fmt: skip
@@ -69,26 +68,29 @@ def test_a_column_the_table_does_not_declare_is_refused(tmp_path: Path) -> None:
         write_rows(Store(str(tmp_path)), "proposals", "t1.dev", [{"scroe": 1.0}])
 
 
-@pytest.mark.parametrize("damage", [lambda b: b[:-100], lambda b: b"", lambda b: b"PAR1 not really PAR1"])
-def test_a_torn_file_is_named_with_the_remedy_and_counts_as_not_done(tmp_path: Path, damage) -> None:
+def flipped(content: bytes) -> bytes:
+    """The same file with its first data page turned over: its footer is whole."""
+    return content[:8] + bytes(255 - byte for byte in content[8:400]) + content[400:]
+
+
+@pytest.mark.parametrize("damage", [lambda b: b[:-100], lambda b: b"", lambda b: b"PAR1 not really PAR1", flipped])
+def test_a_torn_or_damaged_file_is_named_with_the_remedy(tmp_path: Path, damage) -> None:
     store = Store(str(tmp_path))
     store_transcripts(store, 1)
     path = tmp_path / "utterances/t0.dev.parquet"
     path.write_bytes(damage(path.read_bytes()))
-    assert read_facts(store, "utterances", "t0.dev") is None
     with pytest.raises(StorageError, match=r"t0\.dev\.parquet is damaged .* delete it and run t0\.dev again"):
         read_rows(store, "utterances", "t0.dev")
 
 
-def test_a_foreign_parquet_file_is_named_and_counts_as_not_done(tmp_path: Path) -> None:
+def test_a_foreign_parquet_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "utterances").mkdir()
     pd.DataFrame({"a": [1]}).to_parquet(tmp_path / "utterances/t0.dev.parquet")
-    assert read_facts(Store(str(tmp_path)), "utterances", "t0.dev") is None
     with pytest.raises(StorageError, match="not a file of this project"):
         read_rows(Store(str(tmp_path)), "utterances", "t0.dev")
 
 
-@given(st.text(max_size=20))
+@given(st.text(max_size=20) | st.from_regex(r"[A-Za-z0-9._/-]{0,12}\.[a-z/.]{1,6}", fullmatch=True))
 def test_no_key_leads_out_of_the_storage(key: str) -> None:
     store = Store("memory://keys")
     try:
@@ -105,6 +107,15 @@ def test_a_slice_reads_a_bounded_number_of_deliberations_at_a_time_and_skips_non
     chunks = list(TableSlice(store, "utterances", keys).chunks(size=4))
     assert [ids for ids, _ in chunks] == [["t0.dev", "t1.dev", "absent.dev", "t2.dev"], ["t3.dev", "t4.dev"]]
     assert [table.num_rows for _, table in chunks] == [27, 18]
+
+
+def test_a_file_of_another_schema_version_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store(str(tmp_path))
+    monkeypatch.setattr("fleet_pipeline.storage.tables.SCHEMA_VERSION", SCHEMA_VERSION - 1)
+    store_transcripts(store, 1)
+    monkeypatch.undo()
+    with pytest.raises(StorageError, match=f"schema version {SCHEMA_VERSION - 1}, here {SCHEMA_VERSION}"):
+        read_rows(store, "utterances", "t0.dev")
 
 
 def test_every_column_says_what_it_means() -> None:
