@@ -6,6 +6,7 @@
 # mechanics. For sense: make demo MODEL=Qwen/Qwen3-0.6B, or a local folder.
 MODEL ?= random-tiny
 BACKLOG ?= examples/backlog.jsonl
+SHOW ?= $(if $(filter examples/backlog.jsonl,$(BACKLOG)),rate-limiter.dev)
 PORT ?= 3000
 PYTHON ?= python3
 export PYTHON
@@ -19,13 +20,12 @@ setup: ## Install everything into .venv (a second when there is nothing to do)
 demo: setup ## Run the sample backlog through Dagster, vLLM, Parquet and NATS, and print the result
 	@echo "demo: model $(MODEL), backlog $(BACKLOG)"
 	@.venv/bin/fleet run $(BACKLOG) --model $(MODEL) --nats embedded
-	@echo; echo "one of them in full (fleet show rate-limiter.dev):"; .venv/bin/fleet show rate-limiter.dev
+	@if [ -n "$(SHOW)" ]; then echo; echo "one of them in full (fleet show $(SHOW)):"; .venv/bin/fleet show $(SHOW) | cat; fi
 
 ui: setup ## Open the Dagster UI on what has been run, at http://localhost:3000
-	@.venv/bin/fleet home >/dev/null
-	@echo "ui: http://localhost:$(PORT), launching with model $(MODEL)"
-	@DAGSTER_HOME=$$(.venv/bin/fleet home) FLEET_ENGINE__MODEL=$(MODEL) PATH="$(CURDIR)/.venv/bin:$$PATH" \
-		dagster dev --workspace workspace.yaml --port $(PORT)
+	@echo "ui: http://localhost:$(PORT)"
+	@$(if $(filter file,$(origin MODEL)),,FLEET_ENGINE__MODEL=$(MODEL)) DAGSTER_HOME=$$(.venv/bin/fleet home) \
+		PATH="$(CURDIR)/.venv/bin:$$PATH" dagster dev --workspace workspace.yaml --port $(PORT)
 
 test: setup lint ## Run every check: lint, types, tests
 	@.venv/bin/python -m pytest

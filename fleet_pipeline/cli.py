@@ -24,7 +24,8 @@ from rich.text import Text
 
 from fleet_pipeline.defs.progress import Progress
 from fleet_pipeline.deliberation.errors import InvalidInput
-from fleet_pipeline.events.publisher import BrokerUnavailable, Receipts
+from fleet_pipeline.events.publisher import BrokerUnavailable, Receipts, without_secrets
+from fleet_pipeline.reports.text import printable
 from fleet_pipeline.settings import Settings, load_settings, origins, read_roles
 from fleet_pipeline.storage.backlog import Backlog, read_backlog
 from fleet_pipeline.storage.store import StorageError, Store
@@ -40,12 +41,12 @@ class _Commands(click.Group):
             return super().invoke(ctx)
         except InvalidInput as error:
             _fail(str(error), NOTHING_VALID)
-        except (StorageError, BrokerUnavailable) as error:
+        except (StorageError, BrokerUnavailable, OSError) as error:
             _fail(str(error), BROKE)
 
 
 def _fail(message: str, code: int) -> None:
-    click.echo(f"fleet: {message}", err=True)
+    click.echo(f"fleet: {printable(message)}", err=True)
     sys.exit(code)
 
 
@@ -60,7 +61,7 @@ def main() -> None:
 
     \b
     fleet run examples/backlog.jsonl --model /models/Qwen3-0.6B
-    fleet show task-001.dev
+    fleet show rate-limiter.dev
     fleet config
     """
 
@@ -125,6 +126,7 @@ def _run(settings: Settings, read: Backlog, url: str | None, as_json: bool, term
     if url:
         check(url)
     runs.instance_home()
+    unannounced = ""
     out = Console(file=terminal.out, highlight=False, soft_wrap=not terminal.out.isatty())
     err = Console(file=terminal.err, highlight=False, soft_wrap=not terminal.err.isatty())
     receipts: Receipts | None = None
@@ -132,18 +134,20 @@ def _run(settings: Settings, read: Backlog, url: str | None, as_json: bool, term
         with ProgressLine(err) as line:
             outcome = runs.run_backlog(instance, settings, read.tasks, lambda state: line(str(state), state.phase))
         if url and not outcome.broke:
-            with arriving(url) as arrived:
-                receipts = runs.announce_all(instance, settings, url, outcome)
-                if not as_json:
-                    for subject, event in arrived(receipts.stored):
+            try:
+                with arriving(url) as arrived:
+                    receipts = runs.announce_all(instance, url, outcome)
+                    for subject, event in arrived(() if as_json else receipts.stored):
                         who = f"winner {event['payload']['winner_id']}" if event["payload"]["winner_id"] else ""
                         out.print(f"event {subject}  {event['payload']['deliberation_id']}  {who}", style="dim")
+            except BrokerUnavailable as error:  # the results are there all the same
+                unannounced = str(error)
     if outcome.broke:
         err.print(Text(f"fleet: run {outcome.run_id} broke: {outcome.broke}"))
         err.print(
             "fleet: what had finished is kept; the same command goes on from there. Logs: .fleet/logs/last-run.log"
         )
-    rows = [] if outcome.broke else runs.verdicts(settings, outcome.keys)
+    rows = [] if outcome.broke else runs.verdicts(settings, outcome)
     if as_json:
         click.echo(
             json.dumps(_document(outcome.run_id, settings, rows, read, outcome.progress), indent=2), terminal.out
@@ -153,8 +157,11 @@ def _run(settings: Settings, read: Backlog, url: str | None, as_json: bool, term
         out.print(run_table(rows))
         out.print(Text(f"\n{_summary(outcome.progress)}\nresults in {settings.storage}"))
         if receipts:
-            out.print(Text(f"{receipts.stored} events published, {receipts.duplicates} already known to the broker"))
-    if outcome.broke:
+            known = len(receipts.duplicates)
+            out.print(Text(f"{len(receipts.stored)} events published, {known} already known to the broker"))
+    if unannounced:
+        err.print(Text(f"fleet: events were not published: {unannounced}\nThe same command publishes them."))
+    if outcome.broke or unannounced:
         return BROKE
     completed = all(row["status"] == "completed" for row in rows) and len(rows) == len(outcome.keys)
     return COMPLETED if completed and not read.refused else SOME_FAILED
@@ -192,6 +199,8 @@ def show(deliberation_id: str, storage: str | None, as_json: bool) -> None:
         click.echo(json.dumps(document, indent=2, default=str))
     else:
         console = Console(highlight=False)
+        # -R shows colours, -F leaves at once when all fits on the screen, -X leaves it there.
+        os.environ.setdefault("LESS", "-RFX")
         with console.pager(styles=True) if console.is_terminal else nullcontext():
             console.print(deliberation_page(rows["deliberations"][0], rows["proposals"], rows["utterances"]))
 
@@ -203,9 +212,16 @@ def config(as_json: bool) -> None:
 
     Defaults, then fleet.toml (or the file FLEET_CONFIG_FILE names), then FLEET_* variables, such as
     FLEET_ENGINE__MODEL, then flags. The later wins.
+
+    \b
+    FLEET_ENGINE__MODEL=/models/Qwen3-8B fleet config
+    fleet config --json | jq '.storage'
     """
     settings = load_settings()
-    found = origins(settings)
+    found = [
+        (name, without_secrets(value) if name == "nats.url" and value else value, origin)
+        for name, value, origin in origins(settings)
+    ]
     if as_json:
         click.echo(json.dumps({name: {"value": value, "origin": origin} for name, value, origin in found}, indent=2))
         return
@@ -269,7 +285,7 @@ def _summary(progress: Progress) -> str:
 
 def _print_refusals(read: Backlog) -> None:
     for refusal in read.refused:
-        click.echo(f"refused: line {refusal.line}: {refusal.field}: {refusal.error}", err=True)
+        click.echo(printable(f"refused: line {refusal.line}: {refusal.field[:80]}: {refusal.error}"), err=True)
 
 
 def _flags(**values: Any) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -26,6 +27,7 @@ from fleet_pipeline.defs.jobs import deliberate_job
 from fleet_pipeline.defs.partitions import register
 from fleet_pipeline.defs.progress import Progress, Report
 from fleet_pipeline.defs.sensors import announce
+from fleet_pipeline.deliberation.errors import InvalidInput
 from fleet_pipeline.deliberation.task import Task
 from fleet_pipeline.events.publisher import Receipts
 from fleet_pipeline.settings import Settings
@@ -34,6 +36,7 @@ from fleet_pipeline.storage.tables import read_rows
 from fleet_pipeline.storage.task_store import put_task
 
 HOME = Path(".fleet/dagster")
+_PROCESS = "fleet/process"
 
 
 @dataclass(frozen=True)
@@ -49,8 +52,10 @@ class Outcome:
 
 def instance_home() -> Path:
     """DAGSTER_HOME, or one of our own in the working directory, set up on first use."""
-    if os.environ.get("DAGSTER_HOME"):
-        return Path(os.environ["DAGSTER_HOME"])
+    if chosen := os.environ.get("DAGSTER_HOME"):
+        if not Path(chosen).is_absolute() or not Path(chosen).is_dir():
+            raise InvalidInput(f"DAGSTER_HOME is {chosen}: it must be an absolute path of a folder that exists")
+        return Path(chosen)
     home = HOME.absolute()
     home.mkdir(parents=True, exist_ok=True)
     if not (home / "dagster.yaml").exists():
@@ -63,8 +68,9 @@ def instance_home() -> Path:
 def run_backlog(instance: dg.DagsterInstance, settings: Settings, tasks: Sequence[Task], report: Report) -> Outcome:
     """Store the tasks, register their partitions, and execute one run over all of them."""
     store = Store(settings.storage)
+    close_dead_runs(instance)
     keys = [key for task in tasks for key in put_task(store, task)]
-    tags = register(instance, keys)
+    tags = register(instance, keys) | {_PROCESS: f"{socket.gethostname()}:{os.getpid()}"}
     last = Progress()
 
     def remember(progress: Progress) -> None:
@@ -81,23 +87,35 @@ def run_backlog(instance: dg.DagsterInstance, settings: Settings, tasks: Sequenc
     return Outcome(run.run_id, keys, last, _reason(result), before)
 
 
-def announce_all(instance: dg.DagsterInstance, settings: Settings, url: str, outcome: Outcome) -> Receipts:
+def close_dead_runs(instance: dg.DagsterInstance) -> None:
+    """Mark as failed the runs of `fleet run` on this machine whose process is gone.
+
+    Nothing else would: a killed process cannot say so itself, and Dagster watches only the
+    processes that its own launcher started. Left alone they would hold the queue's only place.
+    """
+    for run in instance.get_runs(filters=dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED])):
+        host, _, pid = run.tags.get(_PROCESS, "").rpartition(":")
+        if host == socket.gethostname() and not Path(f"/proc/{pid}").exists():
+            instance.report_run_failed(run, "its process is gone; what had finished is kept")
+
+
+def announce_all(instance: dg.DagsterInstance, url: str, outcome: Outcome) -> Receipts:
     """Publish the verdicts of a run, as the sensor would. Raises `BrokerUnavailable`."""
-    store = Store(settings.storage)
     cursor, total = outcome.last_event_before, Receipts()
     while True:
-        receipts, following = announce(instance, store, url, cursor)
-        total = Receipts(total.stored + receipts.stored, total.duplicates + receipts.duplicates)
+        receipts, following = announce(instance, url, cursor)
+        total += receipts
         if following == cursor:
             return total
         cursor = following
 
 
-def verdicts(settings: Settings, keys: Sequence[str]) -> list[dict[str, Any]]:
-    """The rows of the `deliberations` table for `keys`, in their order."""
+def verdicts(settings: Settings, outcome: Outcome) -> list[dict[str, Any]]:
+    """The rows of the `deliberations` table that this run wrote, in the order of its keys."""
     store = Store(settings.storage)
-    found = (read_rows(store, "deliberations", key) for key in keys)
-    return [row for table in found if table is not None for row in table.to_pylist()]
+    found = (read_rows(store, "deliberations", key) for key in outcome.keys)
+    rows = [row for table in found if table is not None for row in table.to_pylist()]
+    return [row for row in rows if row["run_id"] == outcome.run_id]
 
 
 def _run_config(settings: Settings) -> dict[str, Any]:
@@ -128,16 +146,16 @@ def _as_in_workspace(job_name: str) -> RemoteJobOrigin:
 
 
 def _reason(result: dg.JobExecutionResult) -> str | None:
-    """Why a run broke. A failed step `deliberations` is a verdict that some failed, and no breakage."""
+    """Why a run broke. A `Failure` raised by `deliberations` is its verdict, and no breakage."""
     if result.success:
         return None
     for event in result.all_events:
-        if event.is_step_failure and event.step_key != "deliberations":
+        if event.is_step_failure:
+            if event.step_key == "deliberations" and event.step_failure_data.user_failure_data:
+                return None
             error = event.step_failure_data.error
             cause = error.cause if error and error.cause else error
             # "package.module.ErrorClass: what a person can use"
             message = re.sub(r"^[\w.]+: ", "", cause.message.strip()) if cause else "failed"
             return f"step {event.step_key}: {message}"
-        if event.is_step_failure:
-            return None
     return "the run ended before its verdicts"

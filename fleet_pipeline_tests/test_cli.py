@@ -150,6 +150,7 @@ def test_a_broker_that_is_not_there_is_noticed_before_any_work(tmp_path: Path) -
         ["run"],
         ["run", "gone.jsonl"],
         ["run", "b.jsonl", "--nats", "nonsense"],
+        ["run", "b.jsonl", "--nats", "nats://h:99999"],
         ["nonsense"],
         ["run", "x", "--seed", "-1"],
     ],
@@ -164,7 +165,29 @@ def test_wrong_usage_is_exit_code_2(tmp_path: Path, arguments: list[str]) -> Non
 def test_help_shows_examples(tmp_path: Path, command: list[str]) -> None:
     result = fleet(tmp_path, *command, "--help")
     assert result.returncode == 0
-    assert command == ["config"] or "fleet run" in result.stdout or "fleet show" in result.stdout
+    assert f"fleet {' '.join(command)}" in result.stdout.split("Usage:")[1].partition("\n")[2]
+
+
+def test_secrets_of_the_broker_are_never_printed(tmp_path: Path) -> None:
+    for arguments in (["config"], ["config", "--json"]):
+        result = fleet(tmp_path, *arguments, FLEET_NATS__URL="nats://user:hunter2@host:4222")
+        assert "nats://host:4222" in result.stdout
+        assert "hunter2" not in result.stdout + result.stderr
+
+
+def test_a_refusal_cannot_act_on_the_terminal(tmp_path: Path) -> None:
+    hostile = '{"task_id": "a", "description": "d", "\\u001b]0;pwn\\u0007": 1}'
+    result = fleet(tmp_path, "run", write_backlog(tmp_path, hostile))
+    assert "\\x1b]0;pwn\\x07: no such field" in result.stderr
+    assert "\x1b" not in result.stderr
+
+
+@pytest.mark.parametrize("home", ["relative", "/nowhere/at/all"])
+def test_an_instance_folder_that_is_not_there_is_named(tmp_path: Path, home: str) -> None:
+    result = fleet(tmp_path, "run", write_backlog(tmp_path, GOOD), DAGSTER_HOME=home)
+    assert result.returncode == 2
+    assert f"DAGSTER_HOME is {home}: it must be an absolute path" in result.stderr
+    assert "Traceback" not in result.stderr
 
 
 def test_config_prints_the_settings_in_force_with_their_origin(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import dagster as dg
 import pandas as pd
 
 from fleet_pipeline.defs.io_managers import DeliberationRows
-from fleet_pipeline.defs.partitions import deliberation_partitions
+from fleet_pipeline.defs.partitions import check_range, deliberation_partitions
 from fleet_pipeline.defs.progress import Progress, Report, log_report
 from fleet_pipeline.defs.resources import CouncilResource, EngineSource, StorageResource, WeightsResource
 from fleet_pipeline.defs.transcribe import Transcription
@@ -54,6 +54,10 @@ def transcripts(
     storage: StorageResource,
     progress: dg.ResourceParam[Report],
 ) -> None:
+    try:
+        check_range(context.run.tags, context.partition_keys)
+    except InvalidInput as error:
+        raise dg.Failure(str(error), allow_retries=False) from error
     to_log = log_report(context.log)
 
     def report(state: Progress) -> None:

@@ -2,30 +2,71 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Mapping, Sequence
 
 import dagster as dg
 
-deliberation_partitions = dg.DynamicPartitionsDefinition(name="deliberations")
+from fleet_pipeline.deliberation.errors import InvalidInput
+
 NAME = "deliberations"
+deliberation_partitions = dg.DynamicPartitionsDefinition(name=NAME)
+
+RANGE_START = "dagster/asset_partition_range_start"
+RANGE_END = "dagster/asset_partition_range_end"
+KEYS = "fleet/keys"
+
+_UNFINISHED = [
+    dg.DagsterRunStatus.QUEUED,
+    dg.DagsterRunStatus.NOT_STARTED,
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+]
 
 
 def register(instance: dg.DagsterInstance, keys: Sequence[str]) -> dict[str, str]:
-    """Register `keys` as one contiguous range, in this order; returns the run tags that select it.
+    """Register `keys` as one contiguous range, in this order; returns the tags of a run over them.
 
     A run covers one key or one range, contiguous in the order in which keys were added. Keys that
     stand elsewhere are taken out and added again at the end; what Dagster knows of them stays.
+    That changes what the ranges of other runs hold, so it is refused while one that holds a moved
+    key is unfinished, and the digest in the tags lets a later re-execution notice (`check_range`).
     """
-    known = instance.get_dynamic_partitions(NAME)
+    known = list(instance.get_dynamic_partitions(NAME))
     places = {key: place for place, key in enumerate(known)}
-    start = places.get(keys[0])
-    in_place = start is not None and list(known[start : start + len(keys)]) == list(keys)
-    if not in_place:
-        for key in keys:
-            if key in places:
-                instance.delete_dynamic_partition(NAME, key)
+    start = places.get(keys[0], -1)
+    if start < 0 or known[start : start + len(keys)] != list(keys):
+        moved = [key for key in keys if key in places]
+        _refuse_while_running(instance, moved, known, places)
+        for key in moved:
+            instance.delete_dynamic_partition(NAME, key)
         instance.add_dynamic_partitions(NAME, list(keys))
-    return {
-        "dagster/asset_partition_range_start": keys[0],
-        "dagster/asset_partition_range_end": keys[-1],
-    }
+    return {RANGE_START: keys[0], RANGE_END: keys[-1], KEYS: _digest(keys)}
+
+
+def check_range(tags: Mapping[str, str], keys: Sequence[str]) -> None:
+    """Make sure that a run's range holds the keys it was made for. Runs launched in the UI carry no
+    digest: their range is what the person saw. Raises `InvalidInput`.
+    """
+    if tags.get(KEYS, _digest(keys)) != _digest(keys):
+        raise InvalidInput(
+            f"the range {tags.get(RANGE_START)} to {tags.get(RANGE_END)} no longer holds the keys this run was made "
+            "for: some were registered again since. Select the partitions to run in the UI, or use `fleet run`"
+        )
+
+
+def _refuse_while_running(
+    instance: dg.DagsterInstance, moved: Sequence[str], known: Sequence[str], places: dict[str, int]
+) -> None:
+    if not moved:
+        return
+    for run in instance.get_runs(filters=dg.RunsFilter(statuses=_UNFINISHED)):
+        start, end = places.get(run.tags.get(RANGE_START, "")), places.get(run.tags.get(RANGE_END, ""))
+        if start is not None and end is not None and set(moved) & set(known[start : end + 1]):
+            raise InvalidInput(
+                f"run {run.run_id} is under way over some of these deliberations; wait for it, or cancel it in the UI"
+            )
+
+
+def _digest(keys: Sequence[str]) -> str:
+    return hashlib.sha256("\n".join(keys).encode()).hexdigest()[:16]

@@ -4,11 +4,13 @@ The event log is the outbox. The cursor moves only after the broker's acks, so t
 events are sent again, under the same ids, and none is lost.
 """
 
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple, TypeVar
 
 import dagster as dg
 
-from fleet_pipeline.defs.resources import StorageResource
+from fleet_pipeline.defs.verdicts import STORAGE
 from fleet_pipeline.events.completions import completion_event
 from fleet_pipeline.events.envelope import Envelope
 from fleet_pipeline.events.publisher import Receipts, publish
@@ -16,37 +18,58 @@ from fleet_pipeline.settings import NatsSettings
 from fleet_pipeline.storage.store import Store
 from fleet_pipeline.storage.tables import read_rows, table_path
 
+T = TypeVar("T")
 VERDICTS = dg.AssetKey("deliberations")
-PAGE = 500
+PAGE = 100
+# Dagster ends a tick after 60 s, and a tick that is ended keeps nothing of what it did.
+TICK_SECONDS = 40.0
 
 
-def read_verdicts(instance: dg.DagsterInstance, cursor: int, limit: int = PAGE) -> tuple[list[str], int]:
-    """(keys of the deliberations judged after `cursor`, next cursor), oldest first.
+class Judged(NamedTuple):
+    """A verdict in the event log: which deliberation, and the storage its run wrote to."""
+
+    key: str
+    storage: str
+
+
+def read_verdicts(instance: dg.DagsterInstance, cursor: int, limit: int = PAGE) -> tuple[list[Judged], int]:
+    """(verdicts after `cursor`, next cursor), oldest first, each deliberation once.
 
     A good verdict is a materialization and a bad one an observation, so that two logs are read.
     """
-    records = dg.AssetRecordsFilter(asset_key=VERDICTS, after_storage_id=cursor)
-    good = instance.fetch_materializations(records, limit=limit, ascending=True).records
-    bad = instance.fetch_observations(records, limit=limit, ascending=True).records
-    logs = [[(record.storage_id, record.partition_key) for record in log] for log in (good, bad)]
-    return merge(logs, cursor, limit)
+    filter_ = dg.AssetRecordsFilter(asset_key=VERDICTS, after_storage_id=cursor)
+    good = instance.fetch_materializations(filter_, limit=limit, ascending=True).records
+    bad = instance.fetch_observations(filter_, limit=limit, ascending=True).records
+    logs = [
+        [(r.storage_id, r.partition_key, r.asset_materialization.metadata) for r in good if r.asset_materialization],
+        [(r.storage_id, r.partition_key, r.asset_observation.metadata) for r in bad if r.asset_observation],
+    ]
+    entries, following = merge(
+        [[(at, Judged(key or "", _storage(found))) for at, key, found in log] for log in logs], cursor, limit
+    )
+    return [judged for judged in entries if judged.key and judged.storage], following
 
 
-def merge(logs: Sequence[Sequence[tuple[int, str | None]]], cursor: int, limit: int) -> tuple[list[str], int]:
+def _storage(found: Mapping[str, dg.MetadataValue]) -> str:
+    """Materializations that are not ours, such as ones reported by hand in the UI, name no storage."""
+    return str(found[STORAGE].value) if STORAGE in found else ""
+
+
+def merge(logs: Sequence[Sequence[tuple[int, T]]], cursor: int, limit: int) -> tuple[list[T], int]:
     """Merge pages of logs by position, up to where all of them have been read.
 
     A page of `limit` entries may have more behind it: entries of other logs beyond its end wait.
     """
     full = [log[-1][0] for log in logs if len(log) == limit]
     end = min(full) if full else max((position for log in logs for position, _ in log), default=cursor)
-    entries = sorted({entry for log in logs for entry in log if entry[0] <= end})
-    keys = dict.fromkeys(key for _, key in entries if key is not None)
-    return list(keys), end
+    entries = sorted((entry for log in logs for entry in log if entry[0] <= end), key=lambda entry: entry[0])
+    return list(dict.fromkeys(found for _, found in entries)), end
 
 
-def events(store: Store, keys: Sequence[str], max_bytes: int) -> Iterator[Envelope]:
+def events(verdicts: Sequence[Judged], max_bytes: int) -> Iterator[Envelope]:
     """The completion events of deliberations as they stand on disk; pruned ones have none."""
-    for key in keys:
+    for key, storage in verdicts:
+        store = Store(storage)
         verdict = read_rows(store, "deliberations", key)
         if verdict is None or not verdict.num_rows:
             continue
@@ -60,12 +83,12 @@ def events(store: Store, keys: Sequence[str], max_bytes: int) -> Iterator[Envelo
         )
 
 
-def announce(instance: dg.DagsterInstance, store: Store, url: str, cursor: int) -> tuple[Receipts, int]:
+def announce(instance: dg.DagsterInstance, url: str, cursor: int) -> tuple[Receipts, int]:
     """Publish one page of verdicts after `cursor`; (acks, next cursor). Raises `BrokerUnavailable`."""
-    keys, following = read_verdicts(instance, cursor)
-    if not keys:
+    verdicts, following = read_verdicts(instance, cursor)
+    if not verdicts:
         return Receipts(), following
-    return publish(url, lambda max_bytes: events(store, keys, max_bytes)), following
+    return publish(url, lambda max_bytes: events(verdicts, max_bytes)), following
 
 
 @dg.sensor(
@@ -73,17 +96,17 @@ def announce(instance: dg.DagsterInstance, store: Store, url: str, cursor: int) 
     minimum_interval_seconds=5,
     default_status=dg.DefaultSensorStatus.RUNNING,
 )
-def completions(
-    context: dg.SensorEvaluationContext, storage: StorageResource, nats: dg.ResourceParam[NatsSettings]
-) -> dg.SkipReason:
+def completions(context: dg.SensorEvaluationContext, nats: dg.ResourceParam[NatsSettings]) -> dg.SkipReason:
     if nats.url is None:
         return dg.SkipReason("no broker is configured: set FLEET_NATS__URL or nats.url in fleet.toml")
-    cursor = int(context.cursor or 0)
-    receipts, following = announce(context.instance, storage.store(), nats.url, cursor)
-    if following != cursor:
+    total, began = Receipts(), time.monotonic()
+    while time.monotonic() - began < TICK_SECONDS:
+        cursor = int(context.cursor or 0)
+        receipts, following = announce(context.instance, nats.url, cursor)
+        if following == cursor:
+            break
         context.update_cursor(str(following))
-    if not receipts.stored + receipts.duplicates:
+        total += receipts
+    if not total.stored + total.duplicates:
         return dg.SkipReason("no verdicts since the last tick")
-    return dg.SkipReason(
-        f"published {receipts.stored} events, {receipts.duplicates} of them already known to the broker"
-    )
+    return dg.SkipReason(f"published {len(total.stored)} events; the broker knew {len(total.duplicates)} more already")

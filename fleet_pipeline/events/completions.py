@@ -6,6 +6,8 @@ what they lacked: the deliberation's id and role, the winner, scores and ranks.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
@@ -58,10 +60,18 @@ def _event(deliberation: Row, proposals: Sequence[Row], location: str, with_text
     }
     return Envelope(
         event_type=f"deliberation.{status}",
-        idempotency_key=f"{deliberation['deliberation_id']}:{deliberation['fingerprint']}:{status}",
+        idempotency_key=f"{deliberation['deliberation_id']}:{deliberation['fingerprint']}:{status}:{_digest(payload)}",
         correlation_id=deliberation["task_id"],
         payload=payload,
     )
+
+
+def _digest(payload: Mapping[str, Any]) -> str:
+    """8 hex digits over what is announced, times and runs left out: the same result sent again has
+    the same key, and one that was scored anew has another."""
+    fact = [payload["winner_id"], payload["error"]]
+    fact += [[result["agent_id"], result["rank"], result["score"]] for result in payload["results"]]
+    return hashlib.sha256(json.dumps(fact).encode()).hexdigest()[:8]
 
 
 def _result(row: Row, finished: str | None, with_texts: bool) -> dict[str, Any]:

@@ -12,20 +12,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from fleet_pipeline.events.publisher import BrokerUnavailable
+
 START_SECONDS = 10.0
 
 
 @contextmanager
-def embedded_server(data_folder: Path | None = None) -> Iterator[str]:
+def embedded_server() -> Iterator[str]:
     """Run nats-server with JetStream while the block runs; gives its URL. Loopback only.
 
-    Without `data_folder` its streams live in a temporary folder and end with it.
+    Its streams live in a temporary folder and end with it. Raises `BrokerUnavailable`.
     """
     program = shutil.which("nats-server", path=str(Path(sys.executable).parent)) or shutil.which("nats-server")
     if program is None:
-        raise FileNotFoundError("nats-server is not installed; run `make setup`")
+        raise BrokerUnavailable("nats-server is not installed; run `make setup`")
     with tempfile.TemporaryDirectory(prefix="fleet-nats-") as scratch:
-        command = [program, "-js", "-sd", str(data_folder or scratch), "-a", "127.0.0.1", "-p", "-1"]
+        command = [program, "-js", "-sd", scratch, "-a", "127.0.0.1", "-p", "-1"]
         command += ["--ports_file_dir", scratch, "-l", str(Path(scratch, "log"))]
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # noqa: S603 - our own program and arguments
         try:
@@ -49,4 +51,4 @@ def _url(process: subprocess.Popen[bytes], scratch: Path) -> str:
         except (FileNotFoundError, json.JSONDecodeError):
             time.sleep(0.02)
     log = scratch / "log"
-    raise RuntimeError(f"nats-server did not start: {log.read_text()[-500:] if log.exists() else 'no log'}")
+    raise BrokerUnavailable(f"nats-server did not start: {log.read_text()[-500:] if log.exists() else 'no log'}")

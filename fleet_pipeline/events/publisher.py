@@ -22,10 +22,13 @@ class BrokerUnavailable(RuntimeError):
 
 @dataclass(frozen=True)
 class Receipts:
-    """What the broker acknowledged."""
+    """What the broker acknowledged: the idempotency keys it stored, and those it knew already."""
 
-    stored: int = 0
-    duplicates: int = 0
+    stored: tuple[str, ...] = ()
+    duplicates: tuple[str, ...] = ()
+
+    def __add__(self, other: Receipts) -> Receipts:
+        return Receipts(self.stored + other.stored, self.duplicates + other.duplicates)
 
 
 MakeEvents = Callable[[int], Iterable[Envelope]]
@@ -57,7 +60,7 @@ async def _publish(url: str, make_events: MakeEvents) -> Receipts:
     async with connect(url) as connection:
         jetstream = connection.jetstream()
         await ensure_streams(jetstream)
-        stored = duplicates = 0
+        receipts = Receipts()
         for event in make_events(connection.max_payload):
             ack = await jetstream.publish(
                 event.event_type,
@@ -65,9 +68,9 @@ async def _publish(url: str, make_events: MakeEvents) -> Receipts:
                 timeout=ACK_TIMEOUT_SECONDS,
                 headers={"Nats-Msg-Id": event.idempotency_key},
             )
-            duplicates += bool(ack.duplicate)
-            stored += not ack.duplicate
-        return Receipts(stored, duplicates)
+            key = (event.idempotency_key,)
+            receipts += Receipts(duplicates=key) if ack.duplicate else Receipts(stored=key)
+        return receipts
 
 
 @asynccontextmanager
@@ -97,8 +100,7 @@ async def connect(url: str) -> AsyncIterator[Any]:
 def without_secrets(url: str) -> str:
     """The URL as logs may show it."""
     parts = urlsplit(url if "://" in url else f"nats://{url}")
-    host = parts.hostname or "?"
-    return f"{parts.scheme}://{host}:{parts.port}" if parts.port else f"{parts.scheme}://{host}"
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
 
 
 def _nats_error() -> type[Exception]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from queue import Empty, Queue
 from typing import Any
@@ -14,17 +14,19 @@ from fleet_pipeline.events.publisher import connect
 from fleet_pipeline.events.streams import DELIBERATIONS
 
 PATIENCE_SECONDS = 10.0
-Arrived = Callable[[int], Iterator[tuple[str, dict[str, Any]]]]
+Event = tuple[str, dict[str, Any]]
+Arrived = Callable[[Collection[str]], Iterator[Event]]
 
 
 @contextmanager
 def arriving(url: str) -> Iterator[Arrived]:
     """Subscribe to completion events while the block runs.
 
-    Gives a function that takes how many to wait for and yields (subject, event) as they come; it
-    gives up when none has come for `PATIENCE_SECONDS`.
+    Gives a function that takes idempotency keys and yields (subject, event) of each as it comes; it
+    gives up when none has come for `PATIENCE_SECONDS`. Others are passed over: a repeat that the
+    broker does not store still reaches those who listen.
     """
-    queue: Queue[tuple[str, dict[str, Any]]] = Queue()
+    queue: Queue[Event] = Queue()
     ready, stop = threading.Event(), threading.Event()
 
     async def listen() -> None:
@@ -39,12 +41,16 @@ def arriving(url: str) -> Iterator[Arrived]:
             ready.set()
             await asyncio.to_thread(stop.wait)
 
-    def arrived(expected: int) -> Iterator[tuple[str, dict[str, Any]]]:
-        for _ in range(expected):
+    def arrived(keys: Collection[str]) -> Iterator[Event]:
+        waiting = set(keys)
+        while waiting:
             try:
-                yield queue.get(timeout=PATIENCE_SECONDS)
+                subject, event = queue.get(timeout=PATIENCE_SECONDS)
             except Empty:
                 return
+            if event["idempotency_key"] in waiting:
+                waiting.remove(event["idempotency_key"])
+                yield subject, event
 
     listener = threading.Thread(target=asyncio.run, args=(listen(),), daemon=True)
     listener.start()

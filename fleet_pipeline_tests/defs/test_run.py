@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import socket
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,9 +17,12 @@ from dagster._core.storage.partition_status_cache import get_and_update_asset_st
 
 from fleet_pipeline.defs.build import ScriptedEngineRefused, build_definitions
 from fleet_pipeline.defs.partitions import NAME, deliberation_partitions, register
+from fleet_pipeline.deliberation.errors import InvalidInput
 from fleet_pipeline.deliberation.prompts import Prompt
 from fleet_pipeline.deliberation.transcript import Completion
+from fleet_pipeline.inference.engine import ModelUnavailable
 from fleet_pipeline.inference.scripted import ScriptedSource, echo
+from fleet_pipeline.runs import _reason, close_dead_runs
 from fleet_pipeline.settings import Settings
 from fleet_pipeline.storage.store import Store
 from fleet_pipeline.storage.task_store import put_task
@@ -31,11 +38,14 @@ class Pipeline:
         self.store = Store(str(storage))
         self.asked: list[Prompt] = []
         self.starts = 0
+        self.unavailable: set[str] = set()
         self.answer: Callable[[Prompt], Completion] = echo
         pipeline = self
 
         class Source(ScriptedSource):
             def start(self, model: str):
+                if model in pipeline.unavailable:
+                    raise ModelUnavailable(f"{model} is not here")
                 pipeline.starts += 1
                 return super().start(model)
 
@@ -213,6 +223,100 @@ def test_tasks_of_different_models_run_in_one_run_with_one_engine_each(pipeline:
     assert pipeline.starts == 2
     models = pipeline.table("deliberations").set_index("task_id")["model"].to_dict()
     assert models == {"a": "scripted", "b": "other", "c": "scripted"}
+
+
+def test_a_task_whose_own_model_is_not_there_fails_alone(pipeline: Pipeline) -> None:
+    keys = [*pipeline.put("a"), *pipeline.put("b", model="no/such-model"), *pipeline.put("c")]
+    pipeline.unavailable = {"no/such-model"}
+    assert not pipeline.run(keys).success
+    assert pipeline.partitions("deliberations") == ({"a.dev", "c.dev"}, {"b.dev"})
+    errors = pipeline.table("deliberations").set_index("task_id")["error_message"]
+    assert "no/such-model is not here" in errors["b"]
+
+
+def test_the_run_s_own_model_that_is_not_there_breaks_the_run_and_says_so(pipeline: Pipeline) -> None:
+    pipeline.unavailable = {"scripted"}
+    result = pipeline.run(pipeline.put("a"))
+    assert _reason(result) == "step transcripts: scripted is not here"
+
+
+def test_failed_verdicts_are_no_breakage_but_storage_that_cannot_be_written_is(pipeline: Pipeline) -> None:
+    keys = put_described(pipeline, "good", "bad")
+    pipeline.answer = silent_for("bad")
+    assert _reason(pipeline.run(keys)) is None
+    (pipeline.storage / "deliberations/good.dev.parquet").unlink()
+    (pipeline.storage / "deliberations/good.dev.parquet").mkdir()
+    reason = _reason(pipeline.run(keys))
+    assert reason is not None
+    assert "cannot write" in reason
+    assert "good.dev.parquet" in reason
+
+
+def test_a_task_that_no_longer_holds_is_red_and_keeps_the_transcript_it_has(pipeline: Pipeline) -> None:
+    keys = pipeline.put("t1", "t2")
+    pipeline.run(keys)
+    pipeline.store.write("tasks/t1.dev.json", b'{"task_id": "t1", "description": "d", "roles": ["GONE"]}')
+    said_before = pipeline.table("utterances")["text"].tolist()
+    pipeline.run(keys)
+    row = pipeline.table("deliberations").set_index("task_id").loc["t1"]
+    assert row["status"] == "failed"
+    assert "unknown role 'GONE'" in row["error_message"]
+    assert pipeline.table("utterances")["text"].tolist() == said_before
+    assert pipeline.table("deliberations").set_index("task_id").loc["t2", "status"] == "completed"
+
+
+def test_a_damaged_transcript_is_made_anew_and_its_neighbours_are_not(pipeline: Pipeline) -> None:
+    keys = pipeline.put("t1", "t2")
+    pipeline.run(keys)
+    path = pipeline.storage / "utterances/t1.dev.parquet"
+    path.write_bytes(path.read_bytes()[:-50])
+    pipeline.asked = []
+    assert pipeline.run(keys).success
+    assert len(pipeline.asked) == 9
+
+
+def test_only_keys_that_cannot_run_is_a_failed_run_and_no_crash(pipeline: Pipeline) -> None:
+    result = pipeline.run(["no-id-at-all"])
+    assert _reason(result) is None
+    assert pipeline.starts == 0
+
+
+def test_a_range_that_changed_since_is_refused_and_not_run_in_part(pipeline: Pipeline) -> None:
+    """Run 1 covers a to c. A later run over c and a moves them: a to c is then another range."""
+    pipeline.put("a", "b", "c")
+    tags = register(pipeline.instance, ["a.dev", "b.dev", "c.dev"])
+    register(pipeline.instance, ["a.dev", "c.dev"])
+    job = pipeline.definitions.resolve_job_def("deliberate")
+    again = job.execute_in_process(instance=pipeline.instance, tags=tags, raise_on_error=False)
+    assert "no longer holds the keys this run was made for" in _reason(again)
+    assert pipeline.starts == 0
+
+
+def test_keys_of_a_run_under_way_are_not_moved(pipeline: Pipeline) -> None:
+    pipeline.put("a", "b", "c")
+    tags = register(pipeline.instance, ["a.dev", "b.dev", "c.dev"])
+    job = pipeline.definitions.resolve_job_def("deliberate")
+    run = pipeline.instance.create_run_for_job(job, tags=tags, status=dg.DagsterRunStatus.STARTED)
+    with pytest.raises(InvalidInput, match=f"run {run.run_id} is under way"):
+        register(pipeline.instance, ["c.dev", "a.dev"])
+    register(pipeline.instance, ["a.dev", "b.dev"])  # in place: nothing moves
+    register(pipeline.instance, ["d.dev"])
+    assert list(pipeline.instance.get_dynamic_partitions(NAME)) == ["a.dev", "b.dev", "c.dev", "d.dev"]
+
+
+def test_a_killed_run_of_this_machine_is_closed_and_a_living_one_is_not(pipeline: Pipeline) -> None:
+    job = pipeline.definitions.resolve_job_def("deliberate")
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    runs = {
+        pid: pipeline.instance.create_run_for_job(
+            job, tags={"fleet/process": f"{host}:{pid}"}, status=dg.DagsterRunStatus.STARTED
+        ).run_id
+        for host, pid in ((socket.gethostname(), gone.pid), (socket.gethostname(), os.getpid()), ("elsewhere", 1))
+    }
+    close_dead_runs(pipeline.instance)
+    statuses = {pid: pipeline.instance.get_run_by_id(run_id).status.value for pid, run_id in runs.items()}
+    assert statuses == {gone.pid: "FAILURE", os.getpid(): "STARTED", 1: "STARTED"}
 
 
 def test_one_key_alone_is_the_same_run(pipeline: Pipeline) -> None:

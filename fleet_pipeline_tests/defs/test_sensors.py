@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fleet_pipeline.defs.resources import StorageResource
 from fleet_pipeline.defs.sensors import completions, merge, read_verdicts
 from fleet_pipeline.events.publisher import BrokerUnavailable, connect
 from fleet_pipeline.events.streams import DELIBERATIONS
@@ -29,7 +28,7 @@ def tick(pipeline: Pipeline, url: str | None, cursor: str | None) -> tuple[str, 
     context = dg.build_sensor_context(
         instance=pipeline.instance,
         cursor=cursor,
-        resources={"storage": StorageResource(url=str(pipeline.storage)), "nats": NatsSettings(url=url)},
+        resources={"nats": NatsSettings(url=url)},
     )
     result = completions.evaluate_tick(context)
     return result.skip_message, result.cursor
@@ -68,7 +67,7 @@ def test_a_crash_between_publish_and_cursor_sends_again_and_the_broker_drops_it(
     pipeline.run(pipeline.put("a", "b"))
     tick(pipeline, nats_url, None)
     said, _ = tick(pipeline, nats_url, None)  # the cursor was lost with the crash
-    assert "2 of them already known" in said
+    assert said == "published 0 events; the broker knew 2 more already"
     assert len(messages(nats_url)) == 2
 
 
@@ -106,9 +105,44 @@ def test_a_backlog_of_verdicts_is_read_page_by_page_without_gap_or_overlap(pipel
         page, following = read_verdicts(pipeline.instance, cursor, limit=2)
         if following == cursor:
             break
-        seen += page
+        seen += [judged.key for judged in page]
         cursor = following
     assert seen == keys
+
+
+def test_more_verdicts_than_a_page_are_announced_in_one_tick(pipeline: Pipeline, nats_url: str, monkeypatch) -> None:
+    monkeypatch.setattr("fleet_pipeline.defs.sensors.read_verdicts.__defaults__", (2,))
+    pipeline.run(pipeline.put(*[f"t{n}" for n in range(7)]))
+    said, _ = tick(pipeline, nats_url, None)
+    assert "published 7 events" in said
+
+
+def test_a_run_with_a_storage_of_its_own_is_announced_from_there(pipeline: Pipeline, nats_url: str, tmp_path) -> None:
+    keys = pipeline.put("t1")
+    pipeline.run(keys)
+    _, cursor = tick(pipeline, nats_url, None)
+    elsewhere = Pipeline(pipeline.instance, tmp_path / "elsewhere")
+    elsewhere.put("t1", description="Another task")
+    elsewhere.run(keys)
+    tick(pipeline, nats_url, cursor)
+    files = [event["payload"]["proposals_file"] for event in messages(nats_url)]
+    assert files == [
+        str(tmp_path / "storage/proposals/t1.dev.parquet"),
+        str(tmp_path / "elsewhere/proposals/t1.dev.parquet"),
+    ]
+
+
+def test_other_weights_announce_the_new_scores(pipeline: Pipeline, nats_url: str) -> None:
+    keys = pipeline.put("t1", constraints={"requirements": ["says propose"]})
+    pipeline.run(keys)
+    _, cursor = tick(pipeline, nats_url, None)
+    weights = {"resources": {"weights": {"config": {"similarity": 0.1, "coverage": 0.1, "novelty": 1.0}}}}
+    pipeline.run(keys, run_config=weights)
+    tick(pipeline, nats_url, cursor)
+    scores = [event["payload"]["winner_score"] for event in messages(nats_url)]
+    assert len(scores) == 2
+    assert scores[0] != scores[1]
+    assert pipeline.starts == 1
 
 
 @given(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import random
+import subprocess
+import sys
 from collections.abc import Iterable
 
-import psutil
 import pytest
 
 from fleet_pipeline.deliberation.council import CouncilDefaults, Deliberation
@@ -159,10 +161,35 @@ def test_leaving_a_run_early_leaves_no_request_in_the_engine(vllm_engine: VllmEn
     assert vllm_engine.temperatures == {}
 
 
-def test_an_engine_leaves_no_process_behind(vllm_engine: VllmEngine) -> None:
-    """On CPU the engine lives in this process: it has started none that could stay."""
-    names = [child.name() for child in psutil.Process().children(recursive=True)]
-    assert not [name for name in names if "VLLM" in name or "EngineCore" in name]
+TWO_ENGINES = """
+import sys, psutil
+from fleet_pipeline.deliberation.council import CouncilDefaults
+from fleet_pipeline.deliberation.sampling import Sampling
+from fleet_pipeline.inference.vllm import VllmConfig, VllmEngine
+from fleet_pipeline_tests.helpers import a_deliberation, a_job
+
+defaults = CouncilDefaults(model="m", sampling=Sampling(max_tokens=160), retries=3)
+for turn in ("one", "two"):
+    with VllmEngine.start(VllmConfig(model=sys.argv[1], max_model_len=4096)) as engine:
+        stream = engine.run([a_job(a_deliberation(f"{turn}{n}", defaults=defaults)) for n in range(4)])
+        print(next(stream).transcript.status)
+        if turn == "one":
+            print(len(list(stream)) + 1)
+    helpers = [child.cmdline() for child in psutil.Process().children(recursive=True)]
+    print([command for command in helpers if "resource_tracker" not in " ".join(command)])
+"""
+
+
+@pytest.mark.timeout(200)
+@pytest.mark.parametrize("in_process", ["0", "1"])
+def test_engines_follow_one_another_and_leave_no_process_behind(random_tiny: str, in_process: str) -> None:
+    """Both of vLLM's modes: all in this process, as on CPU, and with an engine process, as on GPUs.
+    The second engine is left in the middle of its work."""
+    environment = os.environ | {"VLLM_ENABLE_V1_MULTIPROCESSING": in_process}
+    program = [sys.executable, "-c", TWO_ENGINES, random_tiny]
+    ended = subprocess.run(program, capture_output=True, text=True, env=environment)
+    assert ended.returncode == 0, ended.stderr[-2_000:]
+    assert ended.stdout.split("\n")[:-1] == ["completed", "4", "[]", "completed", "[]"]
 
 
 def test_a_model_that_cannot_be_loaded_is_an_error_that_says_how_to_choose_one(tmp_path) -> None:
