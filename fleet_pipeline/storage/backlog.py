@@ -17,12 +17,12 @@ from typing import Any
 
 import fsspec
 import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import ValidationError
 
 from fleet_pipeline.deliberation.errors import InvalidInput, problems
 from fleet_pipeline.deliberation.roles import Role
 from fleet_pipeline.deliberation.task import Task
+from fleet_pipeline.storage.tables import parse_parquet
 
 MAX_LINE_BYTES = 2_000_000
 _JSON_COLUMNS = ("constraints", "sampling")
@@ -177,8 +177,7 @@ def _json_cell(name: str, cell: str) -> Any:
 
 def _parquet(content: bytes) -> _Lines:
     try:
-        table = pq.read_table(io.BytesIO(content))
-        rows = table.to_pylist()
+        rows = parse_parquet(content).to_pylist()
     except (pa.ArrowException, OSError, ValueError) as error:
         detail = (str(error).splitlines() or [type(error).__name__])[0]
         raise InvalidInput(f"not a Parquet file, or a damaged one: {detail}") from error

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -116,6 +118,22 @@ def test_a_file_of_another_schema_version_is_named(tmp_path: Path, monkeypatch: 
     monkeypatch.undo()
     with pytest.raises(StorageError, match=f"schema version {SCHEMA_VERSION - 1}, here {SCHEMA_VERSION}"):
         read_rows(store, "utterances", "t0.dev")
+
+
+READ_AND_END = """
+import sys
+from fleet_pipeline.storage.store import Store
+from fleet_pipeline.storage.tables import read_rows
+for _ in range(20):
+    read_rows(Store(sys.argv[1]), "utterances", "t0.dev")
+"""
+
+
+def test_a_process_that_has_just_read_ends_cleanly(tmp_path: Path) -> None:
+    """pyarrow's threaded reader aborted one process in six on its way out, after all was done."""
+    store_transcripts(Store(str(tmp_path)), 1)
+    codes = [subprocess.run([sys.executable, "-c", READ_AND_END, str(tmp_path)]).returncode for _ in range(20)]
+    assert codes == [0] * 20
 
 
 def test_every_column_says_what_it_means() -> None:
