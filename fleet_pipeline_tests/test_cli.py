@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import pty
 import subprocess
 import sys
 from pathlib import Path
@@ -87,6 +89,32 @@ def test_what_is_done_is_not_run_again_and_the_exit_code_is_0(ran, random_tiny: 
     winners = [d["winner_agent_id"].rpartition("-")[2] for d in json.loads(first.stdout)["deliberations"]]
     rows = [line.split() for line in again.stdout.splitlines() if line.startswith("limiter.")]
     assert [row[2] for row in rows] == winners
+
+
+def test_on_a_terminal_progress_and_result_are_shown_and_no_logs(ran, random_tiny: str) -> None:
+    folder, _ = ran
+    backlog = write_backlog(folder, GOOD)
+    master, slave = pty.openpty()
+    program = [
+        sys.executable,
+        "-c",
+        "from fleet_pipeline.cli import main; main()",
+        "run",
+        backlog,
+        "--model",
+        random_tiny,
+    ]
+    process = subprocess.Popen(program, cwd=folder, stdin=slave, stdout=slave, stderr=slave)
+    os.close(slave)
+    shown = b""
+    with contextlib.suppress(OSError):  # how Linux says that the other end is closed
+        while chunk := os.read(master, 65_536):
+            shown += chunk
+    os.close(master)
+    assert process.wait() == 0
+    assert b"the engine was not started" in shown
+    assert b"2 of 2 deliberations" in shown
+    assert b"dagster" not in shown.replace(b".fleet/dagster", b"")
 
 
 def test_show_prints_a_deliberation_for_people_and_as_json(ran) -> None:

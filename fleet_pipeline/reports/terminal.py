@@ -7,8 +7,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
+from rich.live import Live
 from rich.padding import Padding
 from rich.panel import Panel
+from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
@@ -119,22 +121,23 @@ class ProgressLine:
     def __init__(self, console: Console, every_seconds: float = 5.0) -> None:
         self.console = console
         self.every_seconds = every_seconds
-        self.status = console.status("starting") if console.is_terminal else None
+        self.spinner = Spinner("dots", "starting")
+        # Not console.status: it takes sys.stderr over and would print the logs that were set aside.
+        self.live = Live(self.spinner, console=console, transient=True, redirect_stdout=False, redirect_stderr=False)
         self.last = ("", 0.0)
 
     def __enter__(self) -> ProgressLine:
-        if self.status:
-            self.status.start()
+        if self.console.is_terminal:
+            self.live.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self.status:
-            self.status.stop()
+        self.live.stop()
 
     def __call__(self, text: str, phase: str) -> None:
         """Show `text`. A new `phase` is shown at once."""
-        if self.status:
-            self.status.update(Text(text))
+        if self.console.is_terminal:
+            self.spinner.update(text=Text(text))
             return
         last_phase, last_time = self.last
         if phase != last_phase or time.monotonic() - last_time >= self.every_seconds:
