@@ -45,7 +45,7 @@ class Transcription:
 
     def run(self, keys: Sequence[str]) -> Progress:
         """Transcribe every key that has a valid task: each has a transcript on disk afterwards, failed
-        ones included. What cannot be run never replaces a transcript that is there.
+        ones included. A key without one is left alone, and keeps the transcript it may have.
 
         Raises `EngineError` when an engine cannot start or breaks; what had finished is kept.
         """
