@@ -1,0 +1,51 @@
+"""(prompt, answer) pairs: the product's own protocol with a `Speaker` as the engine.
+
+Nothing here writes a prompt. What the model is trained on is what the pipeline sends.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+from fleet_pipeline.deliberation.council import CouncilDefaults, Deliberation, convene
+from fleet_pipeline.deliberation.prompts import Phase, Prompt
+from fleet_pipeline.deliberation.protocol import deliberate
+from fleet_pipeline.deliberation.transcript import Completion
+from fleet_pipeline.training.speakers import Speaker
+from fleet_pipeline.training.tasks import TaskWriter
+
+# Of the utterances of one deliberation, as many of each phase: the task is the same in all of them.
+KEPT = {Phase.PROPOSE: 2, Phase.CRITIQUE: 1, Phase.REVISE: 1}
+
+
+class Pair(NamedTuple):
+    prompt: Prompt
+    answer: str
+
+
+def pairs(seed: int, pieces: Sequence[str] = ()) -> Iterator[Pair]:
+    """Without end, the same for the same seed and pieces."""
+    rng = random.Random(seed)
+    writer = TaskWriter(rng, pieces)
+    while True:
+        deliberation = convene(writer.task(), writer.role(), CouncilDefaults(model="fleet-tiny"))
+        said = play(deliberation, Speaker(deliberation, rng).answer)
+        for phase, count in KEPT.items():
+            of_phase = [pair for pair in said if pair.prompt.phase is phase]
+            yield from rng.sample(of_phase, min(count, len(of_phase)))
+
+
+def play(deliberation: Deliberation, answer: Callable[[Prompt], str]) -> list[Pair]:
+    """All that is said in one deliberation."""
+    said: list[Pair] = []
+    course = deliberate(deliberation)
+    prompts = next(course)
+    try:
+        while True:
+            batch = [Pair(prompt, answer(prompt)) for prompt in prompts]
+            said += batch
+            prompts = course.send([Completion(text=pair.answer, finish_reason="stop") for pair in batch])
+    except StopIteration:
+        return said

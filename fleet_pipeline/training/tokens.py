@@ -1,0 +1,90 @@
+"""The tokenizer: byte-level BPE, with the prompts' fixed sentences as single tokens.
+
+A prompt is mostly text that never changes, and one token for each such sentence makes prompts a
+third as long to train on. They are ordinary tokens: nothing in a text can open a turn with them.
+
+Every word begins with a space, at the start of a line too (line breaks and list marks are tokens of
+their own, and what follows one is given a leading space). So a word is the same tokens wherever it
+stands, and copying it means repeating them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+
+from fleet_pipeline.deliberation import prompts
+from fleet_pipeline.deliberation.roles import BUILT_IN_ROLES
+from fleet_pipeline.models.random_tiny import CHAT_TEMPLATE, SPECIAL_TOKENS
+
+VOCABULARY = 4_096
+CONTEXT = 8_192
+NUMBERED = 40  # points of a proposal that have a token for their number
+
+SECTIONS = ["Task", "Context", "Criteria", "Requirements", "Environment", "Further facts"]
+
+
+def fixed_texts() -> list[str]:
+    """What stands in prompts and answers as it is, around what differs."""
+    instructions = [
+        prompts.PROPOSE_INSTRUCTION,
+        prompts.CRITIQUE_INSTRUCTION,
+        prompts.SELF_CRITIQUE_INSTRUCTION,
+        prompts.REVISE_INSTRUCTION,
+    ]
+    texts = [prompts.SYSTEM, *(part for text in instructions for part in re.split(r"\{label\}", text))]
+    for role in BUILT_IN_ROLES.values():
+        texts.append(role.expertise)
+        texts += [perspective.focus for perspective in role.perspectives]
+    for section in SECTIONS:
+        texts += [f"# {section}\n<<<\n", f"# {section}\n- "]
+    texts += ["# Proposal", "# Critique by", "# Your own critique of Proposal"]
+    texts += ["\n<<<\n", "\n>>>\n\n", "\n\n", "\n"]
+    texts += [
+        "You are a",
+        "\n\nYou are a",
+        "\nYour perspective is",
+        "\n- ",
+        "\nBegin:",
+        "\nRisk:",
+        "\nIt is weak here:",
+    ]
+    texts += [f"\n{number}." for number in range(1, NUMBERED + 1)]
+    # A word after a fixed text keeps its leading space; what is short is no sentence but a word.
+    trimmed = (text if text.endswith("- ") else text.rstrip(" ") for text in texts)
+    return [text for text in dict.fromkeys(trimmed) if len(text) > 8 or "\n" in text]
+
+
+def train(texts: Iterable[str]) -> PreTrainedTokenizerFast:
+    """Learn the word pieces of `texts`."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    tokenizer.decoder = decoders.ByteLevel()
+    fixed = fixed_texts()
+    tokenizer.add_special_tokens(SPECIAL_TOKENS)
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY - len(fixed),
+        special_tokens=SPECIAL_TOKENS,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.add_tokens([AddedToken(text, normalized=False, special=False) for text in fixed])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token="<|im_end|>",  # noqa: S106 - a token, not a password
+        pad_token="<|endoftext|>",  # noqa: S106
+        chat_template=CHAT_TEMPLATE,
+        model_max_length=CONTEXT,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def pieces(tokenizer: Any) -> list[str]:
+    """Word pieces to make words of: lower-case letters, at least two."""
+    words = (token.removeprefix("Ġ") for token in tokenizer.get_vocab())
+    return sorted({word for word in words if re.fullmatch(r"[a-z]{2,7}", word)})
