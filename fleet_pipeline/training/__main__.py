@@ -48,7 +48,7 @@ def make(model: Path, tokens: int) -> None:
 
     began = time.monotonic()
     tokenizer = tokenizers.train(_texts(islice(pairs(SEED), TOKENIZER_PAIRS)))
-    net = network.build(len(tokenizer), tokenizers.CONTEXT, tokenizer.eos_token_id, tokenizer.pad_token_id, SEED)
+    net = network.build(tokenizer, tokenizers.CONTEXT, SEED, tokenizers.marks(), tokenizers.DASH)
     click.echo(f"{len(tokenizer):,} tokens, {sum(p.numel() for p in net.parameters()):,} parameters")
     drawn = 0
 

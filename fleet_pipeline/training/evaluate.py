@@ -20,12 +20,13 @@ from fleet_pipeline.training.speakers import phrases, points_of
 Row = Mapping[str, Any]
 # What counts of all that was said, by deliberation, whose proposal it is about, phase and round.
 Said = Mapping[tuple[str, str, str, int], Row]
-_POINT = re.compile(r"^(\d+)\. (.+?) — (.+)$", re.MULTILINE)
+_MARK = r"(\d+\.|[CR]\d+\.|Given:) "
+_POINT = re.compile(rf"^{_MARK}(.+?) — (.+)\.$", re.MULTILINE)
 _WORD = re.compile(r"[^\W_]+(?:['-][^\W_]+)*")
 # The words of an answer's frame, beside phrases and prompt: see `speakers`.
 _FRAME = (
-    "As a I put the whole first and take up critique by my own Given Criterion Requirement Begin then Risk Seen for Proposal My proposal "
-    "is strong here It weak Mend it as asked"
+    "As a I put the whole first and take up critique by my own Given Begin then Risk Seen for Proposal My proposal "
+    "is strong here It weak because as asked"
 )
 
 
@@ -111,9 +112,9 @@ def content_words(text: str) -> set[str]:
 
 
 def task_text(task: Task) -> str:
-    """All that a proposal is about."""
+    """All that a proposal is about. The context is background: of it a proposal takes up one sentence."""
     constraints = task.constraints
-    return "\n".join([task.description, task.context, *constraints.rubric, *constraints.requirements])
+    return "\n".join([task.description, *constraints.rubric, *constraints.requirements])
 
 
 def _unseen_words(tasks: Mapping[str, Task], proposals: Sequence[Row], trained: set[str]) -> tuple[Figure, Figure]:
@@ -165,47 +166,50 @@ def _faults(task: Task, row: Row) -> str:
     role = BUILT_IN_ROLES[row["role"]]
     letters = {chr(ord("a") + index) for index in range(26)}
     allowed = known_words() | set(words(f"{task_brief(task)} {role.title} {row['perspective']}")) | letters
-    broken = [word for word in words(row["text"]) if word not in allowed and not word.isdigit()]
+    lines = [re.sub(f"^{_MARK}", "", line) for line in row["text"].splitlines()]
+    broken = [word for line in lines for word in words(line) if word not in allowed and not word.isdigit()]
     if broken:
         return f"broken: {', '.join(broken)}"
-    lines = Counter(re.sub(r"^\d+\. ", "", line).split(" — ")[0] for line in row["text"].splitlines())
+    said = Counter(line.split(" — ")[0] for line in lines)
     expected = Counter(about for _, about in points_of(task))
-    looped = [line for line, count in lines.items() if count > max(1, expected[line])]
+    looped = [line for line, count in said.items() if count > max(1, expected[line])]
     return f"said twice: {looped[0]}" if looped else ""
 
 
 def _points(text: str) -> dict[str, tuple[str, str]]:
-    """Number -> (about, plan)."""
+    """Mark -> (about, plan)."""
     return {match[1]: (match[2], match[3]) for match in _POINT.finditer(text)}
 
 
 def _inexact(task: Task, text: str) -> str:
-    expected = [about for _, about in points_of(task)]
-    found = [about for about, _ in _points(text).values()]
-    if found == expected:
-        return ""
-    missing = [about for about in expected if about not in found]
-    return (
-        f"missing: {missing[0]}" if missing else f"beside it: {[about for about in found if about not in expected][:1]}"
-    )
+    expected = dict(points_of(task))
+    found = {mark: about for mark, (about, _) in _points(text).items()}
+    wrong = [mark for mark in expected | found if expected.get(mark) != found.get(mark)]
+    return f"{wrong[0]} is {found.get(wrong[0])!r}" if wrong else ""
 
 
 def _names_nothing(row: Row, said: Said) -> str:
     author = row["deliberation_id"], row["about_agent_id"]
     revised = (said.get((*author, "revise", round_)) for round_ in range(row["round"] - 1, 0, -1))
     before = next(filter(None, revised), None) or said[*author, "propose", 0]
-    proposed, quoted = _points(before["text"]), _points(row["text"])
-    wrong = [about for number, (about, _) in quoted.items() if proposed.get(number, ("",))[0] != about]
-    return "" if quoted and not wrong else f"quotes {wrong or 'nothing'}"
+    proposed = _points(before["text"])
+    named = [line for line in row["text"].splitlines() if re.match(_MARK, line)]
+    wrong = [line for line in named if not _quotes(line, proposed)]
+    return "" if named and not wrong else f"quotes {wrong or 'nothing'}"
+
+
+def _quotes(line: str, proposed: Mapping[str, tuple[str, str]]) -> bool:
+    mark, _, rest = line.partition(" ")
+    about = proposed.get(mark, ("",))[0]
+    return bool(about) and rest.startswith((f"{about}: ", f"{about} — "))
 
 
 def _ignores(row: Row, said: Said) -> str:
     critique = said[row["deliberation_id"], row["agent_id"], "critique", row["round"]]
-    remedies = re.findall(r"Mend it: (.+)\.$", critique["text"], re.MULTILINE)
+    remedies = [plan.partition(", because ")[0] for _, plan in _points(critique["text"]).values()]
+    own = critique["self_critique"]
     whose, who = (
-        ("my own critique", "my critique")
-        if critique["self_critique"]
-        else (f"the critique by {critique['label']}", critique["label"])
+        ("my own critique", "my critique") if own else (f"the critique by {critique['label']}", critique["label"])
     )
     if f"and take up {whose}." not in row["text"]:
         return f"does not name {whose}"

@@ -2,12 +2,15 @@
 
 An answer is made of what its prompt says and of a few phrases for role and perspective:
 
-    proposal   a line for each sentence of the task, its context, criteria and requirements, in their
-               order: what is said there, a dash, and what to do about it from this perspective;
-               then how to begin, and a risk
-    critique   one point of the proposal that is strong and one or two that are weak, by number and
-               text, each weak one with a complaint and a remedy from the critic's perspective
-    revision   the proposal again, the weak points with the remedies, naming whose they are
+    proposal   a line for each sentence of the task, the first of its context, and each criterion and
+               requirement by its number: what is said there, a dash, and what to do about it from
+               this perspective; then how to begin, and a risk
+    critique   one line of the proposal that is strong and one or two that are weak, each weak one
+               with a remedy from the critic's perspective after the dash, and the reason
+    revision   the proposal again, the weak lines with the remedies, naming whose they are
+
+The model finds its place by the words around it, so what is to be copied after the same words stands
+after them nowhere else: a remedy follows its line's dash, and nothing but a remedy does in a critique.
 
 Structure is kept beside the text, so that nothing here parses what it wrote.
 """
@@ -18,7 +21,7 @@ import random
 import re
 import tomllib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -38,8 +41,9 @@ def phrases() -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Point:
-    """One numbered line of a proposal: what it is about and what is to be done."""
+    """One line of a proposal: its mark, what it is about, and what is to be done."""
 
+    mark: str
     about: str
     plan: str
 
@@ -51,14 +55,12 @@ class Weakness:
 
 
 def points_of(task: Task) -> Iterator[tuple[str, str]]:
-    """(kind, text) of all that a proposal has to say something about, in the order of the prompt."""
+    """(mark, text) of all that a proposal has to say something about, in the order of the prompt."""
     constraints = task.constraints
-    yield from (("task", sentence) for sentence in sentences(task.description))
-    yield from (("given", f"Given: {sentence}") for sentence in sentences(task.context))
-    yield from (("criterion", f"Criterion: {_unstopped(' '.join(text.split()))}") for text in constraints.rubric)
-    yield from (
-        ("requirement", f"Requirement: {_unstopped(' '.join(text.split()))}") for text in constraints.requirements
-    )
+    yield from ((f"{n}.", sentence) for n, sentence in enumerate(sentences(task.description), start=1))
+    yield from (("Given:", sentence) for sentence in sentences(task.context)[:1])
+    for letter, points in (("C", constraints.rubric), ("R", constraints.requirements)):
+        yield from ((f"{letter}{n}.", _unstopped(" ".join(text.split()))) for n, text in enumerate(points, start=1))
 
 
 def sentences(text: str) -> list[str]:
@@ -70,6 +72,10 @@ def sentences(text: str) -> list[str]:
 
 def _unstopped(text: str) -> str:
     return text.strip().rstrip(".!?:;,")
+
+
+def _line(point: Point) -> str:
+    return f"{point.mark} {point.about} — {point.plan}."
 
 
 class Speaker:
@@ -93,11 +99,11 @@ class Speaker:
 
     def _propose(self, seat: Seat) -> str:
         bank = self._bank(seat)
-        plans = {"given": phrases()["COUNCIL"]["given"], "criterion": phrases()["COUNCIL"]["criterion"]}
+        plans = {"G": phrases()["COUNCIL"]["given"], "C": phrases()["COUNCIL"]["criterion"]}
         own = self._plans(seat)
         self.points[seat.index] = [
-            Point(about, self.rng.choice(plans[kind]) if kind in plans else next(own))
-            for kind, about in points_of(self.deliberation.task)
+            Point(mark, about, self.rng.choice(plans[mark[0]]) if mark[0] in plans else next(own))
+            for mark, about in points_of(self.deliberation.task)
         ]
         self.closings[seat.index] = f"Begin: {next(own)}, then {next(own)}.\nRisk: {self.rng.choice(bank['risks'])}."
         return self._proposal(seat, f"{self._opening(seat)}: {self.rng.choice(bank['stance'])}.")
@@ -111,33 +117,30 @@ class Speaker:
         ]
         whose = "My own proposal" if critic == author else f"Proposal {author.label}"
         seen = f"Seen for {critic.perspective.name}, {whose}" if critic.perspective else whose
+        praised = points[strong]
         lines = [
             f"{seen} is strong here:",
-            self._line(points, strong, f"{rng.choice(list(phrases()['COUNCIL']['praise']))}."),
+            f"{praised.mark} {praised.about}: {rng.choice(phrases()['COUNCIL']['praise'])}.",
+            "It is weak here:",
         ]
-        lines.append("It is weak here:")
         for weakness in self.weaknesses[author.index]:
             complaint = rng.choice(self._bank(critic)["complaints"])
-            lines.append(self._line(points, weakness.index, f"{complaint}. Mend it: {weakness.remedy}."))
+            point = replace(points[weakness.index], plan=f"{weakness.remedy}, because {complaint}")
+            lines.append(_line(point))
         return "\n".join(lines)
 
     def _revise(self, author: Seat, round_: int) -> str:
         critic = self.deliberation.critic_of(author, round_)
         alone = critic == author
         for weakness in self.weaknesses[author.index]:
-            about = self.points[author.index][weakness.index].about
             plan = f"{weakness.remedy}, as {'my critique' if alone else critic.label} asked"
-            self.points[author.index][weakness.index] = Point(about, plan)
+            weak = self.points[author.index][weakness.index]
+            self.points[author.index][weakness.index] = replace(weak, plan=plan)
         whose = "my own critique" if alone else f"the critique by {critic.label}"
         return self._proposal(author, f"{self._opening(author)}, and take up {whose}.")
 
     def _proposal(self, seat: Seat, opening: str) -> str:
-        points = self.points[seat.index]
-        lines = [self._line(points, index, f"{point.plan}.") for index, point in enumerate(points)]
-        return "\n".join([opening, *lines, self.closings[seat.index]])
-
-    def _line(self, points: list[Point], index: int, text: str) -> str:
-        return f"{index + 1}. {points[index].about} — {text}"
+        return "\n".join([opening, *map(_line, self.points[seat.index]), self.closings[seat.index]])
 
     def _opening(self, seat: Seat) -> str:
         first = seat.perspective.name if seat.perspective else "the whole"

@@ -23,9 +23,8 @@ from fleet_pipeline.models.random_tiny import CHAT_TEMPLATE, SPECIAL_TOKENS
 
 VOCABULARY = 4_096
 CONTEXT = 8_192
-NUMBERED = 40  # points of a proposal that have a token for their number
-
-SECTIONS = ["Task", "Context", "Criteria", "Requirements", "Environment", "Further facts"]
+DASH = " —"
+NUMBERED = {"": 30, "C": 12, "R": 12}  # marks of lines that have a token of their own
 
 
 def fixed_texts() -> list[str]:
@@ -40,23 +39,19 @@ def fixed_texts() -> list[str]:
     for role in BUILT_IN_ROLES.values():
         texts.append(role.expertise)
         texts += [perspective.focus for perspective in role.perspectives]
-    for section in SECTIONS:
-        texts += [f"# {section}\n<<<\n", f"# {section}\n- "]
-    texts += ["# Proposal", "# Critique by", "# Your own critique of Proposal"]
+    texts += ["# Task\n<<<\n", "# Context\n<<<\n", "# Criteria", "# Requirements", "# Environment\n- "]
+    texts += ["# Further facts\n- ", "# Proposal", "# Critique by", "# Your own critique of Proposal"]
     texts += ["\n<<<\n", "\n>>>\n\n", "\n\n", "\n"]
-    texts += [
-        "You are a",
-        "\n\nYou are a",
-        "\nYour perspective is",
-        "\n- ",
-        "\nBegin:",
-        "\nRisk:",
-        "\nIt is weak here:",
-    ]
-    texts += [f"\n{number}." for number in range(1, NUMBERED + 1)]
+    texts += ["You are a", "\n\nYou are a", "\nYour perspective is", "\nIt is weak here:"]
+    texts += [DASH, *marks(), "\n- ", "\nGiven:", "\nBegin:", "\nRisk:"]
     # A word after a fixed text keeps its leading space; what is short is no sentence but a word.
     trimmed = (text if text.endswith("- ") else text.rstrip(" ") for text in texts)
-    return [text for text in dict.fromkeys(trimmed) if len(text) > 8 or "\n" in text]
+    return [text for text in dict.fromkeys(trimmed) if len(text) > 7 or "\n" in text or text == DASH]
+
+
+def marks() -> list[str]:
+    """How a numbered line begins."""
+    return [f"\n{letter}{number}." for letter, count in NUMBERED.items() for number in range(1, count + 1)]
 
 
 def train(texts: Iterable[str]) -> PreTrainedTokenizerFast:

@@ -42,9 +42,13 @@ def rows():
                 utterances.append(
                     common
                     | {
-                        "phase": str(prompt.phase), "round": prompt.round, "about_agent_id": prompt.about.agent_id,
-                        "self_critique": seat == prompt.about, "text": answer, "error_type": None,
-                    }  # fmt: skip
+                        "phase": str(prompt.phase),
+                        "round": prompt.round,
+                        "about_agent_id": prompt.about.agent_id,
+                        "self_critique": seat == prompt.about,
+                        "text": answer,
+                        "error_type": None,
+                    }
                 )
                 if prompt.phase is not Phase.CRITIQUE:
                     row = final.setdefault(seat.agent_id, common | {"initial_text": answer})
@@ -72,7 +76,7 @@ def test_who_speaks_as_trained_reaches_every_bar_that_its_tasks_allow() -> None:
     [
         ("broken word", "propose", "frobnicator", "frobnicnic"),
         ("broken word", "propose", "\nRisk:", "\n4. Keep the quux — try it empty.\nRisk:"),
-        ("name a point", "critique", "\n", "\n9"),
+        ("name a point", "critique", "weak here:\n", "weak here:\n9"),
         ("name their critic", "revise", "the critique by", "the opinion of"),
         ("name their critic", "revise", "asked", "said"),
     ],
