@@ -15,7 +15,7 @@ from fleet_pipeline.deliberation.task import Task, deliberation_id
 
 # Raise when the same inputs would lead to other prompts or another course of deliberation: what
 # is on disk under an older number is then made anew.
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 
 # The hottest seat of a diverse council samples at 1.3 times the base temperature, as in the
 # original; the others are spread evenly below it.

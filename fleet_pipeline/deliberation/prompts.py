@@ -127,8 +127,8 @@ def task_brief(task: Task) -> str:
     sections = [
         _material("Task", task.description),
         _material("Context", task.context),
-        _bullets("Criteria", constraints.rubric),
-        _bullets("Requirements", constraints.requirements),
+        _bullets("Criteria", constraints.rubric, "C{}."),
+        _bullets("Requirements", constraints.requirements, "R{}."),
         _bullets("Environment", _facts(constraints.cluster_spec)),
         _bullets("Further facts", _facts(constraints.metadata)),
     ]
@@ -148,9 +148,10 @@ def _material(title: str, text: str) -> str:
     return "\n".join([f"# {title}", "<<<", *lines, ">>>"])
 
 
-def _bullets(title: str, lines: Iterable[str]) -> str:
+def _bullets(title: str, lines: Iterable[str], mark: str = "-") -> str:
+    """A list. Criteria and requirements have numbers, so that an answer can name the one it means."""
     # One line each: an item with line breaks of its own could open a block or a section.
-    listing = "\n".join(f"- {' '.join(line.split())}" for line in lines)
+    listing = "\n".join(f"{mark.format(n)} {' '.join(line.split())}" for n, line in enumerate(lines, start=1))
     return f"# {title}\n{listing}" if listing else ""
 
 

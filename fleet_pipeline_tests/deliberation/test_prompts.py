@@ -35,6 +35,12 @@ def test_every_prompt_of_every_phase_carries_task_context_rubric_and_requirement
             assert text in prompt.user
 
 
+def test_criteria_and_requirements_have_numbers_that_an_answer_can_name() -> None:
+    for prompt in all_prompts():
+        assert "\n# Criteria\nC1. clarity: A newcomer understands it\n" in prompt.user
+        assert "\n# Requirements\nR1. Use a token bucket\nR2. Handle bursts\n" in prompt.user
+
+
 def test_peers_are_anonymous_letters() -> None:
     for prompt in all_prompts():
         assert "agent-" not in prompt.system + prompt.user
