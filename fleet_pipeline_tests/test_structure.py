@@ -43,6 +43,11 @@ def test_the_domain_does_no_input_or_output_and_reads_no_clock() -> None:
     assert {name.split(".")[0] for name in imports("deliberation")} & FOREIGN_TO_THE_DOMAIN == set()
 
 
+def test_nothing_that_runs_needs_the_code_that_trains() -> None:
+    for room in {path.name for path in PACKAGE.iterdir() if path.is_dir()} - {"training"}:
+        assert not [name for name in imports(room) if name.startswith("fleet_pipeline.training")]
+
+
 def test_only_the_dagster_layer_and_the_programs_import_dagster() -> None:
     for room in MAY_IMPORT:
         assert "dagster" not in {name.split(".")[0] for name in imports(room)}
