@@ -13,18 +13,12 @@ import json
 import math
 from pathlib import Path
 
+from fleet_pipeline.models.chatml import END_OF_TEXT, END_OF_TURN, SPECIAL_TOKENS, train_tokenizer
+
 MEAN_ANSWER_TOKENS = 40
 VOCABULARY = 2_048
 HIDDEN = 64
 CONTEXT = 16_384
-SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-
-CHAT_TEMPLATE = (
-    "{%- for message in messages -%}"
-    "{{ '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}"
-    "{%- endfor -%}"
-    "{%- if add_generation_prompt -%}{{ '<|im_start|>assistant\\n' }}{%- endif -%}"
-)
 
 
 def build(folder: Path, corpus: list[str], seed: int = 0) -> None:
@@ -33,7 +27,7 @@ def build(folder: Path, corpus: list[str], seed: int = 0) -> None:
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
     folder.mkdir(parents=True, exist_ok=True)
-    _tokenizer(corpus).save_pretrained(folder)
+    train_tokenizer(corpus, VOCABULARY, CONTEXT).save_pretrained(folder)
     config = Qwen3Config(
         vocab_size=VOCABULARY,
         hidden_size=HIDDEN,
@@ -44,9 +38,9 @@ def build(folder: Path, corpus: list[str], seed: int = 0) -> None:
         head_dim=32,
         max_position_embeddings=CONTEXT,
         tie_word_embeddings=False,
-        eos_token_id=SPECIAL_TOKENS.index("<|im_end|>"),
+        eos_token_id=SPECIAL_TOKENS.index(END_OF_TURN),
         bos_token_id=None,
-        pad_token_id=SPECIAL_TOKENS.index("<|endoftext|>"),
+        pad_token_id=SPECIAL_TOKENS.index(END_OF_TEXT),
     )
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -77,28 +71,5 @@ def _give_answers_an_end(model) -> None:  # type: ignore[no-untyped-def]
         head[: len(SPECIAL_TOKENS)] = 0
         state = constant / math.sqrt(1 + constant**2 / HIDDEN)
         log_partition = math.log(VOCABULARY) + spread**2 / 2
-        end = SPECIAL_TOKENS.index("<|im_end|>")
+        end = SPECIAL_TOKENS.index(END_OF_TURN)
         head[end, 0] = (log_partition - math.log(MEAN_ANSWER_TOKENS)) / state
-
-
-def _tokenizer(corpus: list[str]):  # type: ignore[no-untyped-def]
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
-
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY,
-        special_tokens=SPECIAL_TOKENS,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(corpus, trainer)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        eos_token="<|im_end|>",  # noqa: S106 - a token, not a password
-        pad_token="<|endoftext|>",  # noqa: S106
-        chat_template=CHAT_TEMPLATE,
-        model_max_length=CONTEXT,
-    )

@@ -28,10 +28,12 @@ def _cache() -> Path:
 def _random_tiny() -> Path:
     """Build the random model once per version of its recipe (about 5 s)."""
     from fleet_pipeline.deliberation import prompts, roles
-    from fleet_pipeline.models import random_tiny
+    from fleet_pipeline.models import chatml, random_tiny
 
-    corpus = [Path(str(module.__file__)).read_text(encoding="utf-8") for module in (prompts, roles)]
-    recipe = [Path(random_tiny.__file__).read_text(encoding="utf-8"), *corpus]
+    recipe = [
+        Path(str(module.__file__)).read_text(encoding="utf-8") for module in (chatml, random_tiny, prompts, roles)
+    ]
+    corpus = recipe[2:]
     version = hashlib.sha256("".join(recipe).encode()).hexdigest()[:12]
     folder = _cache() / f"{RANDOM_TINY}-{version}"
     if not (folder / "config.json").exists():

@@ -6,6 +6,7 @@
     tokens    the tokenizer
     network   stock Qwen3, with copying heads set at the start
     train     the loop
+    layout    which prompts the model was trained on, as a number
     evaluate  the figures of the model card, from the results of a real run
 
 Nothing else imports this package, and users need none of it: the checkpoint is in

@@ -6,7 +6,7 @@ Nothing here writes a prompt. What the model is trained on is what the pipeline 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from fleet_pipeline.deliberation.council import CouncilDefaults, Deliberation, convene
@@ -14,7 +14,7 @@ from fleet_pipeline.deliberation.prompts import Phase, Prompt
 from fleet_pipeline.deliberation.protocol import deliberate
 from fleet_pipeline.deliberation.transcript import Completion
 from fleet_pipeline.training.speakers import Speaker
-from fleet_pipeline.training.tasks import TaskWriter
+from fleet_pipeline.training.tasks import Pieces, TaskWriter
 
 # Of the utterances of one deliberation, as many of each phase: the task is the same in all of them.
 KEPT = {Phase.PROPOSE: 2, Phase.CRITIQUE: 1, Phase.REVISE: 1}
@@ -25,7 +25,7 @@ class Pair(NamedTuple):
     answer: str
 
 
-def pairs(seed: int, pieces: Sequence[str] = ()) -> Iterator[Pair]:
+def pairs(seed: int, pieces: Pieces | None = None) -> Iterator[Pair]:
     """Without end, the same for the same seed and pieces."""
     rng = random.Random(seed)
     writer = TaskWriter(rng, pieces)

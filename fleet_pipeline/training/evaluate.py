@@ -11,6 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from statistics import mean
 from typing import Any
 
@@ -150,6 +151,7 @@ def _of(phase: str, utterances: Iterable[Row]) -> list[Row]:
     return [row for row in utterances if row["phase"] == phase and not row["error_type"]]
 
 
+@cache
 def known_words() -> set[str]:
     """What the model was taught to say of its own."""
     banks = [phrases()["COUNCIL"], phrases()["ANY"]]

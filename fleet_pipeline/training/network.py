@@ -8,9 +8,10 @@ so its first three layers start as the circuit that interpretability research fo
     layer 0   four heads look 1 to 4 tokens back and note what stands there
     layer 1   two heads compare the present token and the three before it with those notes; where
               they agree, the text has been here before, and the next token is copied from there;
-              one head takes the notes of the last dash: the words a line of a proposal left off at
+              one of the two prefers the latest such place, where a critique speaks of a proposal;
+              a third takes the notes of the last dash: the words a line of a proposal left off at
     layer 2   where a new line begins, heads look for those words with a full stop or a list mark
-              behind them, and copy what comes then
+              behind them, and copy what comes then; two more do so for the word after that
 
 The last is what a line of a proposal needs to go on with the sentence after the one it has dealt
 with. Without it a model of the same training found every word within a sentence (99 %), and one
@@ -27,6 +28,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch.nn.functional import normalize
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 HIDDEN = 256
@@ -35,24 +37,35 @@ HEAD = HIDDEN // HEADS
 LAYERS = 5
 CODE = 24  # numbers that stand for a token where tokens are compared
 CONSTANT = 0
-TOKEN = slice(1, 126)
+IDENTITY = slice(1, 25)  # of the present token: drawn once, never learnt
+LEARNT = slice(25, 102)  # all else there is to know of it
+PREDICTED = slice(102, 126)  # the identity of the next token, as the copying heads see it; the output reads it
 BEGINNING = 126  # of a prompt: where heads look that have nothing to look for
-NEW_LINE = 127
 NOTES = [slice(128 + CODE * back, 128 + CODE * (back + 1)) for back in range(4)]
 LEFT_OFF = slice(224, 248)
-THETA = 1e7
+AS_LEFT_OFF = 248  # a constant as large as what is noted there
+NEW_LINES = (127, 249, 250)  # whether this token, the last, or the one before it begins a line
+FULL_STOP = 251
+NOTING, FREE_HEAD = 2, 3  # heads of layer 1
+THETA = 1e9
 
 # Rotary pairs (i, i + 32) turn by THETA ** (-i / 32) radians a token. The first ones tell how far
-# back a token is; from 20 on they turn by less than 1/20 over 1,000 tokens and only tell what it is.
+# back a token is; from 12 on they turn by less than 1/20 over 100 tokens and only tell what it is.
 NEAR = range(8)
-RECENT = (7, 8, 9)
-AVOID, REST = 14, 15
-FAR = [*range(20, 32), *range(52, 64)]
+RECENT = (5, 6, 7, 8, 9)  # the slow ones lest a place further back look like a near one
+LATER = 11  # a quarter turn in 2,000 tokens
+FAR = [*range(12, 30), *range(44, 62)]
+AVOID, REST = 30, 31
+# Layers see numbers scaled to a mean square of 1: by about 13 and 10 at the start. What is noted
+# is as large as what it is a note of.
+NOTED, NOTED_AGAIN = 0.0875, 0.095
+# Length of what is learnt of a token; that of its identity is 0.5, and 1.2 in the output.
+MOST_LEARNT, MOST_SAID = 1.0, 0.7
 NEARER_COUNTS_MORE = (1.0, 0.8, 0.6, 0.5)
 
 
 def build(tokenizer: Any, context: int, seed: int, new_lines: Sequence[str], dash: str) -> Qwen3ForCausalLM:
-    """The untrained network. `new_lines` are the tokens that begin a line, `dash` ends what it copies."""
+    """The untrained network. `new_lines` are the tokens that begin a line, `dash` ends what is copied to it."""
     config = Qwen3Config(
         vocab_size=len(tokenizer),
         hidden_size=HIDDEN,
@@ -63,7 +76,7 @@ def build(tokenizer: Any, context: int, seed: int, new_lines: Sequence[str], das
         head_dim=HEAD,
         max_position_embeddings=context,
         rope_parameters={"rope_type": "default", "rope_theta": THETA},
-        tie_word_embeddings=True,
+        tie_word_embeddings=False,
         eos_token_id=tokenizer.eos_token_id,
         bos_token_id=None,
         pad_token_id=tokenizer.pad_token_id,
@@ -72,74 +85,115 @@ def build(tokenizer: Any, context: int, seed: int, new_lines: Sequence[str], das
     model = Qwen3ForCausalLM(config)
     token = tokenizer.convert_tokens_to_ids
     with torch.no_grad():
-        _divide_the_stream(model, token("<|im_start|>"), [token(mark) for mark in new_lines])
-        code = torch.nn.init.orthogonal_(torch.empty(CODE, TOKEN.stop - TOKEN.start))
-        turns = [torch.nn.init.orthogonal_(torch.empty(CODE, CODE)) for _ in range(4)]
+        _divide_the_stream(model, token("<|im_start|>"), [token(mark) for mark in new_lines], token("."))
+        of_dash = normalize(model.model.embed_tokens.weight[token(dash), IDENTITY], dim=0)
+        turns = [torch.nn.init.orthogonal_(torch.empty(len(FAR), CODE)) for _ in range(4)]
+        in_notes = [torch.nn.init.orthogonal_(torch.empty(CODE, CODE)) for _ in range(3)]
         first, second, third = (layer.self_attn for layer in model.model.layers[:3])
         for head in range(HEADS):
-            _look_back(first, head, head + 1, code)
+            _look_back(first, head, head + 1)
         _widen(first, 3.2)
-        for head in (0, 1):
-            _go_on(second, head, code, turns)
-        of_dash = code @ model.model.embed_tokens.weight[token(dash), TOKEN]
-        of_dash /= of_dash.norm()
-        _note_where_left_off(second, 2, of_dash, code, turns)
-        _widen(second, 1.7)
-        for head in range(HEADS):
-            _go_on_after(third, head, of_dash, turns, skipped=1 if head < 2 else 2)
-        _widen(third, 1.7)
-        _hold(model, token(dash))
+        _go_on(second, 0, turns, later=0.0)
+        _go_on(second, 1, turns, later=0.6)
+        _note_where_left_off(second, NOTING, of_dash, in_notes)
+        _widen(second, 2.2)
+        _go_on_after(third, 0, of_dash, in_notes, skipped=1)
+        _go_on_after(third, 1, of_dash, in_notes, skipped=2)
+        _go_on_after(third, 2, of_dash, in_notes, skipped=1, word=1)
+        _see_what_comes(third, 3, of_dash, in_notes)
+        _widen(third, 2.2)
+        _hold(model)
     return model
 
 
-def _hold(model: Qwen3ForCausalLM, dash: int) -> None:
+def _hold(model: Qwen3ForCausalLM) -> None:
     """Keep training from where the heads set by hand look, and from what they read there.
 
     Left free, 2,900 steps took the heads of layer 2 off the right place altogether (0.70 of their
     attention at the start, 0.00 at the end), because what they find is of use only to a network that
-    already does the rest. With the attention alone held, the dash moved away from what is looked for,
+    already does the rest. With the attention alone held, tokens moved away from what is looked for,
     to the same effect. With the whole embedding held too, the heads stayed (0.54), but all else was
-    learnt half as fast. So tokens may move, except for the dash, but not into the notes.
+    learnt half as fast. So a token has an identity, which is never learnt, and numbers that are.
     """
-    embedding = model.model.embed_tokens.weight
-    own = torch.zeros(HIDDEN, 1)
-    own[TOKEN] = 1
-    free = own.T.repeat(len(embedding), 1)
-    free[dash] = 0
-    embedding.register_hook(lambda gradient: gradient * free)
+    learnt, later = torch.zeros(HIDDEN, 1), torch.zeros(HIDDEN, 1)
+    learnt[LEARNT], later[LEARNT], later[PREDICTED] = 1, 1, 1
+    read = torch.zeros(HIDDEN, 1)
+    read[PREDICTED] = 1
+    _keep_identities(model.model.embed_tokens, learnt.T, MOST_LEARNT)
+    _keep_identities(model.lm_head, 1 - read.T, MOST_SAID)
     for number, layer in enumerate(model.model.layers[:3]):
         attention = layer.self_attn
         layer.input_layernorm.requires_grad_(False)
-        (attention if number == 0 else attention.q_proj).requires_grad_(False)
-        for held in (attention.k_proj, attention.q_norm, attention.k_norm):
-            held.requires_grad_(False)
-        if number < 2:  # later layers may write where they like
-            _write_only(layer.mlp.down_proj.weight, own)
-    second = model.model.layers[1].self_attn
-    noting = slice(2 * HEAD, 3 * HEAD)
+        (attention if number == 0 else attention.q_norm).requires_grad_(False)
+        attention.k_norm.requires_grad_(False)
+        if number == 2:
+            attention.q_proj.requires_grad_(False)
+            attention.k_proj.requires_grad_(False)
+    layers = model.model.layers
+    _write_only(layers[0].mlp.down_proj.weight, learnt)
+    _write_only(layers[1].mlp.down_proj.weight, later)
+    second = layers[1].self_attn
+    free = torch.zeros(HIDDEN, 1)
+    free[FREE_HEAD * HEAD : (FREE_HEAD + 1) * HEAD] = 1
+    for projection in (second.q_proj, second.k_proj):
+        projection.weight.register_hook(lambda gradient: gradient * free)
     others = torch.ones(HIDDEN, 1)
-    others[noting] = 0
+    others[NOTING * HEAD : (NOTING + 1) * HEAD] = 0
     second.v_proj.weight.register_hook(lambda gradient: gradient * others)
-    second.o_proj.weight.register_hook(lambda gradient: gradient * others.T * own)
+    second.o_proj.weight.register_hook(lambda gradient: gradient * others.T * later)
 
 
-def _write_only(weight: torch.Tensor, own: torch.Tensor) -> None:
-    """Let a projection into the stream write the token's own numbers and no others."""
-    weight.mul_(own)
-    weight.register_hook(lambda gradient: gradient * own)
+def _keep_identities(tokens: torch.nn.Module, learnt: torch.Tensor, most: float) -> None:
+    """Learn only these numbers of a token, and not so much of them that they drown its identity.
+
+    Where they could, tokens that are rarely said were unlearnt: " mon" was copied as " any".
+    """
+    tokens.weight.register_hook(lambda gradient: gradient * learnt)
+    numbers = learnt[0].bool()
+
+    def keep_small(_: torch.nn.Module, __: Any) -> None:
+        with torch.no_grad():
+            tokens.weight[:, numbers] = torch.renorm(tokens.weight[:, numbers], 2, 0, most)
+
+    tokens.register_forward_pre_hook(keep_small)
 
 
-def _divide_the_stream(model: Qwen3ForCausalLM, beginning: int, new_lines: Sequence[int]) -> None:
-    embedding = model.model.embed_tokens.weight
+def _write_only(weight: torch.Tensor, numbers: torch.Tensor) -> None:
+    """Let a projection write some numbers of the stream and no others."""
+    weight.register_hook(lambda gradient: gradient * numbers)
+
+
+def _divide_the_stream(model: Qwen3ForCausalLM, beginning: int, new_lines: Sequence[int], full_stop: int) -> None:
+    embedding, output = model.model.embed_tokens.weight, model.lm_head.weight
     embedding.zero_()
-    embedding[:, TOKEN].normal_(std=0.1)
+    output.zero_()
+    embedding[:, IDENTITY] = 0.1 * _golay_code()[: len(embedding)]
+    output[:, PREDICTED] = 0.25 * _golay_code()[: len(embedding)]
+    embedding[:, LEARNT].normal_(std=0.1)
     embedding[:, CONSTANT] = 0.6
-    embedding[beginning, TOKEN] = 0  # so that resting there copies nothing
+    embedding[beginning, IDENTITY] = 0  # so that resting there copies nothing
     embedding[beginning, BEGINNING] = 1.0
-    embedding[new_lines, NEW_LINE] = 0.6
+    embedding[new_lines, NEW_LINES[0]] = 0.6
+    embedding[full_stop, FULL_STOP] = 0.6
     for layer in model.model.layers:
         for projection in (layer.self_attn.o_proj, layer.mlp.down_proj):
-            projection.weight.mul_(0.2)
+            projection.weight.zero_()
+
+
+def _golay_code() -> torch.Tensor:
+    """4,096 vectors of 24 signs, any two of which differ in 8 or more places: cosines of 1/3 at most.
+
+    The extended binary Golay code (Golay 1949): multiples of a polynomial over GF(2), and a parity bit.
+    """
+    polynomial = sum(1 << power for power in (0, 2, 4, 5, 6, 10, 11))
+    words = []
+    for message in range(1 << 12):
+        word = 0
+        for power in range(12):
+            if message >> power & 1:
+                word ^= polynomial << power
+        words.append(word | (word.bit_count() & 1) << 23)
+    return torch.tensor([[1.0 if word >> bit & 1 else -1.0 for bit in range(CODE)] for word in words])
 
 
 def _widen(attention: torch.nn.Module, factor: float) -> None:
@@ -148,73 +202,110 @@ def _widen(attention: torch.nn.Module, factor: float) -> None:
 
 
 def _clear(attention: torch.nn.Module, head: int) -> tuple[torch.Tensor, ...]:
-    """The head's rows of the query, key and value projections and its columns of the output's, all zero."""
+    """The head's rows of the query, key and value projections and its columns of the output's.
+
+    All zero but for what a value may be made of later, which nothing writes yet.
+    """
     rows = slice(head * HEAD, (head + 1) * HEAD)
-    parts = [getattr(attention, f"{name}_proj").weight[rows] for name in "qkv"]
-    parts.append(attention.o_proj.weight[:, rows])
-    for part in parts:
+    query, key, value = (getattr(attention, f"{name}_proj").weight[rows] for name in "qkv")
+    out = attention.o_proj.weight[:, rows]
+    for part in (query, key, value[:CODE], out):
         part.zero_()
-    return tuple(parts)
+    return query, key, value, out
 
 
-def _look_back(attention: torch.nn.Module, head: int, back: int, code: torch.Tensor) -> None:
+def _look_back(attention: torch.nn.Module, head: int, back: int) -> None:
     """Query and key are constants whose angles agree at a distance of `back` tokens."""
     query, key, value, out = _clear(attention, head)
     for i in NEAR:
         turn = back * THETA ** (-i / (HEAD // 2))
         query[i, CONSTANT] = 1
         key[i, CONSTANT], key[i + HEAD // 2, CONSTANT] = math.cos(turn), math.sin(turn)
-    value[:CODE, TOKEN] = code
-    out[NOTES[back - 1], :CODE] = torch.eye(CODE) * 0.35
+    value[:CODE, IDENTITY] = torch.eye(CODE)
+    out[NOTES[back - 1], :CODE] = torch.eye(CODE) * NOTED
+    if back < len(NEW_LINES):
+        value[CODE] = 0
+        value[CODE, NEW_LINES[0]] = 1
+        out[NEW_LINES[back], CODE] = NOTED
 
 
-def _go_on(attention: torch.nn.Module, head: int, code: torch.Tensor, turns: list[torch.Tensor]) -> None:
+def _go_on(attention: torch.nn.Module, head: int, turns: list[torch.Tensor], later: float) -> None:
     """The present token and three before it, against the four before each earlier one."""
     query, key, value, out = _clear(attention, head)
-    query[FAR, TOKEN] = turns[0] @ code
+    query[FAR, IDENTITY] = turns[0]
     for weight, turn, asked in zip(NEARER_COUNTS_MORE[1:], turns[1:], NOTES, strict=False):
-        query[FAR, asked] = 3 * weight * turn
+        query[FAR, asked] = weight * turn
     for weight, turn, noted in zip(NEARER_COUNTS_MORE, turns, NOTES, strict=True):
-        key[FAR, noted] = 3 * weight * turn
-    _copy(value, out, head, 0.4)
+        key[FAR, noted] = weight * turn
+    query[REST, BEGINNING] = key[REST, BEGINNING] = 10  # lest what is copied there be found by others who rest there
+    query[LATER, CONSTANT] = later
+    key[LATER + HEAD // 2, CONSTANT] = -later  # a quarter turn, so that it falls from the start
+    _copy(value, out, 0.4)
 
 
 def _note_where_left_off(
-    attention: torch.nn.Module, head: int, dash: torch.Tensor, code: torch.Tensor, turns: list[torch.Tensor]
+    attention: torch.nn.Module, head: int, of_dash: torch.Tensor, turns: list[torch.Tensor]
 ) -> None:
     """The notes of the last dash, summed as a query that `_go_on_after` can ask."""
     query, key, value, out = _clear(attention, head)
-    query[FAR, CONSTANT] = dash * 3
-    key[FAR, TOKEN] = code
-    for i in RECENT:
-        query[i, CONSTANT] = key[i, CONSTANT] = 1
+    query[FAR[:CODE], CONSTANT] = 6 * of_dash
+    key[FAR[:CODE], IDENTITY] = torch.eye(CODE)
+    query[RECENT, CONSTANT], key[RECENT, CONSTANT] = 2, 1
     for weight, turn, noted in zip(NEARER_COUNTS_MORE, turns, NOTES[:3], strict=False):
-        value[:CODE, noted] = 3 * weight * turn
-    out[LEFT_OFF, :CODE] = torch.eye(CODE) * 0.35
+        value[:CODE, noted] = weight * turn
+    value[CODE] = 0
+    value[CODE, CONSTANT] = 1
+    out[LEFT_OFF, :CODE] = torch.eye(CODE) * NOTED_AGAIN
+    out[AS_LEFT_OFF, CODE] = NOTED_AGAIN
 
 
 def _go_on_after(
-    attention: torch.nn.Module, head: int, of_dash: torch.Tensor, turns: list[torch.Tensor], skipped: int
+    attention: torch.nn.Module,
+    head: int,
+    of_dash: torch.Tensor,
+    turns: list[torch.Tensor],
+    skipped: int,
+    word: int = 0,
 ) -> None:
-    """What follows the words left off at, with `skipped` tokens between that are no dash.
+    """What follows the words left off at, with a full stop, a line break or both (`skipped` 2) between.
 
-    At the beginning of lines only: elsewhere the head looks at the beginning of a turn.
+    At the beginning of lines only, for their first token or the second (`word` 0 or 1): elsewhere
+    the head looks at the beginning of a turn.
     """
+    key = _find_where_left_off(attention, head, of_dash, turns, skipped + word, NEW_LINES[word], strength=2.5)
+    if skipped == 1:
+        key[AVOID, NEW_LINES[word]] = 3.5
+    else:
+        key[AVOID, CONSTANT], key[AVOID, NEW_LINES[word + 1]] = 3.5, -3.5
+
+
+def _see_what_comes(attention: torch.nn.Module, head: int, of_dash: torch.Tensor, turns: list[torch.Tensor]) -> None:
+    """At the end of a line, what the next one would be about: whether there is more to deal with."""
+    _find_where_left_off(attention, head, of_dash, turns, 1, FULL_STOP, strength=0.5)
+
+
+def _find_where_left_off(
+    attention: torch.nn.Module,
+    head: int,
+    of_dash: torch.Tensor,
+    turns: list[torch.Tensor],
+    skipped: int,
+    active: int,
+    strength: float,
+) -> torch.Tensor:
+    """Attend to what comes `skipped` tokens after the words left off at, where these are no line of the answer."""
     query, key, value, out = _clear(attention, head)
-    query[FAR, LEFT_OFF] = torch.eye(CODE)
-    query[REST, CONSTANT], query[REST, NEW_LINE] = 40, -40
-    query[AVOID, NEW_LINE] = -4
-    key[AVOID, NOTES[skipped - 1]] = 4 * of_dash
+    query[FAR[-CODE:], LEFT_OFF] = torch.eye(CODE)
     for weight, turn, noted in zip(NEARER_COUNTS_MORE, turns, NOTES[skipped:], strict=False):
-        key[FAR, noted] = 3 * weight * turn
+        key[FAR[-CODE:], noted] = weight * turn
+    query[AVOID, AS_LEFT_OFF] = -0.5
+    key[AVOID, NOTES[skipped - 1]] = 4 * of_dash
+    query[REST, CONSTANT], query[REST, active] = 4, -3.5
     key[REST, BEGINNING] = 40
-    _copy(value, out, head, 0.2)
+    _copy(value, out, strength)
+    return key
 
 
-def _copy(value: torch.Tensor, out: torch.Tensor, head: int, strength: float) -> None:
-    """Odd heads copy one half of a token, even ones the other."""
-    middle = (TOKEN.start + TOKEN.stop) // 2
-    half = slice(TOKEN.start, middle) if head % 2 else slice(middle, TOKEN.stop)
-    size = half.stop - half.start
-    value[:size, half] = torch.eye(size)
-    out[half, :size] = torch.eye(size) * strength
+def _copy(value: torch.Tensor, out: torch.Tensor, strength: float) -> None:
+    value[:CODE, IDENTITY] = torch.eye(CODE)
+    out[PREDICTED, :CODE] = torch.eye(CODE) * strength

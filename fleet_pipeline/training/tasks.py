@@ -9,15 +9,15 @@ from __future__ import annotations
 import random
 import re
 import tomllib
-from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from fleet_pipeline.deliberation.roles import BUILT_IN_ROLES, Perspective, Role
 from fleet_pipeline.deliberation.task import Task
 
-MADE_UP_WORDS = 0.5
+MADE_UP_WORDS = 0.6
+OF_PIECES = 0.7  # of the made-up words, where the pieces are known
 MADE_UP_ROLES = 0.1
 
 
@@ -27,10 +27,17 @@ def _lists() -> dict[str, list[str]]:
     return {name: value.split() if isinstance(value, str) else value for name, value in lists.items()}
 
 
-class TaskWriter:
-    """Writes one task after another. `pieces` are word pieces of the tokenizer, where there is one."""
+class Pieces(NamedTuple):
+    """The tokenizer's word pieces: those that begin a word and those within one."""
 
-    def __init__(self, rng: random.Random, pieces: Sequence[str] = ()) -> None:
+    first: list[str]
+    further: list[str]
+
+
+class TaskWriter:
+    """Writes one task after another. `pieces` is None while there is no tokenizer."""
+
+    def __init__(self, rng: random.Random, pieces: Pieces | None = None) -> None:
         self.rng = rng
         self.pieces = pieces
         self.pools: dict[str, list[str]] = {}
@@ -190,9 +197,9 @@ class TaskWriter:
 
     def _made_up(self) -> str:
         rng, lists = self.rng, _lists()
-        if self.pieces and rng.random() < 0.6:
-            word = "".join(rng.choice(self.pieces) for _ in range(rng.choices([1, 2, 3, 4], [20, 45, 25, 10])[0]))
-            return word[:24]
+        if self.pieces and rng.random() < OF_PIECES:
+            further = rng.choices([0, 1, 2, 3], [25, 45, 20, 10])[0]
+            return (rng.choice(self.pieces.first) + "".join(rng.choices(self.pieces.further, k=further)))[:24]
         word = rng.choice(lists["stems"]) + rng.choice(lists["endings"])
         if rng.random() < 0.03:
             word = word.translate(str.maketrans("aeou", rng.choice(["äéöü", "àèôù", "áëøñ", "яёюи"])))
@@ -220,7 +227,7 @@ class TaskWriter:
         )[0]
 
     def _code(self) -> str:
-        rng, a, b = self.rng, self._made_up(), rng_word(self.rng)
+        rng, a, b = self.rng, self._made_up(), self.rng.choice(_lists()["nouns"])
         return rng.choice(
             [
                 f"{a}_{b}", f"{a}_{b}()", f"`{a}`", f"/{a}/{b}", f"{a}={b}", f"{a}.{b}", f"--{a}-{b}", f"X-{a.capitalize()}-{b.capitalize()}",
@@ -228,8 +235,3 @@ class TaskWriter:
                 f"({a})", f"'{a}'", f"\"{a} {b}\"", f"#{rng.randint(1, 9999)}", f"{a}@{b}", f"<{a}>", f"[{a}]", f"{a[:4].upper()}-{rng.randint(1, 9999)}",
             ]
         )  # fmt: skip
-
-
-def rng_word(rng: random.Random) -> str:
-    """A real word."""
-    return rng.choice(_lists()["nouns"])

@@ -14,12 +14,12 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from fleet_pipeline.deliberation import prompts
 from fleet_pipeline.deliberation.roles import BUILT_IN_ROLES
-from fleet_pipeline.models.random_tiny import CHAT_TEMPLATE, SPECIAL_TOKENS
+from fleet_pipeline.models.chatml import train_tokenizer
+from fleet_pipeline.training.tasks import Pieces
 
 VOCABULARY = 4_096
 CONTEXT = 8_192
@@ -41,45 +41,29 @@ def fixed_texts() -> list[str]:
         texts += [perspective.focus for perspective in role.perspectives]
     texts += ["# Task\n<<<\n", "# Context\n<<<\n", "# Criteria", "# Requirements", "# Environment\n- "]
     texts += ["# Further facts\n- ", "# Proposal", "# Critique by", "# Your own critique of Proposal"]
-    texts += ["\n<<<\n", "\n>>>\n\n", "\n\n", "\n"]
+    texts += ["\n<<<\n", "\n>>>\n\n"]
     texts += ["You are a", "\n\nYou are a", "\nYour perspective is", "\nIt is weak here:"]
-    texts += [DASH, *marks(), "\n- ", "\nGiven:", "\nBegin:", "\nRisk:"]
+    texts += [DASH, *new_lines(), "\nGiven:", "\nBegin:", "\nRisk:"]
     # A word after a fixed text keeps its leading space; what is short is no sentence but a word.
-    trimmed = (text if text.endswith("- ") else text.rstrip(" ") for text in texts)
+    trimmed = (text if text.endswith(("- ", "* ")) else text.rstrip(" ") for text in texts)
     return [text for text in dict.fromkeys(trimmed) if len(text) > 7 or "\n" in text or text == DASH]
 
 
-def marks() -> list[str]:
-    """How a numbered line begins."""
-    return [f"\n{letter}{number}." for letter, count in NUMBERED.items() for number in range(1, count + 1)]
+def new_lines() -> list[str]:
+    """How lines begin."""
+    marks = [f"\n{letter}{number}." for letter, count in NUMBERED.items() for number in range(1, count + 1)]
+    return [*marks, "\n- ", "\n* ", "\n\n", "\n"]
 
 
 def train(texts: Iterable[str]) -> PreTrainedTokenizerFast:
     """Learn the word pieces of `texts`."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
-    tokenizer.decoder = decoders.ByteLevel()
-    fixed = fixed_texts()
-    tokenizer.add_special_tokens(SPECIAL_TOKENS)
-    trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY - len(fixed),
-        special_tokens=SPECIAL_TOKENS,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(texts, trainer)
-    tokenizer.add_tokens([AddedToken(text, normalized=False, special=False) for text in fixed])
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        eos_token="<|im_end|>",  # noqa: S106 - a token, not a password
-        pad_token="<|endoftext|>",  # noqa: S106
-        chat_template=CHAT_TEMPLATE,
-        model_max_length=CONTEXT,
-        clean_up_tokenization_spaces=False,
-    )
+    return train_tokenizer(texts, VOCABULARY, CONTEXT, prefix_space=True, fixed=fixed_texts())
 
 
-def pieces(tokenizer: Any) -> list[str]:
-    """Word pieces to make words of: lower-case letters, at least two."""
-    words = (token.removeprefix("Ġ") for token in tokenizer.get_vocab())
-    return sorted({word for word in words if re.fullmatch(r"[a-z]{2,7}", word)})
+def pieces(tokenizer: Any) -> Pieces:
+    """Word pieces of two letters and more, to make words of, so that all tokens are met in training."""
+    tokens = tokenizer.get_vocab()
+    return Pieces(
+        first=sorted(token[1:] for token in tokens if re.fullmatch(r"Ġ[A-Za-z]{2,12}", token)),
+        further=sorted(token for token in tokens if re.fullmatch(r"[a-z]{2,12}", token)),
+    )

@@ -88,12 +88,12 @@ def validate(model: Any, samples: list[Sample]) -> dict[str, float]:
 
 
 def _optimizers(model: Any) -> list[torch.optim.Optimizer]:
-    """Muon (Jordan 2024) for matrices within the layers, AdamW for the embedding and the norms."""
+    """Muon (Jordan 2024) for matrices within the layers, AdamW for what holds tokens and for the norms."""
     trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    inner = [p for name, p in trained if p.ndim == 2 and "embed" not in name]
-    outer = [p for name, p in trained if p.ndim != 2 or "embed" in name]
+    inner = [p for name, p in trained if p.ndim == 2 and ".layers." in name]
+    outer = [p for name, p in trained if p.ndim != 2 or ".layers." not in name]
     optimizers = [
-        torch.optim.Muon(inner, lr=MUON_RATE, weight_decay=0.01),
+        torch.optim.Muon(inner, lr=MUON_RATE, weight_decay=0.0),
         torch.optim.AdamW(outer, lr=ADAM_RATE, betas=(0.9, 0.95), weight_decay=0.0),
     ]
     for optimizer in optimizers:

@@ -21,7 +21,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 @pytest.fixture(scope="module")
 def untrained(tokenizer: PreTrainedTokenizerFast) -> Qwen3ForCausalLM:
-    return network.build(tokenizer, 1_024, 0, tokens.marks(), tokens.DASH).eval()
+    return network.build(tokenizer, 1_024, 0, tokens.new_lines(), tokens.DASH).eval()
 
 
 def ids(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
@@ -82,30 +82,80 @@ def test_it_goes_on_after_the_place_that_shares_the_longest_context(untrained: Q
     assert right >= 36
 
 
-@pytest.mark.parametrize(("done", "following"), [("The cat sleeps", " A"), ("A dog barks", " Birds")])
-def test_at_a_new_line_it_looks_at_the_sentence_after_the_one_dealt_with(
-    tokenizer: PreTrainedTokenizerFast, untrained: Qwen3ForCausalLM, done: str, following: str
-) -> None:
-    text = ids(tokenizer, f"The cat sleeps. A dog barks. Birds sing.\n1. {done} — make it so.\n2.")
-    untrained.set_attn_implementation("eager")
+def looked_at(tokenizer: PreTrainedTokenizerFast, model: Qwen3ForCausalLM, text: str, layer: int, head: int) -> int:
+    """Where the head looks from the last token of `text`."""
+    model.set_attn_implementation("eager")
     with torch.no_grad():
-        attentions = untrained.model(torch.tensor([text]), output_attentions=True).attentions
-    untrained.set_attn_implementation("sdpa")
-    looked_at = attentions[2][0, 0, -1].argmax()
-    assert tokenizer.decode(text[looked_at]) == following[: len(tokenizer.decode(text[looked_at]))]
-    assert tokenizer.decode(text[looked_at - 1]) == "."
+        attentions = model.model(torch.tensor([ids(tokenizer, text)]), output_attentions=True).attentions
+    model.set_attn_implementation("sdpa")
+    return int(attentions[layer][0, head, -1].argmax())
+
+
+TASKS = {
+    "The cat sleeps. A dog barks. Birds sing.": 0,
+    "The cat sleeps\nA dog barks\nBirds sing": 0,
+    "The cat sleeps.\n- A dog barks.\n- Birds sing.": 1,
+    "The cat sleeps.\n\nA dog barks.\n\nBirds sing.": 1,
+}
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize(("done", "following"), [("The cat sleeps", "A dog"), ("A dog barks", "Birds sing")])
+def test_at_a_new_line_it_looks_at_the_sentence_after_the_one_dealt_with(
+    tokenizer: PreTrainedTokenizerFast, untrained: Qwen3ForCausalLM, task: str, done: str, following: str
+) -> None:
+    """One head for a full stop or a line break between, another for both; two more for the second word."""
+    beginning = f"<|im_start|>{task}\n1. {done} — make it so.\n2."
+    text, first = ids(tokenizer, beginning), ids(tokenizer, following)
+    place = looked_at(tokenizer, untrained, beginning, layer=2, head=TASKS[task])
+    assert text[place : place + len(first)] == first
+    one_more = tokenizer.decode(first[:1])
+    assert looked_at(tokenizer, untrained, beginning + one_more, layer=2, head=2 + TASKS[task]) == place + 1
+
+
+def test_no_two_tokens_are_alike_where_tokens_are_compared() -> None:
+    code = network._golay_code() / network.CODE**0.5
+    likeness = code @ code.T - torch.eye(len(code))
+    assert code.shape == (4_096, 24)
+    assert likeness.max() < 0.34
+
+
+def test_training_leaves_alone_what_the_hand_set_heads_look_for(
+    tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Left free, they were gone after 2,900 steps: see `network._hold`."""
+    monkeypatch.setattr(train, "VALIDATION_PAIRS", 1)
+    monkeypatch.setattr(train, "SORTED", 50)
+    model = network.build(tokenizer, 1_024, 0, tokens.new_lines(), tokens.DASH)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    (_,) = train.train(model.train(), tokenizer, pairs(2), tokens=8_000, seed=0)
+    after, noting = model.state_dict(), slice(2 * network.HEAD, 3 * network.HEAD)
+    moved = {name: (after[name] - before[name]).abs() for name in after}
+    assert not moved["model.embed_tokens.weight"][:, network.IDENTITY].any()
+    assert moved["model.embed_tokens.weight"][:, network.LEARNT].any()
+    for layer, part in ((0, "q"), (0, "k"), (0, "v"), (0, "o"), (2, "q"), (2, "k")):
+        assert not moved[f"model.layers.{layer}.self_attn.{part}_proj.weight"].any()
+    attention = "model.layers.1.self_attn."
+    for part in "qk":
+        assert not moved[f"{attention}{part}_proj.weight"][: 3 * network.HEAD].any()
+    assert not moved[f"{attention}v_proj.weight"][noting].any()
+    assert not moved[f"{attention}o_proj.weight"][:, noting].any()
+    kept = [i for i in range(network.HIDDEN) if i not in range(network.LEARNT.start, network.PREDICTED.stop)]
+    for name in (f"{attention}o_proj.weight", "model.layers.0.mlp.down_proj.weight"):
+        assert not moved[name][kept].any()
+        assert moved[name].any()
 
 
 def test_a_few_steps_bring_the_loss_down(tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(train, "VALIDATION_PAIRS", 20)
     monkeypatch.setattr(train, "SORTED", 100)
-    model = network.build(tokenizer, 1_024, 0, tokens.marks(), tokens.DASH)
+    model = network.build(tokenizer, 1_024, 0, tokens.new_lines(), tokens.DASH)
     corpus = pairs(2, tokens.pieces(tokenizer))
     held_out = [train.encode(tokenizer, pair) for pair in islice(pairs(3), 20)]
     before = train.validate(model, held_out)
     (last,) = train.train(model.train(), tokenizer, corpus, tokens=40_000, seed=0)
     after = train.validate(model, held_out)
-    assert after["validation_loss"] < 0.92 * before["validation_loss"]
+    assert after["validation_loss"] < 0.8 * before["validation_loss"]
     assert after["validation_accuracy"] > before["validation_accuracy"]
     assert 40_000 <= last["tokens"] < 50_000
 
