@@ -104,13 +104,29 @@ TASKS = {
 def test_at_a_new_line_it_looks_at_the_sentence_after_the_one_dealt_with(
     tokenizer: PreTrainedTokenizerFast, untrained: Qwen3ForCausalLM, task: str, done: str, following: str
 ) -> None:
-    """One head for a full stop or a line break between, another for both; two more for the second word."""
+    """One head for a full stop or a line break between, another for both."""
     beginning = f"<|im_start|>{task}\n1. {done} — make it so.\n2."
     text, first = ids(tokenizer, beginning), ids(tokenizer, following)
     place = looked_at(tokenizer, untrained, beginning, layer=2, head=TASKS[task])
     assert text[place : place + len(first)] == first
-    one_more = tokenizer.decode(first[:1])
-    assert looked_at(tokenizer, untrained, beginning + one_more, layer=2, head=2 + TASKS[task]) == place + 1
+
+
+def test_it_knows_the_second_word_of_a_line_too(
+    tokenizer: PreTrainedTokenizerFast, untrained: Qwen3ForCausalLM
+) -> None:
+    """Which would else be any word that follows the first one somewhere, such as "A" or "The"."""
+    beginning = "<|im_start|>A bird sings. The cat sleeps. A dog barks.\n1. The cat sleeps — make it so.\n2. A"
+    place = looked_at(tokenizer, untrained, beginning, layer=2, head=2)
+    assert ids(tokenizer, beginning)[place] == ids(tokenizer, " dog")[0]
+
+
+def test_at_the_end_of_a_line_it_sees_what_the_next_one_would_be_about(
+    tokenizer: PreTrainedTokenizerFast, untrained: Qwen3ForCausalLM
+) -> None:
+    """So that it can tell whether there is one: half of all numbers after the last were wrong without."""
+    beginning = "<|im_start|>A bird sings. The cat sleeps. A dog barks.\n1. The cat sleeps — make it so."
+    place = looked_at(tokenizer, untrained, beginning, layer=2, head=3)
+    assert ids(tokenizer, beginning)[place] == ids(tokenizer, " A")[0]
 
 
 def test_no_two_tokens_are_alike_where_tokens_are_compared() -> None:
