@@ -48,7 +48,8 @@ def make(model: Path, tokens: int) -> None:
 
     began = time.monotonic()
     tokenizer = tokenizers.train(_texts(islice(pairs(SEED), TOKENIZER_PAIRS)))
-    net = network.build(tokenizer, tokenizers.CONTEXT, SEED, tokenizers.new_lines(), tokenizers.DASH)
+    marks = (tokenizers.new_lines(), tokenizers.names(), tokenizers.DASH, tokenizers.TASK)
+    net = network.build(tokenizer, tokenizers.CONTEXT, SEED, *marks)
     click.echo(f"{len(tokenizer):,} tokens, {sum(p.numel() for p in net.parameters()):,} parameters")
     drawn = 0
 

@@ -21,7 +21,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 @pytest.fixture(scope="module")
 def untrained(tokenizer: PreTrainedTokenizerFast) -> Qwen3ForCausalLM:
-    return network.build(tokenizer, 1_024, 0, tokens.new_lines(), tokens.DASH).eval()
+    return network.build(tokenizer, 1_024, 0, tokens.new_lines(), tokens.names(), tokens.DASH, tokens.TASK).eval()
 
 
 def ids(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
@@ -142,7 +142,7 @@ def test_training_leaves_alone_what_the_hand_set_heads_look_for(
     """Left free, they were gone after 2,900 steps: see `network._hold`."""
     monkeypatch.setattr(train, "VALIDATION_PAIRS", 1)
     monkeypatch.setattr(train, "SORTED", 50)
-    model = network.build(tokenizer, 1_024, 0, tokens.new_lines(), tokens.DASH)
+    model = network.build(tokenizer, 1_024, 0, tokens.new_lines(), tokens.names(), tokens.DASH, tokens.TASK)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     (_,) = train.train(model.train(), tokenizer, pairs(2), tokens=8_000, seed=0)
     after, noting = model.state_dict(), slice(2 * network.HEAD, 3 * network.HEAD)
@@ -165,7 +165,7 @@ def test_training_leaves_alone_what_the_hand_set_heads_look_for(
 def test_a_few_steps_bring_the_loss_down(tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(train, "VALIDATION_PAIRS", 20)
     monkeypatch.setattr(train, "SORTED", 100)
-    model = network.build(tokenizer, 1_024, 0, tokens.new_lines(), tokens.DASH)
+    model = network.build(tokenizer, 1_024, 0, tokens.new_lines(), tokens.names(), tokens.DASH, tokens.TASK)
     corpus = pairs(2, tokens.pieces(tokenizer))
     held_out = [train.encode(tokenizer, pair) for pair in islice(pairs(3), 20)]
     before = train.validate(model, held_out)
