@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import sys
 import tempfile
 import time
 from collections.abc import Iterable
+from contextlib import redirect_stdout
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
@@ -18,7 +20,7 @@ EVALUATION_TASKS = Path(__file__).with_name("evaluation.jsonl")
 SEED = 3
 TOKENIZER_PAIRS = 8_000
 # Sampling that suits the model; vLLM takes it from the model's folder.
-GENERATION = {"temperature": 0.35, "top_p": 0.95, "min_p": 0.1, "max_new_tokens": 1_024}
+GENERATION = {"temperature": 0.15, "top_p": 0.95, "min_p": 0.2, "max_new_tokens": 1_024}
 
 _model = click.option(
     "--model",
@@ -90,7 +92,8 @@ def evaluate(model: Path, tasks: Path, storage: Path | None, as_json: bool) -> N
 
     with tempfile.TemporaryDirectory() as scratch:
         read = read_backlog(str(tasks), BUILT_IN_ROLES)
-        utterances, proposals = _deliberate(model, read.tasks, storage or Path(scratch))
+        with redirect_stdout(sys.stderr):  # vLLM logs to standard output
+            utterances, proposals = _deliberate(model, read.tasks, storage or Path(scratch))
     figures = evaluate(read.tasks, utterances, proposals, _trained_words(model))
     if as_json:
         click.echo(json.dumps([asdict(figure) | {"reached": figure.reached} for figure in figures], indent=2))
