@@ -1,4 +1,4 @@
-"""The command line: `fleet run`, `fleet show`, `fleet config`.
+"""The command line: `fleet run`, `fleet show`, `fleet explain`, `fleet score`, `fleet config`.
 
 Exit codes: 0 all completed; 3 some were refused or failed; 2 usage, or nothing valid to run; 1 the
 pipeline broke. Results go to standard output, everything else to standard error.
@@ -26,6 +26,7 @@ from fleet_pipeline.defs.progress import Progress
 from fleet_pipeline.deliberation.errors import InvalidInput
 from fleet_pipeline.events.publisher import BrokerUnavailable, Receipts, without_secrets
 from fleet_pipeline.reports.text import printable
+from fleet_pipeline.scoring.embeddings import EmbeddingsUnavailable
 from fleet_pipeline.settings import Settings, load_settings, origins, read_roles
 from fleet_pipeline.storage.backlog import Backlog, read_backlog
 from fleet_pipeline.storage.store import StorageError, Store
@@ -41,7 +42,7 @@ class _Commands(click.Group):
             return super().invoke(ctx)
         except InvalidInput as error:
             _fail(str(error), NOTHING_VALID)
-        except (StorageError, BrokerUnavailable, OSError) as error:
+        except (StorageError, BrokerUnavailable, EmbeddingsUnavailable, OSError) as error:
             _fail(str(error), BROKE)
 
 
@@ -183,16 +184,12 @@ def show(deliberation_id: str, storage: str | None, as_json: bool) -> None:
 
     settings = load_settings(_flags(storage=storage))
     store = Store(settings.storage)
-    tables = {name: read_rows(store, name, deliberation_id) for name in ("deliberations", "proposals", "utterances")}
-    if tables["deliberations"] is None:
-        known = store.names("deliberations", ".parquet")
-        near = [key for key in known if key.startswith(deliberation_id.split(".")[0])] or known
-        hint = f"; there are {', '.join(near[:5])}" if near else "; nothing has been run there yet"
-        raise InvalidInput(f"no deliberation {deliberation_id} in {settings.storage}{hint}")
+    verdict = _verdict(store, deliberation_id)
+    tables = {name: read_rows(store, name, deliberation_id) for name in ("proposals", "utterances")}
     rows = {name: table.to_pylist() if table is not None else [] for name, table in tables.items()}
     if as_json:
         document = {
-            "deliberation": rows["deliberations"][0],
+            "deliberation": verdict,
             "proposals": rows["proposals"],
             "utterances": rows["utterances"],
         }
@@ -202,7 +199,86 @@ def show(deliberation_id: str, storage: str | None, as_json: bool) -> None:
         # -R shows colours, -F leaves at once when all fits on the screen, -X leaves it there.
         os.environ.setdefault("LESS", "-RFX")
         with console.pager(styles=True) if console.is_terminal else nullcontext():
-            console.print(deliberation_page(rows["deliberations"][0], rows["proposals"], rows["utterances"]))
+            console.print(deliberation_page(verdict, rows["proposals"], rows["utterances"]))
+
+
+@main.command()
+@click.argument("deliberation_id")
+@_storage
+@_json
+def explain(deliberation_id: str, storage: str | None, as_json: bool) -> None:
+    """Say in plain words why the winner won: parts and weights, what it covers and where, what checks found.
+
+    \b
+    fleet explain rate-limiter.dev
+    fleet explain rate-limiter.dev --json | jq '.weights'
+    """
+    from fleet_pipeline.scoring.explain import explain as sentences
+    from fleet_pipeline.storage.tables import read_file
+
+    settings = load_settings(_flags(storage=storage))
+    store = Store(settings.storage)
+    verdict = _verdict(store, deliberation_id)
+    found = read_file(store, "proposals", deliberation_id)
+    seats, scoring = (found[0].to_pylist(), found[1]) if found else ([], {})
+    lines = sentences(verdict, seats, scoring)
+    if as_json:
+        document = {"deliberation_id": deliberation_id, "explanation": lines, **scoring, "proposals": seats}
+        click.echo(json.dumps(document, indent=2, default=str))
+    else:
+        click.echo(printable("\n".join(lines)))
+
+
+@main.command()
+@click.argument("file")
+@click.option(
+    "--embeddings", metavar="NAME_OR_PATH", help="A sentence-transformers model, to measure diversity by it as well."
+)
+@_json
+def score(file: str, embeddings: str | None, as_json: bool) -> None:
+    """Score proposals made elsewhere, without an engine.
+
+    FILE is JSON (a case or a list of cases), JSON Lines or Parquet; - reads JSON or JSON Lines from standard
+    input. A case is {"name", "task", "requirements", "rubric", "proposals": [{"agent_id", "content"}]}; all but
+    task and proposals may be absent. The tasks of the other cases serve as wrong tasks, so put a batch into
+    one file.
+
+    \b
+    fleet score proposals.json
+    fleet score cases.jsonl --json | jq '.[0].proposals[] | {agent_id, score}'
+    """
+    from fleet_pipeline.reports.terminal import cases_table
+    from fleet_pipeline.scoring.cases import Case, case_results, read_case, score_cases
+    from fleet_pipeline.scoring.embeddings import Encoder
+    from fleet_pipeline.storage.records import BadRecord, read_cases
+
+    settings = load_settings(_flags(scoring__embeddings=embeddings))
+    cases: list[Case] = []
+    names: list[str] = []
+    refused: list[dict[str, Any]] = []
+    for number, parse in read_cases(file):
+        name = f"case {number}"
+        try:
+            entry = parse()
+            given = entry.get("name") if isinstance(entry, dict) else None
+            name = given if isinstance(given, str) and given else name
+            cases.append(read_case(entry))
+            names.append(name)
+        except (BadRecord, InvalidInput) as error:
+            field = f"{error.field}: " if isinstance(error, BadRecord) else ""
+            refused.append({"case": number, "name": name, "error": f"{field}{error}"})
+    for refusal in refused:
+        click.echo(printable(f"refused: case {refusal['case']} ({refusal['name'][:80]}): {refusal['error']}"), err=True)
+    if not cases:
+        _fail(f"{file}: no valid case in it", NOTHING_VALID)
+    options = settings.scoring
+    encoder = Encoder(options.embeddings, options.embeddings_device) if options.embeddings else None
+    results = case_results(names, score_cases(cases, settings.weights, encoder))
+    if as_json:
+        click.echo(json.dumps(results, indent=2))
+    else:
+        Console(highlight=False).print(cases_table(results))
+    sys.exit(SOME_FAILED if refused else COMPLETED)
 
 
 @main.command()
@@ -242,6 +318,20 @@ def home() -> None:
     from fleet_pipeline.runs import instance_home
 
     click.echo(instance_home())
+
+
+def _verdict(store: Store, deliberation_id: str) -> dict[str, Any]:
+    """The row of a deliberation. Raises `InvalidInput`, with what is near, where there is none."""
+    from fleet_pipeline.storage.tables import read_rows
+
+    table = read_rows(store, "deliberations", deliberation_id)
+    if table is None:
+        known = store.names("deliberations", ".parquet")
+        near = [key for key in known if key.startswith(deliberation_id.split(".")[0])] or known
+        hint = f"; there are {', '.join(near[:5])}" if near else "; nothing has been run there yet"
+        raise InvalidInput(f"no deliberation {deliberation_id} in {store.url}{hint}")
+    row: dict[str, Any] = table.to_pylist()[0]
+    return row
 
 
 def _document(

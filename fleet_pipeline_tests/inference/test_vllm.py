@@ -25,7 +25,7 @@ SHORT = CouncilDefaults(model="random-tiny", sampling=Sampling(max_tokens=160), 
 
 def run(engine: VllmEngine, deliberations: Iterable[Deliberation]) -> dict[str, Transcript]:
     jobs = [a_job(deliberation) for deliberation in deliberations]
-    return {finished.key: finished.transcript for finished in engine.run(jobs)}
+    return {finished.key: finished.result for finished in engine.run(jobs)}
 
 
 def spoken(transcript: Transcript) -> list[tuple[str, Phase, int, int, str]]:
@@ -172,7 +172,7 @@ defaults = CouncilDefaults(model="m", sampling=Sampling(max_tokens=160), retries
 for turn in ("one", "two"):
     with VllmEngine.start(VllmConfig(model=sys.argv[1], max_model_len=4096)) as engine:
         stream = engine.run([a_job(a_deliberation(f"{turn}{n}", defaults=defaults)) for n in range(4)])
-        print("RESULT", next(stream).transcript.status)
+        print("RESULT", next(stream).result.status)
         if turn == "one":
             print("RESULT", len(list(stream)) + 1)
     # A zombie has ended and holds nothing; multiprocessing's own resource tracker is no engine.
