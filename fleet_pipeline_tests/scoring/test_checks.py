@@ -219,7 +219,7 @@ def test_nothing_in_a_proposal_is_run(tmp_path: Path) -> None:
 def test_the_answers_written_for_the_project_hold_code_that_mostly_passes() -> None:
     """Findings there are looked at by hand: they are faults of the answers, not of the checks."""
     cases = [
-        json.loads(line) for file in sorted((Path(__file__).parent / "cases").glob("*.jsonl")) for line in file.open()
+        json.loads(line) for file in sorted((Path(__file__).parent / "cases").rglob("*.jsonl")) for line in file.open()
     ]
     found = [one for case in cases for answer in case["answers"] for one in check(answer)]
     assert len(found) > 60
