@@ -79,7 +79,9 @@ class Relevance:
         documents = {text: content(stems(text)) for text in [*batch, *_background()]}
         self._count = len(documents)
         self._spread = Counter(word for words in documents.values() for word in words)
-        self._references: dict[str, _Reference] = {}
+        # Bounded: a batch may hold any number of tasks, and a reference is larger than its text.
+        self._reference = lru_cache(maxsize=4 * POOL)(self._refer)
+        self._point = lru_cache(maxsize=4 * POOL)(self._weigh_point)
         # The weights of a word in the tasks that can be wrong ones.
         self._index: dict[str, list[tuple[str, float]]] = {}
         pool = batch[:POOL] if len(batch) > CONTROLS else [*batch, *_background()]
@@ -94,7 +96,11 @@ class Relevance:
         share = own.share(_taken_up(read, own))
         if not share:
             return 0.0
-        wrong = max((other.share(_taken_up(read, other)) for other in self._wrong(read, task)), default=0.0)
+        wrong = 0.0
+        for most, other in self._wrong(read, task):
+            if most <= wrong:  # and so are those that follow
+                break
+            wrong = max(wrong, other.share(_taken_up(read, other)))
         calibrated = share * share / (share + wrong)
         return calibrated / (calibrated + HALF)
 
@@ -102,11 +108,11 @@ class Relevance:
         """One for each requirement and criterion, in their order."""
         own = self._reference(reference_text(task))
         read = _read(text)
+        degrees = _degrees(read, own)
         found = []
         for kind, points in (("requirement", task.constraints.requirements), ("criterion", task.constraints.rubric)):
             for point in points:
-                weights = self._weights(content(stems(point)) or frozenset(stems(point)))
-                degrees = _degrees(read, own)
+                weights = self._point(point)
                 best, place = 0.0, -1
                 for index, degree in enumerate(degrees):
                     share = sum(weights.get(word, 0.0) * value for word, value in degree.items())
@@ -115,11 +121,13 @@ class Relevance:
                 found.append(Evidence(point, kind, min(best, 1.0), read[place].text if place >= 0 else ""))
         return found
 
-    def _reference(self, text: str) -> _Reference:
-        if text not in self._references:
-            words = stems(text)
-            self._references[text] = _Reference(content(words), _runs(words), self._weights(content(words)))
-        return self._references[text]
+    def _refer(self, text: str) -> _Reference:
+        words = stems(text)
+        return _Reference(content(words), _runs(words), self._weights(content(words)))
+
+    def _weigh_point(self, point: str) -> dict[str, float]:
+        words = stems(point)
+        return self._weights(content(words) or frozenset(words))
 
     def _weights(self, words: frozenset[str]) -> dict[str, float]:
         """Inverse document frequency among tasks, less for general words; they sum to 1."""
@@ -131,14 +139,15 @@ class Relevance:
         total = sum(weights.values())
         return {word: weight / total for word, weight in weights.items()} if total > 0 else weights
 
-    def _wrong(self, read: Sequence[_Unit], task: Task) -> list[_Reference]:
+    def _wrong(self, read: Sequence[_Unit], task: Task) -> list[tuple[float, _Reference]]:
+        """The tasks most like the text, each with the weight of all words they share: no share can be larger."""
         likeness: dict[str, float] = defaultdict(float)
         for word in frozenset[str]().union(*(unit.words for unit in read)):
             for text, weight in self._index.get(word, ()):
                 likeness[text] += weight
         likeness.pop(reference_text(task), None)
         most = heapq.nlargest(CONTROLS, likeness.items(), key=lambda item: (item[1], item[0]))
-        return [self._reference(text) for text, _ in most]
+        return [(weight, self._reference(text)) for text, weight in most]
 
 
 def relevance(proposals: pd.DataFrame, tasks: Mapping[str, Task], scorer: Relevance) -> pd.DataFrame:
@@ -149,9 +158,11 @@ def relevance(proposals: pd.DataFrame, tasks: Mapping[str, Task], scorer: Releva
     """
     present = proposals[proposals["text"].notna()].reset_index(drop=True)
     scores = present[["deliberation_id", "agent_id"]].copy()
-    pairs = [(text, tasks[key]) for text, key in zip(present["text"], present["deliberation_id"], strict=True)]
-    scores["fit"] = pd.Series([scorer.fit(*pair) for pair in pairs], dtype="float64")
-    evidence = [scorer.evidence(*pair) for pair in pairs]
+    fits, evidence = [], []
+    for text, key in zip(present["text"], present["deliberation_id"], strict=True):
+        fits.append(scorer.fit(text, tasks[key]))
+        evidence.append(scorer.evidence(text, tasks[key]))
+    scores["fit"] = pd.Series(fits, dtype="float64")
     scores["coverage"] = pd.Series([_mean([found.share for found in each]) for each in evidence], dtype="float64")
     scores["evidence"] = pd.Series(evidence, dtype="object")
     return scores
@@ -202,13 +213,14 @@ class _Unit(NamedTuple):
     stems: tuple[str, ...]
     words: frozenset[str]
     special: frozenset[str]  # those that are not general
+    runs: frozenset[tuple[str, ...]]
 
 
-@lru_cache(maxsize=1_024)
+@lru_cache(maxsize=64)
 def _read(text: str) -> tuple[_Unit, ...]:
     general = general_stems()
     read = ((unit, content(unit.stems)) for unit in units(text))
-    return tuple(_Unit(unit.text, unit.stems, words, words - general) for unit, words in read)
+    return tuple(_Unit(unit.text, unit.stems, words, words - general, _runs(unit.stems)) for unit, words in read)
 
 
 def _taken_up(read: Sequence[_Unit], task: _Reference) -> dict[str, float]:
@@ -232,7 +244,7 @@ def _degrees(read: Sequence[_Unit], task: _Reference) -> list[dict[str, float]]:
             continue
         around = max(added[max(place - 1, 0) : place + 2])
         degree = max(added[place], NEXT_TO * around)
-        quoted = linked - _unquoted(unit.stems, task.runs) if len(unit.stems) >= RUN else frozenset()
+        quoted = frozenset() if unit.runs.isdisjoint(task.runs) else linked - _unquoted(unit.stems, task.runs)
         degrees.append({word: QUOTED * added[place] if word in quoted else degree for word in linked})
     return degrees
 

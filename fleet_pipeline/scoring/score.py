@@ -19,6 +19,9 @@ from fleet_pipeline.scoring.scores import Score, score_frame
 from fleet_pipeline.scoring.similarity import LEXICAL
 
 
+CHUNK = 256  # councils
+
+
 @dataclass(frozen=True)
 class Scored:
     """`proposals`: a row each, with the parts of its score, `relevance`, `score`, `rank` and `winner`.
@@ -37,14 +40,19 @@ def score_proposals(
     A proposal's `fit` depends on the other tasks of the batch, as those are what it is held against;
     no other score depends on another council.
     """
-    tall = score_frame(diversity(proposals, encoder))
-    seats = relevance(proposals, tasks, Relevance(tasks.values()))
-    seats = seats.merge(checks(proposals), on=SEAT, validate="1:1").merge(novelty(tall), on=SEAT, how="left")
-    ranked = rank(score(seats, weights or Weights()))
-    more = seat_scores(ranked)
-    if encoder:
-        more += EmbeddedRelevance(tasks.values(), encoder).scores(proposals, tasks)
-    return Scored(ranked, pd.concat([tall, score_frame(more)], ignore_index=True))
+    scorer = Relevance(tasks.values())
+    embedded = EmbeddedRelevance(tasks.values(), encoder) if encoder else None
+    councils = [council for _, council in proposals.groupby("deliberation_id", sort=False)]
+    seats, tall = [], []
+    # Some at a time, so that each text is read once: what was read of it is kept for a while only.
+    for start in range(0, len(councils), CHUNK):
+        part = pd.concat(councils[start : start + CHUNK])
+        figures = diversity(part, encoder)
+        tall += figures + (list(embedded.scores(part, tasks)) if embedded else [])
+        parts = relevance(part, tasks, scorer).merge(checks(part), on=SEAT, validate="1:1")
+        seats.append(parts.merge(novelty(score_frame(figures)), on=SEAT, how="left"))
+    ranked = rank(score(pd.concat(seats, ignore_index=True), weights or Weights()))
+    return Scored(ranked, score_frame([*tall, *seat_scores(ranked)]))
 
 
 def checks(proposals: pd.DataFrame) -> pd.DataFrame:
