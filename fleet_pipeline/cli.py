@@ -31,6 +31,7 @@ from fleet_pipeline.settings import Settings, load_settings, origins, read_roles
 from fleet_pipeline.storage.backlog import Backlog, read_backlog
 from fleet_pipeline.storage.store import StorageError, Store
 
+WIDTH = 160  # of tables where there is no terminal
 COMPLETED, BROKE, NOTHING_VALID, SOME_FAILED = 0, 1, 2, 3
 
 
@@ -277,7 +278,7 @@ def score(file: str, embeddings: str | None, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(results, indent=2))
     else:
-        Console(highlight=False).print(cases_table(results))
+        Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH).print(cases_table(results))
     sys.exit(SOME_FAILED if refused else COMPLETED)
 
 

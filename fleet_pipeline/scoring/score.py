@@ -18,7 +18,6 @@ from fleet_pipeline.scoring.relevance import VERSION, EmbeddedRelevance, Relevan
 from fleet_pipeline.scoring.scores import Score, score_frame
 from fleet_pipeline.scoring.similarity import LEXICAL
 
-
 CHUNK = 256  # councils
 
 

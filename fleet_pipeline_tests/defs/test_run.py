@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 import subprocess
@@ -14,76 +13,17 @@ import dagster as dg
 import duckdb
 import pandas as pd
 import pytest
-from dagster._core.storage.partition_status_cache import get_and_update_asset_status_cache_value
 
 from fleet_pipeline.defs.build import ScriptedEngineRefused, build_definitions
-from fleet_pipeline.defs.partitions import NAME, deliberation_partitions, register
+from fleet_pipeline.defs.partitions import NAME, register
 from fleet_pipeline.deliberation.errors import InvalidInput
 from fleet_pipeline.deliberation.prompts import Phase, Prompt
 from fleet_pipeline.deliberation.transcript import Completion
-from fleet_pipeline.inference.engine import ModelUnavailable
 from fleet_pipeline.inference.scripted import ScriptedSource, echo
 from fleet_pipeline.runs import _reason, close_dead_runs
 from fleet_pipeline.settings import Settings
-from fleet_pipeline.storage.store import Store
-from fleet_pipeline.storage.task_store import put_task
-from fleet_pipeline_tests.helpers import a_task, said
-
-
-class Pipeline:
-    """Definitions with a scripted engine that counts what it is asked, and an instance to run them on."""
-
-    def __init__(self, instance: dg.DagsterInstance, storage: Path) -> None:
-        self.instance = instance
-        self.storage = storage
-        self.store = Store(str(storage))
-        self.asked: list[Prompt] = []
-        self.starts = 0
-        self.unavailable: set[str] = set()
-        self.answer: Callable[[Prompt], Completion] = echo
-        pipeline = self
-
-        class Source(ScriptedSource):
-            def start(self, model: str):
-                if model in pipeline.unavailable:
-                    raise ModelUnavailable(f"{model} is not here")
-                pipeline.starts += 1
-                return super().start(model)
-
-        self.source = Source(self._script)
-        self.configure()
-
-    def configure(self, **settings) -> None:
-        self.definitions = build_definitions(
-            Settings(storage=str(self.storage), **settings), overrides={"engine": self.source}, allow_scripted=True
-        )
-
-    def _script(self, prompt: Prompt) -> Completion:
-        self.asked.append(prompt)
-        return self.answer(prompt)
-
-    def put(self, *task_ids: str, **fields) -> list[str]:
-        return [key for task_id in task_ids for key in put_task(self.store, a_task(task_id, **fields))]
-
-    def run(self, keys: list[str], **arguments) -> dg.ExecuteInProcessResult:
-        tags = register(self.instance, keys)
-        job = self.definitions.resolve_job_def("deliberate")
-        return job.execute_in_process(instance=self.instance, tags=tags, raise_on_error=False, **arguments)
-
-    def table(self, name: str) -> pd.DataFrame:
-        return pd.read_parquet(self.storage / name)
-
-    def partitions(self, asset: str) -> tuple[set[str], set[str]]:
-        """(materialized, failed) partitions, as the UI counts them."""
-        value = get_and_update_asset_status_cache_value(self.instance, dg.AssetKey(asset), deliberation_partitions)
-        good = value.deserialize_materialized_partition_subsets(deliberation_partitions).get_partition_keys()
-        bad = value.deserialize_failed_partition_subsets(deliberation_partitions).get_partition_keys()
-        return set(good), set(bad) - set(good)
-
-
-@pytest.fixture
-def pipeline(instance: dg.DagsterInstance, tmp_path: Path) -> Pipeline:
-    return Pipeline(instance, tmp_path / "storage")
+from fleet_pipeline_tests.helpers import said
+from fleet_pipeline_tests.pipeline import Pipeline
 
 
 def test_one_run_over_many_partitions_with_one_engine_start(pipeline: Pipeline) -> None:
@@ -408,22 +348,6 @@ def test_checks_of_a_sound_run_pass(pipeline) -> None:
     assert {name: result.passed for name, result in check_results(pipeline).items()} == {
         "diversity": True, "relevance": True, "duplicates": True
     }  # fmt: skip
-
-
-def verdict_of(prompt: Prompt) -> Completion:
-    """A judge that always prefers the proposal of seat B."""
-    first, second = prompt.user.rsplit("# The first proposal", 1)[1].split("# The second proposal")
-    better = "first" if "agent-dev-002" in first else "second" if "agent-dev-002" in second else "equal"
-    marks = {"first": (5, 2), "second": (2, 5), "equal": (2, 2)}[better]
-    answer = {"reason": "It names values.", "first_mark": marks[0], "second_mark": marks[1], "better": better}
-    return said(json.dumps(answer))
-
-
-@pytest.fixture
-def judged(pipeline: Pipeline) -> Pipeline:
-    pipeline.configure(judge={"enabled": True}, scoring={"method": "judge"})
-    pipeline.answer = lambda prompt: verdict_of(prompt) if prompt.phase is Phase.JUDGE else echo(prompt)
-    return pipeline
 
 
 def test_a_judge_in_the_same_engine_start_decides_where_it_is_asked_to(judged: Pipeline) -> None:
