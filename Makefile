@@ -1,10 +1,10 @@
 # Everything a person types. `make help` lists it.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo ui test lint lock clean
+.PHONY: help setup demo ui test lint lock model clean
 
-# The demo's model. random-tiny is word salad on real vLLM: it needs no download and proves the
-# mechanics. For sense: make demo MODEL=Qwen/Qwen3-0.6B, or a local folder.
-MODEL ?= random-tiny
+# The demo's model: fleet-tiny comes with the package and shows what councils do; it decides nothing.
+# For real answers: make demo MODEL=Qwen/Qwen3-8B, or a local folder.
+MODEL ?= fleet-tiny
 BACKLOG ?= examples/backlog.jsonl
 SHOW ?= $(if $(filter examples/backlog.jsonl,$(BACKLOG)),rate-limiter.dev)
 PORT ?= 3000
@@ -37,6 +37,10 @@ lint: setup ## Run ruff and mypy
 
 lock: ## Write requirements/*.lock anew from pyproject.toml (needs uv)
 	@requirements/lock.sh
+
+model: setup ## Train fleet-tiny anew (an hour on two cores) and measure it
+	@.venv/bin/python -m fleet_pipeline.training make
+	@.venv/bin/python -m fleet_pipeline.training evaluate
 
 clean: ## Remove what runs have made (.fleet), keep .venv
 	rm -rf .fleet

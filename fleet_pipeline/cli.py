@@ -71,7 +71,11 @@ def main() -> None:
 @main.command()
 @click.argument("backlog")
 @_storage
-@click.option("--model", metavar="NAME_OR_PATH", help="A hub name, a local folder, or random-tiny (word salad).")
+@click.option(
+    "--model",
+    metavar="NAME_OR_PATH",
+    help="A hub name, a local folder, or fleet-tiny, the demonstrator that comes with the package.",
+)
 @click.option("--nats", metavar="URL|embedded|off", help="Broker for completion events; embedded starts one.")
 @click.option("--seed", type=click.IntRange(min=0), help="Run seed. Another one makes the councils speak anew.")
 @_json
@@ -93,7 +97,7 @@ def run(
     \b
     fleet run examples/backlog.jsonl --model Qwen/Qwen3-0.6B
     fleet run tasks.csv --storage s3://bucket/fleet --nats nats://broker:4222
-    head -5 tasks.jsonl | fleet run - --model random-tiny --json | jq .deliberations
+    head -5 tasks.jsonl | fleet run - --model fleet-tiny --json | jq .deliberations
     """
     settings = load_settings(
         _flags(storage=storage, engine__model=model, council__seed=seed, nats__url=nats if _is_url(nats) else None)

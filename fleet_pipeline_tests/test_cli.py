@@ -13,6 +13,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from fleet_pipeline.models.registry import FLEET_TINY
+
 GOOD = {"task_id": "limiter", "description": "Implement a rate limiter", "roles": ["DEV", "QA"]}
 BAD = {"task_id": "bad", "description": "x", "rounds": 99}
 
@@ -34,11 +36,11 @@ def write_backlog(folder: Path, *lines: dict | str) -> str:
 
 
 @pytest.fixture(scope="module")
-def ran(tmp_path_factory: pytest.TempPathFactory, random_tiny: str) -> tuple[Path, subprocess.CompletedProcess[str]]:
+def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
     """One run on real vLLM: two good deliberations, a bad line, a broker of its own."""
     folder = tmp_path_factory.mktemp("cli")
     backlog = write_backlog(folder, GOOD, "{not json", BAD)
-    return folder, fleet(folder, "run", backlog, "--model", random_tiny, "--nats", "embedded", "--json")
+    return folder, fleet(folder, "run", backlog, "--model", FLEET_TINY, "--nats", "embedded", "--json")
 
 
 def test_a_bad_line_among_good_ones_is_named_the_good_ones_run_and_the_exit_code_is_3(ran) -> None:
@@ -61,7 +63,7 @@ def test_a_bad_line_among_good_ones_is_named_the_good_ones_run_and_the_exit_code
     assert document["tokens_per_second"] > 0
 
 
-def test_the_run_is_recorded_in_the_instance_with_what_it_ran_with(ran, random_tiny: str) -> None:
+def test_the_run_is_recorded_in_the_instance_with_what_it_ran_with(ran) -> None:
     from dagster import DagsterInstance
 
     folder, result = ran
@@ -69,7 +71,7 @@ def test_the_run_is_recorded_in_the_instance_with_what_it_ran_with(ran, random_t
         (run,) = instance.get_runs()
         assert run.run_id == json.loads(result.stdout)["run_id"]
         assert run.is_success
-        assert run.run_config["resources"]["engine"]["config"]["model"] == random_tiny
+        assert run.run_config["resources"]["engine"]["config"]["model"] == FLEET_TINY
         assert run.remote_job_origin.repository_origin.code_location_origin.location_name == "fleet_pipeline"
 
 
@@ -81,9 +83,17 @@ def test_results_are_parquet_from_real_vllm(ran) -> None:
     assert sorted(seats["rank"].groupby(seats["deliberation_id"]).min()) == [1, 1]
 
 
-def test_what_is_done_is_not_run_again_and_the_exit_code_is_0(ran, random_tiny: str) -> None:
+def test_the_councils_speak_about_their_task(ran) -> None:
+    folder, _ = ran
+    winners = pd.read_parquet(folder / ".fleet/storage/deliberations").set_index("deliberation_id")["winner_text"]
+    for role, title in (("dev", "software developer"), ("qa", "quality engineer")):
+        assert winners[f"limiter.{role}"].startswith(f"As a {title} I put")
+        assert "1. Implement a rate limiter" in winners[f"limiter.{role}"]
+
+
+def test_what_is_done_is_not_run_again_and_the_exit_code_is_0(ran) -> None:
     folder, first = ran
-    again = fleet(folder, "run", "-", "--model", random_tiny, stdin=json.dumps(GOOD))
+    again = fleet(folder, "run", "-", "--model", FLEET_TINY, stdin=json.dumps(GOOD))
     assert again.returncode == 0, again.stderr
     assert "the engine was not started" in again.stdout
     winners = [d["winner_agent_id"].rpartition("-")[2] for d in json.loads(first.stdout)["deliberations"]]
@@ -91,7 +101,7 @@ def test_what_is_done_is_not_run_again_and_the_exit_code_is_0(ran, random_tiny: 
     assert [row[2] for row in rows] == winners
 
 
-def test_on_a_terminal_progress_and_result_are_shown_and_no_logs(ran, random_tiny: str) -> None:
+def test_on_a_terminal_progress_and_result_are_shown_and_no_logs(ran) -> None:
     folder, _ = ran
     backlog = write_backlog(folder, GOOD)
     master, slave = pty.openpty()
@@ -102,7 +112,7 @@ def test_on_a_terminal_progress_and_result_are_shown_and_no_logs(ran, random_tin
         "run",
         backlog,
         "--model",
-        random_tiny,
+        FLEET_TINY,
     ]
     process = subprocess.Popen(program, cwd=folder, stdin=slave, stdout=slave, stderr=slave)
     os.close(slave)
@@ -155,11 +165,14 @@ def test_a_backlog_with_nothing_valid_is_exit_code_2_and_starts_nothing(tmp_path
     assert not (tmp_path / ".fleet").exists()
 
 
-def test_a_model_that_is_not_there_is_exit_code_1_with_the_remedy_and_no_substitute(tmp_path: Path) -> None:
-    result = fleet(tmp_path, "run", write_backlog(tmp_path, GOOD), "--model", str(tmp_path / "nowhere"))
+@pytest.mark.parametrize("chosen", [["--model", "/nowhere"], []])
+def test_a_model_that_is_not_there_is_exit_code_1_with_the_remedy_and_no_substitute(tmp_path: Path, chosen) -> None:
+    """Without a choice it is the default, which no hub can be asked for here."""
+    result = fleet(tmp_path, "run", write_backlog(tmp_path, GOOD), *chosen)
     assert result.returncode == 1
-    assert "nowhere' cannot be loaded" in result.stderr
+    assert f"model '{chosen[-1] if chosen else 'Qwen/Qwen3-0.6B'}' cannot be loaded" in result.stderr
     assert "Name a model that is here" in result.stderr
+    assert "--model fleet-tiny" in result.stderr
     assert "Traceback" not in result.stderr
     assert not (tmp_path / ".fleet/storage/utterances").exists()
 

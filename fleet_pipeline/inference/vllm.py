@@ -263,7 +263,8 @@ def _explain(error: Exception, model: str) -> EngineError:
     return ModelUnavailable(
         f"model {model!r} cannot be loaded: {detail}\n"
         "Name a model that is here: a local folder (--model PATH, or FLEET_ENGINE__MODEL=PATH), or a hub name "
-        "reachable from this machine. To try the pipeline without any model: --model random-tiny (word salad)."
+        "reachable from this machine. To try the pipeline without a model of your own, name the demonstrator that "
+        "comes with it: --model fleet-tiny (trained on synthetic text; not for real decisions)."
     )
 
 

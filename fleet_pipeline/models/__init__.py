@@ -1,1 +1,5 @@
-"""Models the project can name: what `--model NAME_OR_PATH` means, and a random one for mechanics."""
+"""Models the project can name, beside any that vLLM can load.
+
+`fleet-tiny` comes with the package: a demonstrator that speaks English about the task it is given.
+`random-tiny` is built on the spot: random weights, for mechanics alone.
+"""

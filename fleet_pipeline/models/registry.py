@@ -12,11 +12,14 @@ import shutil
 import tempfile
 from pathlib import Path
 
+FLEET_TINY = "fleet-tiny"
 RANDOM_TINY = "random-tiny"
 
 
 def resolve(model: str) -> str:
     """The folder of one of this project's models, or `model` unchanged."""
+    if model == FLEET_TINY:
+        return str(Path(__file__).with_name("fleet_tiny"))
     return str(_random_tiny()) if model == RANDOM_TINY else model
 
 

@@ -24,7 +24,8 @@ from fleet_pipeline.training.tasks import Pieces
 VOCABULARY = 4_096
 CONTEXT = 8_192
 DASH = " —"
-NUMBERED = {"": 30, "C": 12, "R": 12}  # marks of lines that have a token of their own
+TASK = "# Task\n<<<\n"
+SENTENCES, NAMED = 30, 12  # numbered lines, and criteria and requirements, that have a token of their own
 
 
 def fixed_texts() -> list[str]:
@@ -39,20 +40,24 @@ def fixed_texts() -> list[str]:
     for role in BUILT_IN_ROLES.values():
         texts.append(role.expertise)
         texts += [perspective.focus for perspective in role.perspectives]
-    texts += ["# Task\n<<<\n", "# Context\n<<<\n", "# Criteria", "# Requirements", "# Environment\n- "]
+    texts += [TASK, "# Context\n<<<\n", "# Criteria", "# Requirements", "# Environment\n- "]
     texts += ["# Further facts\n- ", "# Proposal", "# Critique by", "# Your own critique of Proposal"]
     texts += ["\n<<<\n", "\n>>>\n\n"]
     texts += ["You are a", "\n\nYou are a", "\nYour perspective is", "\nIt is weak here:"]
-    texts += [DASH, *new_lines(), "\nGiven:", "\nBegin:", "\nRisk:"]
+    texts += [DASH, *new_lines(), *names(), "\nGiven:", "\nBegin:", "\nRisk:"]
     # A word after a fixed text keeps its leading space; what is short is no sentence but a word.
     trimmed = (text if text.endswith(("- ", "* ")) else text.rstrip(" ") for text in texts)
     return [text for text in dict.fromkeys(trimmed) if len(text) > 7 or "\n" in text or text == DASH]
 
 
 def new_lines() -> list[str]:
-    """How lines begin."""
-    marks = [f"\n{letter}{number}." for letter, count in NUMBERED.items() for number in range(1, count + 1)]
-    return [*marks, "\n- ", "\n* ", "\n\n", "\n"]
+    """How lines begin that have no name."""
+    return [*(f"\n{number}." for number in range(1, SENTENCES + 1)), "\n- ", "\n* ", "\n\n", "\n"]
+
+
+def names() -> list[str]:
+    """How a criterion and a requirement begin, in prompts and in answers."""
+    return [f"\n{letter}{number}." for letter in "CR" for number in range(1, NAMED + 1)]
 
 
 def train(texts: Iterable[str]) -> PreTrainedTokenizerFast:

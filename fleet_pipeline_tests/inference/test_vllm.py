@@ -198,7 +198,7 @@ def test_a_model_that_cannot_be_loaded_is_an_error_that_says_how_to_choose_one(t
     with pytest.raises(ModelUnavailable, match=r"model '.*nowhere' cannot be loaded") as caught:
         VllmEngine.start(VllmConfig(model=str(tmp_path / "nowhere")))
     assert "--model" in str(caught.value)
-    assert "random-tiny" in str(caught.value)
+    assert "--model fleet-tiny" in str(caught.value)
 
 
 def test_a_broken_model_folder_is_an_engine_error_and_no_other_model_is_taken(tmp_path) -> None:

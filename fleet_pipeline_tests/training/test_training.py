@@ -21,7 +21,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 @pytest.fixture(scope="module")
 def untrained(tokenizer: PreTrainedTokenizerFast) -> Qwen3ForCausalLM:
-    return network.build(tokenizer, 1_024, 0, tokens.new_lines(), tokens.DASH).eval()
+    return network.build(tokenizer, 1_024, 0, tokens.new_lines(), tokens.names(), tokens.DASH, tokens.TASK).eval()
 
 
 def ids(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
@@ -104,13 +104,29 @@ TASKS = {
 def test_at_a_new_line_it_looks_at_the_sentence_after_the_one_dealt_with(
     tokenizer: PreTrainedTokenizerFast, untrained: Qwen3ForCausalLM, task: str, done: str, following: str
 ) -> None:
-    """One head for a full stop or a line break between, another for both; two more for the second word."""
+    """One head for a full stop or a line break between, another for both."""
     beginning = f"<|im_start|>{task}\n1. {done} — make it so.\n2."
     text, first = ids(tokenizer, beginning), ids(tokenizer, following)
     place = looked_at(tokenizer, untrained, beginning, layer=2, head=TASKS[task])
     assert text[place : place + len(first)] == first
-    one_more = tokenizer.decode(first[:1])
-    assert looked_at(tokenizer, untrained, beginning + one_more, layer=2, head=2 + TASKS[task]) == place + 1
+
+
+def test_it_knows_the_second_word_of_a_line_too(
+    tokenizer: PreTrainedTokenizerFast, untrained: Qwen3ForCausalLM
+) -> None:
+    """Which would else be any word that follows the first one somewhere, such as "A" or "The"."""
+    beginning = "<|im_start|>A bird sings. The cat sleeps. A dog barks.\n1. The cat sleeps — make it so.\n2. A"
+    place = looked_at(tokenizer, untrained, beginning, layer=2, head=2)
+    assert ids(tokenizer, beginning)[place] == ids(tokenizer, " dog")[0]
+
+
+def test_at_the_end_of_a_line_it_sees_what_the_next_one_would_be_about(
+    tokenizer: PreTrainedTokenizerFast, untrained: Qwen3ForCausalLM
+) -> None:
+    """So that it can tell whether there is one: half of all numbers after the last were wrong without."""
+    beginning = "<|im_start|>A bird sings. The cat sleeps. A dog barks.\n1. The cat sleeps — make it so."
+    place = looked_at(tokenizer, untrained, beginning, layer=2, head=3)
+    assert ids(tokenizer, beginning)[place] == ids(tokenizer, " A")[0]
 
 
 def test_no_two_tokens_are_alike_where_tokens_are_compared() -> None:
@@ -126,7 +142,7 @@ def test_training_leaves_alone_what_the_hand_set_heads_look_for(
     """Left free, they were gone after 2,900 steps: see `network._hold`."""
     monkeypatch.setattr(train, "VALIDATION_PAIRS", 1)
     monkeypatch.setattr(train, "SORTED", 50)
-    model = network.build(tokenizer, 1_024, 0, tokens.new_lines(), tokens.DASH)
+    model = network.build(tokenizer, 1_024, 0, tokens.new_lines(), tokens.names(), tokens.DASH, tokens.TASK)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     (_,) = train.train(model.train(), tokenizer, pairs(2), tokens=8_000, seed=0)
     after, noting = model.state_dict(), slice(2 * network.HEAD, 3 * network.HEAD)
@@ -149,7 +165,7 @@ def test_training_leaves_alone_what_the_hand_set_heads_look_for(
 def test_a_few_steps_bring_the_loss_down(tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(train, "VALIDATION_PAIRS", 20)
     monkeypatch.setattr(train, "SORTED", 100)
-    model = network.build(tokenizer, 1_024, 0, tokens.new_lines(), tokens.DASH)
+    model = network.build(tokenizer, 1_024, 0, tokens.new_lines(), tokens.names(), tokens.DASH, tokens.TASK)
     corpus = pairs(2, tokens.pieces(tokenizer))
     held_out = [train.encode(tokenizer, pair) for pair in islice(pairs(3), 20)]
     before = train.validate(model, held_out)

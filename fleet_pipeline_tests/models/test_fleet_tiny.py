@@ -1,0 +1,60 @@
+"""The demonstrator that comes with the package: what it is, and that its published figures hold."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from fleet_pipeline.deliberation.council import PROTOCOL_VERSION
+from fleet_pipeline.models.registry import FLEET_TINY, resolve
+from fleet_pipeline.training.layout import prompt_layout
+
+FOLDER = Path(resolve(FLEET_TINY))
+ROOT = Path(__file__).parents[2]
+
+
+def content(name: str) -> dict:
+    return json.loads((FOLDER / name).read_text(encoding="utf-8"))
+
+
+def test_the_prompts_are_those_it_was_trained_on() -> None:
+    assert content("training.json")["prompt_layout"] == prompt_layout(), (
+        f"prompts have changed: raise PROTOCOL_VERSION (now {PROTOCOL_VERSION}) and train fleet-tiny anew (make model)"
+    )
+
+
+def test_it_is_stock_qwen3_in_bf16_of_at_most_12_mb() -> None:
+    config = content("config.json")
+    assert (config["architectures"], config["model_type"], config["dtype"]) == (
+        ["Qwen3ForCausalLM"],
+        "qwen3",
+        "bfloat16",
+    )
+    assert "auto_map" not in config
+    assert sum(file.stat().st_size for file in FOLDER.glob("*.safetensors")) <= 12_000_000
+
+
+def test_it_comes_with_all_it_needs_and_a_card() -> None:
+    names = {file.name for file in FOLDER.iterdir()}
+    assert names >= {
+        "config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json",
+        "chat_template.jinja", "training.json", "README.md",
+    }  # fmt: skip
+    packaged = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
+    assert f"models/{FOLDER.name}/*" in packaged["fleet_pipeline"]
+
+
+@pytest.mark.timeout(600)
+def test_its_figures_on_tasks_written_after_training_reach_the_bars(tmp_path: Path) -> None:
+    """The whole pipeline on real vLLM over the evaluation's councils, as the model card tells."""
+    program = [sys.executable, "-m", "fleet_pipeline.training", "evaluate", "--json"]
+    ended = subprocess.run(program, capture_output=True, text=True, cwd=tmp_path)
+    assert ended.returncode == 0, ended.stderr[-2_000:]
+    figures = json.loads(ended.stdout)
+    assert len(figures) == 10
+    assert [figure for figure in figures if not figure["reached"]] == []
