@@ -100,7 +100,9 @@ def build(
         of_dash = normalize(model.model.embed_tokens.weight[token(dash), IDENTITY], dim=0)
         turns = [torch.nn.init.orthogonal_(torch.empty(len(FAR), CODE)) for _ in range(4)]
         in_notes = [torch.nn.init.orthogonal_(torch.empty(CODE, CODE)) for _ in range(3)]
-        beginning = [normalize(model.model.embed_tokens.weight[token(of), IDENTITY], dim=0) for of in ("\n1.", task)]
+        of_line, of_task = (
+            normalize(model.model.embed_tokens.weight[token(of), IDENTITY], dim=0) for of in ("\n1.", task)
+        )
         first, second, third, fourth = (layer.self_attn for layer in model.model.layers[:HELD])
         for head in range(HEADS):
             _look_back(first, head, head + 1)
@@ -116,7 +118,7 @@ def build(
         _see_what_comes(third, 3, of_dash, in_notes)
         _widen(third, 2.2)
         for word in range(2):
-            _begin_with_the_task(fourth, word, *beginning, word)
+            _begin_with_the_task(fourth, word, of_line, of_task, word)
         _widen(fourth, 2.2)
         _hold(model)
     return model

@@ -1,0 +1,220 @@
+"""`fleet run`."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import asdict
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+import click
+from rich.console import Console
+from rich.text import Text
+
+from fleet_pipeline.cli.common import (
+    BROKE,
+    COMPLETED,
+    NOTHING_VALID,
+    SOME_FAILED,
+    fail,
+    flags,
+    json_option,
+    storage_option,
+)
+from fleet_pipeline.defs.progress import Progress
+from fleet_pipeline.events.publisher import BrokerUnavailable, Receipts
+from fleet_pipeline.reports.text import printable
+from fleet_pipeline.settings import Settings, load_settings, read_roles
+from fleet_pipeline.storage.backlog import Backlog, read_backlog
+
+
+@click.command()
+@click.argument("backlog")
+@storage_option
+@click.option(
+    "--model",
+    metavar="NAME_OR_PATH",
+    help="A hub name, a local folder, or fleet-tiny, the demonstrator that comes with the package.",
+)
+@click.option("--nats", metavar="URL|embedded|off", help="Broker for completion events; embedded starts one.")
+@click.option("--seed", type=click.IntRange(min=0), help="Run seed. Another one makes the councils speak anew.")
+@json_option
+@click.option("--verbose", is_flag=True, help="Show the logs of Dagster and vLLM.")
+def run(
+    backlog: str,
+    storage: str | None,
+    model: str | None,
+    nats: str | None,
+    seed: int | None,
+    as_json: bool,
+    verbose: bool,
+) -> None:
+    """Deliberate over BACKLOG: JSON Lines, CSV or Parquet; - reads JSON Lines from standard input.
+
+    Executes one Dagster run, recorded in DAGSTER_HOME (.fleet/dagster where that is not set), with
+    one engine start. What is finished and was made from the same inputs is not run again.
+
+    \b
+    fleet run examples/backlog.jsonl --model Qwen/Qwen3-0.6B
+    fleet run tasks.csv --storage s3://bucket/fleet --nats nats://broker:4222
+    head -5 tasks.jsonl | fleet run - --model fleet-tiny --json | jq .deliberations
+    """
+    settings = load_settings(
+        flags(storage=storage, engine__model=model, council__seed=seed, nats__url=nats if _is_url(nats) else None)
+    )
+    read = read_backlog(backlog, read_roles(settings.council.roles_file))
+    if not as_json:
+        _print_refusals(read)
+    if not read.tasks:
+        if as_json:
+            click.echo(json.dumps(_document(None, settings, [], read, None), indent=2))
+        fail(f"{backlog}: no valid task in it", NOTHING_VALID)
+    with ExitStack() as stack:
+        shown = nullcontext(_Terminal(sys.stdout, sys.stderr))
+        terminal = stack.enter_context(shown if verbose else _logs_set_aside())
+        url = None if nats == "off" else settings.nats.url
+        if nats == "embedded":
+            from fleet_pipeline.events.embedded import embedded_server
+
+            url = stack.enter_context(embedded_server())
+        code = _run(settings, read, url, as_json, terminal)
+    sys.exit(code)
+
+
+def _run(settings: Settings, read: Backlog, url: str | None, as_json: bool, terminal: _Terminal) -> int:
+    from dagster import DagsterInstance
+
+    from fleet_pipeline import runs
+    from fleet_pipeline.events.publisher import check
+    from fleet_pipeline.events.subscriber import arriving
+    from fleet_pipeline.reports.terminal import ProgressLine, run_table
+
+    if url:
+        check(url)
+    runs.instance_home()
+    unannounced = ""
+    out = Console(file=terminal.out, highlight=False, soft_wrap=not terminal.out.isatty())
+    err = Console(file=terminal.err, highlight=False, soft_wrap=not terminal.err.isatty())
+    receipts: Receipts | None = None
+    with DagsterInstance.get() as instance:
+        with ProgressLine(err) as line:
+            outcome = runs.run_backlog(instance, settings, read.tasks, lambda state: line(str(state), state.phase))
+        if url and not outcome.broke:
+            try:
+                with arriving(url) as arrived:
+                    receipts = runs.announce_all(instance, url, outcome)
+                    for subject, event in arrived(() if as_json else receipts.stored):
+                        who = f"winner {event['payload']['winner_id']}" if event["payload"]["winner_id"] else ""
+                        out.print(f"event {subject}  {event['payload']['deliberation_id']}  {who}", style="dim")
+            except BrokerUnavailable as error:  # the results are there all the same
+                unannounced = str(error)
+    if outcome.broke:
+        err.print(Text(f"fleet: run {outcome.run_id} broke: {outcome.broke}"))
+        err.print(
+            "fleet: what had finished is kept; the same command goes on from there. Logs: .fleet/logs/last-run.log"
+        )
+    rows = [] if outcome.broke else runs.verdicts(settings, outcome)
+    if as_json:
+        click.echo(
+            json.dumps(_document(outcome.run_id, settings, rows, read, outcome.progress), indent=2), terminal.out
+        )
+    elif not outcome.broke:
+        out.print()
+        out.print(run_table(rows))
+        out.print(Text(f"\n{_summary(outcome.progress)}\nresults in {settings.storage}"))
+        if receipts:
+            known = len(receipts.duplicates)
+            out.print(Text(f"{len(receipts.stored)} events published, {known} already known to the broker"))
+    if unannounced:
+        err.print(Text(f"fleet: events were not published: {unannounced}\nThe same command publishes them."))
+    if outcome.broke or unannounced:
+        return BROKE
+    completed = all(row["status"] == "completed" for row in rows) and len(rows) == len(outcome.keys)
+    return COMPLETED if completed and not read.refused else SOME_FAILED
+
+
+def _document(
+    run_id: str | None, settings: Settings, rows: list[dict[str, Any]], read: Backlog, progress: Progress | None
+) -> Any:
+    return {
+        "run_id": run_id,
+        "storage": settings.storage,
+        "deliberations": [
+            {
+                "deliberation_id": row["deliberation_id"],
+                "status": row["status"],
+                "winner_agent_id": row["winner_agent_id"],
+                "winner_score": row["winner_score"],
+                "proposals": row["answered"],
+                "error": row["error_message"],
+            }
+            for row in rows
+        ],
+        "refused": [asdict(refusal) for refusal in read.refused],
+        "tokens": {
+            "prompt": progress.prompt_tokens if progress else 0,
+            "cached": progress.cached_tokens if progress else 0,
+            "completion": progress.completion_tokens if progress else 0,
+        },
+        "tokens_per_second": round(progress.tokens_per_second, 1) if progress else 0.0,
+        "engine_start_seconds": round(progress.engine_start_seconds, 2) if progress else 0.0,
+    }
+
+
+def _summary(progress: Progress) -> str:
+    if not progress.engine_starts:
+        return f"{progress.done} deliberations, all of them done before: the engine was not started"
+    return (
+        f"{progress.done} deliberations ({progress.reused} done before), {progress.failed} failed; "
+        f"{progress.completion_tokens:,} tokens generated in {progress.generating_seconds:.1f} s "
+        f"({progress.tokens_per_second:,.0f} a second), {progress.cache_hit_rate:.0%} of prompt tokens from the cache; "
+        f"{progress.engine_starts} engine start, {progress.engine_start_seconds:.1f} s"
+    )
+
+
+def _print_refusals(read: Backlog) -> None:
+    for refusal in read.refused:
+        click.echo(printable(f"refused: line {refusal.line}: {refusal.field[:80]}: {refusal.error}"), err=True)
+
+
+def _is_url(nats: str | None) -> bool:
+    if nats not in (None, "embedded", "off") and "://" not in nats:
+        raise click.BadParameter("expected a URL such as nats://host:4222, or embedded, or off", param_hint="--nats")
+    return nats not in (None, "embedded", "off")
+
+
+class _Terminal(NamedTuple):
+    out: IO[str]
+    err: IO[str]
+
+
+@contextmanager
+def _logs_set_aside() -> Iterator[_Terminal]:
+    """Send what Dagster, vLLM and their libraries print to a file; gives the terminal itself.
+
+    Native code prints as well, so this works on the file descriptors.
+    """
+    log = Path(".fleet/logs/last-run.log")
+    log.parent.mkdir(parents=True, exist_ok=True)
+    warnings.simplefilter("ignore")
+    sys.stdout.flush()
+    sys.stderr.flush()
+    with (
+        log.open("w", encoding="utf-8") as file,
+        os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8") as out,
+        os.fdopen(os.dup(2), "w", buffering=1, encoding="utf-8") as err,
+    ):
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+        try:
+            yield _Terminal(out, err)
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os.dup2(out.fileno(), 1)
+            os.dup2(err.fileno(), 2)
