@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from fleet_pipeline.cli import main
+from fleet_pipeline.deliberation.prompts import Phase
 from fleet_pipeline_tests.deliberation.test_protocol import OVERLONG
 from fleet_pipeline_tests.helpers import said
 from fleet_pipeline_tests.pipeline import Pipeline
@@ -84,6 +85,25 @@ def test_a_bad_case_is_named_with_field_and_remedy_and_the_others_are_scored(tmp
         "refused: case 4 (case 4): (whole case): expected an object",
     ):
         assert message in result.stderr
+
+
+def test_one_bad_case_of_a_list_costs_no_other(tmp_path: Path) -> None:
+    path = tmp_path / "cases.json"
+    deep = json.dumps(GOOD | {"name": "deep", "note": 0}).replace('"note": 0', '"note": ' + "[" * 900 + "]" * 900)
+    twice = json.dumps(GOOD | {"name": "twice"}).replace("{", '{"task": "x", ', 1)
+    path.write_text(f"[\n{twice},\n{json.dumps(GOOD)},\n{deep}\n]")
+    result = fleet("score", str(path), "--json")
+    assert "limiter" in [case["name"] for case in json.loads(result.stdout)]
+    assert "refused: case 1 (case 1): task: given twice; keep one" in result.stderr
+
+
+def test_a_list_that_is_no_json_is_one_error_with_its_place(tmp_path: Path) -> None:
+    path = tmp_path / "cases.json"
+    path.write_text(f"[\n{json.dumps(GOOD)},\n]")
+    result = fleet("score", str(path))
+    assert result.exit_code == 2
+    assert "not valid JSON" in result.stderr
+    assert "line 3" in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -161,6 +181,15 @@ def test_a_winner_by_the_judge_says_so(judged: Pipeline) -> None:
     page = explain(judged, "t1.dev")
     assert page.startswith("agent-dev-002 won with the best chance to win by the judge of 3 proposals")
     assert "; judge 0." in page
+    assert "preferred the same proposal in both orders in 100 % of pairs" in page
+
+
+def test_a_judge_that_was_to_decide_and_could_not_is_mentioned(judged: Pipeline) -> None:
+    judged.answer = lambda prompt: said("I like both" if prompt.phase is Phase.JUDGE else prompt.seat.agent_id)
+    judged.run(judged.put("t1"))
+    page = explain(judged, "t1.dev")
+    assert "The judge was to decide, and no verdict on every proposal could be read" in page
+    assert "12 of its 12 answers could not be read" in page
 
 
 def test_a_deliberation_without_a_winner_says_why(pipeline: Pipeline) -> None:

@@ -45,7 +45,7 @@ def test_a_relative_storage_means_one_place_wherever_it_is_read() -> None:
         ("[engine]\nmax_num_seqs = 0", "engine.max_num_seqs: "),
         ("[engine", "not valid TOML"),
         ("[scoring]\nmethod = 'judge'", "set judge.enabled"),
-        ("[weights]\nfit = 0\ncoverage = 0\nnovelty = 0\nchecks = 0", "at least one weight"),
+        ("[weights]\nfit = 0\ncoverage = 0", "fit or coverage must be above 0"),
     ],
 )
 def test_a_bad_settings_file_is_refused_with_the_setting(text: str, message: str) -> None:

@@ -63,14 +63,15 @@ def explain(deliberation_id: str, storage: str | None, as_json: bool) -> None:
     fleet explain rate-limiter.dev --json | jq '.weights'
     """
     from fleet_pipeline.scoring.explain import explain as sentences
-    from fleet_pipeline.storage.tables import read_file
+    from fleet_pipeline.storage.tables import read_file, read_rows
 
     settings = load_settings(flags(storage=storage))
     store = Store(settings.storage)
     verdict = _verdict(store, deliberation_id)
     found = read_file(store, "proposals", deliberation_id)
     seats, scoring = (found[0].to_pylist(), found[1]) if found else ([], {})
-    lines = sentences(verdict, seats, scoring)
+    figures = read_rows(store, "scores", deliberation_id)
+    lines = sentences(verdict, seats, scoring, figures.to_pylist() if figures is not None else [])
     if as_json:
         document = {"deliberation_id": deliberation_id, "explanation": lines, **scoring, "proposals": seats}
         click.echo(json.dumps(document, indent=2, default=str))

@@ -45,7 +45,7 @@ def council_checks(
         if relevance and (mean := sum(relevance) / len(relevance)) < options.warn_relevance_below:
             found["relevance"][key] = round(mean, 4)
     for name, councils in found.items():
-        worst = dict(sorted(councils.items(), key=lambda item: item[1])[:MOST_NAMED])
+        worst = dict(sorted(councils.items(), key=lambda item: item[1], reverse=name == "duplicates")[:MOST_NAMED])
         yield dg.AssetCheckResult(
             check_name=name,
             asset_key=proposals.key,

@@ -8,6 +8,7 @@ them for one run.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, Protocol
 
 import dagster as dg
@@ -102,6 +103,12 @@ class WeightsResource(_WeightFields):
         return Weights(**_values(self, Weights))
 
 
+@lru_cache(maxsize=1)
+def _encoder(model: str, device: str) -> Encoder:
+    """Loaded once for all ops of a process."""
+    return Encoder(model, device)
+
+
 class ScoringResource(_ScoringFields):
     """How winners are chosen, and what else is measured."""
 
@@ -111,7 +118,7 @@ class ScoringResource(_ScoringFields):
     def encoder(self) -> Encoder | None:
         """The embedding model, loaded, where one is configured. Raises `EmbeddingsUnavailable`."""
         options = self.options()
-        return Encoder(options.embeddings, options.embeddings_device) if options.embeddings else None
+        return _encoder(options.embeddings, options.embeddings_device) if options.embeddings else None
 
 
 class JudgeResource(_JudgeFields):

@@ -21,13 +21,16 @@ from fleet_pipeline.deliberation.errors import InvalidInput
 from fleet_pipeline.deliberation.judging import Judgement, Judging, judge, judging_fingerprint
 from fleet_pipeline.deliberation.protocol import deliberate
 from fleet_pipeline.deliberation.roles import Role
-from fleet_pipeline.deliberation.transcript import Completion, Status, Transcript
+from fleet_pipeline.deliberation.transcript import AgentError, Completion, Status, Transcript
 from fleet_pipeline.inference.engine import Engine, Finished, Job, ModelUnavailable
 from fleet_pipeline.scoring.proposals import final_proposals, texts
 from fleet_pipeline.storage.rows import Provenance, TranscriptFacts, write_judgements, write_transcript
 from fleet_pipeline.storage.store import StorageError, Store
 from fleet_pipeline.storage.tables import read_file, read_rows, write_rows
 from fleet_pipeline.storage.task_store import get_task
+
+# What says nothing about the question: asked another time, the judge may answer.
+NOT_ANSWERED = frozenset({AgentError.DEADLINE, AgentError.ENGINE})
 
 
 @dataclass
@@ -148,8 +151,11 @@ class Transcription:
 
         for finished in engine.run(jobs(), self._heard):
             deliberation, judged = under_way.pop(finished.key)
+            judgements = finished.result or ()
+            if (not judgements and finished.error) or any(one.utterance.error in NOT_ANSWERED for one in judgements):
+                judged = ""  # kept for people to see, and asked again by the next run
             provenance = Provenance(deliberation.model, engine.name, self.run_id, deliberation.fingerprint)
-            write_judgements(self.store, deliberation, finished.result or (), provenance, judged)
+            write_judgements(self.store, deliberation, judgements, provenance, judged)
 
     def _is_judged(self, deliberation: Deliberation) -> bool:
         try:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import pandas as pd
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from fleet_pipeline.deliberation.errors import InvalidInput, describe
 from fleet_pipeline.deliberation.task import Constraints, Task, rubric_points
@@ -14,7 +14,15 @@ from fleet_pipeline.scoring.embeddings import Encoder
 from fleet_pipeline.scoring.ranking import Weights
 from fleet_pipeline.scoring.score import Scored, score_proposals
 
+
+def _not_blank(value: str) -> str:
+    if not value.strip():
+        raise ValueError("must not be empty")
+    return value
+
+
 Text = Annotated[str, Field(max_length=10_000_000)]
+Point = Annotated[str, Field(max_length=100_000), AfterValidator(_not_blank)]
 
 
 class CaseProposal(BaseModel):
@@ -32,9 +40,9 @@ class Case(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     name: str | None = Field(default=None, max_length=500)
-    task: str = Field(min_length=1, max_length=1_000_000, description="The task's text.")
-    requirements: tuple[str, ...] = ()
-    rubric: tuple[str, ...] = Field(default=(), description="A text (one criterion a line), a list, or a mapping.")
+    task: Annotated[str, AfterValidator(_not_blank)] = Field(max_length=1_000_000, description="The task's text.")
+    requirements: tuple[Point, ...] = ()
+    rubric: tuple[Point, ...] = Field(default=(), description="A text (one criterion a line), a list, or a mapping.")
     proposals: tuple[CaseProposal, ...] = Field(min_length=1, max_length=1_000)
 
     @field_validator("rubric", mode="before")
@@ -64,6 +72,8 @@ def read_case(entry: Any) -> Case:
         return Case.model_validate(entry)
     except ValidationError as error:
         raise InvalidInput(describe(error)) from None
+    except RecursionError:
+        raise InvalidInput("(whole case): nested too deeply; flatten it") from None
 
 
 def score_cases(

@@ -26,7 +26,7 @@ class EmbeddingsUnavailable(RuntimeError):
 class Encoder:
     """A sentence-transformers model, by hub name or local folder.
 
-    `version` is what scores made from it are stored under: name, and a hash of its weights.
+    `version` is what scores made from it are stored under: name, and a hash over a part of every weight.
     """
 
     def __init__(self, model: str, device: str = "cpu") -> None:
@@ -45,9 +45,10 @@ class Encoder:
                 f"embedding model {model!r} cannot be loaded: {detail}\n"
                 "Name a local folder or a hub name that can be reached from here in scoring.embeddings, or leave it empty."
             ) from error
-        weights = next(self._model.parameters()).detach().float().cpu().numpy()
-        digest = hashlib.sha256(np.ascontiguousarray(weights).tobytes()).hexdigest()[:8]
-        self.version = f"embedding:{Path(model).name}@{digest}"
+        digest = hashlib.sha256()
+        for weights in self._model.parameters():
+            digest.update(weights.detach().flatten()[:1_024].float().cpu().numpy().tobytes())
+        self.version = f"embedding:{Path(model).name}@{digest.hexdigest()[:8]}"
 
     def encode(self, texts: Sequence[str]) -> npt.NDArray[np.float64]:
         """(n, dimension) unit vectors: the mean over a text's parts, weighted by their words."""

@@ -17,16 +17,16 @@ _WORDS = {
 MOST_TEXT = 160
 
 
-def explain(verdict: Row, seats: Sequence[Row], scoring: Mapping[str, Any]) -> list[str]:
+def explain(verdict: Row, seats: Sequence[Row], scoring: Mapping[str, Any], scores: Sequence[Row]) -> list[str]:
     """Sentences, one a line. `verdict` is the row of `deliberations`, `seats` the rows of `proposals`, `scoring` the
-    footer of their file (`weights`, `method`, `diversity`)."""
+    footer of their file (`weights`, `method`, `diversity`), `scores` the rows of `scores`."""
     answered = sorted((seat for seat in seats if seat["score"] is not None), key=lambda seat: seat["rank"])
     winners = [seat for seat in answered if seat["winner"]]
     if not winners:
         reason = verdict["error_message"] or "no proposal was ranked"
         return [f"{verdict['deliberation_id']} has no winner: it is {verdict['status']}: {reason}"]
     winner, weights = winners[0], scoring["weights"]
-    lines = [_how(winner, answered)]
+    lines = [_how(winner, answered), *_judge(winner, scoring["method"], scores)]
     lines += ["", "Its score and the others':"]
     lines += [_sum(seat, weights) for seat in answered]
     lines += [*_beside_the_next(winner, answered, weights), *_covered(winner), *_found(winner), *_conformity(verdict)]
@@ -38,7 +38,8 @@ def parts_of(seat: Row, weights: Mapping[str, float]) -> dict[str, tuple[float, 
     present = {part: seat[part] for part in PARTS if seat[part] is not None}
     total = sum(weights[part] for part in present)
     counted = {part: value * seat["relevance"] if part in QUALIFIED else value for part, value in present.items()}
-    return {part: (value, weights[part] / total) for part, value in counted.items()} if total else {}
+    equal = 1 / len(present) if present else 0.0
+    return {part: (value, weights[part] / total if total else equal) for part, value in counted.items()}
 
 
 def _how(winner: Row, answered: Sequence[Row]) -> str:
@@ -56,6 +57,25 @@ def _how(winner: Row, answered: Sequence[Row]) -> str:
             f"{', '.join(equals)}. The lot depends on the ids alone."
         )
     return f"{who} won with the best {measure} of {among}: {winner['choice']:.3f}."
+
+
+def _judge(winner: Row, method: str, scores: Sequence[Row]) -> list[str]:
+    """What the judge's verdicts are worth."""
+    found = {row["metric"]: row for row in scores if row["agent_id"] is None and row["metric"].startswith("judge_")}
+    lines = []
+    if method != "score" and str(winner["won_by"]).startswith("score"):
+        lines.append("The judge was to decide, and no verdict on every proposal could be read: the score decided.")
+    for metric, words in (
+        ("judge_position_consistency", "It preferred the same proposal in both orders in {share:.0%} of pairs ({n})."),
+        ("judge_repeat_stability", "Asked again it said the same in {share:.0%} of cases ({n})."),
+    ):
+        if row := found.get(metric):
+            lines.append(words.format(share=row["value"], n=row["n"]).replace("%", " %"))
+    for metric, words in (("judge_unparseable", "could not be read"), ("judge_unanswered", "never came")):
+        row = found.get(metric)
+        if row and row["value"] > 0:
+            lines.append(f"{round(row['value'] * row['n'])} of its {row['n']} answers {words}.")
+    return ["", "The judge:", *(f"  {line}" for line in lines)] if lines else []
 
 
 def _sum(seat: Row, weights: Mapping[str, float]) -> str:

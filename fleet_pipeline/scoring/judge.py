@@ -104,9 +104,13 @@ def judge_scores(key: str, rows: Sequence[Row], found: Mapping[str, Judged]) -> 
         if agreement:
             share, n = agreement
             scores.append(Score(key, None, None, "final", metric, VERSION, share, n))
-    if rows:
-        unreadable = sum(row["better"] is None for row in rows) / len(rows)
-        scores.append(Score(key, None, None, "final", "judge_unparseable", VERSION, unreadable, len(rows)))
+    answered = [row for row in rows if row["error_type"] not in ("deadline", "engine", "overlong")]
+    for metric, of, count in (
+        ("judge_unanswered", rows, len(rows) - len(answered)),
+        ("judge_unparseable", answered, sum(row["better"] is None for row in answered)),
+    ):
+        if of:
+            scores.append(Score(key, None, None, "final", metric, VERSION, count / len(of), len(of)))
     return scores
 
 

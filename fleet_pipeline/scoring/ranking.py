@@ -28,8 +28,10 @@ class Weights(BaseModel):
 
     @model_validator(mode="after")
     def _some_weight(self) -> Weights:
-        if self.fit + self.coverage + self.novelty + self.checks <= 0:
-            raise ValueError("at least one weight must be above 0")
+        if self.fit + self.coverage <= 0:
+            raise ValueError(
+                "fit or coverage must be above 0: novelty and checks count as far as a proposal is relevant"
+            )
         return self
 
 
@@ -86,11 +88,10 @@ def rank(scored: pd.DataFrame, method: Method = "score", candidates: Mapping[str
 
 
 def _weighted_mean(scores: pd.DataFrame, weights: Weights, parts: tuple[str, ...]) -> pd.Series[float]:
-    """Mean of the parts that are present, weighted; 0 where no present part has weight."""
-    total = pd.Series(0.0, index=scores.index)
-    weight = pd.Series(0.0, index=scores.index)
-    for part in parts:
-        share = scores[part].notna() * getattr(weights, part)
-        total += scores[part].fillna(0.0) * share
-        weight += share
-    return (total / weight.where(weight > 0)).fillna(0.0)
+    """Mean of the parts that are present, weighted; unweighted where no present part has a weight."""
+    values = scores[list(parts)].astype("float64")
+    given = pd.Series({part: getattr(weights, part) for part in parts}, dtype="float64")
+    shares = values.notna() * given
+    total = shares.sum(axis=1)
+    weighted = (values.fillna(0.0) * shares).sum(axis=1) / total.where(total > 0)
+    return weighted.fillna(values.mean(axis=1)).fillna(0.0)

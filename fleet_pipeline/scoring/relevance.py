@@ -36,7 +36,7 @@ QUOTED = 0.25
 RUN = 4  # words in the task's order that are a quotation
 GENERAL = 0.5  # weight of general words among those of the task
 VERSION = "1"
-POOL = 256  # tasks of the batch that can be a wrong task; those of `background.txt` where it has too few
+POOL = 256  # tasks of the batch that can be a wrong task, beside those of `background.txt`
 CONTROLS = 8  # of these the ones most like the proposal are tried
 HALF = 0.1  # calibrated share at which `fit` is one half; answers of people have 0.16, to other tasks 0.02
 COVERED = 0.3  # of a point's words, for it to count as covered in the evidence
@@ -53,6 +53,18 @@ class Evidence(NamedTuple):
     @property
     def covered(self) -> bool:
         return self.share >= COVERED
+
+
+class Fit(NamedTuple):
+    """How much better a proposal fits its own task than wrong ones; all from 0 to 1.
+
+    `value` is x / (x + `HALF`) of x = own^2 / (own + wrong): the share of the own task's words that are taken
+    up, and the largest such share of a wrong task.
+    """
+
+    value: float
+    own: float
+    wrong: float
 
 
 @dataclass(frozen=True)
@@ -82,30 +94,29 @@ class Relevance:
         # Bounded: a batch may hold any number of tasks, and a reference is larger than its text.
         self._reference = lru_cache(maxsize=4 * POOL)(self._refer)
         self._point = lru_cache(maxsize=4 * POOL)(self._weigh_point)
-        # The weights of a word in the tasks that can be wrong ones.
+        # The weights of a word in the tasks that can be wrong ones. Those of the field are always among them:
+        # with other batches than one of one task alone, scores would else jump.
         self._index: dict[str, list[tuple[str, float]]] = {}
-        pool = batch[:POOL] if len(batch) > CONTROLS else [*batch, *_background()]
-        for text in pool:
+        for text in dict.fromkeys([*batch[:POOL], *_background()]):
             for word, weight in self._weights(documents[text]).items():
                 self._index.setdefault(word, []).append((text, weight))
 
-    def fit(self, text: str, task: Task) -> float:
-        """0 to 1."""
+    def fit(self, text: str, task: Task) -> Fit:
         own = self._reference(reference_text(task))
         read = _read(text)
         share = own.share(_taken_up(read, own))
         if not share:
-            return 0.0
+            return Fit(0.0, 0.0, 0.0)
         wrong = 0.0
         for most, other in self._wrong(read, task):
             if most <= wrong:  # and so are those that follow
                 break
             wrong = max(wrong, other.share(_taken_up(read, other)))
         calibrated = share * share / (share + wrong)
-        return calibrated / (calibrated + HALF)
+        return Fit(calibrated / (calibrated + HALF), share, wrong)
 
     def evidence(self, text: str, task: Task) -> list[Evidence]:
-        """One for each requirement and criterion, in their order."""
+        """One for each requirement and criterion that holds a word, in their order."""
         own = self._reference(reference_text(task))
         read = _read(text)
         degrees = _degrees(read, own)
@@ -113,6 +124,8 @@ class Relevance:
         for kind, points in (("requirement", task.constraints.requirements), ("criterion", task.constraints.rubric)):
             for point in points:
                 weights = self._point(point)
+                if not weights:  # a point without a word to take up
+                    continue
                 best, place = 0.0, -1
                 for index, degree in enumerate(degrees):
                     share = sum(weights.get(word, 0.0) * value for word, value in degree.items())
@@ -126,8 +139,7 @@ class Relevance:
         return _Reference(content(words), _runs(words), self._weights(content(words)))
 
     def _weigh_point(self, point: str) -> dict[str, float]:
-        words = stems(point)
-        return self._weights(content(words) or frozenset(words))
+        return self._weights(content(stems(point)))
 
     def _weights(self, words: frozenset[str]) -> dict[str, float]:
         """Inverse document frequency among tasks, less for general words; they sum to 1."""
@@ -151,7 +163,7 @@ class Relevance:
 
 
 def relevance(proposals: pd.DataFrame, tasks: Mapping[str, Task], scorer: Relevance) -> pd.DataFrame:
-    """`deliberation_id`, `agent_id`, `fit`, `coverage`, `evidence` of each proposal with a text.
+    """`deliberation_id`, `agent_id`, `fit` and what it is made of, `coverage`, `evidence` of each proposal with a text.
 
     `coverage` is the mean share over requirements and criteria, null without any; `evidence` a list of
     `Evidence`. `tasks` is by deliberation id; `scorer` knows the batch they are of.
@@ -162,7 +174,8 @@ def relevance(proposals: pd.DataFrame, tasks: Mapping[str, Task], scorer: Releva
     for text, key in zip(present["text"], present["deliberation_id"], strict=True):
         fits.append(scorer.fit(text, tasks[key]))
         evidence.append(scorer.evidence(text, tasks[key]))
-    scores["fit"] = pd.Series(fits, dtype="float64")
+    for column, part in (("fit", "value"), ("own_share", "own"), ("wrong_share", "wrong")):
+        scores[column] = pd.Series([getattr(fit, part) for fit in fits], dtype="float64")
     scores["coverage"] = pd.Series([_mean([found.share for found in each]) for each in evidence], dtype="float64")
     scores["evidence"] = pd.Series(evidence, dtype="object")
     return scores
@@ -177,14 +190,16 @@ class EmbeddedRelevance:
     def __init__(self, tasks: Iterable[Task], encoder: Encoder) -> None:
         self._encoder = encoder
         batch = sorted({reference_text(task) for task in tasks}, key=_lot)[:POOL]
-        self._pool = batch if len(batch) > CONTROLS else [*batch, *_background()]
+        self._pool = list(dict.fromkeys([*batch, *_background()]))
         self._vectors = encoder.encode(self._pool)
 
     def scores(self, proposals: pd.DataFrame, tasks: Mapping[str, Task]) -> Iterator[Score]:
         """`similarity` (-1 to 1) and `similarity_margin`: that less the largest to another task (-2 to 2)."""
         present = proposals[proposals["text"].notna()]
         references = [reference_text(tasks[key]) for key in present["deliberation_id"]]
-        texts, own = self._encoder.encode(present["text"].tolist()), self._encoder.encode(references)
+        texts = self._encoder.encode(present["text"].tolist())
+        distinct = {text: place for place, text in enumerate(dict.fromkeys(references))}
+        own = self._encoder.encode(list(distinct))[[distinct[text] for text in references]]
         wrong = texts @ self._vectors.T
         for place, (key, agent) in enumerate(zip(present["deliberation_id"], present["agent_id"], strict=True)):
             likeness = float(texts[place] @ own[place])

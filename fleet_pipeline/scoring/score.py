@@ -94,7 +94,15 @@ def council_figures(tall: pd.DataFrame) -> dict[str, dict[str, Any]]:
 
 def seat_scores(ranked: pd.DataFrame) -> list[Score]:
     """The parts of each proposal's score in tall form, so that a ranking can be recomputed from one table."""
-    versions = {"fit": VERSION, "coverage": VERSION, "relevance": VERSION, "checks": CHECKS_VERSION, "score": VERSION}
+    versions = {
+        "own_share": VERSION,
+        "wrong_share": VERSION,
+        "fit": VERSION,
+        "coverage": VERSION,
+        "relevance": VERSION,
+        "checks": CHECKS_VERSION,
+        "score": VERSION,
+    }
     return [
         Score(row["deliberation_id"], row["agent_id"], None, "final", metric, version, row[metric], _of(metric, row))
         for row in ranked.to_dict("records")

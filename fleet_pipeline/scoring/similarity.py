@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from fleet_pipeline.scoring.text import content, units
+from fleet_pipeline.scoring.text import units
 
 LEXICAL = "lexical-1"  # the representation's name and version, stored beside every score made from it
 Matrix = npt.NDArray[np.float64]
@@ -35,6 +35,4 @@ def similarities(texts: Sequence[str]) -> Matrix:
 
 
 def _words(text: str) -> list[str]:
-    words = [word for unit in units(text) for word in unit.stems]
-    kept = content(words)
-    return [word for word in words if word in kept]
+    return [word for unit in units(text) for word in unit.stems if word[0] != "-"]

@@ -63,18 +63,28 @@ def read_cases(location: str) -> Records:
     if suffix not in readers:
         raise InvalidInput(f"{location}: a file of cases has a name that ends in .json, .jsonl or .parquet")
     for number, parse in readers[suffix](read_content(location)):
-        yield number, lambda parse=parse: without_absent(parse())  # type: ignore[misc]
+        yield number, lambda parse=parse: _parsed(parse)  # type: ignore[misc]
+
+
+def _parsed(parse: Callable[[], Any]) -> Any:
+    try:
+        return without_absent(parse())
+    except RecursionError:
+        raise BadRecord("nested too deeply; flatten it") from None
 
 
 def json_document(content: bytes) -> Records:
-    """An object, or a list of them; where it is neither, JSON Lines."""
+    """A list of objects, one object, or JSON Lines. Raises `InvalidInput` for a list that is not valid JSON."""
+    text = content.removeprefix(b"\xef\xbb\xbf").lstrip()
     try:
-        whole = json.loads(content.decode("utf-8-sig"), object_pairs_hook=_no_repeats)
-    except (ValueError, RecursionError, BadRecord):
-        yield from json_lines(content, MAX_DOCUMENT_BYTES)  # which names the line that is wrong
-        return
+        whole = json.loads(text.decode("utf-8"), object_pairs_hook=_marking_repeats)
+    except (ValueError, RecursionError) as error:
+        if not text.startswith(b"["):
+            yield from json_lines(content, MAX_DOCUMENT_BYTES)  # which names the line that is wrong
+            return
+        raise InvalidInput(f"not valid JSON: {error}; nothing of the list can be read") from None
     for number, entry in enumerate(whole if isinstance(whole, list) else [whole], start=1):
-        yield number, lambda entry=entry: entry  # type: ignore[misc]
+        yield number, lambda entry=entry: _without_repeats(entry)  # type: ignore[misc]
 
 
 def json_lines(content: bytes, max_bytes: int = MAX_BYTES) -> Records:
@@ -105,6 +115,34 @@ def _no_repeats(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
         if name in entry:
             raise BadRecord("given twice on this line; keep one", field=name[:80])
         entry[name] = value
+    return entry
+
+
+class _Repeated(dict[str, Any]):
+    """An object in which `field` is given twice."""
+
+    field = ""
+
+
+def _marking_repeats(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """For lists: what is wrong with one entry is found when that entry is looked at."""
+    pairs = list(pairs)
+    entry = dict(pairs)
+    if len(entry) == len(pairs):
+        return entry
+    marked = _Repeated(entry)
+    names = [name for name, _ in pairs]
+    marked.field = next(name for name in names if names.count(name) > 1)
+    return marked
+
+
+def _without_repeats(entry: Any) -> Any:
+    nodes = [entry]
+    while nodes:
+        node = nodes.pop()
+        if isinstance(node, _Repeated):
+            raise BadRecord("given twice; keep one", field=node.field[:80])
+        nodes.extend(node.values() if isinstance(node, dict) else node if isinstance(node, list) else ())
     return entry
 
 

@@ -99,6 +99,8 @@ PROPOSALS = _schema(
         "error_type": ("text", "Why the seat has no proposal; null when it has one."),
         "error_message": ("text", "The same in words."),
         "fit": ("float", "How much better it fits its task than the wrong tasks of its batch, 0 to 1."),
+        "own_share": ("float", "Share of its task's words that it takes up: what fit is made of."),
+        "wrong_share": ("float", "The largest such share of a wrong task."),
         "coverage": ("float", "Mean share of each requirement and criterion taken up, 0 to 1; null without any."),
         "relevance": ("float", "Weighted mean of fit and coverage, 0 to 1."),
         "novelty": ("float", "Lexical distance to the nearest peer, 0 to 1; null without peers."),

@@ -18,7 +18,7 @@ from fleet_pipeline.defs.build import ScriptedEngineRefused, build_definitions
 from fleet_pipeline.defs.partitions import NAME, register
 from fleet_pipeline.deliberation.errors import InvalidInput
 from fleet_pipeline.deliberation.prompts import Phase, Prompt
-from fleet_pipeline.deliberation.transcript import Completion
+from fleet_pipeline.deliberation.transcript import AgentError, Completion
 from fleet_pipeline.inference.scripted import ScriptedSource, echo
 from fleet_pipeline.runs import _reason, close_dead_runs
 from fleet_pipeline.settings import Settings
@@ -378,6 +378,19 @@ def test_a_judge_is_asked_again_only_about_what_has_changed(judged: Pipeline) ->
     assert {prompt.phase for prompt in again} == {Phase.JUDGE}
     assert len(again) == 12
     assert judged.table("deliberations")["won_by"].tolist() == ["judge"] * 2
+
+
+def test_a_judge_that_was_not_heard_is_asked_again_by_the_next_run(judged: Pipeline) -> None:
+    keys = judged.put("t1")
+    heard = judged.answer
+    judged.answer = lambda prompt: (
+        Completion(error=AgentError.ENGINE, error_message="broke") if prompt.phase is Phase.JUDGE else heard(prompt)
+    )
+    judged.run(keys)
+    assert judged.table("judgements")["error_type"].tolist() == ["engine"] * 12
+    judged.answer = heard
+    judged.run(keys)
+    assert judged.table("deliberations")["won_by"].tolist() == ["judge"]
 
 
 def test_a_judge_that_nobody_can_read_leaves_the_choice_to_the_score_and_is_counted(judged: Pipeline) -> None:

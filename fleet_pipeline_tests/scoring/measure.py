@@ -24,7 +24,8 @@ from fleet_pipeline.scoring.similarity import similarities
 
 Case = dict[str, Any]
 FOLDER = Path(__file__).with_name("cases")
-FILLER = [
+FILLER = {}
+FILLER["building"] = [
     "It is important to keep an open mind throughout the process.",
     "Communication between all stakeholders is a key factor for success.",
     "We should always strive for excellence in everything we do.",
@@ -33,6 +34,16 @@ FILLER = [
     "Needless to say, careful consideration is required at every step.",
     "A holistic view helps everybody involved to move forward.",
     "Let us therefore begin with a positive attitude.",
+]
+FILLER["final"] = [
+    "Rome was not built in a day, as everybody knows.",
+    "We are really looking forward to hearing what you think.",
+    "This is a fascinating subject with many facets.",
+    "First of all, thank you for giving us this opportunity.",
+    "In today's fast-moving world, standing still is no option.",
+    "Much could be said here, and some of it has been.",
+    "With a bit of luck and a lot of passion, anything can succeed.",
+    "Where there is a will, there is a way.",
 ]
 
 
@@ -75,25 +86,25 @@ def diversity_figures(cases: Sequence[Case], encoder: Encoder | None = None) -> 
     ]
 
 
-def relevance_figures(cases: Sequence[Case]) -> list[Figure]:
+def relevance_figures(cases: Sequence[Case], filler: Sequence[str]) -> list[Figure]:
     """One batch: the cases' tasks are each other's wrong tasks."""
     rng = random.Random(1)
     councils: list[tuple[Case, str, list[str]]] = []
     for case in cases:
         field_ = [other for other in cases if other is not case and other["role"] == case["role"]]
         echo = "\n".join([case["task"], *case["requirements"], *case["rubric"]])
-        lines = [f"{line} {rng.choice(FILLER)}" for line in echo.splitlines()]
+        lines = [f"{line} {rng.choice(filler)}" for line in echo.splitlines()]
         foreign = rng.choice(rng.choice(field_)["answers"])
         variants = {
             "echo": echo,
-            "echo with filler": f"{echo}\n\n{' '.join(rng.sample(FILLER, 5))}",
+            "echo with filler": f"{echo}\n\n{' '.join(rng.sample(filler, 5))}",
             "echo with filler in every line": "\n".join(lines),
             "echo with a foreign answer": f"{echo}\n\n{foreign}",
             "vague": case["vague"],
         }
         councils += [(case, kind, [*case["answers"], text]) for kind, text in variants.items()]
         answer = rng.choice(case["answers"])
-        councils.append((case, "padding", [answer, _padded(answer, rng)]))
+        councils.append((case, "padding", [answer, _padded(answer, filler, rng)]))
         councils.append((case, "foreign", [answer for other in field_ for answer in other["answers"]]))
     scored = score_cases([_case(case, texts) for case, _, texts in councils]).proposals
     by_council = {int(str(key)): part.sort_values("agent_id") for key, part in scored.groupby("deliberation_id")}
@@ -135,11 +146,11 @@ def _case(case: Case, texts: Sequence[str]) -> Case:
     }
 
 
-def _padded(answer: str, rng: random.Random) -> str:
+def _padded(answer: str, filler: Sequence[str], rng: random.Random) -> str:
     """With empty phrases before, inside and after."""
     paragraphs = answer.split("\n\n")
     middle = len(paragraphs) // 2
-    before, inside, after = (" ".join(rng.sample(FILLER, count)) for count in (3, 2, 3))
+    before, inside, after = (" ".join(rng.sample(filler, count)) for count in (3, 2, 3))
     return "\n\n".join([before, *paragraphs[:middle], inside, *paragraphs[middle:], after])
 
 
@@ -157,7 +168,7 @@ def main() -> None:
     encoder = Encoder(sys.argv[1]) if len(sys.argv) > 1 else None
     for part in ("building", "final"):
         cases = read_cases(part)
-        figures = [*diversity_figures(cases), *relevance_figures(cases)]
+        figures = [*diversity_figures(cases), *relevance_figures(cases, FILLER[part])]
         figures += diversity_figures(cases, encoder) if encoder else []
         print(f"\n## {part}: {len(cases)} cases\n\n{table(figures)}")
         for figure in figures:

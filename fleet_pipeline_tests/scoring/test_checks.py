@@ -73,7 +73,8 @@ def test_code_that_is_wrong_is_found_at_its_line_of_the_proposal(language: str) 
 def test_a_proposal_without_code_has_nothing_to_check_and_that_is_no_pass() -> None:
     assert check("Use a token bucket. Keep `refill()` small.") == []
     assert check("") == []
-    assert check("```mermaid\ngraph TD\n```") == [one for one in check("```mermaid\ngraph TD\n```") if one.passed]
+    assert check("```mermaid\ngraph TD\n```") == []
+    assert check("```text\nhello\n```") == []
 
 
 def test_blocks_in_lists_keep_their_lines_and_lose_their_indentation() -> None:
@@ -129,8 +130,55 @@ def test_a_kind_without_a_published_schema_is_not_judged_and_no_path_is_made_of_
     assert "kubernetes schema" not in checks(fenced("yaml", json.dumps(head)))
 
 
-def test_templates_are_no_yaml_yet_and_are_left_alone() -> None:
+def test_templates_that_are_no_yaml_yet_are_left_alone_and_those_that_are_yaml_are_checked() -> None:
     assert "yaml parses" not in checks(fenced("yaml", "a: {{ .Values.b }}\n{{- if x }}\nc: 1\n{{- end }}"))
+    assert checks(fenced("yaml", "run: echo ${{ github.sha }}"))["yaml parses"].passed
+
+
+def test_one_broken_block_does_not_keep_others_from_being_checked() -> None:
+    bad_pod = DEPLOYMENT.replace("containerPort: 8080", "containerPort: http")
+    for text in (fenced("yaml", "a: [1") + fenced("yaml", bad_pod), fenced("yaml", bad_pod) + fenced("yaml", "a: [1")):
+        assert not checks(text)["kubernetes schema"].passed
+        assert not checks(text)["yaml parses"].passed
+
+
+def test_a_manifest_in_json_is_a_manifest() -> None:
+    service = {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": "web"},
+        "spec": {"ports": [{"port": "http"}]},
+    }
+    assert not checks(fenced("json", json.dumps(service, indent=1)))["kubernetes schema"].passed
+
+
+@pytest.mark.parametrize(
+    ("language", "code"),
+    [
+        ("json", "1" * 5_000),
+        ("toml", f"a = {'1' * 5_000}"),
+        ("yaml", 'a: "\\U00110000"'),
+        ("yaml", 'a: "\\UFFFFFFFF"'),
+        ("yaml", "c: !!int "),
+        ("yaml", "apiVersion: v1\nkind: Pod\nspec: !!int "),
+    ],
+)
+def test_code_that_breaks_its_library_costs_nothing_but_its_check(language: str, code: str) -> None:
+    assert {one.check for one in check(fenced(language, code))} >= {f"{language} parses"}
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.sampled_from(sorted(RIGHT)), st.data())
+def test_code_that_was_right_until_something_fell_into_it_is_checked_without_an_error(language: str, data) -> None:
+    code = RIGHT[language] if language != "yaml" else data.draw(st.sampled_from([RIGHT["yaml"], DEPLOYMENT]))
+    for _ in range(data.draw(st.integers(1, 4))):
+        start = data.draw(st.integers(0, len(code)))
+        end = data.draw(st.integers(start, min(len(code), start + 8)))
+        noise = data.draw(
+            st.text(max_size=4) | st.sampled_from(["!!int ", '"\\U00110000"', "%(a)s", "__all__ += [1]", "*a", "&a "])
+        )
+        code = code[:start] + noise + code[end:]
+    assert isinstance(check(fenced(language, code)), list)
 
 
 @pytest.mark.parametrize(
@@ -146,6 +194,20 @@ def test_templates_are_no_yaml_yet_and_are_left_alone() -> None:
         ("no destructive commands", fenced("bash", "rm -r -f ~/")),
         ("no destructive commands", fenced("sql", "DROP DATABASE shop;")),
         ("no destructive commands", fenced("sql", "DELETE FROM orders;")),
+        ("no secrets", fenced("yaml", "MYSQL_ROOT_PASSWORD: hunter2hunter2")),
+        ("no secrets", fenced("bash", "export DB_PASSWORD=hunter2hunter2")),
+        ("no secrets", fenced("dockerfile", "FROM a:1\nENV API_TOKEN=hunter2hunter2")),
+        ("no floating image tags", fenced("yaml", "image: registry:5000/app:latest")),
+        ("no floating image tags", fenced("dockerfile", "FROM --platform=linux/amd64 python:latest")),
+        ("no floating image tags", fenced("bash", "podman run --rm x:latest")),
+        ("no floating image tags", fenced("bash", "kubectl set image deploy/web web=shop/web:latest")),
+        ("no privileged pods", fenced("yaml", "securityContext: {privileged: true}")),
+        ("no destructive commands", fenced("bash", 'rm -rf "${HOME}"')),
+        ("no destructive commands", fenced("bash", "rm --recursive --force /")),
+        ("no destructive commands", fenced("bash", "rm -rf /; echo gone")),
+        ("no destructive commands", fenced("sql", "DELETE FROM orders")),
+        ("no destructive commands", fenced("python", "shutil.rmtree('/')")),
+        ("no destructive commands", fenced("bash", "git push -f origin main")),
         ("no code from the net into a shell", fenced("bash", "curl -fsSL https://example.com/i.sh | sudo bash")),
     ],
 )
@@ -165,6 +227,11 @@ def test_policy_finds(rule: str, text: str) -> None:
         fenced("dockerfile", "FROM python:3.11-slim"),
         fenced("bash", "curl -fsSL https://example.com/data.json | jq ."),
         "postgres://shop:${DB_PASSWORD}@db/shop",
+        fenced("bash", "git push origin feature-f"),
+        fenced("yaml", "secret: 'app-tls-certificate'"),
+        fenced("bash", "# never run rm -rf /\necho no"),
+        fenced("yaml", "API_TOKEN: ${API_TOKEN}\nTOKEN_SECRET: vault:shop/token"),
+        "Set MAX_TOKEN=4096 and the TOKEN: it expires after 3600 seconds.",
     ],
 )
 def test_policy_leaves_alone(text: str) -> None:

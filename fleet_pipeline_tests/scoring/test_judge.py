@@ -22,7 +22,7 @@ from fleet_pipeline.scoring.judge import (
 
 def row(first: str, second: str, better: str | None, repeat: int = 1, marks: tuple[int, int] = (3, 3)) -> dict:
     return {
-        "first_agent_id": first, "second_agent_id": second, "repeat": repeat, "better": better,
+        "first_agent_id": first, "second_agent_id": second, "repeat": repeat, "better": better, "error_type": None,
         "first_mark": marks[0] if better else None, "second_mark": marks[1] if better else None,
     }  # fmt: skip
 
@@ -94,7 +94,15 @@ def test_an_answer_that_could_not_be_read_is_counted_and_not_guessed() -> None:
     assert judged(rows, seed=0) == judged(by_merit("AB", repeats=1), seed=0)
     figures = {score.metric: (score.value, score.n) for score in judge_scores("d", rows, judged(rows, seed=0))}
     assert figures["judge_unparseable"] == (0.5, 4)
+    assert figures["judge_unanswered"] == (0.0, 4)
     assert judged([row("A", "B", None)], seed=0) == {}
+
+
+def test_a_judge_that_was_not_heard_is_not_one_that_cannot_be_read() -> None:
+    rows = [*by_merit("AB", repeats=1), row("A", "B", None, 2) | {"error_type": "deadline"}]
+    figures = {score.metric: (score.value, score.n) for score in judge_scores("d", rows, judged(rows, seed=0))}
+    assert figures["judge_unanswered"] == (pytest.approx(1 / 3), 3)
+    assert figures["judge_unparseable"] == (0.0, 2)
 
 
 def test_marks_are_means_over_every_comparison_of_a_proposal() -> None:

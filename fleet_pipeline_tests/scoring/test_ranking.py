@@ -43,6 +43,13 @@ def test_an_absent_part_leaves_its_weight_to_the_others() -> None:
     assert score(parts((0.5, NAN, NAN, NAN)), Weights())["score"].item() == pytest.approx(0.5)
 
 
+def test_weights_that_no_present_part_has_leave_no_lottery() -> None:
+    """All scores were 0, and the winner drawn by lot, where coverage alone had weight and a task no points."""
+    found = score(parts((0.2, NAN, 0.5, NAN), (0.6, NAN, 0.5, NAN)), Weights(fit=0, coverage=1, novelty=0, checks=0))
+    assert found["relevance"].tolist() == pytest.approx([0.2, 0.6])
+    assert found["score"].iloc[0] < found["score"].iloc[1]
+
+
 def test_novelty_and_sound_code_count_only_as_far_as_a_proposal_is_relevant() -> None:
     """A text on another subject is the most novel of all."""
     beside, answer = score(parts((0.0, 0.0, 1.0, 1.0), (0.3, 0.3, 0.2, NAN)), Weights())["score"]
@@ -110,9 +117,7 @@ def test_order_changes_neither_rank_nor_winner_and_each_council_has_one_winner(r
     assert one["score"].between(0, 1).all()
 
 
-@pytest.mark.parametrize(
-    "weights", [{"fit": 0, "coverage": 0, "novelty": 0, "checks": 0}, {"novelty": 2}, {"novelty": -1}]
-)
+@pytest.mark.parametrize("weights", [{"fit": 0, "coverage": 0, "novelty": 1}, {"novelty": 2}, {"novelty": -1}])
 def test_weights_that_say_nothing_are_refused(weights: dict) -> None:
     with pytest.raises(ValidationError):
         Weights(**weights)

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fleet_pipeline.deliberation.task import Task
-from fleet_pipeline.scoring.relevance import Relevance, relevance
+from fleet_pipeline.scoring.relevance import HALF, Relevance, relevance
 from fleet_pipeline_tests.helpers import a_task
 
 LIMITER = a_task(
@@ -35,8 +35,8 @@ def score(text: str, task: Task = LIMITER, others: tuple[Task, ...] = (CACHE,)) 
 
 
 def test_a_proposal_fits_its_own_task_better_than_another_one() -> None:
-    assert score(ABOUT_LIMITER)["fit"] > 5 * score(ABOUT_CACHE)["fit"]
-    assert score(ABOUT_CACHE, CACHE, (LIMITER,))["fit"] > 5 * score(ABOUT_LIMITER, CACHE, (LIMITER,))["fit"]
+    assert score(ABOUT_LIMITER)["fit"] > 3 * score(ABOUT_CACHE)["fit"]
+    assert score(ABOUT_CACHE, CACHE, (LIMITER,))["fit"] > 3 * score(ABOUT_LIMITER, CACHE, (LIMITER,))["fit"]
 
 
 def test_a_task_that_is_merely_repeated_is_not_relevant() -> None:
@@ -66,12 +66,48 @@ def test_without_requirements_and_rubric_there_is_nothing_to_cover() -> None:
 
 
 def test_a_batch_of_one_has_wrong_tasks_all_the_same() -> None:
-    assert score(ABOUT_LIMITER, others=())["fit"] > 5 * score(ABOUT_CACHE, others=())["fit"]
+    assert score(ABOUT_LIMITER, others=())["fit"] > 3 * score(ABOUT_CACHE, others=())["fit"]
 
 
 def test_other_roles_of_the_same_task_are_no_wrong_task() -> None:
     same = LIMITER.model_copy(update={"task_id": "again", "roles": ("QA",)})
     assert score(ABOUT_LIMITER, others=(same,))["fit"] == score(ABOUT_LIMITER, others=())["fit"]
+
+
+def test_frequent_words_of_tasks_are_words_all_the_same() -> None:
+    """Lists of stop words of packages hold test, system, container, key, order, Go: points about these had no word."""
+    for point, text in {
+        "Use Go": "The gateway is written in Go 1.24 with chi as its router.",
+        "Fail closed": "Without quorum the doors fail closed and a buzzer sounds.",
+        "Works in containers": "Podman containers carry the daemon and its udev rules.",
+    }.items():
+        task = a_task(description="Rebuild the gateway", constraints={"requirements": [point]})
+        assert score(text, task)["evidence"][0].covered, point
+
+
+def test_a_point_without_a_word_counts_for_nothing() -> None:
+    task = a_task(description="Rebuild the gateway", constraints={"requirements": ["...", "Refuse bad tokens"]})
+    assert [found.point for found in score("Bad tokens are refused by Envoy's JWT filter.", task)["evidence"]] == [
+        "Refuse bad tokens"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("description", "answer", "other"),
+    [
+        ("缓存首页并每小时清空一次", "用 Varnish 保存首页缓存。每小时由定时任务清空。并记录命中率指标。", "今天天气很好。我们去公园散步吧。"),
+        ("भुगतान की सीमा तय करें", "भुगतान की सीमा रेडिस में प्रति ग्राहक गिनी जाती है और लुआ लिपि उसे घटाती है।", "आज मौसम अच्छा है और हम घूमने जाएंगे।"),
+    ],
+)  # fmt: skip
+def test_scripts_without_spaces_and_with_combining_marks_are_read(description: str, answer: str, other: str) -> None:
+    task = a_task(description=description)
+    assert score(answer, task)["fit"] > score(other, task)["fit"]
+
+
+def test_what_fit_is_made_of_is_kept() -> None:
+    found = score(ABOUT_LIMITER)
+    x = found["own_share"] ** 2 / (found["own_share"] + found["wrong_share"])
+    assert found["fit"] == pytest.approx(x / (x + HALF))
 
 
 def test_requirements_in_another_language_are_covered_in_it() -> None:

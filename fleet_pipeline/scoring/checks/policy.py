@@ -12,6 +12,7 @@ from typing import NamedTuple
 from fleet_pipeline.scoring.checks.blocks import Block
 from fleet_pipeline.scoring.checks.parsers import Finding
 
+_COMMENTS = ("#", "//", "-- ")
 MAX_LINE = 1_000  # characters of a line that patterns see, so that none takes long
 
 
@@ -52,5 +53,7 @@ def policy_findings(text: str, blocks: Iterable[Block]) -> dict[str, list[Findin
 
 def _matches(rule: Rule, text: str, first_line: int) -> Iterator[Finding]:
     for number, line in enumerate(text.splitlines(), start=first_line):
-        if any(pattern.search(line[:MAX_LINE]) for pattern in rule.patterns):
+        code = line[:MAX_LINE]
+        comment = "text" not in rule.where and code.lstrip().startswith(_COMMENTS)
+        if not comment and any(pattern.search(code) for pattern in rule.patterns):
             yield Finding(number, rule.message)
