@@ -130,6 +130,8 @@ def _run_config(settings: Settings) -> dict[str, Any]:
                 | council.sampling.model_dump(exclude_none=True)
             },
             "weights": {"config": settings.weights.model_dump()},
+            "scoring": {"config": settings.scoring.model_dump(exclude_none=True)},
+            "judge": {"config": settings.judge.model_dump()},
             "storage": {"config": {"url": settings.storage}},
         },
         "loggers": {"console": {"config": {"log_level": "INFO"}}},

@@ -16,13 +16,15 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import fsspec
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from fleet_pipeline.deliberation.errors import InvalidInput, describe
+from fleet_pipeline.deliberation.judging import Judging
 from fleet_pipeline.deliberation.roles import BUILT_IN_ROLES, Role, load_roles
 from fleet_pipeline.deliberation.sampling import Sampling
 from fleet_pipeline.inference.vllm import VllmConfig
+from fleet_pipeline.scoring.options import ScoringOptions
 from fleet_pipeline.scoring.ranking import Weights
 
 CONFIG_FILE_VARIABLE = "FLEET_CONFIG_FILE"
@@ -77,6 +79,8 @@ class Settings(BaseSettings):
     engine: VllmConfig = VllmConfig()
     council: CouncilSettings = CouncilSettings()
     weights: Weights = Weights()
+    scoring: ScoringOptions = ScoringOptions()
+    judge: Judging = Judging()
     nats: NatsSettings = NatsSettings()
 
     @field_validator("storage")
@@ -89,6 +93,12 @@ class Settings(BaseSettings):
             # The URL goes into run records and the UI.
             raise ValueError("holds credentials; give them in the environment, as its fsspec driver reads them")
         return value
+
+    @model_validator(mode="after")
+    def _a_judge_where_one_decides(self) -> Settings:
+        if self.scoring.method != "score" and not self.judge.enabled:
+            raise ValueError(f"scoring.method {self.scoring.method} goes by the judge; set judge.enabled as well")
+        return self
 
     @classmethod
     def settings_customise_sources(

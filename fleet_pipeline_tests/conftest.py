@@ -9,8 +9,11 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
+from fleet_pipeline.deliberation.prompts import Phase
+from fleet_pipeline.inference.scripted import echo
 from fleet_pipeline.inference.vllm import VllmConfig, VllmEngine
 from fleet_pipeline.models.registry import RANDOM_TINY, resolve
+from fleet_pipeline_tests.pipeline import Pipeline, verdict_of
 
 # Nothing a developer has set may change what the tests see.
 for name in [name for name in os.environ if name.startswith("FLEET_") or name == "DAGSTER_HOME"]:
@@ -49,3 +52,15 @@ def nats_url() -> Iterator[str]:
 
     with embedded_server() as url:
         yield url
+
+
+@pytest.fixture
+def pipeline(instance: dg.DagsterInstance, tmp_path: Path) -> Pipeline:
+    return Pipeline(instance, tmp_path / "storage")
+
+
+@pytest.fixture
+def judged(pipeline: Pipeline) -> Pipeline:
+    pipeline.configure(judge={"enabled": True}, scoring={"method": "judge"})
+    pipeline.answer = lambda prompt: verdict_of(prompt) if prompt.phase is Phase.JUDGE else echo(prompt)
+    return pipeline

@@ -71,7 +71,9 @@ def test_the_run_is_recorded_in_the_instance_with_what_it_ran_with(ran) -> None:
         (run,) = instance.get_runs()
         assert run.run_id == json.loads(result.stdout)["run_id"]
         assert run.is_success
-        assert run.run_config["resources"]["engine"]["config"]["model"] == FLEET_TINY
+        ran_with = run.run_config["resources"]
+        assert ran_with["engine"]["config"]["model"] == FLEET_TINY
+        assert set(ran_with) == {"engine", "council", "weights", "scoring", "judge", "storage"}
         assert run.remote_job_origin.repository_origin.code_location_origin.location_name == "fleet_pipeline"
 
 

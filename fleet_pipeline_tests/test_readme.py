@@ -14,8 +14,8 @@ import pytest
 from fleet_pipeline.deliberation.prompts import Phase
 from fleet_pipeline.deliberation.task import Task
 from fleet_pipeline.settings import Settings
-from fleet_pipeline_tests.defs.test_run import Pipeline
 from fleet_pipeline_tests.deliberation.test_protocol import OVERLONG, failing
+from fleet_pipeline_tests.pipeline import Pipeline
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 

@@ -44,7 +44,8 @@ def test_a_relative_storage_means_one_place_wherever_it_is_read() -> None:
         ("[engin]\nmodel = 'x'", "no such setting: engin"),
         ("[engine]\nmax_num_seqs = 0", "engine.max_num_seqs: "),
         ("[engine", "not valid TOML"),
-        ("[weights]\nsimilarity = 0\ncoverage = 0\nnovelty = 0", "at least one weight"),
+        ("[scoring]\nmethod = 'judge'", "set judge.enabled"),
+        ("[weights]\nfit = 0\ncoverage = 0", "fit or coverage must be above 0"),
     ],
 )
 def test_a_bad_settings_file_is_refused_with_the_setting(text: str, message: str) -> None:

@@ -4,40 +4,41 @@ Few partitioned assets, because each costs events per deliberation. One run cove
 and starts the engine once. The GPU op, the scoring ops and the verdicts share one process.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Iterator
 from typing import Any
 
 import dagster as dg
-import pandas as pd
 
-from fleet_pipeline.defs.io_managers import DeliberationRows
 from fleet_pipeline.defs.partitions import check_range, deliberation_partitions
 from fleet_pipeline.defs.progress import Progress, Report, log_report
-from fleet_pipeline.defs.resources import CouncilResource, EngineSource, StorageResource, WeightsResource
+from fleet_pipeline.defs.resources import (
+    CouncilResource,
+    EngineSource,
+    JudgeResource,
+    StorageResource,
+)
+from fleet_pipeline.defs.scoring import (
+    SCORES_VERSION,
+    check_code,
+    rank_proposals,
+    read_verdicts,
+    score_diversity,
+    score_relevance,
+)
 from fleet_pipeline.defs.transcribe import Transcription
-from fleet_pipeline.defs.verdicts import metadata, records, write_verdict
+from fleet_pipeline.defs.verdicts import metadata, write_verdict
 from fleet_pipeline.deliberation.council import PROTOCOL_VERSION
 from fleet_pipeline.deliberation.errors import InvalidInput
-from fleet_pipeline.deliberation.roles import Role
-from fleet_pipeline.deliberation.task import Task, is_key
+from fleet_pipeline.deliberation.task import is_key
 from fleet_pipeline.deliberation.transcript import Status
-from fleet_pipeline.scoring.diversity import diversity
-from fleet_pipeline.scoring.proposals import SEAT, final_proposals
-from fleet_pipeline.scoring.ranking import rank
-from fleet_pipeline.scoring.relevance import relevance
-from fleet_pipeline.storage.store import Store
-from fleet_pipeline.storage.tables import TableSlice, read_file
-from fleet_pipeline.storage.task_store import get_task
+from fleet_pipeline.storage.tables import TableSlice
 
-SCORES_VERSION = "1"
 GROUP = "deliberation"
 _partitioned: dict[str, Any] = {
     "partitions_def": deliberation_partitions,
     "backfill_policy": dg.BackfillPolicy.single_run(),
     "group_name": GROUP,
 }
-_passed_on = dg.Out(io_manager_key="in_memory")  # between ops of one process
 
 
 @dg.asset(
@@ -52,6 +53,7 @@ def transcripts(
     engine: dg.ResourceParam[EngineSource],
     council: CouncilResource,
     storage: StorageResource,
+    judge: JudgeResource,
     progress: dg.ResourceParam[Report],
 ) -> None:
     try:
@@ -71,6 +73,7 @@ def transcripts(
         engine.start,
         context.run.run_id,
         report,
+        judge.judging(),
     )
     state = transcription.run(context.partition_keys)
     # Of the whole run, and so the same on each of its partitions.
@@ -90,77 +93,6 @@ def transcripts(
     )
 
 
-@dg.op(out=_passed_on, description="How different the proposals of each council are, before and after revision.")
-def score_diversity(transcripts: TableSlice) -> tuple[pd.DataFrame, dict[str, dict[str, Any]]]:
-    frames: list[pd.DataFrame] = []
-    figures: dict[str, dict[str, Any]] = {}
-    for _, utterances in transcripts.chunks():
-        scores, of_councils = diversity(final_proposals(utterances.to_pandas()))
-        frames.append(scores)
-        figures |= of_councils
-    return pd.concat(frames, ignore_index=True), figures
-
-
-@dg.op(out=_passed_on, description="How well each proposal fits its task and constraints.")
-def score_relevance(transcripts: TableSlice, storage: StorageResource, council: CouncilResource) -> pd.DataFrame:
-    store, roles = storage.store(), council.roles()
-    frames = []
-    for _, utterances in transcripts.chunks():
-        proposals = final_proposals(utterances.to_pandas())
-        tasks = _valid_tasks(store, proposals["deliberation_id"].unique(), roles)
-        frames.append(relevance(proposals[proposals["deliberation_id"].isin(tasks)], tasks))
-    return pd.concat(frames, ignore_index=True)
-
-
-@dg.op(
-    out=dg.Out(dg.Any, io_manager_key="parquet"), description="Weigh the scores, rank the proposals, name the winner."
-)
-def rank_proposals(
-    context: dg.OpExecutionContext,
-    transcripts: TableSlice,
-    diversity_scores: tuple[pd.DataFrame, dict[str, dict[str, Any]]],
-    relevance_scores: pd.DataFrame,
-    weights: WeightsResource,
-    storage: StorageResource,
-) -> dg.Output[Iterable[DeliberationRows]]:
-    store = storage.store()
-    novelty, figures = diversity_scores
-    scores = rank(relevance_scores.merge(novelty, on=SEAT, validate="1:1"), weights.weights())
-
-    def rows() -> Iterator[DeliberationRows]:
-        """Texts and scores joined, a bounded number of deliberations at a time."""
-        for keys, utterances in transcripts.chunks():
-            seats = final_proposals(utterances.to_pandas()).merge(scores, on=SEAT, how="left")
-            seats["run_id"] = context.run.run_id
-            by_key = {str(key): records(part) for key, part in seats.groupby("deliberation_id")}
-            for key in keys:
-                found = read_file(store, "utterances", key)
-                facts = found[1] if found else {}
-                # Proposals of a failed deliberation are ranked all the same, but nobody wins.
-                wins = facts.get("status") == Status.COMPLETED
-                yield DeliberationRows(
-                    key,
-                    [row | {"winner": bool(row["winner"]) and wins} for row in by_key.get(key, [])],
-                    {
-                        "fingerprint": facts.get("fingerprint", ""),
-                        "scores_version": SCORES_VERSION,
-                        "weights": weights.weights().model_dump(),
-                        "diversity": figures.get(key, {}),
-                    },
-                )
-
-    return dg.Output(rows(), metadata={f"weight: {name}": value for name, value in weights.weights()})
-
-
-def _valid_tasks(store: Store, keys: Iterable[str], roles: Mapping[str, Role]) -> dict[str, Task]:
-    """The stored tasks of `keys`; one that does not hold is left to the verdict, and costs no other."""
-    tasks = {}
-    for key in keys:
-        with suppress(InvalidInput):
-            tasks[key] = get_task(store, key, roles)[0]
-    return tasks
-
-
 @dg.graph_asset(
     description="One row per seat: its proposal before and after revision, scores and rank.",
     kinds={"scikitlearn", "parquet"},
@@ -168,7 +100,13 @@ def _valid_tasks(store: Store, keys: Iterable[str], roles: Mapping[str, Role]) -
     **_partitioned,
 )
 def proposals(transcripts: TableSlice) -> Any:
-    return rank_proposals(transcripts, score_diversity(transcripts), score_relevance(transcripts))
+    return rank_proposals(
+        transcripts,
+        score_diversity(transcripts),
+        score_relevance(transcripts),
+        check_code(transcripts),
+        read_verdicts(transcripts),
+    )
 
 
 @dg.asset(

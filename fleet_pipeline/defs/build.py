@@ -8,6 +8,7 @@ from typing import Any
 import dagster as dg
 
 from fleet_pipeline.defs.assets import deliberations, proposals, transcripts
+from fleet_pipeline.defs.checks import council_checks
 from fleet_pipeline.defs.io_managers import ParquetIOManager
 from fleet_pipeline.defs.jobs import deliberate_job
 from fleet_pipeline.defs.resources import EngineResource, default_resources
@@ -36,6 +37,7 @@ def build_definitions(
         raise ScriptedEngineRefused("the scripted engine is for tests; production definitions run vLLM")
     return dg.Definitions(
         assets=[transcripts, proposals, deliberations],
+        asset_checks=[council_checks],
         jobs=[deliberate_job],
         sensors=[completions],
         # One process: the engine must live in one op, and results pass between ops in memory.

@@ -8,6 +8,7 @@ them for one run.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, Protocol
 
 import dagster as dg
@@ -15,11 +16,14 @@ from pydantic import BaseModel, ValidationError, create_model
 
 from fleet_pipeline.deliberation.council import CouncilDefaults
 from fleet_pipeline.deliberation.errors import InvalidInput, describe
+from fleet_pipeline.deliberation.judging import Judging
 from fleet_pipeline.deliberation.roles import Role
 from fleet_pipeline.deliberation.sampling import Sampling
 from fleet_pipeline.inference.engine import Engine
 from fleet_pipeline.inference.vllm import VllmConfig, VllmEngine
 from fleet_pipeline.models.registry import resolve
+from fleet_pipeline.scoring.embeddings import Encoder
+from fleet_pipeline.scoring.options import ScoringOptions
 from fleet_pipeline.scoring.ranking import Weights
 from fleet_pipeline.settings import CouncilSettings, Settings, read_roles
 from fleet_pipeline.storage.store import Store
@@ -41,6 +45,8 @@ _CouncilFields = create_model(
     **_fields(CouncilSettings, Sampling, leave_out=frozenset({"sampling"})),
 )
 _WeightFields = create_model("_WeightFields", __base__=dg.ConfigurableResource, **_fields(Weights))
+_ScoringFields = create_model("_ScoringFields", __base__=dg.ConfigurableResource, **_fields(ScoringOptions))
+_JudgeFields = create_model("_JudgeFields", __base__=dg.ConfigurableResource, **_fields(Judging))
 
 
 def _values(resource: Any, model: type[BaseModel]) -> dict[str, Any]:
@@ -97,6 +103,31 @@ class WeightsResource(_WeightFields):
         return Weights(**_values(self, Weights))
 
 
+@lru_cache(maxsize=1)
+def _encoder(model: str, device: str) -> Encoder:
+    """Loaded once for all ops of a process."""
+    return Encoder(model, device)
+
+
+class ScoringResource(_ScoringFields):
+    """How winners are chosen, and what else is measured."""
+
+    def options(self) -> ScoringOptions:
+        return ScoringOptions(**_values(self, ScoringOptions))
+
+    def encoder(self) -> Encoder | None:
+        """The embedding model, loaded, where one is configured. Raises `EmbeddingsUnavailable`."""
+        options = self.options()
+        return _encoder(options.embeddings, options.embeddings_device) if options.embeddings else None
+
+
+class JudgeResource(_JudgeFields):
+    """Whether and how proposals are judged."""
+
+    def judging(self) -> Judging:
+        return Judging(**_values(self, Judging))
+
+
 class StorageResource(dg.ConfigurableResource):  # type: ignore[type-arg]
     """Where tasks and results are kept: any fsspec URL."""
 
@@ -113,6 +144,8 @@ def default_resources(settings: Settings) -> dict[str, Any]:
         "engine": EngineResource(**settings.engine.model_dump()),
         "council": CouncilResource(**council.model_dump(exclude={"sampling"}), **council.sampling.model_dump()),
         "weights": WeightsResource(**settings.weights.model_dump()),
+        "scoring": ScoringResource(**settings.scoring.model_dump()),
+        "judge": JudgeResource(**settings.judge.model_dump()),
         "storage": StorageResource(url=settings.storage),
         # A plain object: its URL may hold a password, which must not appear in run config or UI.
         "nats": settings.nats,

@@ -68,6 +68,21 @@ def records(frame: pd.DataFrame) -> list[Record]:
     return [{str(name): value for name, value in row.items()} for row in plain.to_dict("records")]
 
 
+def proposal_row(row: Record, wins: bool) -> Record:
+    """A row of `proposals` from a ranked seat: nested results as the table has them."""
+    checked = row.pop("findings", None) or []
+    return row | {
+        "winner": bool(row["winner"]) and wins,
+        "won_by": row["won_by"] if wins else None,
+        "evidence": [{**found._asdict(), "covered": found.covered} for found in row["evidence"] or []],
+        "findings": [
+            {"check": one.check, "passed": one.passed, "line": line, "message": message}
+            for one in checked
+            for line, message in (one.findings or [(None, None)])
+        ],
+    }
+
+
 def _read(store: Store, table: str, key: str) -> tuple[pd.DataFrame, dict[str, Any]]:
     rows, facts = read_file(store, table, key) or (TABLES[table].empty_table(), {})
     return rows.to_pandas(), facts
@@ -78,14 +93,14 @@ _SEATS = dg.TableSchema(
         dg.TableColumn("rank", "int"),
         dg.TableColumn("agent", "string"),
         dg.TableColumn("perspective", "string"),
-        *[dg.TableColumn(name, "float") for name in ("score", "similarity", "coverage", "novelty")],
+        *[dg.TableColumn(name, "float") for name in ("score", "fit", "coverage", "novelty", "checks", "judge")],
         dg.TableColumn("error", "string"),
     ]
 )
 
 
 def _table_record(seat: Record) -> dg.TableRecord:
-    figures = {name: seat[name] for name in ("score", "similarity", "coverage", "novelty")}
+    figures = {name: seat[name] for name in ("score", "fit", "coverage", "novelty", "checks", "judge")}
     return dg.TableRecord(
         {
             "rank": None if seat["rank"] is None else int(seat["rank"]),

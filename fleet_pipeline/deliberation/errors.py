@@ -22,13 +22,26 @@ _REMEDIES = {
     "missing": "add this field",
     "extra_forbidden": "no such field; remove it or check its spelling",
     "string_too_short": "must not be empty",
+    "string_type": "must be a text",
+    "tuple_type": "must be a list",
+    "dict_type": "must be an object of names and values",
+    "model_type": "must be an object of names and values",
 }
 
 
 def problems(error: ValidationError, prefix: str = "") -> list[Problem]:
     """Every problem of a validation error. Input values are left out: they may be long or secret."""
     found = []
-    for item in error.errors(include_url=False, include_input=False, include_context=False):
+    items = error.errors(include_url=False, include_input=False, include_context=False)
+    for item in items:
+        # Entries that do not hold leave a list too short, which is no fault of its own.
+        below = [
+            other
+            for other in items
+            if len(other["loc"]) > len(item["loc"]) and other["loc"][: len(item["loc"])] == item["loc"]
+        ]
+        if item["type"] == "too_short" and below:
+            continue
         path = ".".join(str(part) for part in item["loc"])
         field = ".".join(part for part in (prefix, path) if part) or "(whole entry)"
         message = _REMEDIES.get(item["type"], item["msg"].removeprefix("Value error, "))

@@ -31,6 +31,7 @@ class Phase(StrEnum):
     PROPOSE = "propose"
     CRITIQUE = "critique"
     REVISE = "revise"
+    JUDGE = "judge"
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,7 @@ class Prompt:
     sampling: Sampling
     attempt: int = 1
     seed: int = 0
+    schema: str = ""  # JSON schema that the answer must follow; none where empty
 
     def messages(self) -> list[dict[str, str]]:
         """As chat templates take them."""
@@ -92,7 +94,7 @@ def propose(deliberation: Deliberation, seat: Seat) -> Prompt:
 def critique(deliberation: Deliberation, critic: Seat, author: Seat, proposal: str, round_: int) -> Prompt:
     """`critic`'s critique of `author`'s current proposal."""
     instruction = SELF_CRITIQUE_INSTRUCTION if critic == author else CRITIQUE_INSTRUCTION
-    blocks = [_material(f"Proposal {author.label}", proposal), instruction.format(label=author.label)]
+    blocks = [material(f"Proposal {author.label}", proposal), instruction.format(label=author.label)]
     return _prompt(deliberation, critic, Phase.CRITIQUE, round_, author, blocks)
 
 
@@ -100,8 +102,8 @@ def revise(deliberation: Deliberation, author: Seat, proposal: str, critic: Seat
     """`author`'s revision of its own proposal, with the critique it received."""
     whose = "Your own critique" if critic == author else f"Critique by {critic.label}"
     blocks = [
-        _material(f"Proposal {author.label}", proposal),
-        _material(f"{whose} of Proposal {author.label}", text),
+        material(f"Proposal {author.label}", proposal),
+        material(f"{whose} of Proposal {author.label}", text),
         REVISE_INSTRUCTION.format(label=author.label),
     ]
     return _prompt(deliberation, author, Phase.REVISE, round_, author, blocks)
@@ -125,12 +127,12 @@ def task_brief(task: Task) -> str:
     """The part of a prompt that all councils on a task share."""
     constraints = task.constraints
     sections = [
-        _material("Task", task.description),
-        _material("Context", task.context),
-        _bullets("Criteria", constraints.rubric, "C{}."),
-        _bullets("Requirements", constraints.requirements, "R{}."),
-        _bullets("Environment", _facts(constraints.cluster_spec)),
-        _bullets("Further facts", _facts(constraints.metadata)),
+        material("Task", task.description),
+        material("Context", task.context),
+        bullets("Criteria", constraints.rubric, "C{}."),
+        bullets("Requirements", constraints.requirements, "R{}."),
+        bullets("Environment", _facts(constraints.cluster_spec)),
+        bullets("Further facts", _facts(constraints.metadata)),
     ]
     return "\n\n".join(section for section in sections if section)
 
@@ -139,7 +141,7 @@ def _facts(mapping: Mapping[str, Any]) -> list[str]:
     return [f"{name}: {plain(value)}" for name, value in mapping.items()]
 
 
-def _material(title: str, text: str) -> str:
+def material(title: str, text: str) -> str:
     """A marked block. A marker line inside the text is defused, so that no text can end its block."""
     if not text:
         return ""
@@ -148,7 +150,7 @@ def _material(title: str, text: str) -> str:
     return "\n".join([f"# {title}", "<<<", *lines, ">>>"])
 
 
-def _bullets(title: str, lines: Iterable[str], mark: str = "-") -> str:
+def bullets(title: str, lines: Iterable[str], mark: str = "-") -> str:
     """A list. Criteria and requirements have numbers, so that an answer can name the one it means."""
     # One line each: an item with line breaks of its own could open a block or a section.
     listing = "\n".join(f"{mark.format(n)} {' '.join(line.split())}" for n, line in enumerate(lines, start=1))

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from dataclasses import replace
+from typing import TypeVar
 
 from fleet_pipeline.deliberation.council import Deliberation
 from fleet_pipeline.deliberation.prompts import Prompt, critique, propose, revise
@@ -32,15 +33,16 @@ from fleet_pipeline.deliberation.transcript import (
     hear,
 )
 
-# The course of a deliberation, as an engine drives it.
-Course = Generator[list[Prompt], list[Completion], Transcript]
+Result = TypeVar("Result")
+# What an engine drives: it yields prompts, is sent their completions, and returns its result.
+Course = Generator[list[Prompt], list[Completion], Result]
 
 
 class _DeadlinePassed(Exception):
     pass
 
 
-def deliberate(deliberation: Deliberation) -> Course:
+def deliberate(deliberation: Deliberation) -> Course[Transcript]:
     """The course of one deliberation. Batches are never empty."""
     minutes: list[Utterance] = []
 

@@ -32,6 +32,15 @@ def plain(value: Any) -> str:
     return str(value)
 
 
+def rubric_points(value: Any) -> Any:
+    """A rubric may be text, a list, or a mapping. The original lost the criteria of all but one form."""
+    if isinstance(value, str):
+        return tuple(line.strip(" -*\t") for line in value.splitlines() if line.strip(" -*\t"))
+    if isinstance(value, dict):
+        return tuple(f"{name}: {plain(text)}" for name, text in value.items())
+    return () if value is None else value
+
+
 ShortText = Annotated[str, Field(min_length=1, max_length=2_000)]
 
 
@@ -58,10 +67,12 @@ def _check(value: Any, depth: int = 0) -> None:
 
 
 class ArchitectRubric(_Input):
-    """How a winner is to be chosen among the best proposals. Stored; not yet used."""
+    """How a winner is chosen among the best proposals."""
 
     k: int = Field(default=3, ge=1, le=MAX_AGENTS, description="How many top proposals are candidates.")
-    criteria: tuple[ShortText, ...] = Field(default=(), max_length=50)
+    criteria: tuple[ShortText, ...] = Field(
+        default=(), max_length=50, description="What decides the choice beside the rubric; shown to the judge."
+    )
 
 
 class Constraints(_Input):
@@ -87,12 +98,7 @@ class Constraints(_Input):
     @field_validator("rubric", mode="before")
     @classmethod
     def _rubric_as_points(cls, value: Any) -> Any:
-        """A rubric may be text, a list, or a mapping. The original lost the criteria of all but one form."""
-        if isinstance(value, str):
-            return tuple(line.strip(" -*\t") for line in value.splitlines() if line.strip(" -*\t"))
-        if isinstance(value, dict):
-            return tuple(f"{name}: {plain(text)}" for name, text in value.items())
-        return () if value is None else value
+        return rubric_points(value)
 
     @field_validator("requirements", mode="before")
     @classmethod

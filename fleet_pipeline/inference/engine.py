@@ -1,35 +1,37 @@
-"""What an engine is: jobs go in, finished transcripts come out as they finish."""
+"""What an engine is: jobs go in, their results come out as they finish."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Generic, Protocol, Self, TypeVar
 
 from fleet_pipeline.deliberation.protocol import Course
-from fleet_pipeline.deliberation.transcript import Completion, Transcript
+from fleet_pipeline.deliberation.transcript import Completion
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
-class Job:
-    """A deliberation to run. `course` is fresh: it has not been started."""
+class Job(Generic[Result]):
+    """A course to run: a deliberation, or its judging. `course` is fresh: it has not been started."""
 
     key: str
-    course: Course
+    course: Course[Result]
     timeout_seconds: float
 
 
 @dataclass(frozen=True)
-class Finished:
+class Finished(Generic[Result]):
     """A job that ended. Times are seconds since the epoch.
 
-    `transcript` is None only when the course itself raised: `error` then says what, and the other
+    `result` is None only when the course itself raised: `error` then says what, and the other
     jobs went on.
     """
 
     key: str
-    transcript: Transcript | None
+    result: Result | None
     started_at: float
     finished_at: float
     error: BaseException | None = None
@@ -56,7 +58,7 @@ class Engine(Protocol):
     name: str
     start_seconds: float
 
-    def run(self, jobs: Iterable[Job], heard: Heard = ignore) -> Iterator[Finished]:
+    def run(self, jobs: Iterable[Job[Result]], heard: Heard = ignore) -> Iterator[Finished[Result]]:
         """Run every job, reading `jobs` only as room becomes free.
 
         `heard` is called with every answer as it comes. Raises `EngineError` when the engine itself

@@ -16,11 +16,11 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import count
-from typing import Protocol
+from typing import Any, Protocol
 
 from fleet_pipeline.deliberation.prompts import Prompt
 from fleet_pipeline.deliberation.transcript import AgentError, Completion
-from fleet_pipeline.inference.engine import Finished, Heard, Job, ignore
+from fleet_pipeline.inference.engine import Finished, Heard, Job, Result, ignore
 
 
 class Backend(Protocol):
@@ -43,7 +43,7 @@ class Backend(Protocol):
 class _Active:
     """A deliberation under way: the batch it waits for, and the answers so far."""
 
-    job: Job
+    job: Job[Any]
     started_at: float
     deadline: float
     batch: list[Prompt] = field(default_factory=list)
@@ -61,10 +61,10 @@ class _Loop:
         self.monotonic = monotonic
         self.heard = heard
         self.owners: dict[str, _Active] = {}  # request id -> deliberation
-        self.finished: deque[Finished] = deque()
+        self.finished: deque[Finished[Any]] = deque()
         self.request_ids = count()
 
-    def run(self, jobs: Iterable[Job]) -> Iterator[Finished]:
+    def run(self, jobs: Iterable[Job[Any]]) -> Iterator[Finished[Any]]:
         intake = iter(jobs)
         more = True
         try:
@@ -87,7 +87,7 @@ class _Loop:
             # Left early, by an error or because the consumer stopped: leave nothing in the engine.
             self.backend.abort(list(self.owners))
 
-    def _begin(self, job: Job) -> None:
+    def _begin(self, job: Job[Any]) -> None:
         active = _Active(job, started_at=time.time(), deadline=self.monotonic() + job.timeout_seconds)
         self._advance(active, first=True)
 
@@ -99,7 +99,7 @@ class _Loop:
                 answers = [answer for answer in active.answers if answer is not None]
                 active.batch = next(course) if first else course.send(answers)
             except StopIteration as stop:
-                self._finish(active, transcript=stop.value)
+                self._finish(active, result=stop.value)
                 return
             except Exception as error:  # noqa: BLE001 - one broken course must not cost its neighbours
                 self._finish(active, error=error)
@@ -144,17 +144,17 @@ class _Loop:
             active.waiting.clear()
             self._advance(active)
 
-    def _finish(self, active: _Active, transcript=None, error: BaseException | None = None) -> None:  # type: ignore[no-untyped-def]
-        self.finished.append(Finished(active.job.key, transcript, active.started_at, time.time(), error))
+    def _finish(self, active: _Active, result: Any = None, error: BaseException | None = None) -> None:
+        self.finished.append(Finished(active.job.key, result, active.started_at, time.time(), error))
 
 
 def drive(
-    jobs: Iterable[Job],
+    jobs: Iterable[Job[Result]],
     backend: Backend,
     *,
     max_in_flight: int,
     heard: Heard = ignore,
     monotonic: Callable[[], float] = time.monotonic,
-) -> Iterator[Finished]:
+) -> Iterator[Finished[Result]]:
     """Run every job on `backend`, yielding each as it finishes. `monotonic` is the deadline clock."""
     return _Loop(backend, max_in_flight, monotonic, heard).run(jobs)

@@ -13,7 +13,7 @@ from typing import Self
 
 from fleet_pipeline.deliberation.prompts import Prompt
 from fleet_pipeline.deliberation.transcript import Completion
-from fleet_pipeline.inference.engine import Finished, Heard, Job, ignore
+from fleet_pipeline.inference.engine import Finished, Heard, Job, Result, ignore
 from fleet_pipeline.inference.loop import drive
 
 Script = Callable[[Prompt], Completion]
@@ -51,7 +51,7 @@ class ScriptedEngine:
         for request_id in request_ids:
             self.queue.pop(request_id, None)
 
-    def run(self, jobs: Iterable[Job], heard: Heard = ignore) -> Iterator[Finished]:
+    def run(self, jobs: Iterable[Job[Result]], heard: Heard = ignore) -> Iterator[Finished[Result]]:
         return drive(jobs, self, max_in_flight=self.max_in_flight, heard=heard)
 
     def __enter__(self) -> Self:

@@ -28,7 +28,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from fleet_pipeline.deliberation.prompts import Prompt
 from fleet_pipeline.deliberation.transcript import AgentError, Completion
-from fleet_pipeline.inference.engine import EngineError, Finished, Heard, Job, ModelUnavailable, ignore
+from fleet_pipeline.inference.engine import EngineError, Finished, Heard, Job, ModelUnavailable, Result, ignore
 from fleet_pipeline.inference.loop import drive
 
 # Where neither task, role, run nor model says how long an answer may be (the original's limit).
@@ -122,6 +122,8 @@ class VllmEngine:
                 enable_prefix_caching=True,
                 disable_log_stats=True,
                 use_tqdm_on_load=False,
+                # A small model under a schema otherwise fills its answer with blanks.
+                structured_outputs_config={"disable_any_whitespace": True},
                 **arguments,
             )
         except Exception as error:
@@ -144,7 +146,7 @@ class VllmEngine:
                 f"the chat template of model {self.config.model!r} cannot render a system and a user message: {error}"
             ) from error
 
-    def run(self, jobs: Iterable[Job], heard: Heard = ignore) -> Iterator[Finished]:
+    def run(self, jobs: Iterable[Job[Result]], heard: Heard = ignore) -> Iterator[Finished[Result]]:
         # Slightly more than the batch holds, so that a freed slot finds a request waiting.
         return drive(jobs, self, max_in_flight=self.config.max_num_seqs + 8, heard=heard)
 
@@ -222,7 +224,7 @@ class VllmEngine:
 
     def _params(self, prompt: Prompt, room: int) -> Any:
         from vllm import SamplingParams
-        from vllm.sampling_params import RequestOutputKind
+        from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 
         chosen = {
             "temperature": DEFAULT_TEMPERATURE,
@@ -232,6 +234,8 @@ class VllmEngine:
         }
         chosen["temperature"] *= prompt.seat.temperature_scale
         chosen["max_tokens"] = min(chosen["max_tokens"], room)
+        if prompt.schema:
+            chosen["structured_outputs"] = StructuredOutputsParams(json=prompt.schema)
         return SamplingParams(**chosen, seed=prompt.seed, output_kind=RequestOutputKind.FINAL_ONLY)
 
 

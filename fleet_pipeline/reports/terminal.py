@@ -47,6 +47,27 @@ def run_table(rows: Sequence[Row]) -> RenderableType:
     return table
 
 
+def cases_table(results: Sequence[Row]) -> RenderableType:
+    """One line per proposal scored by `fleet score`, best first within its case."""
+    table = Table(pad_edge=False, box=None, header_style="bold")
+    table.add_column("case")
+    table.add_column("rank", justify="right")
+    table.add_column("agent")
+    for name in ("score", "relevance", "fit", "coverage", "novelty", "checks", "diversity"):
+        table.add_column(name, justify="right")
+    for result in results:
+        for place, seat in enumerate(result["proposals"]):
+            first = place == 0
+            table.add_row(
+                Text(printable(result["name"]) if first else ""),
+                f"{seat['rank']}{' tied' if seat['tied'] else ''}",
+                Text(printable(seat["agent_id"]), style="green" if seat["winner"] else ""),
+                *(number(seat[name]) for name in ("score", "relevance", "fit", "coverage", "novelty", "checks")),
+                number(result["diversity"]["vendi"], of=len(result["proposals"])) if first else "",
+            )
+    return table
+
+
 def number(value: float | None, of: int | None = None) -> str:
     if value is None:
         return "-"
@@ -91,7 +112,9 @@ def _seat(seat: Row, utterances: Sequence[Row]) -> RenderableType:
         return Panel(Text(reason, style="red"), title=f"no proposal: {title}", title_align="left", border_style="red")
     tie = " (tied)" if seat["tied"] else ""
     scores = ", ".join(
-        f"{name} {number(seat[name])}" for name in ("similarity", "coverage", "novelty") if seat[name] is not None
+        f"{name} {number(seat[name])}"
+        for name in ("fit", "coverage", "novelty", "checks", "judge")
+        if seat[name] is not None
     )
     inner: list[RenderableType] = [
         Text(f"score {number(seat['score'])} ({scores})", style="dim"),

@@ -1,13 +1,21 @@
-"""How different the proposals of a council are, before and after revision."""
+"""How different the proposals of a council are, before and after revision, and who moved where."""
 
 from __future__ import annotations
 
-from typing import Any
+import re
+import zlib
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import pandas as pd
 
-from fleet_pipeline.scoring.similarity import Matrix, similarities
+from fleet_pipeline.scoring.embeddings import Encoder
+from fleet_pipeline.scoring.scores import Score
+from fleet_pipeline.scoring.similarity import LEXICAL, Matrix, similarities
+
+NEAR = 0.8  # lexical similarity from which two proposals are near duplicates; paraphrases have about 0.6
+ADOPTED = 0.05  # gain in similarity to a peer's opening proposal from which a revision moved towards it
+_WORD = re.compile(r"\w+")
 
 
 def vendi(similarity: Matrix) -> float:
@@ -35,27 +43,101 @@ def nearest_distance(similarity: Matrix) -> list[float | None]:
     return [float(value) for value in 1 - others.max(axis=1)]
 
 
-def diversity(proposals: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, dict[str, Any]]]:
-    """(per proposal, per deliberation) diversity of `final_proposals`.
+def near_duplicates(similarity: Matrix) -> float:
+    """Share of proposals that could go without losing a kind: of each group linked by `NEAR` all but one."""
+    from scipy.sparse.csgraph import connected_components
 
-    Per proposal: `deliberation_id`, `agent_id`, `novelty`, `initial_novelty`. Per deliberation, by
-    id: `vendi`, `mean_distance`, `duplicates`, `initial_vendi`, `initial_mean_distance`.
+    groups, _ = connected_components(similarity >= NEAR, directed=False)
+    return float(1 - groups / len(similarity))
+
+
+def distinct_n(texts: Sequence[str], n: int) -> float | None:
+    """Share of different word n-grams among all of them (Li et al., 2016), 0 to 1; None without any.
+
+    Texts are cut to the length of the shortest, because longer texts repeat more.
     """
-    present = proposals[proposals["text"].notna()].reset_index(drop=True)
-    scores = present[["deliberation_id", "agent_id"]].copy()
-    figures: dict[str, dict[str, Any]] = {key: {} for key in present["deliberation_id"].unique()}
-    groups = present["deliberation_id"].tolist()
-    for column, prefix in (("initial_text", "initial_"), ("text", "")):
-        texts = present[column].tolist()
-        novelty: list[float | None] = [None] * len(texts)
-        for members, matrix in similarities(texts, groups):
-            for place, value in zip(members, nearest_distance(matrix), strict=True):
-                novelty[place] = value
-            figures[groups[members[0]]] |= {
-                f"{prefix}vendi": vendi(matrix),
-                f"{prefix}mean_distance": mean_distance(matrix),
-            }
-            if not prefix:
-                figures[groups[members[0]]]["duplicates"] = len(members) - len({texts[place] for place in members})
-        scores[f"{prefix}novelty"] = pd.Series(novelty, dtype="float64")
-    return scores, figures
+    grams = [tuple(words[i : i + n]) for words in _length_matched(texts) for i in range(len(words) - n + 1)]
+    return len(set(grams)) / len(grams) if grams else None
+
+
+def compression_ratio(texts: Sequence[str]) -> float | None:
+    """Bytes of all texts over their bytes compressed together (Shaib et al., 2024): high where they repeat.
+
+    Of texts cut to the length of the shortest; None without a word.
+    """
+    # In an order of their own: bytes of compression depend on it.
+    joined = "\n".join(sorted(" ".join(words) for words in _length_matched(texts))).encode()
+    return len(joined) / len(zlib.compress(joined, 9)) if joined.strip() else None
+
+
+def diversity(proposals: pd.DataFrame, encoder: Encoder | None = None) -> list[Score]:
+    """All diversity scores of `final_proposals`, by deliberation in order of appearance.
+
+    Without `initial_text` (proposals made elsewhere) there is no phase but the final one.
+    """
+    present = proposals[proposals["text"].notna()]
+    scores: list[Score] = []
+    for key, council in present.groupby("deliberation_id", sort=False):
+        revised = "initial_text" in council and bool(council["initial_text"].notna().all())
+        initial = council["initial_text"].tolist() if revised else None
+        scores += _of_council(str(key), council["agent_id"].tolist(), initial, council["text"].tolist(), encoder)
+    return scores
+
+
+def _of_council(
+    key: str, agents: list[str], initial: list[str] | None, final: list[str], encoder: Encoder | None
+) -> Iterator[Score]:
+    n = len(agents)
+    for phase, texts in (("initial", initial), ("final", final)):
+        if texts is not None:
+            for metric, value in _of_words(texts):
+                yield Score(key, None, None, phase, metric, "1", value, n)
+    alike: list[tuple[str, Callable[[Sequence[str]], Matrix]]] = [(LEXICAL, similarities)]
+    if encoder:
+        alike.append((encoder.version, encoder.similarities))
+    for version, compare in alike:
+        both = compare([*(initial or []), *final])
+        vendis = []
+        for phase, texts, matrix in (("initial", initial, both[:n, :n]), ("final", final, both[-n:, -n:])):
+            if texts is None:
+                continue
+            # Copies count once: another copy of anything may not make a council look more diverse.
+            firsts = [place for place, text in enumerate(texts) if text not in texts[:place]]
+            vendis.append(vendi(matrix[np.ix_(firsts, firsts)]))
+            yield Score(key, None, None, phase, "vendi", version, vendis[-1], n)
+            if version == LEXICAL:
+                yield Score(key, None, None, phase, "near_duplicates", version, near_duplicates(matrix), n)
+            distance = mean_distance(matrix)
+            if distance is not None:
+                yield Score(key, None, None, phase, "mean_distance", version, distance, n)
+            for agent, nearest in zip(agents, nearest_distance(matrix), strict=True):
+                if nearest is not None:
+                    yield Score(key, agent, None, phase, "novelty", version, nearest, n)
+        if initial is not None:
+            # Below 0 the revision made the council less diverse: conformity.
+            yield Score(key, None, None, "revision", "vendi_change", version, vendis[1] - vendis[0], n)
+            yield from _moves(key, agents, both, version)
+
+
+def _moves(key: str, agents: list[str], both: Matrix, version: str) -> Iterator[Score]:
+    """How far each author moved from its opening proposal, and towards whose."""
+    n = len(agents)
+    for place, agent in enumerate(agents):
+        yield Score(key, agent, None, "revision", "moved", version, 1 - float(both[place, n + place]), n)
+        for peer, name in enumerate(agents):
+            gain = float(both[n + place, peer] - both[place, peer])
+            if peer != place and gain >= ADOPTED:
+                yield Score(key, agent, name, "revision", "adopted", version, gain, n)
+
+
+def _of_words(texts: list[str]) -> Iterator[tuple[str, float]]:
+    yield "duplicates", (len(texts) - len(set(texts))) / len(texts)
+    for metric, value in (("distinct_2", distinct_n(texts, 2)), ("compression_ratio", compression_ratio(texts))):
+        if value is not None:
+            yield metric, value
+
+
+def _length_matched(texts: Sequence[str]) -> list[list[str]]:
+    read = [_WORD.findall(text.lower()) for text in texts]
+    shortest = min((len(words) for words in read if words), default=0)
+    return [words[:shortest] for words in read]

@@ -45,3 +45,9 @@ def final_proposals(utterances: pd.DataFrame) -> pd.DataFrame:
         seats[column] = failed.groupby(SEAT)[column].last()
         seats[column] = seats[column].where(absent, None)
     return seats.reset_index(drop=True)
+
+
+def texts(proposals: pd.DataFrame) -> dict[str, str]:
+    """The final texts of one council's `final_proposals`, by agent id."""
+    present = proposals[proposals["text"].notna()]
+    return dict(zip(present["agent_id"], present["text"], strict=True))

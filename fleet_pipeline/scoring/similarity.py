@@ -1,37 +1,38 @@
-"""Lexical similarity: TF-IDF cosine within each group of texts."""
+"""Lexical similarity of texts: cosines of their words, however many other texts there are."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
-_WORDS = r"(?u)\b\w+\b"
+from fleet_pipeline.scoring.text import units
+
+LEXICAL = "lexical-1"  # the representation's name and version, stored beside every score made from it
 Matrix = npt.NDArray[np.float64]
 
 
-def similarities(texts: Sequence[str], groups: Sequence[Hashable]) -> Iterator[tuple[list[int], Matrix]]:
-    """For each group, in order of appearance: its texts' places, and their (n, n) cosine matrix.
+def similarities(texts: Sequence[str]) -> Matrix:
+    """(n, n) cosines of logarithmic counts of word stems without stop words.
 
-    Words and word pairs, logarithmic term frequency, and inverse document frequency over the group
-    alone, so that no other group changes a number. Values are in [0, 1]; equal texts have 1, texts
-    that share no word 0. Counting is done once for all groups, which is where the time goes.
+    Values are in [0, 1]; equal texts have 1, texts that share no word 0. No inverse document
+    frequency: that would let a third text change how alike two are, and in a council of three the
+    words that all use, which are those of the task, would count for nothing or for everything.
     """
-    from sklearn.feature_extraction.text import CountVectorizer, TfidfTransformer
+    from sklearn.feature_extraction.text import TfidfVectorizer
 
     if not texts:
-        return
-    counter = CountVectorizer(token_pattern=_WORDS, ngram_range=(1, 2))
-    # A probe text keeps the vocabulary from being empty when no text has a word.
-    counts = counter.fit_transform([*texts, "probe"])
-    places: dict[Hashable, list[int]] = {}
-    for place, group in enumerate(groups):
-        places.setdefault(group, []).append(place)
-    for members in places.values():
-        weights = TfidfTransformer(sublinear_tf=True).fit_transform(counts[members])
-        matrix = np.clip((weights @ weights.T).toarray(), 0.0, 1.0)
-        # Equal texts are alike even where they hold no word to compare.
-        _, first = np.unique([texts[place] for place in members], return_inverse=True)
-        matrix[first[:, None] == first[None, :]] = 1.0
-        yield members, matrix
+        return np.zeros((0, 0))
+    vectorizer = TfidfVectorizer(analyzer=_words, sublinear_tf=True, use_idf=False)
+    # A probe keeps the vocabulary from being empty when no text has a word.
+    weights = vectorizer.fit_transform([*texts, "probe"])[:-1]
+    matrix: Matrix = np.clip((weights @ weights.T).toarray(), 0.0, 1.0)
+    # Equal texts are alike even where they hold no word to compare.
+    _, same = np.unique(np.array(texts, dtype=object), return_inverse=True)
+    matrix[same[:, None] == same[None, :]] = 1.0
+    return matrix
+
+
+def _words(text: str) -> list[str]:
+    return [word for unit in units(text) for word in unit.stems if word[0] != "-"]

@@ -44,7 +44,7 @@ def verdict(
         "winner_agent_id": best.get("agent_id"),
         "winner_score": best.get("score"),
         "winner_text": best.get("text"),
-        "won_by": ("lot" if best["tied"] else "score") if best else None,
+        "won_by": best.get("won_by"),
         "num_agents": task.num_agents if task else None,
         "answered": int(proposals["text"].notna().sum()),
         "rounds": task.rounds if task else None,

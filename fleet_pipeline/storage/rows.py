@@ -1,15 +1,18 @@
-"""Transcripts as rows of the `utterances` table."""
+"""Transcripts and verdicts as rows of the tables `utterances` and `judgements`."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from fleet_pipeline.deliberation.council import Deliberation
-from fleet_pipeline.deliberation.transcript import Transcript, Utterance
+from fleet_pipeline.deliberation.judging import Judgement
+from fleet_pipeline.deliberation.prompts import Prompt
+from fleet_pipeline.deliberation.transcript import Completion, Transcript, Utterance
 from fleet_pipeline.storage.store import Store
 from fleet_pipeline.storage.tables import write_rows
 
@@ -47,14 +50,27 @@ def write_transcript(
     facts = TranscriptFacts(
         transcript.status, transcript.error_message, provenance.fingerprint, started_at, finished_at
     )
-    shared = {
+    shared = _shared(deliberation, provenance)
+    rows = [shared | _utterance_row(utterance) for utterance in transcript.utterances]
+    write_rows(store, "utterances", deliberation.id, rows, asdict(facts))
+
+
+def write_judgements(
+    store: Store, deliberation: Deliberation, judgements: Iterable[Judgement], provenance: Provenance, judged: str
+) -> None:
+    """Make a council's verdicts durable. `judged` is the fingerprint of what they depend on."""
+    shared = _shared(deliberation, provenance)
+    rows = [shared | _judgement_row(judgement) for judgement in judgements]
+    write_rows(store, "judgements", deliberation.id, rows, {"judged": judged})
+
+
+def _shared(deliberation: Deliberation, provenance: Provenance) -> dict[str, Any]:
+    return {
         "deliberation_id": deliberation.id,
         "task_id": deliberation.task.task_id,
         "role": deliberation.role.name,
         **asdict(provenance),
     }
-    rows = [shared | _utterance_row(utterance) for utterance in transcript.utterances]
-    write_rows(store, "utterances", deliberation.id, rows, asdict(facts))
 
 
 def utc(timestamp: float) -> datetime:
@@ -77,6 +93,26 @@ def _utterance_row(utterance: Utterance) -> dict[str, Any]:
         "reasoning": utterance.reasoning,
         "error_type": str(utterance.error) if utterance.error else None,
         "error_message": utterance.error_message or None,
+        **_request(prompt, completion),
+    }
+
+
+def _judgement_row(judgement: Judgement) -> dict[str, Any]:
+    utterance, verdict = judgement.utterance, judgement.verdict
+    return {
+        "first_agent_id": judgement.first.agent_id,
+        "second_agent_id": judgement.second.agent_id,
+        "repeat": judgement.repeat,
+        **(verdict.model_dump() if verdict else {}),
+        "raw_text": utterance.text,
+        "error_type": str(utterance.error) if utterance.error else None,
+        "error_message": utterance.error_message or None,
+        **_request(utterance.prompt, utterance.completion),
+    }
+
+
+def _request(prompt: Prompt, completion: Completion) -> dict[str, Any]:
+    return {
         "finish_reason": completion.finish_reason,
         "prompt_tokens": completion.prompt_tokens,
         "cached_tokens": completion.cached_tokens,

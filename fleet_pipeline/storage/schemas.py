@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 _TYPES = {
     "text": pa.string(),
@@ -17,6 +17,20 @@ _TYPES = {
     "float": pa.float64(),
     "bool": pa.bool_(),
     "time": pa.timestamp("us", tz="UTC"),
+    "evidence": pa.list_(
+        pa.struct(
+            {
+                "point": pa.string(),
+                "kind": pa.string(),
+                "share": pa.float64(),
+                "covered": pa.bool_(),
+                "text": pa.string(),
+            }
+        )
+    ),
+    "findings": pa.list_(
+        pa.struct({"check": pa.string(), "passed": pa.bool_(), "line": pa.int64(), "message": pa.string()})
+    ),
 }
 
 
@@ -39,6 +53,17 @@ _SEAT = {
     "label": ("text", "The letter by which peers know the seat."),
     "perspective": ("text", "The seat's perspective; null when diversity is off."),
 }
+_REQUEST = {
+    "finish_reason": ("text", "As vLLM says: stop, length, ..."),
+    "prompt_tokens": ("int", "Tokens of the prompt."),
+    "cached_tokens": ("int", "Prompt tokens that came from the prefix cache."),
+    "completion_tokens": ("int", "Tokens generated, reasoning included."),
+    "temperature": ("float", "Sampling temperature used."),
+    "seed": ("int", "Sampling seed used."),
+    "prompt_sha256": ("text", "Hash of the messages sent."),
+    "started_at": ("time", "When the request entered the engine."),
+    "finished_at": ("time", "When its answer was complete."),
+}
 _PROVENANCE = {
     "model": ("text", "Model that spoke, as configured."),
     "engine": ("text", "vllm, or scripted for rows made by tests."),
@@ -59,15 +84,7 @@ UTTERANCES = _schema(
         "reasoning": ("text", "What the model thought aloud before answering."),
         "error_type": ("text", "overlong, empty, cut_off, engine or deadline; null when the answer counts."),
         "error_message": ("text", "What went wrong and what to do about it."),
-        "finish_reason": ("text", "As vLLM says: stop, length, ..."),
-        "prompt_tokens": ("int", "Tokens of the prompt."),
-        "cached_tokens": ("int", "Prompt tokens that came from the prefix cache."),
-        "completion_tokens": ("int", "Tokens generated, reasoning included."),
-        "temperature": ("float", "Sampling temperature used."),
-        "seed": ("int", "Sampling seed used."),
-        "prompt_sha256": ("text", "Hash of the messages sent."),
-        "started_at": ("time", "When the request entered the engine."),
-        "finished_at": ("time", "When its answer was complete."),
+        **_REQUEST,
         **_PROVENANCE,
     }
 )
@@ -81,15 +98,29 @@ PROPOSALS = _schema(
         "revisions": ("int", "How many revisions counted."),
         "error_type": ("text", "Why the seat has no proposal; null when it has one."),
         "error_message": ("text", "The same in words."),
-        "similarity": ("float", "TF-IDF cosine to the task and its constraints, 0 to 1."),
-        "coverage": ("float", "Mean share of each requirement's content words found; null without requirements."),
-        "relevance": ("float", "Weighted mean of similarity and coverage, 0 to 1."),
-        "novelty": ("float", "TF-IDF cosine distance to the nearest peer, 0 to 1; null without peers."),
+        "fit": ("float", "How much better it fits its task than the wrong tasks of its batch, 0 to 1."),
+        "own_share": ("float", "Share of its task's words that it takes up: what fit is made of."),
+        "wrong_share": ("float", "The largest such share of a wrong task."),
+        "coverage": ("float", "Mean share of each requirement and criterion taken up, 0 to 1; null without any."),
+        "relevance": ("float", "Weighted mean of fit and coverage, 0 to 1."),
+        "novelty": ("float", "Lexical distance to the nearest peer, 0 to 1; null without peers."),
         "initial_novelty": ("float", "The same before revision."),
-        "score": ("float", "Weighted mean of the parts that exist, 0 to 1."),
-        "rank": ("int", "From 1 without gaps; equal scores share a rank. Null without a proposal."),
+        "checks": (
+            "float",
+            "Share of the checks on its code that passed, 0 to 1; null where there was nothing to check.",
+        ),
+        "judge": ("float", "Chance to win against an average peer by the judge's verdicts; null without any."),
+        "judge_low": ("float", "Lower end of its 95 % bootstrap interval."),
+        "judge_high": ("float", "Upper end."),
+        "score": ("float", "Weighted mean of fit, coverage, novelty and checks, 0 to 1."),
+        "candidate": ("bool", "Among the best by score from whom the winner is chosen."),
+        "choice": ("float", "What the candidates were ordered by, as `won_by` of the winner says; 0 to 1."),
+        "rank": ("int", "From 1 without gaps; equals share a rank. Null without a proposal."),
         "tied": ("bool", "Another proposal has the same rank."),
         "winner": ("bool", "The council's answer."),
+        "won_by": ("text", "Of the winner, what decided: score, judge, or both; ', by lot' where that left a tie."),
+        "evidence": ("evidence", "For each requirement and criterion the sentence that covers it best, if any."),
+        "findings": ("findings", "What checks looked at its code: each that passed, and each finding of the others."),
         "completion_tokens": ("int", "Tokens this seat generated, all phases and attempts."),
         **_PROVENANCE,
     }
@@ -104,13 +135,13 @@ DELIBERATIONS = _schema(
         "winner_agent_id": ("text", "Author of the winning proposal."),
         "winner_score": ("float", "Its score."),
         "winner_text": ("text", "The winning proposal."),
-        "won_by": ("text", "score, or lot where the best scores were equal."),
+        "won_by": ("text", "What decided: score, judge, or both; ', by lot' where that left a tie."),
         "num_agents": ("int", "Seats on the council."),
         "answered": ("int", "Seats with a proposal."),
         "rounds": ("int", "Rounds of critique and revision asked for."),
         "agent_errors": ("int", "Utterances that did not count, failed attempts included."),
         "vendi": ("float", "Vendi score of the final proposals: how many different ones there are in effect."),
-        "mean_distance": ("float", "Mean pairwise TF-IDF cosine distance; null without peers."),
+        "mean_distance": ("float", "Mean pairwise lexical distance, 0 to 1; null without peers."),
         "duplicates": ("int", "Final proposals that repeat another one exactly."),
         "initial_vendi": ("float", "Vendi score before revision."),
         "initial_mean_distance": ("float", "Mean distance before revision."),
@@ -125,8 +156,43 @@ DELIBERATIONS = _schema(
     }
 )
 
+SCORES = _schema(
+    {
+        **_KEYS,
+        "agent_id": ("text", "The seat; null for a figure of the whole council."),
+        "peer_id": ("text", "The other seat, of a figure that concerns two."),
+        "phase": ("text", "initial, final, or revision for what lies between."),
+        "metric": ("text", "Its name; docs/scores.md says what each means."),
+        "version": ("text", "Version of the metric, or of the representation it was made from."),
+        "value": ("float", "The figure."),
+        "n": ("int", "Of how many things: proposals, points, checks, comparisons."),
+        "run_id": _PROVENANCE["run_id"],
+        "fingerprint": _PROVENANCE["fingerprint"],
+    }
+)
+
+JUDGEMENTS = _schema(
+    {
+        **_KEYS,
+        "first_agent_id": ("text", "Author of the proposal that was shown first."),
+        "second_agent_id": ("text", "Author of the other."),
+        "repeat": ("int", "From 1; the same question is asked several times."),
+        "better": ("text", "first, second or equal; null where the answer could not be read as a verdict."),
+        "first_mark": ("int", "1 (fails) to 5 (meets all)."),
+        "second_mark": ("int", "The same for the other."),
+        "reason": ("text", "The judge's reason."),
+        "raw_text": ("text", "The answer as it came."),
+        "error_type": ("text", "overlong, empty, cut_off, engine or deadline; null when there was an answer."),
+        "error_message": ("text", "What went wrong and what to do about it."),
+        **_REQUEST,
+        **_PROVENANCE,
+    }
+)
+
 TABLES: dict[str, pa.Schema] = {
     "utterances": UTTERANCES,
     "proposals": PROPOSALS,
     "deliberations": DELIBERATIONS,
+    "scores": SCORES,
+    "judgements": JUDGEMENTS,
 }

@@ -96,6 +96,8 @@ class Speaker:
                 return self._criticise(prompt.seat, prompt.about)
             case Phase.REVISE:
                 return self._revise(prompt.seat, prompt.round)
+            case Phase.JUDGE:
+                raise ValueError("the model that ships is not trained to judge")
 
     def _propose(self, seat: Seat) -> str:
         bank = self._bank(seat)

@@ -13,72 +13,17 @@ import dagster as dg
 import duckdb
 import pandas as pd
 import pytest
-from dagster._core.storage.partition_status_cache import get_and_update_asset_status_cache_value
 
 from fleet_pipeline.defs.build import ScriptedEngineRefused, build_definitions
-from fleet_pipeline.defs.partitions import NAME, deliberation_partitions, register
+from fleet_pipeline.defs.partitions import NAME, register
 from fleet_pipeline.deliberation.errors import InvalidInput
-from fleet_pipeline.deliberation.prompts import Prompt
-from fleet_pipeline.deliberation.transcript import Completion
-from fleet_pipeline.inference.engine import ModelUnavailable
+from fleet_pipeline.deliberation.prompts import Phase, Prompt
+from fleet_pipeline.deliberation.transcript import AgentError, Completion
 from fleet_pipeline.inference.scripted import ScriptedSource, echo
 from fleet_pipeline.runs import _reason, close_dead_runs
 from fleet_pipeline.settings import Settings
-from fleet_pipeline.storage.store import Store
-from fleet_pipeline.storage.task_store import put_task
-from fleet_pipeline_tests.helpers import a_task, said
-
-
-class Pipeline:
-    """Definitions with a scripted engine that counts what it is asked, and an instance to run them on."""
-
-    def __init__(self, instance: dg.DagsterInstance, storage: Path) -> None:
-        self.instance = instance
-        self.storage = storage
-        self.store = Store(str(storage))
-        self.asked: list[Prompt] = []
-        self.starts = 0
-        self.unavailable: set[str] = set()
-        self.answer: Callable[[Prompt], Completion] = echo
-        pipeline = self
-
-        class Source(ScriptedSource):
-            def start(self, model: str):
-                if model in pipeline.unavailable:
-                    raise ModelUnavailable(f"{model} is not here")
-                pipeline.starts += 1
-                return super().start(model)
-
-        self.definitions = build_definitions(
-            Settings(storage=str(storage)), overrides={"engine": Source(self._script)}, allow_scripted=True
-        )
-
-    def _script(self, prompt: Prompt) -> Completion:
-        self.asked.append(prompt)
-        return self.answer(prompt)
-
-    def put(self, *task_ids: str, **fields) -> list[str]:
-        return [key for task_id in task_ids for key in put_task(self.store, a_task(task_id, **fields))]
-
-    def run(self, keys: list[str], **arguments) -> dg.ExecuteInProcessResult:
-        tags = register(self.instance, keys)
-        job = self.definitions.resolve_job_def("deliberate")
-        return job.execute_in_process(instance=self.instance, tags=tags, raise_on_error=False, **arguments)
-
-    def table(self, name: str) -> pd.DataFrame:
-        return pd.read_parquet(self.storage / name)
-
-    def partitions(self, asset: str) -> tuple[set[str], set[str]]:
-        """(materialized, failed) partitions, as the UI counts them."""
-        value = get_and_update_asset_status_cache_value(self.instance, dg.AssetKey(asset), deliberation_partitions)
-        good = value.deserialize_materialized_partition_subsets(deliberation_partitions).get_partition_keys()
-        bad = value.deserialize_failed_partition_subsets(deliberation_partitions).get_partition_keys()
-        return set(good), set(bad) - set(good)
-
-
-@pytest.fixture
-def pipeline(instance: dg.DagsterInstance, tmp_path: Path) -> Pipeline:
-    return Pipeline(instance, tmp_path / "storage")
+from fleet_pipeline_tests.helpers import said
+from fleet_pipeline_tests.pipeline import Pipeline
 
 
 def test_one_run_over_many_partitions_with_one_engine_start(pipeline: Pipeline) -> None:
@@ -362,3 +307,104 @@ def test_the_run_says_in_the_event_log_how_far_it_is(pipeline: Pipeline) -> None
 def test_production_definitions_refuse_the_scripted_engine(tmp_path: Path) -> None:
     with pytest.raises(ScriptedEngineRefused, match="the scripted engine is for tests"):
         build_definitions(Settings(storage=str(tmp_path)), overrides={"engine": ScriptedSource()})
+
+
+def check_results(pipeline: Pipeline) -> dict[str, dg.AssetCheckEvaluation]:
+    records = pipeline.instance.event_log_storage.get_asset_check_execution_history
+    found = {}
+    for name in ("diversity", "relevance", "duplicates"):
+        (record,) = records(dg.AssetCheckKey(dg.AssetKey("proposals"), name), limit=1)
+        found[name] = record.event.dagster_event.asset_check_evaluation_data
+    return found
+
+
+def test_councils_that_repeat_themselves_or_miss_their_task_are_named_by_checks_that_stop_nothing(pipeline) -> None:
+    keys = pipeline.put("same", description="Empty the cache hourly") + pipeline.put("good")
+    limiters = {
+        "001": "A rate limiter in Redis keeps counters by tenant and a Lua script expires them.",
+        "002": "Design it as an nginx limiter zone of 10 MB whose rate comes from a config map.",
+        "003": "Envoy's global limiter service shares quotas; the design adds a sidecar and a rate dashboard.",
+    }
+    pipeline.answer = lambda prompt: said(
+        "It depends." if "Empty the cache" in prompt.user else limiters[prompt.seat.agent_id[-3:]]
+    )
+    assert pipeline.run(keys).success
+    found = check_results(pipeline)
+    assert {name: result.metadata["which"].value for name, result in found.items()} == {
+        "diversity": {"same.dev": 0.0}, "relevance": {"same.dev": 0.0}, "duplicates": {"same.dev": 2}
+    }  # fmt: skip
+    assert not any(result.passed for result in found.values())
+    assert {result.severity for result in found.values()} == {dg.AssetCheckSeverity.WARN}
+
+
+def test_checks_of_a_sound_run_pass(pipeline) -> None:
+    answers = {
+        "A": "A limiter in Redis counts by tenant.",
+        "B": "An nginx zone designs the rate away.",
+        "C": "Envoy shares rate quotas.",
+    }
+    pipeline.answer = lambda prompt: said(answers[prompt.seat.label])
+    pipeline.run(pipeline.put("t1"))
+    assert {name: result.passed for name, result in check_results(pipeline).items()} == {
+        "diversity": True, "relevance": True, "duplicates": True
+    }  # fmt: skip
+
+
+def test_a_judge_in_the_same_engine_start_decides_where_it_is_asked_to(judged: Pipeline) -> None:
+    assert judged.run(judged.put("t1", "t2")).success
+    assert judged.starts == 1
+    rows = judged.table("judgements")
+    assert len(rows) == 2 * 3 * 2 * 2  # deliberations, pairs, orders, repeats
+    assert set(rows["better"]) == {"first", "second", "equal"}
+    verdicts = judged.table("deliberations")
+    assert verdicts["winner_agent_id"].tolist() == ["agent-dev-002"] * 2
+    assert verdicts["won_by"].tolist() == ["judge"] * 2
+    seats = judged.table("proposals")
+    assert seats.groupby("agent_id")["judge"].mean().idxmax() == "agent-dev-002"
+    scores = judged.table("scores").set_index("metric")["value"]
+    assert scores["judge_position_consistency"].tolist() == [1.0, 1.0]
+    assert scores["judge_unparseable"].tolist() == [0.0, 0.0]
+
+
+def test_a_judge_is_asked_again_only_about_what_has_changed(judged: Pipeline) -> None:
+    keys = judged.put("t1", "t2")
+    judged.run(keys)
+    asked = len(judged.asked)
+    judged.run(keys)
+    assert len(judged.asked) == asked
+    (judged.storage / "judgements/t1.dev.parquet").unlink()
+    judged.run(keys)
+    again = judged.asked[asked:]
+    assert {prompt.phase for prompt in again} == {Phase.JUDGE}
+    assert len(again) == 12
+    assert judged.table("deliberations")["won_by"].tolist() == ["judge"] * 2
+
+
+def test_a_judge_that_was_not_heard_is_asked_again_by_the_next_run(judged: Pipeline) -> None:
+    keys = judged.put("t1")
+    heard = judged.answer
+    judged.answer = lambda prompt: (
+        Completion(error=AgentError.ENGINE, error_message="broke") if prompt.phase is Phase.JUDGE else heard(prompt)
+    )
+    judged.run(keys)
+    assert judged.table("judgements")["error_type"].tolist() == ["engine"] * 12
+    judged.answer = heard
+    judged.run(keys)
+    assert judged.table("deliberations")["won_by"].tolist() == ["judge"]
+
+
+def test_a_judge_that_nobody_can_read_leaves_the_choice_to_the_score_and_is_counted(judged: Pipeline) -> None:
+    judged.answer = lambda prompt: said("I like both") if prompt.phase is Phase.JUDGE else echo(prompt)
+    assert judged.run(judged.put("t1")).success
+    assert judged.table("deliberations")["won_by"].str.startswith("score").all()
+    assert judged.table("judgements")["raw_text"].tolist() == ["I like both"] * 12
+    assert judged.table("scores").set_index("metric")["value"]["judge_unparseable"] == 1.0
+
+
+def test_verdicts_of_a_judge_that_is_off_now_count_for_nothing(judged: Pipeline) -> None:
+    keys = judged.put("t1")
+    judged.run(keys)
+    judged.configure()
+    judged.run(keys)
+    assert judged.table("proposals")["judge"].isna().all()
+    assert judged.table("deliberations")["won_by"].str.startswith("score").all()

@@ -74,7 +74,7 @@ def test_every_job_finishes_with_the_transcript_its_protocol_would_have_alone() 
     for f in finished:
         n = f.key[1]
         alone, _ = play(a_deliberation(f"t{n}", description=f"task {n}", rounds=2))
-        assert [u.text for u in f.transcript.utterances] == [u.text for u in alone.utterances]
+        assert [u.text for u in f.result.utterances] == [u.text for u in alone.utterances]
 
 
 def test_phases_of_different_deliberations_share_the_running_batch() -> None:
@@ -117,8 +117,8 @@ def test_the_backlog_is_read_as_room_becomes_free() -> None:
 def test_a_refused_prompt_costs_only_its_own_seat() -> None:
     bad = a_job(a_deliberation("bad", description="refuse me"))
     finished = {f.key: f for f in run(Backend(), [*jobs(2), bad, *jobs(4)[2:]])}
-    assert finished["bad.dev"].transcript.status is Status.FAILED
-    assert all(finished[f"t{n}.dev"].transcript.status is Status.COMPLETED for n in range(4))
+    assert finished["bad.dev"].result.status is Status.FAILED
+    assert all(finished[f"t{n}.dev"].result.status is Status.COMPLETED for n in range(4))
 
 
 def test_only_refused_prompts_end_at_once_without_a_step() -> None:
@@ -135,8 +135,8 @@ def test_a_protocol_that_breaks_costs_only_itself() -> None:
 
     finished = {f.key: f for f in run(Backend(), [*jobs(1), Job("broken.dev", broken(), 300), *jobs(2)[1:]])}
     assert isinstance(finished["broken.dev"].error, RuntimeError)
-    assert finished["broken.dev"].transcript is None
-    assert finished["t1.dev"].transcript.status is Status.COMPLETED
+    assert finished["broken.dev"].result is None
+    assert finished["t1.dev"].result.status is Status.COMPLETED
 
 
 def a_prompt() -> Prompt:
@@ -148,19 +148,19 @@ def test_a_deadline_aborts_what_is_under_way_and_keeps_what_was_said() -> None:
     slow, quick = jobs(2, constraints={"timeout_seconds": 10})
     quick = a_job(a_deliberation("quick", rounds=0))
     finished = {f.key: f for f in run(backend, [slow, quick])}
-    late = finished["t0.dev"].transcript
+    late = finished["t0.dev"].result
     assert late.status is Status.TIMEOUT
     assert [u.error for u in late.utterances] == [None] * 3 + [AgentError.DEADLINE] * 3
     assert len(backend.aborted) == 3
     assert backend.left == {}
-    assert finished["quick.dev"].transcript.status is Status.COMPLETED
+    assert finished["quick.dev"].result.status is Status.COMPLETED
 
 
 def test_the_deadline_counts_a_deliberation_s_own_running_time_and_not_its_wait() -> None:
     backend = Backend(lambda _: 4)
     finished = run(backend, jobs(6, rounds=0, constraints={"timeout_seconds": 5}), max_in_flight=1)
     assert backend.clock.now == 24  # one after another: the last waited for 20
-    assert all(f.transcript.status is Status.COMPLETED for f in finished)
+    assert all(f.result.status is Status.COMPLETED for f in finished)
 
 
 def test_leaving_early_leaves_nothing_in_the_engine() -> None:
@@ -197,11 +197,11 @@ def test_whatever_the_lengths_shapes_and_limit_nothing_is_lost_or_doubled(length
     assert sorted(f.key for f in finished) == sorted(f"t{n}.dev" for n in range(len(shape)))
     for f in finished:
         agents, rounds = shape[int(f.key[1:].split(".")[0])]
-        assert len(f.transcript.utterances) == agents * (1 + 2 * rounds)
+        assert len(f.result.utterances) == agents * (1 + 2 * rounds)
 
 
 def test_completions_are_stamped_with_when_they_were_asked_and_answered() -> None:
     (finished,) = run(Backend(), jobs(1, rounds=0))
-    for utterance in finished.transcript.utterances:
+    for utterance in finished.result.utterances:
         assert finished.started_at <= utterance.completion.started_at <= utterance.completion.finished_at
         assert utterance.completion.finished_at <= finished.finished_at

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import subprocess
@@ -11,11 +12,12 @@ from collections.abc import Iterable
 import pytest
 
 from fleet_pipeline.deliberation.council import CouncilDefaults, Deliberation
+from fleet_pipeline.deliberation.judging import Judging, Verdict, judge
 from fleet_pipeline.deliberation.prompts import Phase, Prompt
 from fleet_pipeline.deliberation.protocol import deliberate
 from fleet_pipeline.deliberation.sampling import Sampling
 from fleet_pipeline.deliberation.transcript import AgentError, Status, Transcript
-from fleet_pipeline.inference.engine import EngineError, ModelUnavailable
+from fleet_pipeline.inference.engine import EngineError, Job, ModelUnavailable
 from fleet_pipeline.inference.vllm import VllmConfig, VllmEngine
 from fleet_pipeline_tests.conftest import CONTEXT
 from fleet_pipeline_tests.helpers import a_deliberation, a_job
@@ -25,7 +27,7 @@ SHORT = CouncilDefaults(model="random-tiny", sampling=Sampling(max_tokens=160), 
 
 def run(engine: VllmEngine, deliberations: Iterable[Deliberation]) -> dict[str, Transcript]:
     jobs = [a_job(deliberation) for deliberation in deliberations]
-    return {finished.key: finished.transcript for finished in engine.run(jobs)}
+    return {finished.key: finished.result for finished in engine.run(jobs)}
 
 
 def spoken(transcript: Transcript) -> list[tuple[str, Phase, int, int, str]]:
@@ -172,7 +174,7 @@ defaults = CouncilDefaults(model="m", sampling=Sampling(max_tokens=160), retries
 for turn in ("one", "two"):
     with VllmEngine.start(VllmConfig(model=sys.argv[1], max_model_len=4096)) as engine:
         stream = engine.run([a_job(a_deliberation(f"{turn}{n}", defaults=defaults)) for n in range(4)])
-        print("RESULT", next(stream).transcript.status)
+        print("RESULT", next(stream).result.status)
         if turn == "one":
             print("RESULT", len(list(stream)) + 1)
     # A zombie has ended and holds nothing; multiprocessing's own resource tracker is no engine.
@@ -205,3 +207,21 @@ def test_a_broken_model_folder_is_an_engine_error_and_no_other_model_is_taken(tm
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(EngineError, match=str(tmp_path)):
         VllmEngine.start(VllmConfig(model=str(tmp_path)))
+
+
+def test_a_judge_answers_under_its_schema_beside_councils_that_have_none(vllm_engine: VllmEngine) -> None:
+    """Random weights, so that every verdict is a matter of chance; that it can be read is not."""
+    deliberation = a_deliberation("judged", num_agents=3)
+    proposals = {seat.agent_id: f"Proposal of {seat.label}: use a token bucket." for seat in deliberation.seats}
+    judging = Judging(enabled=True, repeats=1, max_tokens=1_000)
+    jobs = [Job("judged.dev", judge(deliberation, proposals, judging), 300), a_job(a_deliberation("beside", rounds=0))]
+    finished = {done.key: done.result for done in vllm_engine.run(jobs)}
+    judgements = finished["judged.dev"]
+    assert len(judgements) == 6
+    for judgement in judgements:
+        if judgement.utterance.completion.finish_reason == "stop":
+            assert judgement.verdict is not None
+            assert json.loads(judgement.utterance.text).keys() == Verdict.model_fields.keys()
+    assert sum(judgement.verdict is not None for judgement in judgements) >= 4
+    assert len({judgement.utterance.prompt.seed for judgement in judgements}) == 6
+    assert finished["beside.dev"].status is Status.COMPLETED

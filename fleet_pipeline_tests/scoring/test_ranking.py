@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from fleet_pipeline.deliberation.prompts import Phase
 from fleet_pipeline.scoring.proposals import final_proposals
-from fleet_pipeline.scoring.ranking import Weights, rank
+from fleet_pipeline.scoring.ranking import Method, Weights, rank, score
 from fleet_pipeline.storage.rows import Provenance, write_transcript
 from fleet_pipeline.storage.store import Store
 from fleet_pipeline.storage.tables import read_rows
@@ -18,56 +18,106 @@ from fleet_pipeline_tests.helpers import a_deliberation, play
 NAN = float("nan")
 
 
-def scores(*rows: tuple[str, float, float, float]) -> pd.DataFrame:
-    columns = ["deliberation_id", "similarity", "coverage", "novelty"]
-    frame = pd.DataFrame(rows, columns=columns)
+def parts(*rows: tuple[float, float, float, float], key: str = "d") -> pd.DataFrame:
+    frame = pd.DataFrame(rows, columns=["fit", "coverage", "novelty", "checks"])
     frame["agent_id"] = [f"a{n}" for n in range(len(frame))]
+    frame["deliberation_id"] = key
     return frame
 
 
+def ranked(*scores: float, judge: list[float] | None = None, method: Method = "score", k: int = 64) -> pd.DataFrame:
+    frame = pd.DataFrame({"deliberation_id": "d", "agent_id": [f"a{n}" for n in range(len(scores))], "score": scores})
+    if judge is not None:
+        frame["judge"] = judge
+    return rank(frame, method, {"d": k})
+
+
 def test_the_score_is_the_declared_weighted_mean_of_its_parts() -> None:
-    ranked = rank(scores(("d", 0.5, 1.0, 0.0)), Weights(similarity=0.6, coverage=0.3, novelty=0.1))
-    assert ranked["score"].item() == pytest.approx(0.6)
-    assert ranked["relevance"].item() == pytest.approx((0.5 * 0.6 + 1.0 * 0.3) / 0.9)
+    found = score(parts((0.5, 1.0, 0.5, 0.0)), Weights(fit=0.5, coverage=0.3, novelty=0.1, checks=0.1))
+    relevance = (0.5 * 0.5 + 1.0 * 0.3) / 0.8
+    assert found["relevance"].item() == pytest.approx(relevance)
+    assert found["score"].item() == pytest.approx(0.5 * 0.5 + 0.3 * 1.0 + 0.1 * 0.5 * relevance)
 
 
 def test_an_absent_part_leaves_its_weight_to_the_others() -> None:
-    ranked = rank(scores(("d", 0.5, NAN, NAN)), Weights())
-    assert ranked["score"].item() == pytest.approx(0.5)
+    assert score(parts((0.5, NAN, NAN, NAN)), Weights())["score"].item() == pytest.approx(0.5)
+
+
+def test_weights_that_no_present_part_has_leave_no_lottery() -> None:
+    """All scores were 0, and the winner drawn by lot, where coverage alone had weight and a task no points."""
+    found = score(parts((0.2, NAN, 0.5, NAN), (0.6, NAN, 0.5, NAN)), Weights(fit=0, coverage=1, novelty=0, checks=0))
+    assert found["relevance"].tolist() == pytest.approx([0.2, 0.6])
+    assert found["score"].iloc[0] < found["score"].iloc[1]
+
+
+def test_novelty_and_sound_code_count_only_as_far_as_a_proposal_is_relevant() -> None:
+    """A text on another subject is the most novel of all."""
+    beside, answer = score(parts((0.0, 0.0, 1.0, 1.0), (0.3, 0.3, 0.2, NAN)), Weights())["score"]
+    assert beside == 0
+    assert answer > 0.2
 
 
 def test_ranks_have_no_gaps_and_ties_are_said() -> None:
-    ranked = rank(scores(("d", 0.9, 1, 1), ("d", 0.5, 1, 1), ("d", 0.5, 1, 1), ("d", 0.1, 1, 1)), Weights())
-    assert ranked["rank"].tolist() == [1, 2, 2, 3]
-    assert ranked["tied"].tolist() == [False, True, True, False]
-    assert ranked["winner"].tolist() == [True, False, False, False]
+    found = ranked(0.9, 0.5, 0.5, 0.1)
+    assert found["rank"].tolist() == [1, 2, 2, 3]
+    assert found["tied"].tolist() == [False, True, True, False]
+    assert found["winner"].tolist() == [True, False, False, False]
+    assert found["won_by"].dropna().tolist() == ["score"]
 
 
-def test_a_tied_winner_is_not_always_the_first_agent() -> None:
+def test_a_tied_winner_is_drawn_by_lot_says_so_and_is_not_always_the_first_agent() -> None:
     """The original scored everything 1.0, and the first agent won every deliberation."""
-    councils = [(f"d{n}", 0.5, 1.0, 1.0) for n in range(60) for _ in range(3)]
-    frame = scores(*councils)
-    frame["agent_id"] = [f"a{n % 3}" for n in range(len(frame))]
-    winners = rank(frame, Weights()).query("winner")["agent_id"].value_counts()
-    assert set(winners.index) == {"a0", "a1", "a2"}
-    assert winners.max() < 40
+    councils = pd.concat([ranked(0.5, 0.5, 0.5).assign(deliberation_id=f"d{n}") for n in range(60)], ignore_index=True)
+    winners = rank(councils.drop(columns=["judge"])).query("winner")
+    assert set(winners["won_by"]) == {"score, by lot"}
+    counts = winners["agent_id"].value_counts()
+    assert set(counts.index) == {"a0", "a1", "a2"}
+    assert counts.max() < 40
+
+
+def test_only_the_k_best_by_score_are_candidates_of_the_judge() -> None:
+    found = ranked(0.9, 0.8, 0.7, 0.1, judge=[0.2, 0.6, 0.5, 0.99], method="judge", k=3)
+    assert found["candidate"].tolist() == [True, True, True, False]
+    assert found["rank"].tolist() == [3, 1, 2, 4]
+    assert found.query("winner")["won_by"].tolist() == ["judge"]
+
+
+def test_a_tie_at_the_k_th_place_makes_more_candidates_rather_than_a_lot() -> None:
+    assert ranked(0.9, 0.5, 0.5, 0.1, k=2)["candidate"].tolist() == [True, True, True, False]
+
+
+def test_both_is_the_mean_of_score_and_judge() -> None:
+    found = ranked(0.9, 0.6, judge=[0.2, 0.7], method="both")
+    assert found["choice"].tolist() == pytest.approx([0.55, 0.65])
+    assert found["winner"].tolist() == [False, True]
+
+
+@pytest.mark.parametrize("judge", [[NAN, NAN], [0.9, NAN]])
+def test_without_a_verdict_on_every_seat_the_score_decides_and_that_is_said(judge: list[float]) -> None:
+    found = ranked(0.3, 0.6, judge=judge, method="judge")
+    assert found["winner"].tolist() == [False, True]
+    assert found["won_by"].dropna().tolist() == ["score"]
 
 
 @given(
-    st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=12),
+    st.lists(st.tuples(*[st.floats(0, 1)] * 4), min_size=1, max_size=12),
+    st.integers(1, 12),
     st.randoms(),
 )
-def test_order_changes_neither_rank_nor_winner_and_each_council_has_one_winner(parts, random) -> None:
-    frame = scores(*[("d", *part) for part in parts])
+def test_order_changes_neither_rank_nor_winner_and_each_council_has_one_winner(rows, k, random) -> None:
+    frame = score(parts(*rows), Weights())
+    frame["judge"] = frame["fit"]
     shuffled = frame.sample(frac=1, random_state=random.randrange(1_000))
-    one, two = (rank(f, Weights()).set_index("agent_id").sort_index() for f in (frame, shuffled))
+    one, two = (rank(f, "both", {"d": k}).set_index("agent_id").sort_index() for f in (frame, shuffled))
     assert one["rank"].tolist() == two["rank"].tolist()
     assert one["winner"].tolist() == two["winner"].tolist()
     assert one["winner"].sum() == 1
+    assert one.loc[one["winner"], "candidate"].all()
     assert sorted(set(one["rank"])) == list(range(1, one["rank"].max() + 1))
+    assert one["score"].between(0, 1).all()
 
 
-@pytest.mark.parametrize("weights", [{"similarity": 0, "coverage": 0, "novelty": 0}, {"novelty": 2}, {"novelty": -1}])
+@pytest.mark.parametrize("weights", [{"fit": 0, "coverage": 0, "novelty": 1}, {"novelty": 2}, {"novelty": -1}])
 def test_weights_that_say_nothing_are_refused(weights: dict) -> None:
     with pytest.raises(ValidationError):
         Weights(**weights)

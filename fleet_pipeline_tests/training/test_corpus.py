@@ -103,5 +103,5 @@ def test_the_layout_is_another_when_any_text_of_a_prompt_is(monkeypatch: pytest.
             patch.setattr(prompts, name, getattr(prompts, name) + " Be brief.")
             assert prompt_layout() != before
     with monkeypatch.context() as patch:
-        patch.setattr(prompts, "_bullets", lambda title, lines, mark="": f"{title}: {', '.join(lines)}")
+        patch.setattr(prompts, "bullets", lambda title, lines, mark="": f"{title}: {', '.join(lines)}")
         assert prompt_layout() != before

@@ -1,8 +1,4 @@
-"""The command line: `fleet run`, `fleet show`, `fleet config`.
-
-Exit codes: 0 all completed; 3 some were refused or failed; 2 usage, or nothing valid to run; 1 the
-pipeline broke. Results go to standard output, everything else to standard error.
-"""
+"""`fleet run`."""
 
 from __future__ import annotations
 
@@ -13,62 +9,33 @@ import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import click
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
+from fleet_pipeline.cli.common import (
+    BROKE,
+    COMPLETED,
+    NOTHING_VALID,
+    SOME_FAILED,
+    fail,
+    flags,
+    json_option,
+    storage_option,
+)
 from fleet_pipeline.defs.progress import Progress
-from fleet_pipeline.deliberation.errors import InvalidInput
-from fleet_pipeline.events.publisher import BrokerUnavailable, Receipts, without_secrets
+from fleet_pipeline.events.publisher import BrokerUnavailable, Receipts
 from fleet_pipeline.reports.text import printable
-from fleet_pipeline.settings import Settings, load_settings, origins, read_roles
+from fleet_pipeline.settings import Settings, load_settings, read_roles
 from fleet_pipeline.storage.backlog import Backlog, read_backlog
-from fleet_pipeline.storage.store import StorageError, Store
-
-COMPLETED, BROKE, NOTHING_VALID, SOME_FAILED = 0, 1, 2, 3
 
 
-class _Commands(click.Group):
-    """Turns the errors that people can act on into one message and an exit code."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except InvalidInput as error:
-            _fail(str(error), NOTHING_VALID)
-        except (StorageError, BrokerUnavailable, OSError) as error:
-            _fail(str(error), BROKE)
-
-
-def _fail(message: str, code: int) -> None:
-    click.echo(f"fleet: {printable(message)}", err=True)
-    sys.exit(code)
-
-
-_storage = click.option("--storage", metavar="URL", help="Where results are kept: a folder or any fsspec URL.")
-_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of text.")
-
-
-@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(version("fleet-pipeline"))
-def main() -> None:
-    """Councils of LLM agents deliberate over a backlog, on Dagster and vLLM.
-
-    \b
-    fleet run examples/backlog.jsonl --model /models/Qwen3-0.6B
-    fleet show rate-limiter.dev
-    fleet config
-    """
-
-
-@main.command()
+@click.command()
 @click.argument("backlog")
-@_storage
+@storage_option
 @click.option(
     "--model",
     metavar="NAME_OR_PATH",
@@ -76,7 +43,7 @@ def main() -> None:
 )
 @click.option("--nats", metavar="URL|embedded|off", help="Broker for completion events; embedded starts one.")
 @click.option("--seed", type=click.IntRange(min=0), help="Run seed. Another one makes the councils speak anew.")
-@_json
+@json_option
 @click.option("--verbose", is_flag=True, help="Show the logs of Dagster and vLLM.")
 def run(
     backlog: str,
@@ -98,7 +65,7 @@ def run(
     head -5 tasks.jsonl | fleet run - --model fleet-tiny --json | jq .deliberations
     """
     settings = load_settings(
-        _flags(storage=storage, engine__model=model, council__seed=seed, nats__url=nats if _is_url(nats) else None)
+        flags(storage=storage, engine__model=model, council__seed=seed, nats__url=nats if _is_url(nats) else None)
     )
     read = read_backlog(backlog, read_roles(settings.council.roles_file))
     if not as_json:
@@ -106,7 +73,7 @@ def run(
     if not read.tasks:
         if as_json:
             click.echo(json.dumps(_document(None, settings, [], read, None), indent=2))
-        _fail(f"{backlog}: no valid task in it", NOTHING_VALID)
+        fail(f"{backlog}: no valid task in it", NOTHING_VALID)
     with ExitStack() as stack:
         shown = nullcontext(_Terminal(sys.stdout, sys.stderr))
         terminal = stack.enter_context(shown if verbose else _logs_set_aside())
@@ -171,83 +138,6 @@ def _run(settings: Settings, read: Backlog, url: str | None, as_json: bool, term
     return COMPLETED if completed and not read.refused else SOME_FAILED
 
 
-@main.command()
-@click.argument("deliberation_id")
-@_storage
-@_json
-def show(deliberation_id: str, storage: str | None, as_json: bool) -> None:
-    """Print a deliberation as a person wants to read it: task, winner, the others, who said what.
-
-    \b
-    fleet show rate-limiter.dev
-    fleet show rate-limiter.dev --json | jq '.proposals[0].text'
-    """
-    from fleet_pipeline.reports.terminal import deliberation_page
-    from fleet_pipeline.storage.tables import read_rows
-
-    settings = load_settings(_flags(storage=storage))
-    store = Store(settings.storage)
-    tables = {name: read_rows(store, name, deliberation_id) for name in ("deliberations", "proposals", "utterances")}
-    if tables["deliberations"] is None:
-        known = store.names("deliberations", ".parquet")
-        near = [key for key in known if key.startswith(deliberation_id.split(".")[0])] or known
-        hint = f"; there are {', '.join(near[:5])}" if near else "; nothing has been run there yet"
-        raise InvalidInput(f"no deliberation {deliberation_id} in {settings.storage}{hint}")
-    rows = {name: table.to_pylist() if table is not None else [] for name, table in tables.items()}
-    if as_json:
-        document = {
-            "deliberation": rows["deliberations"][0],
-            "proposals": rows["proposals"],
-            "utterances": rows["utterances"],
-        }
-        click.echo(json.dumps(document, indent=2, default=str))
-    else:
-        console = Console(highlight=False)
-        # -R shows colours, -F leaves at once when all fits on the screen, -X leaves it there.
-        os.environ.setdefault("LESS", "-RFX")
-        with console.pager(styles=True) if console.is_terminal else nullcontext():
-            console.print(deliberation_page(rows["deliberations"][0], rows["proposals"], rows["utterances"]))
-
-
-@main.command()
-@_json
-def config(as_json: bool) -> None:
-    """Print the settings in force and where each comes from.
-
-    Defaults, then fleet.toml (or the file FLEET_CONFIG_FILE names), then FLEET_* variables, such as
-    FLEET_ENGINE__MODEL, then flags. The later wins.
-
-    \b
-    FLEET_ENGINE__MODEL=/models/Qwen3-8B fleet config
-    fleet config --json | jq '.storage'
-    """
-    settings = load_settings()
-    found = [
-        (name, without_secrets(value) if name == "nats.url" and value else value, origin)
-        for name, value, origin in origins(settings)
-    ]
-    if as_json:
-        click.echo(json.dumps({name: {"value": value, "origin": origin} for name, value, origin in found}, indent=2))
-        return
-    table = Table("setting", "value", "origin", box=None, header_style="bold", pad_edge=False)
-    for name, value, origin in found:
-        shown = "" if value is None else str(value)
-        table.add_row(name, Text(shown), Text(origin, style="dim" if origin == "default" else "bold"))
-    Console(highlight=False).print(table)
-
-
-@main.command()
-def home() -> None:
-    """Print the Dagster instance's folder, set up on first use: DAGSTER_HOME, or .fleet/dagster.
-
-    \b
-    DAGSTER_HOME=$(fleet home) dagster dev
-    """
-    from fleet_pipeline.runs import instance_home
-
-    click.echo(instance_home())
-
-
 def _document(
     run_id: str | None, settings: Settings, rows: list[dict[str, Any]], read: Backlog, progress: Progress | None
 ) -> Any:
@@ -290,19 +180,6 @@ def _summary(progress: Progress) -> str:
 def _print_refusals(read: Backlog) -> None:
     for refusal in read.refused:
         click.echo(printable(f"refused: line {refusal.line}: {refusal.field[:80]}: {refusal.error}"), err=True)
-
-
-def _flags(**values: Any) -> dict[str, Any]:
-    """Flags that were given, nested like the settings: `engine__model` is `{"engine": {"model": ...}}`."""
-    nested: dict[str, Any] = {}
-    for name, value in values.items():
-        if value is not None:
-            *groups, leaf = name.split("__")
-            place = nested
-            for group in groups:
-                place = place.setdefault(group, {})
-            place[leaf] = value
-    return nested
 
 
 def _is_url(nats: str | None) -> bool:

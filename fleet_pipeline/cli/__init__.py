@@ -1,0 +1,33 @@
+"""The command line: `fleet run`, `fleet show`, `fleet explain`, `fleet score`, `fleet config`.
+
+Exit codes: 0 all completed; 3 some were refused or failed; 2 usage, or nothing valid to run; 1 the
+pipeline broke. Results go to standard output, everything else to standard error.
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+
+import click
+
+from fleet_pipeline.cli.common import Commands
+from fleet_pipeline.cli.config import config, home
+from fleet_pipeline.cli.run import run
+from fleet_pipeline.cli.score import score
+from fleet_pipeline.cli.show import explain, show
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(version("fleet-pipeline"))
+def main() -> None:
+    """Councils of LLM agents deliberate over a backlog, on Dagster and vLLM.
+
+    \b
+    fleet run examples/backlog.jsonl --model /models/Qwen3-0.6B
+    fleet show rate-limiter.dev
+    fleet config
+    """
+
+
+for command in (run, show, explain, score, config, home):
+    main.add_command(command)

@@ -1,0 +1,50 @@
+"""What commands share: exit codes, options, errors that people can act on."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+from fleet_pipeline.deliberation.errors import InvalidInput
+from fleet_pipeline.events.publisher import BrokerUnavailable
+from fleet_pipeline.reports.text import printable
+from fleet_pipeline.scoring.embeddings import EmbeddingsUnavailable
+from fleet_pipeline.storage.store import StorageError
+
+COMPLETED, BROKE, NOTHING_VALID, SOME_FAILED = 0, 1, 2, 3
+WIDTH = 160  # of tables where there is no terminal
+
+storage_option = click.option("--storage", metavar="URL", help="Where results are kept: a folder or any fsspec URL.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of text.")
+
+
+class Commands(click.Group):
+    """Turns the errors that people can act on into one message and an exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except InvalidInput as error:
+            fail(str(error), NOTHING_VALID)
+        except (StorageError, BrokerUnavailable, EmbeddingsUnavailable, OSError) as error:
+            fail(str(error), BROKE)
+
+
+def fail(message: str, code: int) -> None:
+    click.echo(f"fleet: {printable(message)}", err=True)
+    sys.exit(code)
+
+
+def flags(**values: Any) -> dict[str, Any]:
+    """Flags that were given, nested like the settings: `engine__model` is `{"engine": {"model": ...}}`."""
+    nested: dict[str, Any] = {}
+    for name, value in values.items():
+        if value is not None:
+            *groups, leaf = name.split("__")
+            place = nested
+            for group in groups:
+                place = place.setdefault(group, {})
+            place[leaf] = value
+    return nested

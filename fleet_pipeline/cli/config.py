@@ -1,0 +1,53 @@
+"""`fleet config` and `fleet home`: what is in force, and where."""
+
+from __future__ import annotations
+
+import json
+
+import click
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from fleet_pipeline.cli.common import json_option
+from fleet_pipeline.events.publisher import without_secrets
+from fleet_pipeline.settings import load_settings, origins
+
+
+@click.command()
+@json_option
+def config(as_json: bool) -> None:
+    """Print the settings in force and where each comes from.
+
+    Defaults, then fleet.toml (or the file FLEET_CONFIG_FILE names), then FLEET_* variables, such as
+    FLEET_ENGINE__MODEL, then flags. The later wins.
+
+    \b
+    FLEET_ENGINE__MODEL=/models/Qwen3-8B fleet config
+    fleet config --json | jq '.storage'
+    """
+    settings = load_settings()
+    found = [
+        (name, without_secrets(value) if name == "nats.url" and value else value, origin)
+        for name, value, origin in origins(settings)
+    ]
+    if as_json:
+        click.echo(json.dumps({name: {"value": value, "origin": origin} for name, value, origin in found}, indent=2))
+        return
+    table = Table("setting", "value", "origin", box=None, header_style="bold", pad_edge=False)
+    for name, value, origin in found:
+        shown = "" if value is None else str(value)
+        table.add_row(name, Text(shown), Text(origin, style="dim" if origin == "default" else "bold"))
+    Console(highlight=False).print(table)
+
+
+@click.command()
+def home() -> None:
+    """Print the Dagster instance's folder, set up on first use: DAGSTER_HOME, or .fleet/dagster.
+
+    \b
+    DAGSTER_HOME=$(fleet home) dagster dev
+    """
+    from fleet_pipeline.runs import instance_home
+
+    click.echo(instance_home())

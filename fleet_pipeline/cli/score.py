@@ -1,0 +1,67 @@
+"""`fleet score`: proposals made elsewhere."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+import click
+from rich.console import Console
+
+from fleet_pipeline.cli.common import COMPLETED, NOTHING_VALID, SOME_FAILED, WIDTH, fail, flags, json_option
+from fleet_pipeline.deliberation.errors import InvalidInput
+from fleet_pipeline.reports.text import printable
+from fleet_pipeline.settings import load_settings
+
+
+@click.command()
+@click.argument("file")
+@click.option(
+    "--embeddings", metavar="NAME_OR_PATH", help="A sentence-transformers model, to measure diversity by it as well."
+)
+@json_option
+def score(file: str, embeddings: str | None, as_json: bool) -> None:
+    """Score proposals made elsewhere, without an engine.
+
+    FILE is JSON (a case or a list of cases), JSON Lines or Parquet; - reads JSON or JSON Lines from standard
+    input. A case is {"name", "task", "requirements", "rubric", "proposals": [{"agent_id", "content"}]}; all but
+    task and proposals may be absent. The tasks of the other cases serve as wrong tasks, so put a batch into
+    one file.
+
+    \b
+    fleet score proposals.json
+    fleet score cases.jsonl --json | jq '.[0].proposals[] | {agent_id, score}'
+    """
+    from fleet_pipeline.reports.terminal import cases_table
+    from fleet_pipeline.scoring.cases import Case, case_results, read_case, score_cases
+    from fleet_pipeline.scoring.embeddings import Encoder
+    from fleet_pipeline.storage.records import BadRecord, read_cases
+
+    settings = load_settings(flags(scoring__embeddings=embeddings))
+    cases: list[Case] = []
+    names: list[str] = []
+    refused: list[dict[str, Any]] = []
+    for number, parse in read_cases(file):
+        name = f"case {number}"
+        try:
+            entry = parse()
+            given = entry.get("name") if isinstance(entry, dict) else None
+            name = given if isinstance(given, str) and given else name
+            cases.append(read_case(entry))
+            names.append(name)
+        except (BadRecord, InvalidInput) as error:
+            field = f"{error.field}: " if isinstance(error, BadRecord) else ""
+            refused.append({"case": number, "name": name, "error": f"{field}{error}"})
+    for refusal in refused:
+        click.echo(printable(f"refused: case {refusal['case']} ({refusal['name'][:80]}): {refusal['error']}"), err=True)
+    if not cases:
+        fail(f"{file}: no valid case in it", NOTHING_VALID)
+    options = settings.scoring
+    encoder = Encoder(options.embeddings, options.embeddings_device) if options.embeddings else None
+    results = case_results(names, score_cases(cases, settings.weights, encoder))
+    if as_json:
+        click.echo(json.dumps(results, indent=2))
+    else:
+        Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH).print(cases_table(results))
+    sys.exit(SOME_FAILED if refused else COMPLETED)

@@ -1,0 +1,93 @@
+"""`fleet show` and `fleet explain`: one deliberation, in full or in plain words."""
+
+from __future__ import annotations
+
+import json
+import os
+from contextlib import nullcontext
+from typing import Any
+
+import click
+from rich.console import Console
+
+from fleet_pipeline.cli.common import flags, json_option, storage_option
+from fleet_pipeline.deliberation.errors import InvalidInput
+from fleet_pipeline.reports.text import printable
+from fleet_pipeline.settings import load_settings
+from fleet_pipeline.storage.store import Store
+
+
+@click.command()
+@click.argument("deliberation_id")
+@storage_option
+@json_option
+def show(deliberation_id: str, storage: str | None, as_json: bool) -> None:
+    """Print a deliberation as a person wants to read it: task, winner, the others, who said what.
+
+    \b
+    fleet show rate-limiter.dev
+    fleet show rate-limiter.dev --json | jq '.proposals[0].text'
+    """
+    from fleet_pipeline.reports.terminal import deliberation_page
+    from fleet_pipeline.storage.tables import read_rows
+
+    settings = load_settings(flags(storage=storage))
+    store = Store(settings.storage)
+    verdict = _verdict(store, deliberation_id)
+    tables = {name: read_rows(store, name, deliberation_id) for name in ("proposals", "utterances")}
+    rows = {name: table.to_pylist() if table is not None else [] for name, table in tables.items()}
+    if as_json:
+        document = {
+            "deliberation": verdict,
+            "proposals": rows["proposals"],
+            "utterances": rows["utterances"],
+        }
+        click.echo(json.dumps(document, indent=2, default=str))
+    else:
+        console = Console(highlight=False)
+        # -R shows colours, -F leaves at once when all fits on the screen, -X leaves it there.
+        os.environ.setdefault("LESS", "-RFX")
+        with console.pager(styles=True) if console.is_terminal else nullcontext():
+            console.print(deliberation_page(verdict, rows["proposals"], rows["utterances"]))
+
+
+@click.command()
+@click.argument("deliberation_id")
+@storage_option
+@json_option
+def explain(deliberation_id: str, storage: str | None, as_json: bool) -> None:
+    """Say in plain words why the winner won: parts and weights, what it covers and where, what checks found.
+
+    \b
+    fleet explain rate-limiter.dev
+    fleet explain rate-limiter.dev --json | jq '.weights'
+    """
+    from fleet_pipeline.scoring.explain import explain as sentences
+    from fleet_pipeline.storage.tables import read_file, read_rows
+
+    settings = load_settings(flags(storage=storage))
+    store = Store(settings.storage)
+    verdict = _verdict(store, deliberation_id)
+    found = read_file(store, "proposals", deliberation_id)
+    seats, scoring = (found[0].to_pylist(), found[1]) if found else ([], {})
+    figures = read_rows(store, "scores", deliberation_id)
+    lines = sentences(verdict, seats, scoring, figures.to_pylist() if figures is not None else [])
+    if as_json:
+        document = {"deliberation_id": deliberation_id, "explanation": lines, **scoring, "proposals": seats}
+        click.echo(json.dumps(document, indent=2, default=str))
+    else:
+        click.echo(printable("\n".join(lines)))
+
+
+def _verdict(store: Store, deliberation_id: str) -> dict[str, Any]:
+    """The row of a deliberation. Raises `InvalidInput`, with what is near, where there is none."""
+    from fleet_pipeline.storage.tables import read_rows
+
+    table = read_rows(store, "deliberations", deliberation_id)
+    if table is None:
+        known = store.names("deliberations", ".parquet")
+        near = [key for key in known if key.startswith(deliberation_id.split(".")[0])] or known
+        hint = f"; there are {', '.join(near[:5])}" if near else "; nothing has been run there yet"
+        raise InvalidInput(f"no deliberation {deliberation_id} in {store.url}{hint}")
+    row: dict[str, Any] = table.to_pylist()[0]
+    return row

@@ -1,0 +1,186 @@
+"""The ops of the asset `proposals`: how different, how relevant, how sound, how judged; and the rank.
+
+Each reads what was said a bounded number of deliberations at a time and passes figures on in memory;
+the last writes the tables `proposals` and `scores`.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from typing import Any
+
+import dagster as dg
+import pandas as pd
+
+from fleet_pipeline.defs.io_managers import DeliberationRows
+from fleet_pipeline.defs.resources import (
+    CouncilResource,
+    JudgeResource,
+    ScoringResource,
+    StorageResource,
+    WeightsResource,
+)
+from fleet_pipeline.defs.verdicts import proposal_row, records
+from fleet_pipeline.deliberation.errors import InvalidInput
+from fleet_pipeline.deliberation.judging import Judging, judging_fingerprint
+from fleet_pipeline.deliberation.roles import Role
+from fleet_pipeline.deliberation.seeds import derive_seed
+from fleet_pipeline.deliberation.task import Task
+from fleet_pipeline.deliberation.transcript import Status
+from fleet_pipeline.scoring.diversity import diversity
+from fleet_pipeline.scoring.judge import judge_scores, judged
+from fleet_pipeline.scoring.proposals import SEAT, final_proposals, texts
+from fleet_pipeline.scoring.ranking import rank, score
+from fleet_pipeline.scoring.relevance import EmbeddedRelevance, Relevance, relevance
+from fleet_pipeline.scoring.score import checks, council_figures, novelty, seat_scores
+from fleet_pipeline.scoring.scores import Score, score_frame
+from fleet_pipeline.storage.store import Store
+from fleet_pipeline.storage.tables import TableSlice, read_file, write_rows
+from fleet_pipeline.storage.task_store import get_task
+
+SCORES_VERSION = "2"
+_passed_on = dg.Out(io_manager_key="in_memory")  # between ops of one process
+
+
+@dg.op(
+    out=_passed_on,
+    description="How different the proposals of each council are, before and after revision, and who moved where.",
+)
+def score_diversity(transcripts: TableSlice, scoring: ScoringResource) -> pd.DataFrame:
+    encoder = scoring.encoder()
+    return score_frame(
+        one
+        for _, utterances in transcripts.chunks()
+        for one in diversity(final_proposals(utterances.to_pandas()), encoder)
+    )
+
+
+@dg.op(out=_passed_on, description="How well each proposal fits its task rather than others, and covers what is asked.")
+def score_relevance(
+    transcripts: TableSlice, storage: StorageResource, council: CouncilResource, scoring: ScoringResource
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    tasks = _valid_tasks(storage.store(), transcripts.deliberation_ids, council.roles())
+    scorer, encoder = Relevance(tasks.values()), scoring.encoder()
+    embedded = EmbeddedRelevance(tasks.values(), encoder) if encoder else None
+    seats, tall = [], []
+    for _, utterances in transcripts.chunks():
+        proposals = final_proposals(utterances.to_pandas())
+        valid = proposals[proposals["deliberation_id"].isin(tasks)]
+        seats.append(relevance(valid, tasks, scorer))
+        tall += list(embedded.scores(valid, tasks)) if embedded else []
+    return pd.concat(seats, ignore_index=True), score_frame(tall)
+
+
+@dg.op(out=_passed_on, description="Parse, lint and validate the code in each proposal. Nothing is run.")
+def check_code(transcripts: TableSlice) -> pd.DataFrame:
+    found = [checks(final_proposals(utterances.to_pandas())) for _, utterances in transcripts.chunks()]
+    return pd.concat(found, ignore_index=True)
+
+
+@dg.op(out=_passed_on, description="Read the judge's verdicts: Bradley-Terry strengths and how steady the judge is.")
+def read_verdicts(
+    transcripts: TableSlice, storage: StorageResource, judge: JudgeResource
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    store, judging = storage.store(), judge.judging()
+    seats: list[dict[str, Any]] = []
+    tall: list[Score] = []
+    for _, utterances in transcripts.chunks() if judging.enabled else ():
+        for key, council in final_proposals(utterances.to_pandas()).groupby("deliberation_id"):
+            rows = _verdicts(store, str(key), council, judging)
+            found = judged(rows, seed=derive_seed(key))
+            tall += judge_scores(str(key), rows, found)
+            seats += [
+                {
+                    "deliberation_id": key,
+                    "agent_id": agent,
+                    "judge": of.value,
+                    "judge_low": of.low,
+                    "judge_high": of.high,
+                }
+                for agent, of in found.items()
+            ]
+    return pd.DataFrame(seats, columns=[*SEAT, "judge", "judge_low", "judge_high"]), score_frame(tall)
+
+
+@dg.op(
+    out=dg.Out(dg.Any, io_manager_key="parquet"), description="Weigh the scores, rank the proposals, name the winner."
+)
+def rank_proposals(
+    context: dg.OpExecutionContext,
+    transcripts: TableSlice,
+    diversity_scores: pd.DataFrame,
+    relevance_scores: tuple[pd.DataFrame, pd.DataFrame],
+    code_checks: pd.DataFrame,
+    verdicts: tuple[pd.DataFrame, pd.DataFrame],
+    weights: WeightsResource,
+    scoring: ScoringResource,
+    council: CouncilResource,
+    storage: StorageResource,
+) -> dg.Output[Iterable[DeliberationRows]]:
+    store, chosen, method = storage.store(), weights.weights(), scoring.options().method
+    parts = relevance_scores[0].merge(code_checks, on=SEAT, how="left", validate="1:1")
+    parts = parts.merge(novelty(diversity_scores), on=SEAT, how="left").merge(verdicts[0], on=SEAT, how="left")
+    tasks = _valid_tasks(store, transcripts.deliberation_ids, council.roles())
+    candidates = {key: task.constraints.architect_rubric.k for key, task in tasks.items()}
+    ranked = rank(score(parts, chosen), method, candidates)
+    figures = council_figures(diversity_scores)
+    tall = pd.concat([diversity_scores, relevance_scores[1], verdicts[1]], ignore_index=True)
+    tall_by_key = tall.groupby("deliberation_id").indices
+
+    def rows() -> Iterator[DeliberationRows]:
+        """Texts and scores joined, a bounded number of deliberations at a time. Writes `scores` beside."""
+        for keys, utterances in transcripts.chunks():
+            seats = final_proposals(utterances.to_pandas()).merge(ranked, on=SEAT, how="left")
+            seats["run_id"] = context.run.run_id
+            by_key = {str(key): part for key, part in seats.groupby("deliberation_id")}
+            for key in keys:
+                found = read_file(store, "utterances", key)
+                facts = found[1] if found else {}
+                # Proposals of a failed deliberation are ranked all the same, but nobody wins.
+                wins = facts.get("status") == Status.COMPLETED
+                council_rows = by_key.get(key, seats.head(0))
+                figures_of_council = tall.iloc[tall_by_key.get(key, [])]
+                _write_scores(
+                    store, key, figures_of_council, council_rows, facts.get("fingerprint", ""), context.run.run_id
+                )
+                yield DeliberationRows(
+                    key,
+                    [proposal_row(row, wins) for row in records(council_rows)],
+                    {
+                        "fingerprint": facts.get("fingerprint", ""),
+                        "scores_version": SCORES_VERSION,
+                        "weights": chosen.model_dump(),
+                        "method": method,
+                        "diversity": figures.get(key, {}),
+                    },
+                )
+
+    return dg.Output(rows(), metadata={f"weight: {name}": value for name, value in chosen} | {"method": method})
+
+
+def _verdicts(store: Store, key: str, council: pd.DataFrame, judging: Judging) -> list[dict[str, Any]]:
+    """The stored verdicts on these very proposals; none where they were on others."""
+    found = read_file(store, "judgements", key)
+    if found is None:
+        return []
+    fingerprint = str(council["fingerprint"].iloc[0])
+    rows: list[dict[str, Any]] = found[0].to_pylist()
+    return rows if found[1].get("judged") == judging_fingerprint(fingerprint, texts(council), judging) else []
+
+
+def _write_scores(
+    store: Store, key: str, tall: pd.DataFrame, seats: pd.DataFrame, fingerprint: str, run_id: str
+) -> None:
+    present = seats[seats["score"].notna()] if len(seats) else seats
+    rows = records(pd.concat([tall, score_frame(seat_scores(present))], ignore_index=True))
+    task_id, _, role = key.rpartition(".")
+    shared = {"task_id": task_id, "role": role.upper(), "fingerprint": fingerprint, "run_id": run_id}
+    write_rows(store, "scores", key, [row | shared for row in rows])
+
+
+def _valid_tasks(store: Store, keys: Iterable[str], roles: Mapping[str, Role]) -> dict[str, Task]:
+    """The stored tasks of `keys`; one that does not hold is left to the verdict, and costs no other."""
+    tasks = {}
+    for key in keys:
+        with suppress(InvalidInput):
+            tasks[key] = get_task(store, key, roles)[0]
+    return tasks

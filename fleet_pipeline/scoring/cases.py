@@ -1,0 +1,138 @@
+"""Cases: a task with proposals made elsewhere, to be scored without an engine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
+
+import pandas as pd
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from fleet_pipeline.deliberation.errors import InvalidInput, describe
+from fleet_pipeline.deliberation.task import Constraints, Task, rubric_points
+from fleet_pipeline.scoring.embeddings import Encoder
+from fleet_pipeline.scoring.ranking import Weights
+from fleet_pipeline.scoring.score import Scored, score_proposals
+
+
+def _not_blank(value: str) -> str:
+    if not value.strip():
+        raise ValueError("must not be empty")
+    return value
+
+
+Text = Annotated[str, Field(max_length=10_000_000)]
+Point = Annotated[str, Field(max_length=100_000), AfterValidator(_not_blank)]
+
+
+class CaseProposal(BaseModel):
+    """What one agent proposed."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    agent_id: str = Field(min_length=1, max_length=200)
+    content: Text
+
+
+class Case(BaseModel):
+    """A task and its proposals. Fields that are not listed here are left alone."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    name: str | None = Field(default=None, max_length=500)
+    task: Annotated[str, AfterValidator(_not_blank)] = Field(max_length=1_000_000, description="The task's text.")
+    requirements: tuple[Point, ...] = ()
+    rubric: tuple[Point, ...] = Field(default=(), description="A text (one criterion a line), a list, or a mapping.")
+    proposals: tuple[CaseProposal, ...] = Field(min_length=1, max_length=1_000)
+
+    @field_validator("rubric", mode="before")
+    @classmethod
+    def _rubric_as_points(cls, value: Any) -> Any:
+        return rubric_points(value)
+
+    @field_validator("requirements", mode="before")
+    @classmethod
+    def _requirements_as_list(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else () if value is None else value
+
+    @field_validator("proposals")
+    @classmethod
+    def _told_apart(cls, value: tuple[CaseProposal, ...]) -> tuple[CaseProposal, ...]:
+        names = [proposal.agent_id for proposal in value]
+        if repeated := {name for name in names if names.count(name) > 1}:
+            raise ValueError(f"agent_id {min(repeated)!r} is given twice; give each proposal its own")
+        return value
+
+
+def read_case(entry: Any) -> Case:
+    """Raises `InvalidInput` naming the fields and the remedies."""
+    if not isinstance(entry, dict):
+        raise InvalidInput("(whole case): expected an object with task and proposals")
+    try:
+        return Case.model_validate(entry)
+    except ValidationError as error:
+        raise InvalidInput(describe(error)) from None
+    except RecursionError:
+        raise InvalidInput("(whole case): nested too deeply; flatten it") from None
+
+
+def score_cases(
+    cases: Sequence[Case | Mapping[str, Any]], weights: Weights | None = None, encoder: Encoder | None = None
+) -> Scored:
+    """Score cases given as `Case` or as plain mappings. Frames are keyed by `deliberation_id`, the place of the
+    case in `cases` as a text ("0", "1", ...). Raises `InvalidInput` for a mapping that is no case.
+
+    The cases are one batch: the tasks of the others are the wrong tasks that relevance is held against.
+    """
+    read = [case if isinstance(case, Case) else read_case(case) for case in cases]
+    tasks = {str(place): _task(str(place), case) for place, case in enumerate(read)}
+    rows = [
+        (str(place), proposal.agent_id, proposal.content)
+        for place, case in enumerate(read)
+        for proposal in case.proposals
+    ]
+    proposals = pd.DataFrame(rows, columns=["deliberation_id", "agent_id", "text"])
+    return score_proposals(proposals, tasks, weights, encoder)
+
+
+def case_results(names: Sequence[str], scored: Scored) -> list[dict[str, Any]]:
+    """What `fleet score --json` prints: a dictionary for each case, by its place in `names`."""
+    tall = scored.scores[scored.scores["agent_id"].isna()]
+    by_case = {key: part.to_dict("records") for key, part in scored.proposals.groupby("deliberation_id")}
+    figures = {key: part.to_dict("records") for key, part in tall.groupby("deliberation_id")}
+    results = []
+    for place, name in enumerate(names):
+        rows = sorted(by_case[str(place)], key=lambda row: (row["rank"], row["agent_id"]))
+        diversity: dict[str, Any] = {"vendi": None, "mean_distance": None}
+        for figure in figures[str(place)]:
+            embedded = figure["version"].startswith("embedding:")
+            diversity[f"embedding_{figure['metric']}" if embedded else figure["metric"]] = figure["value"]
+        results.append({"name": name, "diversity": diversity, "proposals": [_result(row) for row in rows]})
+    return results
+
+
+def _result(row: Mapping[Any, Any]) -> dict[str, Any]:
+    figures = {name: _number(row[name]) for name in ("relevance", "fit", "coverage", "novelty", "checks", "score")}
+    return {
+        "agent_id": row["agent_id"],
+        **figures,
+        "rank": int(row["rank"]),
+        "tied": bool(row["tied"]),
+        "winner": bool(row["winner"]),
+        "evidence": [{**found._asdict(), "covered": found.covered} for found in row["evidence"]],
+        "findings": [
+            {"check": one.check, "line": finding.line, "message": finding.message}
+            for one in row["findings"]
+            for finding in one.findings
+        ],
+    }
+
+
+def _number(value: float) -> float | None:
+    return None if value != value else float(value)
+
+
+def _task(place: str, case: Case) -> Task:
+    # Built without validation: a case has none of a backlog's limits, and its texts go nowhere but here.
+    constraints = Constraints.model_construct(requirements=case.requirements, rubric=case.rubric)
+    return Task.model_construct(task_id=f"case-{place}", description=case.task, constraints=constraints)

@@ -1,0 +1,81 @@
+"""Sentence embeddings, where a model is configured. Nothing is loaded, let alone downloaded, without."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fleet_pipeline.scoring.similarity import Matrix
+
+# Small models read 256 word pieces and leave off the rest. Longer texts are read in parts of so many words.
+WORDS = 120
+MOST_PARTS = 64
+
+
+class EmbeddingsUnavailable(RuntimeError):
+    """The configured embedding model cannot be loaded. The message says what to do."""
+
+
+class Encoder:
+    """A sentence-transformers model, by hub name or local folder.
+
+    `version` is what scores made from it are stored under: name, and a hash over a part of every weight.
+    """
+
+    def __init__(self, model: str, device: str = "cpu") -> None:
+        try:
+            from sentence_transformers import SentenceTransformer
+        except ImportError as error:
+            raise EmbeddingsUnavailable(
+                "sentence-transformers is not installed: pip install 'fleet-pipeline[embeddings]'"
+            ) from error
+        logging.getLogger("sentence_transformers").setLevel(logging.WARNING)
+        try:
+            self._model: Any = SentenceTransformer(model, device=device)
+        except Exception as error:
+            detail = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+            raise EmbeddingsUnavailable(
+                f"embedding model {model!r} cannot be loaded: {detail}\n"
+                "Name a local folder or a hub name that can be reached from here in scoring.embeddings, or leave it empty."
+            ) from error
+        digest = hashlib.sha256()
+        for weights in self._model.parameters():
+            digest.update(weights.detach().flatten()[:1_024].float().cpu().numpy().tobytes())
+        self.version = f"embedding:{Path(model).name}@{digest.hexdigest()[:8]}"
+
+    def encode(self, texts: Sequence[str]) -> npt.NDArray[np.float64]:
+        """(n, dimension) unit vectors: the mean over a text's parts, weighted by their words."""
+        parts = [_parts(text) for text in texts]
+        flat = [part for each in parts for part in each]
+        vectors = self._model.encode(flat, normalize_embeddings=True, show_progress_bar=False) if flat else []
+        found = np.zeros((len(texts), self._model.get_embedding_dimension()))
+        place = 0
+        for row, each in enumerate(parts):
+            for part in each:
+                found[row] += vectors[place] * len(part.split())
+                place += 1
+        unit: npt.NDArray[np.float64] = found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-12)
+        return unit
+
+    def similarities(self, texts: Sequence[str]) -> Matrix:
+        """(n, n) cosines, clipped to [0, 1]; equal texts have 1, and a text without words 0 with any other."""
+        return cosines(texts, self.encode(texts))
+
+
+def cosines(texts: Sequence[str], vectors: npt.NDArray[np.float64]) -> Matrix:
+    matrix: Matrix = np.clip(vectors @ vectors.T, 0.0, 1.0)
+    _, same = np.unique(np.array(texts, dtype=object), return_inverse=True)
+    matrix[same[:, None] == same[None, :]] = 1.0
+    return matrix
+
+
+def _parts(text: str) -> list[str]:
+    words = re.findall(r"\S+", text)
+    return [" ".join(words[start : start + WORDS]) for start in range(0, len(words), WORDS)][:MOST_PARTS]

@@ -1,0 +1,152 @@
+"""Why the winner won, in plain words, from what is stored."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fleet_pipeline.scoring.ranking import PARTS, QUALIFIED
+
+Row = Mapping[str, Any]
+_WORDS = {
+    "fit": "fits its task rather than others",
+    "coverage": "covers requirements and criteria",
+    "novelty": "differs from its nearest peer",
+    "checks": "passes the checks on its code",
+}
+MOST_TEXT = 160
+
+
+def explain(verdict: Row, seats: Sequence[Row], scoring: Mapping[str, Any], scores: Sequence[Row]) -> list[str]:
+    """Sentences, one a line. `verdict` is the row of `deliberations`, `seats` the rows of `proposals`, `scoring` the
+    footer of their file (`weights`, `method`, `diversity`), `scores` the rows of `scores`."""
+    answered = sorted((seat for seat in seats if seat["score"] is not None), key=lambda seat: seat["rank"])
+    winners = [seat for seat in answered if seat["winner"]]
+    if not winners:
+        reason = verdict["error_message"] or "no proposal was ranked"
+        return [f"{verdict['deliberation_id']} has no winner: it is {verdict['status']}: {reason}"]
+    winner, weights = winners[0], scoring["weights"]
+    lines = [_how(winner, answered), *_judge(winner, scoring["method"], scores)]
+    lines += ["", "Its score and the others':"]
+    lines += [_sum(seat, weights) for seat in answered]
+    lines += [*_beside_the_next(winner, answered, weights), *_covered(winner), *_found(winner), *_conformity(verdict)]
+    return lines
+
+
+def parts_of(seat: Row, weights: Mapping[str, float]) -> dict[str, tuple[float, float]]:
+    """(value that counts, share of the weight) of each part that the seat has; the score is the sum of products."""
+    present = {part: seat[part] for part in PARTS if seat[part] is not None}
+    total = sum(weights[part] for part in present)
+    counted = {part: value * seat["relevance"] if part in QUALIFIED else value for part, value in present.items()}
+    equal = 1 / len(present) if present else 0.0
+    return {part: (value, weights[part] / total if total else equal) for part, value in counted.items()}
+
+
+def _how(winner: Row, answered: Sequence[Row]) -> str:
+    who, n = winner["agent_id"], len(answered)
+    if n == 1:
+        return f"{who} won as the only agent with a proposal (score {winner['score']:.3f})."
+    by, _, lot = str(winner["won_by"]).partition(", ")
+    measure = {"score": "score", "judge": "chance to win by the judge", "both": "mean of score and judge"}[by]
+    candidates = [seat for seat in answered if seat["candidate"]]
+    among = f"{n} proposals" if len(candidates) == n else f"the {len(candidates)} candidates of {n} proposals"
+    if lot:
+        equals = [seat["agent_id"] for seat in candidates if seat["rank"] == winner["rank"] and seat is not winner]
+        return (
+            f"{who} won by lot: its {measure}, {winner['choice']:.3f}, is the best of {among} and equal to that of "
+            f"{', '.join(equals)}. The lot depends on the ids alone."
+        )
+    return f"{who} won with the best {measure} of {among}: {winner['choice']:.3f}."
+
+
+def _judge(winner: Row, method: str, scores: Sequence[Row]) -> list[str]:
+    """What the judge's verdicts are worth."""
+    found = {row["metric"]: row for row in scores if row["agent_id"] is None and row["metric"].startswith("judge_")}
+    lines = []
+    if method != "score" and str(winner["won_by"]).startswith("score"):
+        lines.append("The judge was to decide, and no verdict on every proposal could be read: the score decided.")
+    for metric, words in (
+        ("judge_position_consistency", "It preferred the same proposal in both orders in {share:.0%} of pairs ({n})."),
+        ("judge_repeat_stability", "Asked again it said the same in {share:.0%} of cases ({n})."),
+    ):
+        if row := found.get(metric):
+            lines.append(words.format(share=row["value"], n=row["n"]).replace("%", " %"))
+    for metric, words in (("judge_unparseable", "could not be read"), ("judge_unanswered", "never came")):
+        row = found.get(metric)
+        if row and row["value"] > 0:
+            lines.append(f"{round(row['value'] * row['n'])} of its {row['n']} answers {words}.")
+    return ["", "The judge:", *(f"  {line}" for line in lines)] if lines else []
+
+
+def _sum(seat: Row, weights: Mapping[str, float]) -> str:
+    terms = [f"{share:.2f} x {part} {value:.3f}" for part, (value, share) in parts_of(seat, weights).items()]
+    mark = "  winner" if seat["winner"] else ""
+    judged = (
+        ""
+        if seat["judge"] is None
+        else f"; judge {seat['judge']:.2f} ({seat['judge_low']:.2f} to {seat['judge_high']:.2f})"
+    )
+    return f"  {seat['rank']}. {seat['agent_id']}  {seat['score']:.3f} = {' + '.join(terms)}{judged}{mark}"
+
+
+def _beside_the_next(winner: Row, answered: Sequence[Row], weights: Mapping[str, float]) -> list[str]:
+    if len(answered) < 2:
+        return []
+    other = next(seat for seat in answered if seat is not winner)
+    mine, theirs = parts_of(winner, weights), parts_of(other, weights)
+    gaps = {
+        part: mine[part][0] * mine[part][1] - theirs[part][0] * theirs[part][1]
+        for part in PARTS
+        if part in mine and part in theirs
+    }
+    ahead = [f"{_WORDS[part]} (+{gap:.3f})" for part, gap in sorted(gaps.items(), key=lambda g: -g[1]) if gap > 0.0005]
+    behind = [f"{_WORDS[part]} ({gap:.3f})" for part, gap in sorted(gaps.items(), key=lambda g: g[1]) if gap < -0.0005]
+    lines = ["", f"Beside {other['agent_id']}, the next:"]
+    lines += [f"  ahead where it {'; '.join(ahead)}"] if ahead else ["  ahead in no part of the score"]
+    lines += [f"  behind where it {'; '.join(behind)}"] if behind else []
+    lines += ["  parts that only one of them has are shared out among its others"] if set(mine) != set(theirs) else []
+    return lines
+
+
+def _covered(winner: Row) -> list[str]:
+    evidence = winner["evidence"] or []
+    if not evidence:
+        return []
+    covered = [found for found in evidence if found["covered"]]
+    lines = ["", f"It covers {len(covered)} of {len(evidence)} requirements and criteria:"]
+    for found in evidence:
+        point = _short(found["point"])
+        if found["covered"]:
+            lines.append(f'  [x] {point}\n      "{_short(found["text"])}"')
+        else:
+            lines.append(
+                f"  [ ] {point}"
+                + (f'\n      at most ({found["share"]:.2f}): "{_short(found["text"])}"' if found["text"] else "")
+            )
+    return lines
+
+
+def _found(winner: Row) -> list[str]:
+    findings = winner["findings"] or []
+    if not findings:
+        return ["", "It holds no code that could be checked."]
+    passed = sorted({one["check"] for one in findings if one["passed"]})
+    lines = ["", f"Checks passed: {', '.join(passed) or 'none'}."]
+    lines += [f"  {one['check']}, line {one['line']}: {one['message']}" for one in findings if not one["passed"]]
+    return lines
+
+
+def _conformity(verdict: Row) -> list[str]:
+    before, after = verdict["initial_vendi"], verdict["vendi"]
+    if before is None or after is None or verdict["answered"] < 2:
+        return []
+    trend = "lowered" if after < before - 0.05 else "raised" if after > before + 0.05 else "hardly changed"
+    return [
+        "",
+        f"Revision {trend} the council's diversity: {before:.2f} different proposals in effect before, {after:.2f} after.",
+    ]
+
+
+def _short(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= MOST_TEXT else f"{line[:MOST_TEXT]}..."

@@ -1,0 +1,77 @@
+"""How long scores take: `python -m fleet_pipeline_tests.benchmarks.scoring [DELIBERATIONS] [--profile]`.
+
+10,000 deliberations of 3 proposals of 300 words by default, lexically, in one process; then one council
+of 64. Proposals are made from the answers of the cases, lengthened with others of the field, with 15 % of the
+words replaced, so that no two are alike; the task of each deliberation is one of the cases' with a number.
+"""
+
+from __future__ import annotations
+
+import cProfile
+import pstats
+import random
+import resource
+import sys
+import time
+from typing import Any
+
+from fleet_pipeline.scoring.cases import score_cases
+from fleet_pipeline_tests.scoring import measure
+
+WORDS = 300
+
+
+def make(count: int, seats: int) -> list[dict[str, Any]]:
+    rng = random.Random(0)
+    cases = measure.read_cases("building")
+    words = [word for case in cases for answer in case["answers"] for word in answer.split()]
+
+    def text(answers: list[str]) -> str:
+        taken: list[str] = []
+        while len(taken) < WORDS:
+            taken += rng.choice(answers).split(" ")
+        return " ".join(word if rng.random() < 0.85 else rng.choice(words) for word in taken[:WORDS])
+
+    return [
+        {
+            "task": f"{case['task']} Ticket {number}.",
+            "requirements": case["requirements"],
+            "rubric": case["rubric"],
+            "proposals": [{"agent_id": f"a{seat}", "content": text(case["answers"])} for seat in range(seats)],
+        }
+        for number, case in ((number, cases[number % len(cases)]) for number in range(count))
+    ]
+
+
+def seconds(cases: list[dict[str, Any]]) -> float:
+    began = time.perf_counter()
+    score_cases(cases)
+    return time.perf_counter() - began
+
+
+def peak() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+
+
+def main() -> None:
+    numbers = [int(argument) for argument in sys.argv[1:] if argument.isdigit()]
+    count = numbers[0] if numbers else 10_000
+    seconds(make(10, 3))  # imports and word lists
+    cases = make(count, 3)
+    before = peak()
+    profile = cProfile.Profile() if "--profile" in sys.argv else None
+    if profile:
+        profile.enable()
+    took = seconds(cases)
+    if profile:
+        profile.disable()
+    print(f"{count} deliberations of 3 x {WORDS} words: {took:.1f} s, {1e3 * took / count:.2f} ms each")
+    print(f"peak memory {peak():.2f} GB, of which {before:.2f} GB before scoring (the texts among them)")
+    large = seconds(make(1, 64))
+    print(f"one council of 64: {large:.2f} s, {large / 64 / (took / count / 3):.1f} times as long a proposal")
+    if profile:
+        pstats.Stats(profile).sort_stats("cumtime").print_stats("fleet_pipeline|sklearn", 25)
+
+
+if __name__ == "__main__":
+    main()

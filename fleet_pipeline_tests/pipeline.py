@@ -1,0 +1,82 @@
+"""Definitions with a scripted engine, to run whole jobs where inference is not the point."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import dagster as dg
+import pandas as pd
+from dagster._core.storage.partition_status_cache import get_and_update_asset_status_cache_value
+
+from fleet_pipeline.defs.build import build_definitions
+from fleet_pipeline.defs.partitions import deliberation_partitions, register
+from fleet_pipeline.deliberation.prompts import Prompt
+from fleet_pipeline.deliberation.transcript import Completion
+from fleet_pipeline.inference.engine import ModelUnavailable
+from fleet_pipeline.inference.scripted import ScriptedSource, echo
+from fleet_pipeline.settings import Settings
+from fleet_pipeline.storage.store import Store
+from fleet_pipeline.storage.task_store import put_task
+from fleet_pipeline_tests.helpers import a_task, said
+
+
+class Pipeline:
+    """Definitions with a scripted engine that counts what it is asked, and an instance to run them on."""
+
+    def __init__(self, instance: dg.DagsterInstance, storage: Path) -> None:
+        self.instance = instance
+        self.storage = storage
+        self.store = Store(str(storage))
+        self.asked: list[Prompt] = []
+        self.starts = 0
+        self.unavailable: set[str] = set()
+        self.answer: Callable[[Prompt], Completion] = echo
+        pipeline = self
+
+        class Source(ScriptedSource):
+            def start(self, model: str):
+                if model in pipeline.unavailable:
+                    raise ModelUnavailable(f"{model} is not here")
+                pipeline.starts += 1
+                return super().start(model)
+
+        self.source = Source(self._script)
+        self.configure()
+
+    def configure(self, **settings) -> None:
+        self.definitions = build_definitions(
+            Settings(storage=str(self.storage), **settings), overrides={"engine": self.source}, allow_scripted=True
+        )
+
+    def _script(self, prompt: Prompt) -> Completion:
+        self.asked.append(prompt)
+        return self.answer(prompt)
+
+    def put(self, *task_ids: str, **fields) -> list[str]:
+        return [key for task_id in task_ids for key in put_task(self.store, a_task(task_id, **fields))]
+
+    def run(self, keys: list[str], **arguments) -> dg.ExecuteInProcessResult:
+        tags = register(self.instance, keys)
+        job = self.definitions.resolve_job_def("deliberate")
+        return job.execute_in_process(instance=self.instance, tags=tags, raise_on_error=False, **arguments)
+
+    def table(self, name: str) -> pd.DataFrame:
+        return pd.read_parquet(self.storage / name)
+
+    def partitions(self, asset: str) -> tuple[set[str], set[str]]:
+        """(materialized, failed) partitions, as the UI counts them."""
+        value = get_and_update_asset_status_cache_value(self.instance, dg.AssetKey(asset), deliberation_partitions)
+        good = value.deserialize_materialized_partition_subsets(deliberation_partitions).get_partition_keys()
+        bad = value.deserialize_failed_partition_subsets(deliberation_partitions).get_partition_keys()
+        return set(good), set(bad) - set(good)
+
+
+def verdict_of(prompt: Prompt) -> Completion:
+    """A judge that always prefers the proposal of seat B."""
+    first, second = prompt.user.rsplit("# The first proposal", 1)[1].split("# The second proposal")
+    better = "first" if "agent-dev-002" in first else "second" if "agent-dev-002" in second else "equal"
+    marks = {"first": (5, 2), "second": (2, 5), "equal": (2, 2)}[better]
+    answer = {"reason": "It names values.", "first_mark": marks[0], "second_mark": marks[1], "better": better}
+    return said(json.dumps(answer))
