@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from fleet_pipeline.deliberation.council import Deliberation, Seat
 from fleet_pipeline.deliberation.prompts import Phase, Prompt, bullets, material, task_brief
@@ -46,7 +46,7 @@ class Verdict(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    reason: str = Field(max_length=MOST_REASON)
+    reason: str = Field(json_schema_extra={"maxLength": MOST_REASON})  # for the engine; a longer one is no fault
     first_mark: int = Field(ge=1, le=5)
     second_mark: int = Field(ge=1, le=5)
     better: Literal["first", "second", "equal"]
@@ -105,8 +105,9 @@ def pairs(count: int, opponents: int) -> list[tuple[int, int]]:
 
 def read_verdict(text: str) -> Verdict | None:
     try:
-        return Verdict.model_validate_json(text)
-    except ValidationError:
+        # Grammars let control characters into strings, which strict JSON does not.
+        return Verdict.model_validate(json.loads(text, strict=False))
+    except (ValueError, RecursionError):
         return None
 
 

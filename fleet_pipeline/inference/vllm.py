@@ -123,7 +123,7 @@ class VllmEngine:
                 disable_log_stats=True,
                 use_tqdm_on_load=False,
                 # A small model under a schema otherwise fills its answer with blanks.
-                structured_outputs_config={"disable_any_whitespace": True},
+                structured_outputs_config={"backend": "xgrammar", "disable_any_whitespace": True},
                 **arguments,
             )
         except Exception as error:

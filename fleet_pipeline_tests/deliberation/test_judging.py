@@ -75,6 +75,9 @@ def test_an_answer_is_read_as_a_verdict_or_not_at_all() -> None:
     assert {judgement.verdict.better for judgement in judged(said(GOOD))} == {"first"}
     for broken in ("", "The first.", GOOD.replace("4", "9"), GOOD.replace('"first"', '"one"'), GOOD[:-1], f"{GOOD} so"):
         assert read_verdict(broken) is None
+    odd = read_verdict(GOOD.replace("values.", "values.\x01" + "x" * 500))
+    assert odd is not None
+    assert odd.better == "first"
     cut = judged(said(GOOD, finish_reason="length"))
     assert {(judgement.verdict, judgement.utterance.error) for judgement in cut} == {(None, AgentError.CUT_OFF)}
 
