@@ -6,7 +6,7 @@
 # For real answers: make demo MODEL=Qwen/Qwen3-8B, or a local folder.
 MODEL ?= fleet-tiny
 BACKLOG ?= examples/backlog.jsonl
-SHOW ?= $(if $(filter examples/backlog.jsonl,$(BACKLOG)),rate-limiter.dev)
+SHOW ?= $(if $(filter examples/backlog.jsonl,$(BACKLOG)),ci-cd-pipeline.devops)
 PORT ?= 3000
 PYTHON ?= python3
 export PYTHON

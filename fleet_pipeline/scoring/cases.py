@@ -77,7 +77,10 @@ def read_case(entry: Any) -> Case:
 
 
 def score_cases(
-    cases: Sequence[Case | Mapping[str, Any]], weights: Weights | None = None, encoder: Encoder | None = None
+    cases: Sequence[Case | Mapping[str, Any]],
+    weights: Weights | None = None,
+    encoder: Encoder | None = None,
+    processes: int = 1,
 ) -> Scored:
     """Score cases given as `Case` or as plain mappings. Frames are keyed by `deliberation_id`, the place of the
     case in `cases` as a text ("0", "1", ...). Raises `InvalidInput` for a mapping that is no case.
@@ -92,7 +95,7 @@ def score_cases(
         for proposal in case.proposals
     ]
     proposals = pd.DataFrame(rows, columns=["deliberation_id", "agent_id", "text"])
-    return score_proposals(proposals, tasks, weights, encoder)
+    return score_proposals(proposals, tasks, weights, encoder, processes)
 
 
 def case_results(names: Sequence[str], scored: Scored) -> list[dict[str, Any]]:

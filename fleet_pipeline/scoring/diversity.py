@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from fleet_pipeline.scoring.embeddings import Encoder
 from fleet_pipeline.scoring.scores import Score
-from fleet_pipeline.scoring.similarity import LEXICAL, Matrix, similarities
+from fleet_pipeline.scoring.similarity import LEXICAL, Matrix, similarities_of
 
 NEAR = 0.8  # lexical similarity from which two proposals are near duplicates; paraphrases have about 0.6
 ADOPTED = 0.05  # gain in similarity to a peer's opening proposal from which a revision moved towards it
@@ -76,27 +77,39 @@ def diversity(proposals: pd.DataFrame, encoder: Encoder | None = None) -> list[S
     Without `initial_text` (proposals made elsewhere) there is no phase but the final one.
     """
     present = proposals[proposals["text"].notna()]
+    councils = []
+    for key, seats in present.groupby("deliberation_id", sort=False):
+        revised = "initial_text" in seats and bool(seats["initial_text"].notna().all())
+        initial = seats["initial_text"].tolist() if revised else None
+        councils.append(_Council(str(key), seats["agent_id"].tolist(), initial, seats["text"].tolist()))
+    if not councils:
+        return []
+    texts = [[*(council.initial or []), *council.final] for council in councils]
+    compared = [(LEXICAL, similarities_of(texts))]
+    if encoder:
+        compared.append((encoder.version, encoder.similarities_of(texts)))
     scores: list[Score] = []
-    for key, council in present.groupby("deliberation_id", sort=False):
-        revised = "initial_text" in council and bool(council["initial_text"].notna().all())
-        initial = council["initial_text"].tolist() if revised else None
-        scores += _of_council(str(key), council["agent_id"].tolist(), initial, council["text"].tolist(), encoder)
+    for council in councils:
+        scores += _of_council(council, [(version, next(matrices)) for version, matrices in compared])
     return scores
 
 
-def _of_council(
-    key: str, agents: list[str], initial: list[str] | None, final: list[str], encoder: Encoder | None
-) -> Iterator[Score]:
+class _Council(NamedTuple):
+    key: str
+    agents: list[str]
+    initial: list[str] | None
+    final: list[str]
+
+
+def _of_council(council: _Council, compared: list[tuple[str, Matrix]]) -> Iterator[Score]:
+    """`compared` has the similarities of all texts, the initial ones first, by version."""
+    key, agents, initial, final = council
     n = len(agents)
     for phase, texts in (("initial", initial), ("final", final)):
         if texts is not None:
             for metric, value in _of_words(texts):
                 yield Score(key, None, None, phase, metric, "1", value, n)
-    alike: list[tuple[str, Callable[[Sequence[str]], Matrix]]] = [(LEXICAL, similarities)]
-    if encoder:
-        alike.append((encoder.version, encoder.similarities))
-    for version, compare in alike:
-        both = compare([*(initial or []), *final])
+    for version, both in compared:
         vendis = []
         for phase, texts, matrix in (("initial", initial, both[:n, :n]), ("final", final, both[-n:, -n:])):
             if texts is None:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from fleet_pipeline.scoring.similarity import Matrix
+from fleet_pipeline.scoring.similarity import Matrix, alike
 
 # Small models read 256 word pieces and leave off the rest. Longer texts are read in parts of so many words.
 WORDS = 120
@@ -66,14 +66,16 @@ class Encoder:
 
     def similarities(self, texts: Sequence[str]) -> Matrix:
         """(n, n) cosines, clipped to [0, 1]; equal texts have 1, and a text without words 0 with any other."""
-        return cosines(texts, self.encode(texts))
+        return next(self.similarities_of([texts]))
 
-
-def cosines(texts: Sequence[str], vectors: npt.NDArray[np.float64]) -> Matrix:
-    matrix: Matrix = np.clip(vectors @ vectors.T, 0.0, 1.0)
-    _, same = np.unique(np.array(texts, dtype=object), return_inverse=True)
-    matrix[same[:, None] == same[None, :]] = 1.0
-    return matrix
+    def similarities_of(self, groups: Sequence[Sequence[str]]) -> Iterator[Matrix]:
+        """`similarities` of each group, encoded together."""
+        vectors = self.encode([text for group in groups for text in group])
+        start = 0
+        for group in groups:
+            rows = vectors[start : start + len(group)]
+            yield alike(group, rows @ rows.T)
+            start += len(group)
 
 
 def _parts(text: str) -> list[str]:

@@ -14,15 +14,15 @@ covers it best as the evidence.
 from __future__ import annotations
 
 import hashlib
-import heapq
 import math
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from fleet_pipeline.deliberation.task import Task
@@ -94,12 +94,15 @@ class Relevance:
         # Bounded: a batch may hold any number of tasks, and a reference is larger than its text.
         self._reference = lru_cache(maxsize=4 * POOL)(self._refer)
         self._point = lru_cache(maxsize=4 * POOL)(self._weigh_point)
-        # The weights of a word in the tasks that can be wrong ones. Those of the field are always among them:
-        # with other batches than one of one task alone, scores would else jump.
-        self._index: dict[str, list[tuple[str, float]]] = {}
-        for text in dict.fromkeys([*batch[:POOL], *_background()]):
-            for word, weight in self._weights(documents[text]).items():
-                self._index.setdefault(word, []).append((text, weight))
+        # The tasks that can be wrong ones. Those of the field are always among them: with other batches than one of
+        # one task alone, scores would else jump.
+        self._pool = list(dict.fromkeys([*batch[:POOL], *_background()]))
+        weighed = [self._weights(documents[text]) for text in self._pool]
+        self._row = {word: row for row, word in enumerate(dict.fromkeys(word for each in weighed for word in each))}
+        self._weight = np.zeros((len(self._row) + 1, len(self._pool)), dtype=np.float32)  # the last row is of no word
+        for column, each in enumerate(weighed):
+            for word, weight in each.items():
+                self._weight[self._row[word], column] = weight
 
     def fit(self, text: str, task: Task) -> Fit:
         own = self._reference(reference_text(task))
@@ -153,13 +156,13 @@ class Relevance:
 
     def _wrong(self, read: Sequence[_Unit], task: Task) -> list[tuple[float, _Reference]]:
         """The tasks most like the text, each with the weight of all words they share: no share can be larger."""
-        likeness: dict[str, float] = defaultdict(float)
-        for word in frozenset[str]().union(*(unit.words for unit in read)):
-            for text, weight in self._index.get(word, ()):
-                likeness[text] += weight
-        likeness.pop(reference_text(task), None)
-        most = heapq.nlargest(CONTROLS, likeness.items(), key=lambda item: (item[1], item[0]))
-        return [(weight, self._reference(text)) for text, weight in most]
+        words = frozenset[str]().union(*(unit.words for unit in read))
+        shared = self._weight[[self._row.get(word, -1) for word in words]].sum(axis=0)
+        order = np.argsort(-shared, kind="stable")[: CONTROLS + 1].tolist()
+        own = reference_text(task)
+        others = [place for place in order if shared[place] > 0 and self._pool[place] != own]
+        # Single precision may round down what `fit` compares with.
+        return [(float(shared[place]) + 1e-5, self._reference(self._pool[place])) for place in others[:CONTROLS]]
 
 
 def relevance(proposals: pd.DataFrame, tasks: Mapping[str, Task], scorer: Relevance) -> pd.DataFrame:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 from typing import Any
 
 import pandas as pd
@@ -31,27 +33,59 @@ class Scored:
 
 
 def score_proposals(
-    proposals: pd.DataFrame, tasks: Mapping[str, Task], weights: Weights | None = None, encoder: Encoder | None = None
+    proposals: pd.DataFrame,
+    tasks: Mapping[str, Task],
+    weights: Weights | None = None,
+    encoder: Encoder | None = None,
+    processes: int = 1,
 ) -> Scored:
     """Score `proposals`: a frame with `deliberation_id`, `agent_id`, `text`, and `initial_text` where they were
     revised. `tasks` is by deliberation id.
 
     A proposal's `fit` depends on the other tasks of the batch, as those are what it is held against;
-    no other score depends on another council.
+    no other score depends on another council. With more than one of `processes` (and no encoder) a program
+    needs the usual `if __name__ == "__main__":`.
     """
-    scorer = Relevance(tasks.values())
-    embedded = EmbeddedRelevance(tasks.values(), encoder) if encoder else None
     councils = [council for _, council in proposals.groupby("deliberation_id", sort=False)]
-    seats, tall = [], []
     # Some at a time, so that each text is read once: what was read of it is kept for a while only.
-    for start in range(0, len(councils), CHUNK):
-        part = pd.concat(councils[start : start + CHUNK])
-        figures = diversity(part, encoder)
-        tall += figures + (list(embedded.scores(part, tasks)) if embedded else [])
-        parts = relevance(part, tasks, scorer).merge(checks(part), on=SEAT, validate="1:1")
-        seats.append(parts.merge(novelty(score_frame(figures)), on=SEAT, how="left"))
-    ranked = rank(score(pd.concat(seats, ignore_index=True), weights or Weights()))
-    return Scored(ranked, score_frame([*tall, *seat_scores(ranked)]))
+    parts = [pd.concat(councils[start : start + CHUNK]) for start in range(0, len(councils), CHUNK)]
+    if processes > 1 and len(parts) > 1 and encoder is None:
+        spawn = get_context("spawn")  # threads of other libraries do not survive a fork
+        with ProcessPoolExecutor(min(processes, len(parts)), spawn, _begin, (dict(tasks),)) as pool:
+            scored = list(pool.map(_score_there, parts))
+    else:
+        scorer = _Scorer(tasks, encoder)
+        scored = [scorer.score(part) for part in parts]
+    ranked = rank(score(pd.concat([seats for seats, _ in scored], ignore_index=True), weights or Weights()))
+    return Scored(ranked, score_frame([*(one for _, tall in scored for one in tall), *seat_scores(ranked)]))
+
+
+class _Scorer:
+    """All of a batch's tasks, to score parts of its proposals."""
+
+    def __init__(self, tasks: Mapping[str, Task], encoder: Encoder | None = None) -> None:
+        self.tasks = tasks
+        self.encoder = encoder
+        self.relevance = Relevance(tasks.values())
+        self.embedded = EmbeddedRelevance(tasks.values(), encoder) if encoder else None
+
+    def score(self, part: pd.DataFrame) -> tuple[pd.DataFrame, list[Score]]:
+        """(one row per proposal with the parts of its score, the other figures in tall form)."""
+        figures = diversity(part, self.encoder)
+        seats = relevance(part, self.tasks, self.relevance).merge(checks(part), on=SEAT, validate="1:1")
+        seats = seats.merge(novelty(score_frame(figures)), on=SEAT, how="left")
+        return seats, figures + (list(self.embedded.scores(part, self.tasks)) if self.embedded else [])
+
+
+_of_process: list[_Scorer] = []  # of a worker process: its scorer
+
+
+def _begin(tasks: Mapping[str, Task]) -> None:
+    _of_process.append(_Scorer(tasks))
+
+
+def _score_there(part: pd.DataFrame) -> tuple[pd.DataFrame, list[Score]]:
+    return _of_process[0].score(part)
 
 
 def checks(proposals: pd.DataFrame) -> pd.DataFrame:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -20,16 +20,29 @@ def similarities(texts: Sequence[str]) -> Matrix:
     frequency: that would let a third text change how alike two are, and in a council of three the
     words that all use, which are those of the task, would count for nothing or for everything.
     """
+    return next(similarities_of([texts]))
+
+
+def similarities_of(groups: Sequence[Sequence[str]]) -> Iterator[Matrix]:
+    """`similarities` of each group. Counted together: for one council at a time scikit-learn takes longer to
+    check its arguments than to count."""
     from sklearn.feature_extraction.text import TfidfVectorizer
 
-    if not texts:
-        return np.zeros((0, 0))
     vectorizer = TfidfVectorizer(analyzer=_words, sublinear_tf=True, use_idf=False)
     # A probe keeps the vocabulary from being empty when no text has a word.
-    weights = vectorizer.fit_transform([*texts, "probe"])[:-1]
-    matrix: Matrix = np.clip((weights @ weights.T).toarray(), 0.0, 1.0)
-    # Equal texts are alike even where they hold no word to compare.
-    _, same = np.unique(np.array(texts, dtype=object), return_inverse=True)
+    weights = vectorizer.fit_transform([*(text for group in groups for text in group), "probe"])
+    start = 0
+    for group in groups:
+        rows = weights[start : start + len(group)]
+        yield alike(group, (rows @ rows.T).toarray())
+        start += len(group)
+
+
+def alike(texts: Sequence[str], cosines: Matrix) -> Matrix:
+    """Cosines as similarities: in [0, 1], and equal texts alike even where they hold no word to compare."""
+    matrix: Matrix = np.clip(cosines, 0.0, 1.0)
+    first: dict[str, int] = {}
+    same = np.array([first.setdefault(text, place) for place, text in enumerate(texts)], dtype=int)
     matrix[same[:, None] == same[None, :]] = 1.0
     return matrix
 

@@ -1,13 +1,15 @@
 """How long scores take: `python -m fleet_pipeline_tests.benchmarks.scoring [DELIBERATIONS] [--profile]`.
 
-10,000 deliberations of 3 proposals of 300 words by default, lexically, in one process; then one council
-of 64. Proposals are made from the answers of the cases, lengthened with others of the field, with 15 % of the
-words replaced, so that no two are alike; the task of each deliberation is one of the cases' with a number.
+10,000 deliberations of 3 proposals of 300 words by default, lexically, in as many processes as there are cores;
+then one council of 64. Proposals are made of answers of the cases, their code blocks as they are, lengthened with prose of
+others, with 15 % of the words outside of code replaced, so that no two are alike; the task of each deliberation is one
+of the cases' with a number.
 """
 
 from __future__ import annotations
 
 import cProfile
+import os
 import pstats
 import random
 import resource
@@ -24,13 +26,20 @@ WORDS = 300
 def make(count: int, seats: int) -> list[dict[str, Any]]:
     rng = random.Random(0)
     cases = measure.read_cases("building")
-    words = [word for case in cases for answer in case["answers"] for word in answer.split()]
+    prose = [line for case in cases for answer in case["answers"] for line in _prose(answer)]
+    words = [word for case in cases for answer in case["answers"] for line in _prose(answer) for word in line.split()]
 
     def text(answers: list[str]) -> str:
-        taken: list[str] = []
-        while len(taken) < WORDS:
-            taken += rng.choice(answers).split(" ")
-        return " ".join(word if rng.random() < 0.85 else rng.choice(words) for word in taken[:WORDS])
+        lines, length, fenced = [], 0, False
+        for line in [*rng.choice(answers).splitlines(), *rng.sample(prose, 12)]:
+            code = fenced or line.lstrip().startswith("```")
+            fenced ^= line.lstrip().startswith("```")
+            if length >= WORDS and not code:
+                break
+            parts = line.split(" ")
+            length += len(parts)
+            lines.append(line if code else " ".join(w if rng.random() < 0.85 else rng.choice(words) for w in parts))
+        return "\n".join(lines)
 
     return [
         {
@@ -43,14 +52,20 @@ def make(count: int, seats: int) -> list[dict[str, Any]]:
     ]
 
 
-def seconds(cases: list[dict[str, Any]]) -> float:
+def _prose(answer: str) -> list[str]:
+    parts = answer.split("```")[::2]
+    return [line for part in parts for line in part.splitlines() if len(line.split()) > 8]
+
+
+def seconds(cases: list[dict[str, Any]], processes: int = 1) -> float:
     began = time.perf_counter()
-    score_cases(cases)
+    score_cases(cases, processes=processes)
     return time.perf_counter() - began
 
 
 def peak() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    own, children = (resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return max(own, children) / 1e6  # of the largest process
 
 
 def main() -> None:
@@ -62,10 +77,13 @@ def main() -> None:
     profile = cProfile.Profile() if "--profile" in sys.argv else None
     if profile:
         profile.enable()
-    took = seconds(cases)
+    processes = 1 if profile else os.cpu_count() or 1
+    took = seconds(cases, processes)
     if profile:
         profile.disable()
-    print(f"{count} deliberations of 3 x {WORDS} words: {took:.1f} s, {1e3 * took / count:.2f} ms each")
+    print(
+        f"{count} deliberations of 3 x {WORDS} words, {processes} processes: {took:.1f} s, {1e3 * took / count:.2f} ms each"
+    )
     print(f"peak memory {peak():.2f} GB, of which {before:.2f} GB before scoring (the texts among them)")
     large = seconds(make(1, 64))
     print(f"one council of 64: {large:.2f} s, {large / 64 / (took / count / 3):.1f} times as long a proposal")

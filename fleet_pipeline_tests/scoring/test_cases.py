@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from fleet_pipeline.deliberation.errors import InvalidInput
 from fleet_pipeline.scoring.cases import case_results, score_cases
 from fleet_pipeline.scoring.embeddings import Encoder
+from fleet_pipeline.scoring.score import CHUNK
 from fleet_pipeline_tests.scoring import measure
 
 CASES = [pytest.param(case, id=case["name"]) for part in ("building", "final") for case in measure.read_cases(part)]
@@ -93,6 +95,13 @@ def test_the_order_of_cases_and_of_their_proposals_changes_no_score() -> None:
     one = case_results(["limiter", "cache"], score_cases([A_CASE, other]))[0]
     two = case_results(["cache", "limiter"], score_cases(turned))[1]
     assert one == two
+
+
+def test_several_processes_give_the_same_scores_as_one() -> None:
+    cases = [A_CASE | {"task": f"{A_CASE['task']} number {number}"} for number in range(2 * CHUNK)]
+    one, two = score_cases(cases), score_cases(cases, processes=2)
+    pd.testing.assert_frame_equal(one.proposals, two.proposals)
+    pd.testing.assert_frame_equal(one.scores, two.scores)
 
 
 @pytest.mark.parametrize(

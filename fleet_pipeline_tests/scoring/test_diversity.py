@@ -119,7 +119,9 @@ def test_vendi_of_known_matrices(s: float, n: int) -> None:
 @given(texts_of_any_kind, texts_of_any_kind)
 def test_a_council_s_diversity_does_not_depend_on_which_others_are_scored_with_it(mine, other) -> None:
     together = [score for score in diversity(frame(mine, other)) if score.deliberation_id == "d0"]
-    assert together == diversity(frame(mine))
+    alone = diversity(frame(mine))
+    assert [score._replace(value=0) for score in together] == [score._replace(value=0) for score in alone]
+    assert [score.value for score in together] == pytest.approx([score.value for score in alone])
 
 
 @pytest.mark.parametrize("text", ["", "word", "مرحبا بالعالم", "x " * 500_000, "a" * 1_000_000])
