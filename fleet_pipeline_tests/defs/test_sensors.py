@@ -136,7 +136,7 @@ def test_other_weights_announce_the_new_scores(pipeline: Pipeline, nats_url: str
     keys = pipeline.put("t1", constraints={"requirements": ["says propose"]})
     pipeline.run(keys)
     _, cursor = tick(pipeline, nats_url, None)
-    weights = {"resources": {"weights": {"config": {"similarity": 0.1, "coverage": 0.1, "novelty": 1.0}}}}
+    weights = {"resources": {"weights": {"config": {"fit": 0.1, "coverage": 0.1, "novelty": 1.0}}}}
     pipeline.run(keys, run_config=weights)
     tick(pipeline, nats_url, cursor)
     scores = [event["payload"]["winner_score"] for event in messages(nats_url)]

@@ -52,6 +52,24 @@ def test_councils_deliberate_and_every_utterance_has_its_figures(vllm_engine: Vl
             assert completion.temperature == pytest.approx(utterance.prompt.seat.temperature_scale)
 
 
+def test_a_judge_answers_under_its_schema_beside_councils_that_have_none(vllm_engine: VllmEngine) -> None:
+    """Random weights, so that every verdict is a matter of chance; that it can be read is not."""
+    deliberation = a_deliberation("judged", num_agents=3)
+    proposals = {seat.agent_id: f"Proposal of {seat.label}: use a token bucket." for seat in deliberation.seats}
+    judging = Judging(enabled=True, repeats=1, max_tokens=1_000)
+    jobs = [Job("judged.dev", judge(deliberation, proposals, judging), 300), a_job(a_deliberation("beside", rounds=0))]
+    finished = {done.key: done.result for done in vllm_engine.run(jobs)}
+    judgements = finished["judged.dev"]
+    assert len(judgements) == 6
+    for judgement in judgements:
+        if judgement.utterance.completion.finish_reason == "stop":
+            assert judgement.verdict is not None
+            assert json.loads(judgement.utterance.text, strict=False).keys() == Verdict.model_fields.keys()
+    assert sum(judgement.verdict is not None for judgement in judgements) >= 4
+    assert len({judgement.utterance.prompt.seed for judgement in judgements}) == 6
+    assert finished["beside.dev"].status is Status.COMPLETED
+
+
 def test_an_overlong_prompt_is_refused_before_the_engine_and_its_neighbours_go_on(vllm_engine: VllmEngine) -> None:
     good = [a_deliberation(f"good{n}", defaults=SHORT) for n in range(3)]
     bad = a_deliberation("bad", defaults=SHORT, context="word " * 3 * CONTEXT)
@@ -207,21 +225,3 @@ def test_a_broken_model_folder_is_an_engine_error_and_no_other_model_is_taken(tm
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(EngineError, match=str(tmp_path)):
         VllmEngine.start(VllmConfig(model=str(tmp_path)))
-
-
-def test_a_judge_answers_under_its_schema_beside_councils_that_have_none(vllm_engine: VllmEngine) -> None:
-    """Random weights, so that every verdict is a matter of chance; that it can be read is not."""
-    deliberation = a_deliberation("judged", num_agents=3)
-    proposals = {seat.agent_id: f"Proposal of {seat.label}: use a token bucket." for seat in deliberation.seats}
-    judging = Judging(enabled=True, repeats=1, max_tokens=1_000)
-    jobs = [Job("judged.dev", judge(deliberation, proposals, judging), 300), a_job(a_deliberation("beside", rounds=0))]
-    finished = {done.key: done.result for done in vllm_engine.run(jobs)}
-    judgements = finished["judged.dev"]
-    assert len(judgements) == 6
-    for judgement in judgements:
-        if judgement.utterance.completion.finish_reason == "stop":
-            assert judgement.verdict is not None
-            assert json.loads(judgement.utterance.text, strict=False).keys() == Verdict.model_fields.keys()
-    assert sum(judgement.verdict is not None for judgement in judgements) >= 4
-    assert len({judgement.utterance.prompt.seed for judgement in judgements}) == 6
-    assert finished["beside.dev"].status is Status.COMPLETED
