@@ -29,6 +29,7 @@ from fleet_pipeline.defs.progress import Progress, Report
 from fleet_pipeline.defs.sensors import announce
 from fleet_pipeline.deliberation.errors import InvalidInput
 from fleet_pipeline.deliberation.task import Task
+from fleet_pipeline.events.options import NatsOptions
 from fleet_pipeline.events.publisher import Receipts
 from fleet_pipeline.settings import Settings
 from fleet_pipeline.storage.store import Store
@@ -99,11 +100,11 @@ def close_dead_runs(instance: dg.DagsterInstance) -> None:
             instance.report_run_failed(run, "its process is gone; what had finished is kept")
 
 
-def announce_all(instance: dg.DagsterInstance, url: str, outcome: Outcome) -> Receipts:
+def announce_all(instance: dg.DagsterInstance, nats: NatsOptions, outcome: Outcome) -> Receipts:
     """Publish the verdicts of a run, as the sensor would. Raises `BrokerUnavailable`."""
     cursor, total = outcome.last_event_before, Receipts()
     while True:
-        receipts, following = announce(instance, url, cursor)
+        receipts, following = announce(instance, nats, cursor)
         total += receipts
         if following == cursor:
             return total

@@ -23,6 +23,7 @@ from fleet_pipeline.deliberation.errors import InvalidInput, describe
 from fleet_pipeline.deliberation.judging import Judging
 from fleet_pipeline.deliberation.roles import BUILT_IN_ROLES, Role, load_roles
 from fleet_pipeline.deliberation.sampling import Sampling
+from fleet_pipeline.events.options import NatsOptions
 from fleet_pipeline.inference.vllm import VllmConfig
 from fleet_pipeline.scoring.options import ScoringOptions
 from fleet_pipeline.scoring.ranking import Weights
@@ -44,26 +45,6 @@ class CouncilSettings(BaseModel):
     roles_file: str | None = Field(default=None, description="TOML file that adds or replaces roles.")
 
 
-class NatsSettings(BaseModel):
-    """Where events go."""
-
-    model_config = _FORBID
-
-    url: str | None = Field(default=None, description="nats://host:port; no events are sent when absent.")
-
-    @field_validator("url")
-    @classmethod
-    def _can_be_parsed(cls, value: str | None) -> str | None:
-        if not value:
-            return None
-        try:
-            if not urlsplit(value).hostname or urlsplit(value).port == 0:
-                raise ValueError
-        except ValueError:
-            raise ValueError("expected a URL such as nats://host:4222") from None
-        return value
-
-
 class Settings(BaseSettings):
     """All settings. The names here are those of the file, the environment and `fleet config`."""
 
@@ -81,7 +62,7 @@ class Settings(BaseSettings):
     weights: Weights = Weights()
     scoring: ScoringOptions = ScoringOptions()
     judge: Judging = Judging()
-    nats: NatsSettings = NatsSettings()
+    nats: NatsOptions = NatsOptions()
 
     @field_validator("storage")
     @classmethod

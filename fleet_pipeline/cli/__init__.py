@@ -1,4 +1,5 @@
-"""The command line: `fleet run`, `fleet show`, `fleet explain`, `fleet score`, `fleet config`.
+"""The command line: `fleet run`, `fleet show`, `fleet explain`, `fleet score`, `fleet events`,
+`fleet config`.
 
 Exit codes: 0 all completed; 3 some were refused or failed; 2 usage, or nothing valid to run; 1 the
 pipeline broke. Results go to standard output, everything else to standard error.
@@ -12,6 +13,7 @@ import click
 
 from fleet_pipeline.cli.common import Commands
 from fleet_pipeline.cli.config import config, home
+from fleet_pipeline.cli.events import events
 from fleet_pipeline.cli.run import run
 from fleet_pipeline.cli.score import score
 from fleet_pipeline.cli.show import explain, show
@@ -29,5 +31,5 @@ def main() -> None:
     """
 
 
-for command in (run, show, explain, score, config, home):
+for command in (run, show, explain, score, events, config, home):
     main.add_command(command)

@@ -8,7 +8,8 @@ from typing import Any
 import click
 
 from fleet_pipeline.deliberation.errors import InvalidInput
-from fleet_pipeline.events.publisher import BrokerUnavailable
+from fleet_pipeline.events.connection import BrokerUnavailable
+from fleet_pipeline.events.streams import StreamMismatch
 from fleet_pipeline.reports.text import printable
 from fleet_pipeline.scoring.embeddings import EmbeddingsUnavailable
 from fleet_pipeline.storage.store import StorageError
@@ -28,7 +29,7 @@ class Commands(click.Group):
             return super().invoke(ctx)
         except InvalidInput as error:
             fail(str(error), NOTHING_VALID)
-        except (StorageError, BrokerUnavailable, EmbeddingsUnavailable, OSError) as error:
+        except (StorageError, BrokerUnavailable, StreamMismatch, EmbeddingsUnavailable, OSError) as error:
             fail(str(error), BROKE)
 
 

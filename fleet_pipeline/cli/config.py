@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fleet_pipeline.cli.common import json_option
-from fleet_pipeline.events.publisher import without_secrets
+from fleet_pipeline.events.options import without_secrets
 from fleet_pipeline.settings import load_settings, origins
 
 

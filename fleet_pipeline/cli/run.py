@@ -27,7 +27,9 @@ from fleet_pipeline.cli.common import (
     storage_option,
 )
 from fleet_pipeline.defs.progress import Progress
-from fleet_pipeline.events.publisher import BrokerUnavailable, Receipts
+from fleet_pipeline.events.connection import BrokerUnavailable
+from fleet_pipeline.events.options import NatsOptions
+from fleet_pipeline.events.publisher import Receipts
 from fleet_pipeline.reports.text import printable
 from fleet_pipeline.settings import Settings, load_settings, read_roles
 from fleet_pipeline.storage.backlog import Backlog, read_backlog
@@ -77,16 +79,16 @@ def run(
     with ExitStack() as stack:
         shown = nullcontext(_Terminal(sys.stdout, sys.stderr))
         terminal = stack.enter_context(shown if verbose else _logs_set_aside())
-        url = None if nats == "off" else settings.nats.url
+        broker = NatsOptions() if nats == "off" else settings.nats
         if nats == "embedded":
             from fleet_pipeline.events.embedded import embedded_server
 
-            url = stack.enter_context(embedded_server())
-        code = _run(settings, read, url, as_json, terminal)
+            broker = NatsOptions(url=stack.enter_context(embedded_server()))
+        code = _run(settings, read, broker, as_json, terminal)
     sys.exit(code)
 
 
-def _run(settings: Settings, read: Backlog, url: str | None, as_json: bool, terminal: _Terminal) -> int:
+def _run(settings: Settings, read: Backlog, broker: NatsOptions, as_json: bool, terminal: _Terminal) -> int:
     from dagster import DagsterInstance
 
     from fleet_pipeline import runs
@@ -94,8 +96,9 @@ def _run(settings: Settings, read: Backlog, url: str | None, as_json: bool, term
     from fleet_pipeline.events.subscriber import arriving
     from fleet_pipeline.reports.terminal import ProgressLine, run_table
 
-    if url:
-        check(url)
+    if broker.url:
+        for remark in check(broker):
+            click.echo(f"NATS: {remark}", terminal.err)
     runs.instance_home()
     unannounced = ""
     out = Console(file=terminal.out, highlight=False, soft_wrap=not terminal.out.isatty())
@@ -104,11 +107,13 @@ def _run(settings: Settings, read: Backlog, url: str | None, as_json: bool, term
     with DagsterInstance.get() as instance:
         with ProgressLine(err) as line:
             outcome = runs.run_backlog(instance, settings, read.tasks, lambda state: line(str(state), state.phase))
-        if url and not outcome.broke:
+        if broker.url and not outcome.broke:
             try:
-                with arriving(url) as arrived:
-                    receipts = runs.announce_all(instance, url, outcome)
+                with arriving(broker) as arrived:
+                    receipts = runs.announce_all(instance, broker, outcome)
                     for subject, event in arrived(() if as_json else receipts.stored):
+                        if not subject.startswith("deliberation."):
+                            continue
                         who = f"winner {event['payload']['winner_id']}" if event["payload"]["winner_id"] else ""
                         out.print(f"event {subject}  {event['payload']['deliberation_id']}  {who}", style="dim")
             except BrokerUnavailable as error:  # the results are there all the same

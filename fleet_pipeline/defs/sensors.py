@@ -11,10 +11,10 @@ from typing import NamedTuple, TypeVar
 import dagster as dg
 
 from fleet_pipeline.defs.verdicts import STORAGE
-from fleet_pipeline.events.completions import completion_event
+from fleet_pipeline.events.completions import deliberation_events
 from fleet_pipeline.events.envelope import Envelope
+from fleet_pipeline.events.options import NatsOptions
 from fleet_pipeline.events.publisher import Receipts, publish
-from fleet_pipeline.settings import NatsSettings
 from fleet_pipeline.storage.store import Store
 from fleet_pipeline.storage.tables import read_rows, table_path
 
@@ -74,7 +74,7 @@ def events(verdicts: Sequence[Judged], max_bytes: int) -> Iterator[Envelope]:
         if verdict is None or not verdict.num_rows:
             continue
         seats = read_rows(store, "proposals", key)
-        yield completion_event(
+        yield from deliberation_events(
             verdict.to_pylist()[0],
             seats.to_pylist() if seats is not None else [],
             store.full_path(table_path("proposals", key)),
@@ -83,12 +83,12 @@ def events(verdicts: Sequence[Judged], max_bytes: int) -> Iterator[Envelope]:
         )
 
 
-def announce(instance: dg.DagsterInstance, url: str, cursor: int) -> tuple[Receipts, int]:
+def announce(instance: dg.DagsterInstance, nats: NatsOptions, cursor: int) -> tuple[Receipts, int]:
     """Publish one page of verdicts after `cursor`; (acks, next cursor). Raises `BrokerUnavailable`."""
     verdicts, following = read_verdicts(instance, cursor)
     if not verdicts:
         return Receipts(), following
-    return publish(url, lambda max_bytes: events(verdicts, max_bytes)), following
+    return publish(nats, lambda max_bytes: events(verdicts, max_bytes)), following
 
 
 @dg.sensor(
@@ -96,13 +96,13 @@ def announce(instance: dg.DagsterInstance, url: str, cursor: int) -> tuple[Recei
     minimum_interval_seconds=5,
     default_status=dg.DefaultSensorStatus.RUNNING,
 )
-def completions(context: dg.SensorEvaluationContext, nats: dg.ResourceParam[NatsSettings]) -> dg.SkipReason:
+def completions(context: dg.SensorEvaluationContext, nats: dg.ResourceParam[NatsOptions]) -> dg.SkipReason:
     if nats.url is None:
         return dg.SkipReason("no broker is configured: set FLEET_NATS__URL or nats.url in fleet.toml")
     total, began = Receipts(), time.monotonic()
     while time.monotonic() - began < TICK_SECONDS:
         cursor = int(context.cursor or 0)
-        receipts, following = announce(context.instance, nats.url, cursor)
+        receipts, following = announce(context.instance, nats, cursor)
         if following == cursor:
             break
         context.update_cursor(str(following))

@@ -1,14 +1,14 @@
-"""`deliberation.completed`, `.failed` and `.timeout`, from the rows of a finished deliberation.
+"""What is announced of a finished deliberation: its seats' responses, its end, and the orchestrator's word.
 
-The payload keeps the fields of the original system, so that its consumers can read it, and adds
-what they lacked: the deliberation's id and role, the winner, scores and ranks.
+Payloads keep the fields of the original system, so that its consumers can read them, and add what they
+lacked: the deliberation's id and role, the winner, scores and ranks, partial results of what failed.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -17,21 +17,55 @@ from fleet_pipeline.events.envelope import Envelope
 Row = Mapping[str, Any]
 
 
-def completion_event(deliberation: Row, proposals: Sequence[Row], location: str, max_bytes: int) -> Envelope:
-    """The event of one finished deliberation.
+def deliberation_events(
+    deliberation: Row, proposals: Sequence[Row], location: str, max_bytes: int
+) -> Iterator[Envelope]:
+    """All events of one finished deliberation, its own last, so that who hears that can have the others.
 
-    `deliberation` is its row, `proposals` are its seats' rows. `location` is the Parquet file with
-    the proposals; where the event would be larger than `max_bytes` it stands in place of the texts.
+    `deliberation` is its row, `proposals` are its seats' rows. `location` is the Parquet file with the
+    proposals; where an event would be larger than `max_bytes` it stands in place of the texts.
     """
-    event = _event(deliberation, proposals, location, with_texts=True)
-    if len(event.model_dump_json().encode()) > max_bytes:
-        event = _event(deliberation, proposals, location, with_texts=False)
-    return event
+    for seat in proposals:
+        yield _fitting(lambda texts, seat=seat: _response(deliberation, seat, location, texts), max_bytes)
+    yield _fitting(lambda texts: _completion(deliberation, proposals, location, texts), max_bytes)
+    if deliberation["status"] == "completed":
+        yield _fitting(lambda texts: _orchestration(deliberation, proposals, location, texts), max_bytes)
 
 
-def _event(deliberation: Row, proposals: Sequence[Row], location: str, with_texts: bool) -> Envelope:
+def _fitting(make: Any, max_bytes: int) -> Envelope:
+    event: Envelope = make(True)
+    return event if len(event.model_dump_json().encode()) <= max_bytes else make(False)
+
+
+def _response(deliberation: Row, seat: Row, location: str, with_texts: bool) -> Envelope:
+    """`agent.response.completed` or `.failed`: one seat of the council."""
+    finished = _iso(deliberation["finished_at"])
+    payload = {
+        "task_id": deliberation["task_id"],
+        "deliberation_id": deliberation["deliberation_id"],
+        "agent_id": seat["agent_id"],
+        "role": deliberation["role"],
+        "status": "completed" if seat["text"] is not None else "failed",
+        "duration_ms": _milliseconds(deliberation["wall_s"]),
+        "timestamp": finished,
+        "model": deliberation["model"],
+        "diversity": seat["perspective"] is not None,
+        "num_agents": deliberation["num_agents"],
+        "proposals_file": location,
+        "texts_included": with_texts,
+    }
+    if seat["text"] is not None:
+        payload["proposal"] = _proposal(seat, with_texts)
+    else:
+        payload |= {"error": seat["error_message"], "error_type": seat["error_type"]}
+    fact = [seat["text"], seat["error_type"], seat["error_message"]]
+    return _envelope(f"agent.response.{payload['status']}", deliberation, payload, fact, seat["agent_id"])
+
+
+def _completion(deliberation: Row, proposals: Sequence[Row], location: str, with_texts: bool) -> Envelope:
+    """`deliberation.completed`, `.failed` or `.timeout`, with whatever results there are."""
     status = deliberation["status"]
-    answered = sorted((row for row in proposals if row["text"] is not None), key=lambda row: row["rank"])
+    answered = _answered(proposals)
     finished = _iso(deliberation["finished_at"])
     failed = [
         {"agent_id": row["agent_id"], "error": f"{row['error_type']}: {row['error_message']}", "timestamp": finished}
@@ -46,49 +80,82 @@ def _event(deliberation: Row, proposals: Sequence[Row], location: str, with_text
         "error": deliberation["error_message"],
         "winner_id": deliberation["winner_agent_id"],
         "winner_score": deliberation["winner_score"],
-        "results": [_result(row, finished, with_texts) for row in answered],
+        "results": [_result(row, deliberation, with_texts) for row in answered],
         "failed_agents": failed,
         "total_agents": deliberation["num_agents"],
         "successful_responses": len(answered),
         "failed_responses": len(failed),
-        "duration_ms": round(1_000 * deliberation["wall_s"]) if deliberation["wall_s"] is not None else None,
+        "duration_ms": _milliseconds(deliberation["wall_s"]),
         "completed_at": finished,
         "timestamp": finished,
         "proposals_file": location,
         "texts_included": with_texts,
         "run_id": deliberation["run_id"],
     }
+    return _envelope(f"deliberation.{status}", deliberation, payload, _outcome(deliberation, proposals), status)
+
+
+def _orchestration(deliberation: Row, proposals: Sequence[Row], location: str, with_texts: bool) -> Envelope:
+    """`orchestration.deliberation.completed`: the decisions, best first, as the original's context service reads them."""
+    payload = {
+        "event_type": "orchestration.deliberation.completed",
+        "story_id": deliberation["story_id"],
+        "task_id": deliberation["task_id"],
+        "deliberation_id": deliberation["deliberation_id"],
+        "decisions": [_result(row, deliberation, with_texts) for row in _answered(proposals)],
+        "proposals_file": location,
+        "texts_included": with_texts,
+        "timestamp": deliberation["finished_at"].timestamp() if deliberation["finished_at"] else None,
+    }
+    fact = _outcome(deliberation, proposals)
+    return _envelope("orchestration.deliberation.completed", deliberation, payload, fact, "orchestration")
+
+
+def _envelope(event_type: str, deliberation: Row, payload: dict[str, Any], fact: Any, what: str) -> Envelope:
+    """The key holds what is announced, times and runs left out: the same result sent again has the same
+    key, and one that was scored anew has another."""
+    digest = hashlib.sha256(json.dumps(fact).encode()).hexdigest()[:8]
     return Envelope(
-        event_type=f"deliberation.{status}",
-        idempotency_key=f"{deliberation['deliberation_id']}:{deliberation['fingerprint']}:{status}:{_digest(payload)}",
+        event_type=event_type,
+        idempotency_key=f"{deliberation['deliberation_id']}:{deliberation['fingerprint']}:{what}:{digest}",
         correlation_id=deliberation["task_id"],
         payload=payload,
     )
 
 
-def _digest(payload: Mapping[str, Any]) -> str:
-    """8 hex digits over what is announced, times and runs left out: the same result sent again has
-    the same key, and one that was scored anew has another."""
-    fact = [payload["winner_id"], payload["error"]]
-    fact += [[result["agent_id"], result["rank"], result["score"]] for result in payload["results"]]
-    return hashlib.sha256(json.dumps(fact).encode()).hexdigest()[:8]
+def _outcome(deliberation: Row, proposals: Sequence[Row]) -> list[Any]:
+    ranked = [[row["agent_id"], row["rank"], row["score"]] for row in _answered(proposals)]
+    return [deliberation["winner_agent_id"], deliberation["error_message"], *ranked]
 
 
-def _result(row: Row, finished: str | None, with_texts: bool) -> dict[str, Any]:
+def _answered(proposals: Sequence[Row]) -> list[Row]:
+    return sorted((row for row in proposals if row["text"] is not None), key=lambda row: row["rank"])
+
+
+def _result(row: Row, deliberation: Row, with_texts: bool) -> dict[str, Any]:
     return {
         "agent_id": row["agent_id"],
         "role": row["role"],
-        "proposal": {
-            "content": row["text"] if with_texts else None,
-            "author_id": row["agent_id"],
-            "author_role": row["role"],
-            "model": row["model"],
-            "tokens": row["completion_tokens"],
-        },
+        "proposal": _proposal(row, with_texts),
         "score": row["score"],
         "rank": row["rank"],
-        "timestamp": finished,
+        "duration_ms": _milliseconds(deliberation["wall_s"]),
+        "timestamp": _iso(deliberation["finished_at"]),
     }
+
+
+def _proposal(row: Row, with_texts: bool) -> dict[str, Any]:
+    return {
+        "content": row["text"] if with_texts else None,
+        "author_id": row["agent_id"],
+        "author_role": row["role"],
+        "model": row["model"],
+        "tokens": row["completion_tokens"],
+    }
+
+
+def _milliseconds(seconds: float | None) -> int | None:
+    return round(1_000 * seconds) if seconds is not None else None
 
 
 def _iso(moment: datetime | None) -> str | None:

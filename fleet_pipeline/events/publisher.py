@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, TypeVar
-from urllib.parse import urlsplit
+from typing import Any
 
+from fleet_pipeline.events.connection import ask, connect
 from fleet_pipeline.events.envelope import Envelope
+from fleet_pipeline.events.options import NatsOptions
 from fleet_pipeline.events.streams import ensure_streams
 
-T = TypeVar("T")
 ACK_TIMEOUT_SECONDS = 10.0
-
-
-class BrokerUnavailable(RuntimeError):
-    """The broker cannot be reached or did not acknowledge. Sending again later is safe."""
+# Events under way without an ack. Each may be a megabyte.
+MOST_PENDING = 256
 
 
 @dataclass(frozen=True)
@@ -34,77 +31,49 @@ class Receipts:
 MakeEvents = Callable[[int], Iterable[Envelope]]
 
 
-def publish(url: str, make_events: MakeEvents) -> Receipts:
+def publish(options: NatsOptions, make_events: MakeEvents) -> Receipts:
     """Send `make_events(largest payload in bytes)` to JetStream; return when every ack is in.
 
     Raises `BrokerUnavailable` when one is missing: some events may then be stored, and sending all
-    of them again is safe.
+    of them again is safe. Raises `StreamMismatch` where a stream would lose them.
     """
-    return _ask(url, _publish(url, make_events))
+    return ask(options, _publish(options, make_events))
 
 
-def check(url: str) -> None:
-    """Make sure that the broker answers and has JetStream. Raises `BrokerUnavailable`."""
-    _ask(url, _publish(url, lambda _: ()))
+def check(options: NatsOptions) -> list[str]:
+    """Make sure that the broker answers and has the streams; returns what differs without harm.
+
+    Raises `BrokerUnavailable` and `StreamMismatch`.
+    """
+    return ask(options, _check(options))
 
 
-def _ask(url: str, conversation: Coroutine[Any, Any, T]) -> T:
-    try:
-        return asyncio.run(conversation)
-    except (OSError, TimeoutError, _nats_error()) as error:
-        detail = str(error) or "no answer"
-        raise BrokerUnavailable(f"NATS at {without_secrets(url)}: {type(error).__name__}: {detail}") from error
+async def _check(options: NatsOptions) -> list[str]:
+    async with connect(options) as connection:
+        return await ensure_streams(connection.jetstream())
 
 
-async def _publish(url: str, make_events: MakeEvents) -> Receipts:
-    async with connect(url) as connection:
-        jetstream = connection.jetstream()
+async def _publish(options: NatsOptions, make_events: MakeEvents) -> Receipts:
+    async with connect(options) as connection:
+        jetstream = connection.jetstream(publish_async_max_pending=MOST_PENDING)
         await ensure_streams(jetstream)
-        receipts = Receipts()
+        sent: list[tuple[str, asyncio.Future[Any]]] = []
         for event in make_events(connection.max_payload):
-            ack = await jetstream.publish(
+            ack = await jetstream.publish_async(
                 event.event_type,
                 event.model_dump_json().encode(),
-                timeout=ACK_TIMEOUT_SECONDS,
+                wait_stall=ACK_TIMEOUT_SECONDS,
                 headers={"Nats-Msg-Id": event.idempotency_key},
             )
-            key = (event.idempotency_key,)
-            receipts += Receipts(duplicates=key) if ack.duplicate else Receipts(stored=key)
-        return receipts
-
-
-@asynccontextmanager
-async def connect(url: str) -> AsyncIterator[Any]:
-    """A connection that fails in seconds when there is no broker, and is always closed."""
-    import nats
-
-    async def ignore(_: Exception) -> None:
-        """Every failure reaches the caller as an exception; nats-py would log each attempt as well."""
-
-    connection = await nats.connect(
-        url,
-        name="fleet-pipeline",
-        connect_timeout=5,
-        allow_reconnect=False,
-        # The first connection counts as one, and the default is 60 attempts, 2 s apart.
-        max_reconnect_attempts=1,
-        reconnect_time_wait=0.1,
-        error_cb=ignore,
-    )
-    try:
-        yield connection
-    finally:
-        await connection.close()
-
-
-def without_secrets(url: str) -> str:
-    """The URL as logs may show it."""
-    parts = urlsplit(url if "://" in url else f"nats://{url}")
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
-
-
-def _nats_error() -> type[Exception]:
-    import nats.errors
-
-    error: type[Exception] = nats.errors.Error
-    return error
+            sent.append((event.idempotency_key, ack))
+        if sent:
+            _, late = await asyncio.wait([ack for _, ack in sent], timeout=ACK_TIMEOUT_SECONDS)
+            if late:
+                raise TimeoutError(
+                    f"{len(late)} of {len(sent)} events were not acknowledged in {ACK_TIMEOUT_SECONDS:g} s"
+                )
+        acks = [(key, ack.result()) for key, ack in sent]
+        return Receipts(
+            stored=tuple(key for key, ack in acks if not ack.duplicate),
+            duplicates=tuple(key for key, ack in acks if ack.duplicate),
+        )

@@ -10,8 +10,9 @@ from contextlib import contextmanager
 from queue import Empty, Queue
 from typing import Any
 
-from fleet_pipeline.events.publisher import connect
-from fleet_pipeline.events.streams import DELIBERATIONS
+from fleet_pipeline.events.connection import connect
+from fleet_pipeline.events.options import NatsOptions
+from fleet_pipeline.events.streams import OUTGOING
 
 PATIENCE_SECONDS = 10.0
 Event = tuple[str, dict[str, Any]]
@@ -19,7 +20,7 @@ Arrived = Callable[[Collection[str]], Iterator[Event]]
 
 
 @contextmanager
-def arriving(url: str) -> Iterator[Arrived]:
+def arriving(options: NatsOptions) -> Iterator[Arrived]:
     """Subscribe to completion events while the block runs.
 
     Gives a function that takes idempotency keys and yields (subject, event) of each as it comes; it
@@ -30,12 +31,12 @@ def arriving(url: str) -> Iterator[Arrived]:
     ready, stop = threading.Event(), threading.Event()
 
     async def listen() -> None:
-        async with connect(url) as connection:
+        async with connect(options) as connection:
 
             async def heard(message: Any) -> None:
                 queue.put((message.subject, json.loads(message.data)))
 
-            for subject in DELIBERATIONS.subjects:
+            for subject in OUTGOING:
                 await connection.subscribe(subject, cb=heard)
             await connection.flush()
             ready.set()

@@ -41,6 +41,9 @@ def verdict(
         "status": facts.get("status", "failed"),
         "error_message": facts.get("error_message", "no transcript was found") or None,
         "description": task.description if task else None,
+        "story_id": str(task.constraints.metadata["story_id"])
+        if task and "story_id" in task.constraints.metadata
+        else None,
         "winner_agent_id": best.get("agent_id"),
         "winner_score": best.get("score"),
         "winner_text": best.get("text"),

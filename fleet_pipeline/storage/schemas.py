@@ -132,6 +132,7 @@ DELIBERATIONS = _schema(
         "status": ("text", "completed, failed or timeout."),
         "error_message": ("text", "Why it failed or timed out."),
         "description": ("text", "The task's description."),
+        "story_id": ("text", "The story that the task belongs to, where its metadata says so."),
         "winner_agent_id": ("text", "Author of the winning proposal."),
         "winner_score": ("float", "Its score."),
         "winner_text": ("text", "The winning proposal."),

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fleet_pipeline.defs.sensors import completions, merge, read_verdicts
-from fleet_pipeline.events.publisher import BrokerUnavailable, connect
+from fleet_pipeline.events.connection import BrokerUnavailable, connect
+from fleet_pipeline.events.options import NatsOptions
 from fleet_pipeline.events.streams import DELIBERATIONS
-from fleet_pipeline.settings import NatsSettings
 from fleet_pipeline_tests.defs.test_run import Pipeline, put_described, silent_for
 
 
@@ -28,7 +28,7 @@ def tick(pipeline: Pipeline, url: str | None, cursor: str | None) -> tuple[str, 
     context = dg.build_sensor_context(
         instance=pipeline.instance,
         cursor=cursor,
-        resources={"nats": NatsSettings(url=url)},
+        resources={"nats": NatsOptions(url=url)},
     )
     result = completions.evaluate_tick(context)
     return result.skip_message, result.cursor
@@ -36,7 +36,7 @@ def tick(pipeline: Pipeline, url: str | None, cursor: str | None) -> tuple[str, 
 
 def messages(url: str) -> list[dict]:
     async def read() -> list[dict]:
-        async with connect(url) as connection:
+        async with connect(NatsOptions(url=url)) as connection:
             jetstream = connection.jetstream()
             state = (await jetstream.stream_info(DELIBERATIONS.name)).state
             numbers = range(1, state.messages + 1)
@@ -45,12 +45,13 @@ def messages(url: str) -> list[dict]:
     return asyncio.run(read())
 
 
-def test_every_verdict_good_or_bad_becomes_one_event(pipeline: Pipeline, nats_url: str) -> None:
+def test_every_verdict_good_or_bad_is_announced_once_with_its_seats(pipeline: Pipeline, nats_url: str) -> None:
     keys = put_described(pipeline, "good1", "bad", "good2")
     pipeline.answer = silent_for("bad")
     pipeline.run(keys)
     said, cursor = tick(pipeline, nats_url, None)
-    assert "published 3 events" in said
+    # Three seats, the deliberation, and for the good ones the orchestrator's word.
+    assert "published 14 events" in said
     events = messages(nats_url)
     assert {event["payload"]["deliberation_id"]: event["event_type"] for event in events} == {
         "good1.dev": "deliberation.completed",
@@ -67,7 +68,7 @@ def test_a_crash_between_publish_and_cursor_sends_again_and_the_broker_drops_it(
     pipeline.run(pipeline.put("a", "b"))
     tick(pipeline, nats_url, None)
     said, _ = tick(pipeline, nats_url, None)  # the cursor was lost with the crash
-    assert said == "published 0 events; the broker knew 2 more already"
+    assert said == "published 0 events; the broker knew 10 more already"
     assert len(messages(nats_url)) == 2
 
 
@@ -76,7 +77,7 @@ def test_with_the_broker_down_the_cursor_stays_and_events_follow_when_it_is_back
     with pytest.raises(BrokerUnavailable):
         tick(pipeline, "nats://127.0.0.1:1", None)
     said, _ = tick(pipeline, nats_url, None)
-    assert "published 1 events" in said
+    assert "published 5 events" in said
 
 
 def test_without_a_broker_the_tick_says_how_to_name_one(pipeline: Pipeline) -> None:
@@ -114,7 +115,7 @@ def test_more_verdicts_than_a_page_are_announced_in_one_tick(pipeline: Pipeline,
     monkeypatch.setattr("fleet_pipeline.defs.sensors.read_verdicts.__defaults__", (2,))
     pipeline.run(pipeline.put(*[f"t{n}" for n in range(7)]))
     said, _ = tick(pipeline, nats_url, None)
-    assert "published 7 events" in said
+    assert "published 35 events" in said
 
 
 def test_a_run_with_a_storage_of_its_own_is_announced_from_there(pipeline: Pipeline, nats_url: str, tmp_path) -> None:

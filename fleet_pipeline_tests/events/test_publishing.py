@@ -8,10 +8,13 @@ from datetime import UTC, datetime
 
 import pytest
 
-from fleet_pipeline.events.completions import completion_event
+from fleet_pipeline.events.completions import deliberation_events
+from fleet_pipeline.events.connection import BrokerUnavailable, connect
 from fleet_pipeline.events.embedded import embedded_server
-from fleet_pipeline.events.publisher import BrokerUnavailable, Receipts, check, connect, publish, without_secrets
-from fleet_pipeline.events.streams import DELIBERATIONS, STREAMS
+from fleet_pipeline.events.envelope import Envelope
+from fleet_pipeline.events.options import NatsOptions, without_secrets
+from fleet_pipeline.events.publisher import Receipts, check, publish
+from fleet_pipeline.events.streams import DELIBERATIONS, OUTGOING, PLANS, RESPONSES, STREAMS, StreamMismatch
 from fleet_pipeline.events.subscriber import arriving
 
 NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
@@ -21,7 +24,7 @@ def verdict(status: str = "completed", **changes) -> dict:
     row = {
         "deliberation_id": "t1.dev", "task_id": "t1", "role": "DEV", "status": status, "error_message": None,
         "winner_agent_id": "agent-dev-002", "winner_score": 0.7, "num_agents": 3, "finished_at": NOON, "wall_s": 1.5,
-        "fingerprint": "f00d", "run_id": "run",
+        "fingerprint": "f00d", "run_id": "run", "model": "m", "story_id": "story-1",
     }  # fmt: skip
     return row | changes
 
@@ -29,13 +32,26 @@ def verdict(status: str = "completed", **changes) -> dict:
 def seat(number: int, text: str | None = "a proposal") -> dict:
     return {
         "agent_id": f"agent-dev-{number:03d}", "role": "DEV", "text": text, "rank": number if text else None,
-        "score": 0.7, "model": "m", "completion_tokens": 9,
+        "score": 0.7, "model": "m", "completion_tokens": 9, "perspective": "simplicity",
         "error_type": None if text else "empty", "error_message": None if text else "empty answer",
     }  # fmt: skip
 
 
-def event(max_bytes: int = 1_000_000, **changes):
-    return completion_event(verdict(**changes), [seat(2), seat(1), seat(3, None)], "/s/t1.dev.parquet", max_bytes)
+SEATS = [seat(2), seat(1), seat(3, None)]
+
+
+def events(seats: list[dict] = SEATS, max_bytes: int = 1_000_000, **changes) -> list[Envelope]:
+    return list(deliberation_events(verdict(**changes), seats, "/s/t1.dev.parquet", max_bytes))
+
+
+def event(seats: list[dict] = SEATS, max_bytes: int = 1_000_000, **changes) -> Envelope:
+    """The deliberation's own."""
+    (own,) = (found for found in events(seats, max_bytes, **changes) if found.event_type.startswith("deliberation."))
+    return own
+
+
+def options(url: str) -> NatsOptions:
+    return NatsOptions(url=url)
 
 
 def test_a_completion_event_has_the_original_s_fields_and_the_winner() -> None:
@@ -72,8 +88,8 @@ def test_texts_that_are_too_large_are_replaced_by_where_they_are() -> None:
 
 def test_events_are_stored_once_however_often_they_are_sent(nats_url: str) -> None:
     done, failed = event(), event(status="failed")
-    assert publish(nats_url, lambda _: [done]) == Receipts(stored=(done.idempotency_key,))
-    assert publish(nats_url, lambda _: [event(run_id="another"), failed]) == Receipts(
+    assert publish(options(nats_url), lambda _: [done]) == Receipts(stored=(done.idempotency_key,))
+    assert publish(options(nats_url), lambda _: [event(run_id="another"), failed]) == Receipts(
         stored=(failed.idempotency_key,), duplicates=(done.idempotency_key,)
     )
     assert stored(nats_url) == ["deliberation.completed", "deliberation.failed"]
@@ -81,13 +97,13 @@ def test_events_are_stored_once_however_often_they_are_sent(nats_url: str) -> No
 
 def test_a_result_that_was_scored_anew_is_another_event() -> None:
     keys = {event().idempotency_key, event(winner_agent_id="agent-dev-001").idempotency_key}
-    other_score = completion_event(verdict(), [seat(2) | {"score": 0.1}, seat(1), seat(3, None)], "/s", 1_000_000)
+    other_score = event([seat(2) | {"score": 0.1}, seat(1), seat(3, None)])
     assert len(keys | {other_score.idempotency_key}) == 3
 
 
 def stored(url: str) -> list[str]:
     async def subjects() -> list[str]:
-        async with connect(url) as connection:
+        async with connect(options(url)) as connection:
             jetstream = connection.jetstream()
             info = await jetstream.stream_info(DELIBERATIONS.name)
             numbers = range(1, info.state.messages + 1)
@@ -96,27 +112,88 @@ def stored(url: str) -> list[str]:
     return asyncio.run(subjects())
 
 
-def test_streams_are_created_as_declared_when_absent_and_left_alone_when_present(nats_url: str) -> None:
-    async def configured(name: str):
-        async with connect(nats_url) as connection:
-            return (await connection.jetstream().stream_info(name)).config
+async def configuration(url: str, name: str):
+    async with connect(options(url)) as connection:
+        return (await connection.jetstream().stream_info(name)).config
 
-    async def change(name: str) -> None:
-        async with connect(nats_url) as connection:
-            config = (await connection.jetstream().stream_info(name)).config
-            config.max_msgs = 7
-            await connection.jetstream().update_stream(config)
 
-    check(nats_url)
+async def changed(url: str, name: str, **fields) -> None:
+    async with connect(options(url)) as connection:
+        config = (await connection.jetstream().stream_info(name)).config
+        for field, value in fields.items():
+            setattr(config, field, value)
+        await connection.jetstream().update_stream(config)
+
+
+async def made(url: str, **fields) -> None:
+    async with connect(options(url)) as connection:
+        await connection.jetstream().add_stream(**fields)
+
+
+def test_streams_are_created_as_declared_when_absent(nats_url: str) -> None:
+    assert check(options(nats_url)) == []
     for stream in STREAMS:
-        config = asyncio.run(configured(stream.name))
+        config = asyncio.run(configuration(nats_url, stream.name))
         assert tuple(config.subjects) == stream.subjects
         assert config.max_age == stream.max_age_seconds
         assert config.duplicate_window == stream.duplicate_window_seconds
         assert config.storage == "file"
-        asyncio.run(change(stream.name))
-        check(nats_url)
-        assert asyncio.run(configured(stream.name)).max_msgs == 7
+    assert check(options(nats_url)) == []
+
+
+def test_a_stream_that_is_there_is_left_alone_and_what_differs_is_said(nats_url: str) -> None:
+    check(options(nats_url))
+    asyncio.run(changed(nats_url, DELIBERATIONS.name, max_msgs=7))
+    assert check(options(nats_url)) == ["stream DELIBERATIONS: max_msgs is 7 on the server, 1e+06 here"]
+    assert asyncio.run(configuration(nats_url, DELIBERATIONS.name)).max_msgs == 7
+
+
+def test_a_stream_that_would_lose_a_subject_is_an_error_that_says_how_to_mend_it(nats_url: str) -> None:
+    asyncio.run(made(nats_url, name=DELIBERATIONS.name, subjects=["deliberation.completed"]))
+    with pytest.raises(StreamMismatch, match=r"DELIBERATIONS .* does not take deliberation.failed .*stream edit"):
+        publish(options(nats_url), lambda _: [event()])
+
+
+def test_a_stream_of_another_name_that_takes_the_subjects_is_good_enough(nats_url: str) -> None:
+    asyncio.run(made(nats_url, name="EVERYTHING", subjects=["agent.>", "planning.*.approved"]))
+    remarks = check(options(nats_url))
+    assert f"{', '.join(PLANS.needs)} go to stream EVERYTHING, not {PLANS.name}" in remarks
+    assert any(remark.endswith(f"not {RESPONSES.name}") for remark in remarks)
+    failed = [found for found in events() if found.event_type == "agent.response.failed"]
+    assert publish(options(nats_url), lambda _: failed).stored == (failed[0].idempotency_key,)
+
+
+def test_a_finished_deliberation_is_announced_with_each_response_and_the_orchestrator_s_word() -> None:
+    found = events()
+    assert [one.event_type for one in found] == [
+        "agent.response.completed", "agent.response.completed", "agent.response.failed", "deliberation.completed",
+        "orchestration.deliberation.completed",
+    ]  # fmt: skip
+    assert {one.event_type for one in found} <= set(OUTGOING)
+    assert len({one.idempotency_key for one in found}) == 5
+    assert [one.idempotency_key for one in events(run_id="again")] == [one.idempotency_key for one in found]
+    assert {one.correlation_id for one in found} == {"t1"}
+    assert [one.event_type for one in events(status="timeout")][3:] == ["deliberation.timeout"]
+
+
+def test_events_have_the_fields_that_consumers_of_the_original_read() -> None:
+    completed, _, failed, _, orchestration = (one.payload for one in events())
+    assert set(completed) >= {
+        "task_id", "agent_id", "role", "proposal", "status", "duration_ms", "timestamp", "model", "diversity", "num_agents",
+    }  # fmt: skip
+    assert set(completed["proposal"]) >= {"content", "author_id", "author_role", "model", "tokens"}
+    assert set(failed) >= {"task_id", "agent_id", "role", "status", "error", "error_type", "duration_ms", "timestamp"}
+    assert (completed["status"], failed["status"], failed["error"]) == ("completed", "failed", "empty answer")
+    assert set(orchestration) >= {"event_type", "story_id", "task_id", "decisions", "timestamp"}
+    assert isinstance(orchestration["timestamp"], float)
+    assert [decision["agent_id"] for decision in orchestration["decisions"]] == ["agent-dev-001", "agent-dev-002"]
+
+
+def test_a_thousand_events_are_under_way_at_once_and_all_acknowledged(nats_url: str) -> None:
+    many = [found for n in range(200) for found in events(deliberation_id=f"t{n}.dev", task_id=f"t{n}")]
+    receipts = publish(options(nats_url), lambda _: many)
+    assert len(receipts.stored) == len(many) == 1_000
+    assert len(publish(options(nats_url), lambda _: many).duplicates) == 1_000
 
 
 @pytest.mark.timeout(30)
@@ -124,14 +201,14 @@ def test_no_broker_is_an_error_in_seconds_that_names_the_place_without_its_passw
     with embedded_server() as url:
         gone = url
     with pytest.raises(BrokerUnavailable, match="NATS at nats://127.0.0.1") as caught:
-        publish(gone.replace("nats://", "nats://user:hunter2@"), lambda _: [event()])
+        publish(options(gone.replace("nats://", "nats://user:hunter2@")), lambda _: [event()])
     assert "hunter2" not in str(caught.value)
     assert without_secrets("nats://user:hunter2@host:4222") == "nats://host:4222"
 
 
 def test_watchers_see_events_arrive(nats_url: str) -> None:
-    with arriving(nats_url) as arrived:
-        publish(nats_url, lambda _: [event(), event(status="failed"), event(status="timeout")])
+    with arriving(options(nats_url)) as arrived:
+        publish(options(nats_url), lambda _: [event(), event(status="failed"), event(status="timeout")])
         seen = list(arrived([event().idempotency_key, event(status="timeout").idempotency_key]))
     assert [subject for subject, _ in seen] == ["deliberation.completed", "deliberation.timeout"]
     assert seen[0][1]["payload"]["deliberation_id"] == "t1.dev"

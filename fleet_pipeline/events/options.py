@@ -1,0 +1,75 @@
+"""How the broker is reached, and as whom."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+
+
+class NatsOptions(BaseModel):
+    """Where events go and come from. Nothing is sent, and no request taken, without a URL.
+
+    Secrets are masked wherever the settings are shown, and are never part of a run's record. Where a
+    file can hold one, name the file.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    url: str | None = Field(
+        default=None, repr=False, description="nats://host:port, or tls://host:port; several with commas."
+    )
+    user: str | None = Field(default=None, description="User name, with a password.")
+    password: SecretStr | None = Field(default=None, description="Its password.")
+    token: SecretStr | None = Field(default=None, description="A token instead of user and password.")
+    credentials_file: str | None = Field(default=None, description="A .creds file: user JWT and NKey seed.")
+    nkey_seed_file: str | None = Field(default=None, description="A file with an NKey seed.")
+    tls_ca_file: str | None = Field(default=None, description="Certificates to trust; the system's when absent.")
+    tls_cert_file: str | None = Field(default=None, description="Certificate that the broker may ask for.")
+    tls_key_file: str | None = Field(default=None, description="Its key.")
+
+    @field_validator("url")
+    @classmethod
+    def _can_be_parsed(cls, value: str | None) -> str | None:
+        if not value:
+            return None
+        for server in value.split(","):
+            try:
+                parts = urlsplit(server.strip())
+                if not parts.hostname or parts.port == 0 or parts.scheme not in ("nats", "tls", "ws", "wss"):
+                    raise ValueError
+            except ValueError:
+                raise ValueError("expected a URL such as nats://host:4222") from None
+        return value
+
+    @field_validator("credentials_file", "nkey_seed_file", "tls_ca_file", "tls_cert_file", "tls_key_file")
+    @classmethod
+    def _is_there(cls, value: str | None) -> str | None:
+        if value is not None and not Path(value).is_file():
+            raise ValueError(f"{value} is not a file")
+        return value
+
+    @model_validator(mode="after")
+    def _one_way_in(self) -> NatsOptions:
+        ways = [name for name in ("user", "token", "credentials_file", "nkey_seed_file") if getattr(self, name)]
+        if len(ways) > 1:
+            raise ValueError(f"{' and '.join(ways)} are given; one of them is enough")
+        if bool(self.user) != bool(self.password):
+            raise ValueError("user and password belong together")
+        if self.tls_key_file and not self.tls_cert_file:
+            raise ValueError("tls_key_file belongs to a tls_cert_file")
+        return self
+
+    @property
+    def servers(self) -> list[str]:
+        return [server.strip() for server in (self.url or "").split(",") if server.strip()]
+
+
+def without_secrets(url: str) -> str:
+    """A URL, or several with commas, as logs may show it."""
+    shown = []
+    for server in url.split(","):
+        parts = urlsplit(server.strip() if "://" in server else f"nats://{server.strip()}")
+        shown.append(f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}")
+    return ",".join(shown)
