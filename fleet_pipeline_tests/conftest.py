@@ -10,6 +10,7 @@ import dagster as dg
 import pytest
 
 from fleet_pipeline.deliberation.prompts import Phase
+from fleet_pipeline.events.embedded import embedded_server
 from fleet_pipeline.inference.scripted import echo
 from fleet_pipeline.inference.vllm import VllmConfig, VllmEngine
 from fleet_pipeline.models.registry import RANDOM_TINY, resolve
@@ -48,8 +49,12 @@ def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
 @pytest.fixture
 def nats_url() -> Iterator[str]:
     """A real nats-server with JetStream, of this test alone."""
-    from fleet_pipeline.events.embedded import embedded_server
+    with embedded_server() as url:
+        yield url
 
+
+@pytest.fixture
+def another_nats_url() -> Iterator[str]:
     with embedded_server() as url:
         yield url
 

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import json
+import re
+from datetime import UTC, datetime, timedelta
 
 import click
 
-from fleet_pipeline.cli.common import flags, json_option
+from fleet_pipeline.cli.common import flags, json_option, storage_option
 from fleet_pipeline.deliberation.errors import InvalidInput
+from fleet_pipeline.events.options import NatsOptions
+from fleet_pipeline.events.publisher import Receipts
 from fleet_pipeline.reports.text import printable
-from fleet_pipeline.settings import load_settings
+from fleet_pipeline.settings import Settings, load_settings
+from fleet_pipeline.storage.store import Store
+
+_nats = click.option("--nats", metavar="URL", help="The broker; nats.url of the settings where absent.")
+_since = click.option(
+    "--since", metavar="TIME", help="Finished since then: 2026-11-20, 2026-11-20T08:00, 90m, 12h or 7d."
+)
 
 
 @click.group()
@@ -18,7 +28,7 @@ def events() -> None:
 
 
 @events.command()
-@click.option("--nats", metavar="URL", help="The broker; nats.url of the settings where absent.")
+@_nats
 @json_option
 def check(nats: str | None, as_json: bool) -> None:
     """Make the streams that are absent, and say what differs from those declared.
@@ -33,17 +43,114 @@ def check(nats: str | None, as_json: bool) -> None:
     from fleet_pipeline.events.publisher import check as check_broker
     from fleet_pipeline.events.streams import STREAMS
 
-    broker = load_settings(flags(nats__url=nats)).nats
-    if broker.url is None:
-        raise InvalidInput("no broker is configured: --nats URL, FLEET_NATS__URL, or nats.url in fleet.toml")
+    broker = _broker(load_settings(flags(nats__url=nats)))
     remarks = check_broker(broker)
     if as_json:
         streams = {stream.name: list(stream.subjects) for stream in STREAMS}
         click.echo(
-            json.dumps({"broker": without_secrets(broker.url), "streams": streams, "remarks": remarks}, indent=2)
+            json.dumps({"broker": without_secrets(broker.url or ""), "streams": streams, "remarks": remarks}, indent=2)
         )
         return
     for stream in STREAMS:
         click.echo(f"{stream.name:<22} {', '.join(stream.subjects)}")
     for remark in remarks:
         click.echo(printable(f"note: {remark}"))
+
+
+@events.command()
+@click.argument("event_type", required=False)
+def schema(event_type: str | None) -> None:
+    """Print the JSON Schema of an event, or of all by their types.
+
+    \b
+    fleet events schema deliberation.completed
+    fleet events schema | jq keys
+    """
+    from fleet_pipeline.events.payloads import schemas
+
+    known = schemas()
+    if event_type is not None and event_type not in known:
+        raise InvalidInput(f"no event {event_type!r}; there are {', '.join(known)}")
+    click.echo(json.dumps(known[event_type] if event_type else known, indent=2))
+
+
+@events.command()
+@click.argument("deliberation_ids", nargs=-1)
+@_since
+@storage_option
+@_nats
+@json_option
+def replay(
+    deliberation_ids: tuple[str, ...], since: str | None, storage: str | None, nats: str | None, as_json: bool
+) -> None:
+    """Send events again from the results on disk, under their own idempotency keys.
+
+    Of the deliberations named, or of those finished since a time. What the broker has sent within the hour it
+    drops; older ones it stores again, and consumers know them by their keys. To fill gaps alone, use reconcile.
+
+    \b
+    fleet events replay rate-limiter.dev rate-limiter.qa
+    fleet events replay --since 12h --nats nats://broker:4222
+    """
+    from fleet_pipeline.defs.announcements import finished_keys
+    from fleet_pipeline.defs.announcements import replay as send_again
+
+    settings = load_settings(flags(storage=storage, nats__url=nats))
+    store, broker = Store(settings.storage), _broker(settings)
+    if not deliberation_ids and since is None:
+        raise InvalidInput("name deliberations, or a time with --since; `fleet events reconcile` sends what is missing")
+    known = finished_keys(store, _moment(since))
+    if unknown := [key for key in deliberation_ids if key not in known]:
+        raise InvalidInput(f"no finished deliberation {', '.join(unknown[:5])} in {settings.storage}")
+    keys = list(deliberation_ids) or known
+    _report(send_again(store, broker, keys), len(keys), as_json)
+
+
+@events.command()
+@_since
+@storage_option
+@_nats
+@json_option
+def reconcile(since: str | None, storage: str | None, nats: str | None, as_json: bool) -> None:
+    """Compare the results on disk with the streams, and send the events that are missing there.
+
+    After a broker has lost data, or a sensor its cursor. Events that the streams have let go by age are
+    missing too: name a time that is younger than their limit (7 days for agent responses).
+
+    \b
+    fleet events reconcile --since 7d
+    """
+    from fleet_pipeline.defs.announcements import finished_keys
+    from fleet_pipeline.defs.announcements import reconcile as send_missing
+
+    settings = load_settings(flags(storage=storage, nats__url=nats))
+    store, broker = Store(settings.storage), _broker(settings)
+    keys = finished_keys(store, _moment(since or "7d"))
+    _report(send_missing(store, broker, keys), len(keys), as_json)
+
+
+def _broker(settings: Settings) -> NatsOptions:
+    if settings.nats.url is None:
+        raise InvalidInput("no broker is configured: --nats URL, FLEET_NATS__URL, or nats.url in fleet.toml")
+    return settings.nats
+
+
+def _moment(text: str | None) -> datetime | None:
+    if text is None:
+        return None
+    if age := re.fullmatch(r"(\d{1,6})([mhd])", text):
+        unit = {"m": "minutes", "h": "hours", "d": "days"}[age[2]]
+        return datetime.now(UTC) - timedelta(**{unit: int(age[1])})
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise InvalidInput(f"--since {text}: expected a time such as 2026-11-20T08:00, or an age such as 12h") from None
+    return moment if moment.tzinfo else moment.astimezone()
+
+
+def _report(receipts: Receipts, deliberations: int, as_json: bool) -> None:
+    sent, known = len(receipts.stored), len(receipts.duplicates)
+    if as_json:
+        click.echo(json.dumps({"deliberations": deliberations, "sent": sent, "known_to_the_broker": known}, indent=2))
+    else:
+        click.echo(f"{sent} events of {deliberations} deliberations sent, {known} known to the broker")

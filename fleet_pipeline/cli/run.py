@@ -93,11 +93,12 @@ def _run(settings: Settings, read: Backlog, broker: NatsOptions, as_json: bool, 
 
     from fleet_pipeline import runs
     from fleet_pipeline.events.publisher import check
+    from fleet_pipeline.events.streams import ANNOUNCING
     from fleet_pipeline.events.subscriber import arriving
     from fleet_pipeline.reports.terminal import ProgressLine, run_table
 
     if broker.url:
-        for remark in check(broker):
+        for remark in check(broker, ANNOUNCING):
             click.echo(f"NATS: {remark}", terminal.err)
     runs.instance_home()
     unannounced = ""

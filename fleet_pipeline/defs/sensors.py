@@ -5,31 +5,21 @@ events are sent again, under the same ids, and none is lost.
 """
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import TypeVar
 
 import dagster as dg
 
+from fleet_pipeline.defs.announcements import Judged, events
 from fleet_pipeline.defs.verdicts import STORAGE
-from fleet_pipeline.events.completions import deliberation_events
-from fleet_pipeline.events.envelope import Envelope
 from fleet_pipeline.events.options import NatsOptions
 from fleet_pipeline.events.publisher import Receipts, publish
-from fleet_pipeline.storage.store import Store
-from fleet_pipeline.storage.tables import read_rows, table_path
 
 T = TypeVar("T")
 VERDICTS = dg.AssetKey("deliberations")
 PAGE = 100
 # Dagster ends a tick after 60 s, and a tick that is ended keeps nothing of what it did.
 TICK_SECONDS = 40.0
-
-
-class Judged(NamedTuple):
-    """A verdict in the event log: which deliberation, and the storage its run wrote to."""
-
-    key: str
-    storage: str
 
 
 def read_verdicts(instance: dg.DagsterInstance, cursor: int, limit: int = PAGE) -> tuple[list[Judged], int]:
@@ -64,23 +54,6 @@ def merge(logs: Sequence[Sequence[tuple[int, T]]], cursor: int, limit: int) -> t
     end = min(full) if full else max((position for log in logs for position, _ in log), default=cursor)
     entries = sorted((entry for log in logs for entry in log if entry[0] <= end), key=lambda entry: entry[0])
     return list(dict.fromkeys(found for _, found in entries)), end
-
-
-def events(verdicts: Sequence[Judged], max_bytes: int) -> Iterator[Envelope]:
-    """The completion events of deliberations as they stand on disk; pruned ones have none."""
-    for key, storage in verdicts:
-        store = Store(storage)
-        verdict = read_rows(store, "deliberations", key)
-        if verdict is None or not verdict.num_rows:
-            continue
-        seats = read_rows(store, "proposals", key)
-        yield from deliberation_events(
-            verdict.to_pylist()[0],
-            seats.to_pylist() if seats is not None else [],
-            store.full_path(table_path("proposals", key)),
-            # Headers and protocol take room in the payload limit as well.
-            max_bytes - 1_024,
-        )
 
 
 def announce(instance: dg.DagsterInstance, nats: NatsOptions, cursor: int) -> tuple[Receipts, int]:

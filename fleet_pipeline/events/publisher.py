@@ -10,7 +10,7 @@ from typing import Any
 from fleet_pipeline.events.connection import ask, connect
 from fleet_pipeline.events.envelope import Envelope
 from fleet_pipeline.events.options import NatsOptions
-from fleet_pipeline.events.streams import ensure_streams
+from fleet_pipeline.events.streams import ANNOUNCING, STREAMS, Stream, ensure_streams
 
 ACK_TIMEOUT_SECONDS = 10.0
 # Events under way without an ack. Each may be a megabyte.
@@ -40,23 +40,23 @@ def publish(options: NatsOptions, make_events: MakeEvents) -> Receipts:
     return ask(options, _publish(options, make_events))
 
 
-def check(options: NatsOptions) -> list[str]:
-    """Make sure that the broker answers and has the streams; returns what differs without harm.
+def check(options: NatsOptions, streams: tuple[Stream, ...] = STREAMS) -> list[str]:
+    """Make sure that the broker answers and has `streams`; returns what differs without harm.
 
     Raises `BrokerUnavailable` and `StreamMismatch`.
     """
-    return ask(options, _check(options))
+    return ask(options, _check(options, streams))
 
 
-async def _check(options: NatsOptions) -> list[str]:
+async def _check(options: NatsOptions, streams: tuple[Stream, ...]) -> list[str]:
     async with connect(options) as connection:
-        return await ensure_streams(connection.jetstream())
+        return await ensure_streams(connection.jetstream(), streams)
 
 
 async def _publish(options: NatsOptions, make_events: MakeEvents) -> Receipts:
     async with connect(options) as connection:
         jetstream = connection.jetstream(publish_async_max_pending=MOST_PENDING)
-        await ensure_streams(jetstream)
+        await ensure_streams(jetstream, ANNOUNCING)
         sent: list[tuple[str, asyncio.Future[Any]]] = []
         for event in make_events(connection.max_payload):
             ack = await jetstream.publish_async(

@@ -44,8 +44,10 @@ ORCHESTRATION = Stream(
     "ORCHESTRATOR_EVENTS", ("orchestration.>",), ("orchestration.deliberation.completed",), 7 * DAY, 1_000_000
 )
 POISON = Stream("FLEET_POISON", ("fleet.poison.>",), ("fleet.poison.request", "fleet.poison.plan"), 30 * DAY, 100_000)
-OUTGOING = (*DELIBERATIONS.needs, *RESPONSES.needs, *ORCHESTRATION.needs)
-STREAMS = (DELIBERATIONS, REQUESTS, PLANS, RESPONSES, ORCHESTRATION, POISON)
+# What whoever announces needs: it may have no right to look at the others.
+ANNOUNCING = (DELIBERATIONS, RESPONSES, ORCHESTRATION)
+OUTGOING = tuple(subject for stream in ANNOUNCING for subject in stream.needs)
+STREAMS = (*ANNOUNCING, REQUESTS, PLANS, POISON)
 
 
 async def ensure_streams(jetstream: Any, streams: tuple[Stream, ...] = STREAMS) -> list[str]:

@@ -7,7 +7,11 @@ import json
 from datetime import UTC, datetime
 
 import pytest
+from click.testing import CliRunner
+from jsonschema import Draft202012Validator
+from jsonschema import ValidationError as JsonSchemaError
 
+from fleet_pipeline.cli import main
 from fleet_pipeline.events.completions import deliberation_events
 from fleet_pipeline.events.connection import BrokerUnavailable, connect
 from fleet_pipeline.events.embedded import embedded_server
@@ -187,6 +191,33 @@ def test_events_have_the_fields_that_consumers_of_the_original_read() -> None:
     assert set(orchestration) >= {"event_type", "story_id", "task_id", "decisions", "timestamp"}
     assert isinstance(orchestration["timestamp"], float)
     assert [decision["agent_id"] for decision in orchestration["decisions"]] == ["agent-dev-001", "agent-dev-002"]
+
+
+def test_every_event_is_what_its_published_schema_says() -> None:
+    printed = CliRunner().invoke(main, ["events", "schema"])
+    known = json.loads(printed.stdout)
+    assert set(known) == set(OUTGOING)
+    sent = [
+        *events(),
+        *events(status="failed"),
+        *events(status="timeout", finished_at=None, wall_s=None, winner_agent_id=None),
+    ]
+    sent += events([seat(1) | {"score": None, "rank": 1}], max_bytes=10)
+    for one in sent:
+        Draft202012Validator.check_schema(known[one.event_type])
+        Draft202012Validator(known[one.event_type]).validate(json.loads(one.model_dump_json()))
+
+
+def test_a_schema_refuses_what_lacks_a_field_that_consumers_read() -> None:
+    (own,) = (one for one in events() if one.event_type == "deliberation.completed")
+    document = json.loads(own.model_dump_json())
+    schema = json.loads(CliRunner().invoke(main, ["events", "schema", own.event_type]).stdout)
+    del document["payload"]["results"][0]["proposal"]["content"]
+    with pytest.raises(JsonSchemaError, match="content"):
+        Draft202012Validator(schema).validate(document)
+    unknown = CliRunner().invoke(main, ["events", "schema", "deliberation.begun"])
+    assert unknown.exit_code == 2
+    assert "there are agent.response.completed" in unknown.stderr
 
 
 def test_a_thousand_events_are_under_way_at_once_and_all_acknowledged(nats_url: str) -> None:

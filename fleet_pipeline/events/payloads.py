@@ -1,0 +1,140 @@
+"""What each kind of event holds: the fields of the original system, and what they lacked.
+
+Models for consumers: `schemas` makes JSON Schemas of them, and a test holds every event that is sent
+against its own. A field that consumers read is never taken away or given another meaning within a
+schema version; new ones may be added.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from fleet_pipeline.events.envelope import Envelope
+
+
+class _Payload(BaseModel):
+    # Consumers must let fields pass that they do not know.
+    model_config = ConfigDict(extra="allow")
+
+    task_id: str
+    deliberation_id: str = Field(description="`<task_id>.<role in lower case>`.")
+
+
+class Proposal(BaseModel):
+    """What one agent proposes."""
+
+    content: str | None = Field(description="Null where the event would be too large: see proposals_file.")
+    author_id: str
+    author_role: str
+    model: str | None
+    tokens: int | None = Field(description="Tokens generated, all phases.")
+
+
+class Result(BaseModel):
+    """A proposal with its place in the council."""
+
+    agent_id: str
+    role: str
+    proposal: Proposal
+    score: float | None = Field(description="0 to 1.")
+    rank: int | None = Field(description="From 1; equals share a rank.")
+    duration_ms: int | None
+    timestamp: datetime | None
+
+
+class FailedAgent(BaseModel):
+    agent_id: str
+    error: str
+    timestamp: datetime | None
+
+
+class _WithTexts(_Payload):
+    proposals_file: str = Field(description="The Parquet file with all proposals.")
+    texts_included: bool
+
+
+class _Response(_WithTexts):
+    agent_id: str
+    role: str
+    duration_ms: int | None = Field(description="Of the whole deliberation.")
+    timestamp: datetime | None
+    model: str | None
+    diversity: bool
+    num_agents: int | None
+
+
+class AgentResponseCompleted(_Response):
+    """A seat's final proposal."""
+
+    status: Literal["completed"]
+    proposal: Proposal
+
+
+class AgentResponseFailed(_Response):
+    """A seat without a proposal."""
+
+    status: Literal["failed"]
+    error: str | None
+    error_type: str | None = Field(description="overlong, empty, cut_off, engine or deadline.")
+
+
+class DeliberationEnded(_WithTexts):
+    """A deliberation's end, with whatever results there are."""
+
+    role: str
+    status: Literal["completed", "failed", "timeout"]
+    error: str | None
+    winner_id: str | None
+    winner_score: float | None
+    results: list[Result]
+    failed_agents: list[FailedAgent]
+    total_agents: int | None
+    successful_responses: int
+    failed_responses: int
+    duration_ms: int | None
+    completed_at: datetime | None
+    timestamp: datetime | None
+    run_id: str
+
+
+class OrchestrationDeliberationCompleted(_WithTexts):
+    """The decisions, best first."""
+
+    event_type: Literal["orchestration.deliberation.completed"]
+    story_id: str | None
+    decisions: list[Result]
+    timestamp: float | None = Field(description="Seconds since the epoch.")
+
+
+PAYLOADS: dict[str, type[_Payload]] = {
+    "agent.response.completed": AgentResponseCompleted,
+    "agent.response.failed": AgentResponseFailed,
+    "deliberation.completed": DeliberationEnded,
+    "deliberation.failed": DeliberationEnded,
+    "deliberation.timeout": DeliberationEnded,
+    "orchestration.deliberation.completed": OrchestrationDeliberationCompleted,
+}
+
+
+def schemas() -> dict[str, Any]:
+    """The JSON Schema (2020-12) of each event's whole envelope, by event type."""
+    return {event_type: _schema(event_type, payload) for event_type, payload in PAYLOADS.items()}
+
+
+def _schema(event_type: str, payload: type[_Payload]) -> dict[str, Any]:
+    envelope = Envelope.model_json_schema(mode="serialization")
+    inner = payload.model_json_schema(mode="serialization", ref_template="#/$defs/{model}")
+    definitions = inner.pop("$defs", {})
+    properties = envelope["properties"] | {"event_type": {"const": event_type}, "payload": inner}
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **envelope,
+        "title": event_type,
+        "properties": properties,
+        "required": list(properties),
+        "additionalProperties": True,
+        "$defs": definitions,
+    }
