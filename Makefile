@@ -38,7 +38,7 @@ lint: setup ## Run ruff and mypy
 lock: ## Write requirements/*.lock anew from pyproject.toml (needs uv)
 	@requirements/lock.sh
 
-model: setup ## Train fleet-tiny anew (an hour on two cores) and measure it
+model: setup ## Train fleet-tiny anew (40 minutes on two cores) and measure it
 	@.venv/bin/python -m fleet_pipeline.training make
 	@.venv/bin/python -m fleet_pipeline.training evaluate
 

@@ -8,6 +8,7 @@ import dagster as dg
 from fleet_pipeline.defs.assets import proposals
 from fleet_pipeline.defs.resources import ScoringResource, StorageResource
 from fleet_pipeline.deliberation.task import is_key
+from fleet_pipeline.storage.store import StorageError
 from fleet_pipeline.storage.tables import read_file
 
 MOST_NAMED = 50
@@ -29,7 +30,10 @@ def council_checks(
     found: dict[str, dict[str, float]] = {name: {} for name in _DESCRIPTIONS}
     looked_at = 0
     for key in _keys(context, store.names("proposals", ".parquet")):
-        read = read_file(store, "proposals", key) if is_key(key) else None
+        try:
+            read = read_file(store, "proposals", key) if is_key(key) else None
+        except StorageError:  # torn, or of an earlier version: the next run over it writes it anew
+            continue
         if read is None:
             continue
         looked_at += 1

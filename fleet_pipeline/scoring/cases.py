@@ -83,10 +83,12 @@ def score_cases(
     processes: int = 1,
 ) -> Scored:
     """Score cases given as `Case` or as plain mappings. Frames are keyed by `deliberation_id`, the place of the
-    case in `cases` as a text ("0", "1", ...). Raises `InvalidInput` for a mapping that is no case.
+    case in `cases` as a text ("0", "1", ...). Raises `InvalidInput` for a mapping that is no case, and without any case.
 
     The cases are one batch: the tasks of the others are the wrong tasks that relevance is held against.
     """
+    if not cases:
+        raise InvalidInput("there is no case to score")
     read = [case if isinstance(case, Case) else read_case(case) for case in cases]
     tasks = {str(place): _task(str(place), case) for place, case in enumerate(read)}
     rows = [

@@ -77,6 +77,7 @@ def make(model: Path, tokens: int) -> None:
     }
     for name, content in {"generation_config": generation, "training": facts}.items():
         (model / f"{name}.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    (model / "model.safetensors").chmod(0o644)  # it is written for its owner alone, and ships in a package
 
 
 @main.command()

@@ -337,6 +337,19 @@ def test_councils_that_repeat_themselves_or_miss_their_task_are_named_by_checks_
     assert {result.severity for result in found.values()} == {dg.AssetCheckSeverity.WARN}
 
 
+def test_a_torn_file_costs_the_checks_of_others_nothing(pipeline) -> None:
+    pipeline.run(pipeline.put("t1", "t2"))
+    (pipeline.storage / "proposals/t1.dev.parquet").write_bytes(b"PAR1 torn")
+    job = pipeline.definitions.resolve_implicit_global_asset_job_def().get_subset(
+        asset_check_selection={
+            dg.AssetCheckKey(dg.AssetKey("proposals"), name) for name in ("diversity", "relevance", "duplicates")
+        },
+        asset_selection=set(),
+    )
+    assert job.execute_in_process(instance=pipeline.instance, resources=None).success
+    assert check_results(pipeline)["diversity"].metadata["looked at"].value == 1
+
+
 def test_checks_of_a_sound_run_pass(pipeline) -> None:
     answers = {
         "A": "A limiter in Redis counts by tenant.",

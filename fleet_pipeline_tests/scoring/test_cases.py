@@ -97,6 +97,11 @@ def test_the_order_of_cases_and_of_their_proposals_changes_no_score() -> None:
     assert one == two
 
 
+def test_no_case_at_all_is_said() -> None:
+    with pytest.raises(InvalidInput, match="no case"):
+        score_cases([])
+
+
 def test_several_processes_give_the_same_scores_as_one() -> None:
     cases = [A_CASE | {"task": f"{A_CASE['task']} number {number}"} for number in range(2 * CHUNK)]
     one, two = score_cases(cases), score_cases(cases, processes=2)
