@@ -34,10 +34,11 @@ def score(file: str, embeddings: str | None, as_json: bool) -> None:
     fleet score proposals.json
     fleet score cases.jsonl --json | jq '.[0].proposals[] | {agent_id, score}'
     """
+    from fleet_pipeline.deliberation.entries import BadRecord
     from fleet_pipeline.reports.terminal import cases_table
     from fleet_pipeline.scoring.cases import Case, case_results, read_case, score_cases
     from fleet_pipeline.scoring.embeddings import Encoder
-    from fleet_pipeline.storage.records import BadRecord, read_cases
+    from fleet_pipeline.storage.records import read_cases
 
     settings = load_settings(flags(scoring__embeddings=embeddings))
     cases: list[Case] = []

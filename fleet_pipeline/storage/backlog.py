@@ -12,11 +12,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from fleet_pipeline.deliberation.entries import BadRecord, without_absent
 from fleet_pipeline.deliberation.errors import InvalidInput, problems
 from fleet_pipeline.deliberation.roles import Role
 from fleet_pipeline.deliberation.task import Task
 from fleet_pipeline.storage.records import (
-    BadRecord,
     Records,
     Refusal,
     csv_rows,
@@ -24,7 +24,6 @@ from fleet_pipeline.storage.records import (
     json_lines,
     parquet_rows,
     read_content,
-    without_absent,
 )
 
 _JSON_COLUMNS = ("constraints", "sampling")

@@ -9,7 +9,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import math
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -18,10 +17,10 @@ from typing import Any
 import fsspec
 import pyarrow as pa
 
+from fleet_pipeline.deliberation.entries import MAX_BYTES, BadRecord, no_repeats, parse_entry, without_absent
 from fleet_pipeline.deliberation.errors import InvalidInput
 from fleet_pipeline.storage.tables import parse_parquet
 
-MAX_BYTES = 2_000_000  # of one line
 MAX_DOCUMENT_BYTES = 50_000_000  # of one line with proposals of any length
 
 
@@ -32,12 +31,6 @@ class Refusal:
     line: int
     field: str
     error: str
-
-
-class BadRecord(Exception):
-    def __init__(self, error: str, field: str = "(whole line)") -> None:
-        super().__init__(error)
-        self.field = field
 
 
 # A record's number, and a function that parses it or raises BadRecord.
@@ -90,32 +83,7 @@ def json_document(content: bytes) -> Records:
 def json_lines(content: bytes, max_bytes: int = MAX_BYTES) -> Records:
     for number, line in enumerate(content.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
         if line.strip():
-            yield number, lambda line=line: _parse_json_line(line, max_bytes)  # type: ignore[misc]
-
-
-def _parse_json_line(line: bytes, max_bytes: int) -> Any:
-    if len(line) > max_bytes:
-        raise BadRecord(f"{len(line)} bytes long; at most {max_bytes} fit: shorten its texts")
-    try:
-        return json.loads(line.decode("utf-8"), object_pairs_hook=_no_repeats)
-    except UnicodeDecodeError as error:
-        raise BadRecord(f"not UTF-8 at byte {error.start + 1}: save the file as UTF-8") from None
-    except json.JSONDecodeError as error:
-        raise BadRecord(f"not valid JSON at column {error.colno}: {error.msg}; one JSON object a line") from None
-    except RecursionError:
-        raise BadRecord("nested too deeply") from None
-    except ValueError as error:  # numbers of thousands of digits
-        raise BadRecord(str(error)) from None
-
-
-def _no_repeats(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-    """JSON lets a field come twice and keeps the last; here nobody's words are dropped in silence."""
-    entry: dict[str, Any] = {}
-    for name, value in pairs:
-        if name in entry:
-            raise BadRecord("given twice on this line; keep one", field=name[:80])
-        entry[name] = value
-    return entry
+            yield number, lambda line=line: parse_entry(line, max_bytes)  # type: ignore[misc]
 
 
 class _Repeated(dict[str, Any]):
@@ -190,17 +158,6 @@ def parquet_rows(content: bytes) -> Records:
 
 def json_cell(name: str, cell: str) -> Any:
     try:
-        return json.loads(cell, object_pairs_hook=_no_repeats)
+        return json.loads(cell, object_pairs_hook=no_repeats)
     except (ValueError, RecursionError) as error:
         raise BadRecord(f"this column holds JSON, and it does not parse: {error}", field=name) from None
-
-
-def without_absent(value: Any) -> Any:
-    """Drop nulls and NaNs: many writers give every field of every row, whether it has a value or not."""
-    if isinstance(value, dict):
-        return {
-            name: without_absent(item)
-            for name, item in value.items()
-            if item is not None and not (isinstance(item, float) and math.isnan(item))
-        }
-    return value

@@ -1,0 +1,57 @@
+"""What somebody sends as one JSON object, read strictly: a line of a backlog, or a request.
+
+JSON lets much through that would be lost or break later: a field given twice, nesting without end,
+numbers of thousands of digits. It is refused here, in words for whoever sent it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable
+from typing import Any
+
+MAX_BYTES = 2_000_000  # of one entry
+
+
+class BadRecord(Exception):
+    def __init__(self, error: str, field: str = "(whole line)") -> None:
+        super().__init__(error)
+        self.field = field
+
+
+def parse_entry(line: bytes, max_bytes: int = MAX_BYTES) -> Any:
+    """The JSON value. Raises `BadRecord`."""
+    if len(line) > max_bytes:
+        raise BadRecord(f"{len(line)} bytes long; at most {max_bytes} fit: shorten its texts")
+    try:
+        return json.loads(line.decode("utf-8"), object_pairs_hook=no_repeats)
+    except UnicodeDecodeError as error:
+        raise BadRecord(f"not UTF-8 at byte {error.start + 1}: save the file as UTF-8") from None
+    except json.JSONDecodeError as error:
+        raise BadRecord(f"not valid JSON at column {error.colno}: {error.msg}; one JSON object a line") from None
+    except RecursionError:
+        raise BadRecord("nested too deeply") from None
+    except ValueError as error:  # numbers of thousands of digits
+        raise BadRecord(str(error)) from None
+
+
+def no_repeats(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """JSON lets a field come twice and keeps the last; here nobody's words are dropped in silence."""
+    entry: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in entry:
+            raise BadRecord("given twice on this line; keep one", field=name[:80])
+        entry[name] = value
+    return entry
+
+
+def without_absent(value: Any) -> Any:
+    """Drop nulls and NaNs: many writers give every field of every row, whether it has a value or not."""
+    if isinstance(value, dict):
+        return {
+            name: without_absent(item)
+            for name, item in value.items()
+            if item is not None and not (isinstance(item, float) and math.isnan(item))
+        }
+    return value
