@@ -22,11 +22,11 @@ from dagster._core.execution.api import execute_run
 from dagster._core.remote_origin import ManagedGrpcPythonEnvCodeLocationOrigin, RemoteJobOrigin, RemoteRepositoryOrigin
 from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 
+from fleet_pipeline.defs.announcements import Announced, announce
 from fleet_pipeline.defs.build import build_definitions
 from fleet_pipeline.defs.jobs import deliberate_job
 from fleet_pipeline.defs.partitions import register
 from fleet_pipeline.defs.progress import Progress, Report
-from fleet_pipeline.defs.sensors import announce
 from fleet_pipeline.deliberation.errors import InvalidInput
 from fleet_pipeline.deliberation.task import Task
 from fleet_pipeline.events.options import NatsOptions
@@ -102,13 +102,10 @@ def close_dead_runs(instance: dg.DagsterInstance) -> None:
 
 def announce_all(instance: dg.DagsterInstance, nats: NatsOptions, outcome: Outcome) -> Receipts:
     """Publish the verdicts of a run, as the sensor would. Raises `BrokerUnavailable`."""
-    cursor, total = outcome.last_event_before, Receipts()
-    while True:
-        receipts, following = announce(instance, nats, cursor)
-        total += receipts
-        if following == cursor:
-            return total
+    cursor, total = outcome.last_event_before, Announced()
+    while (following := announce(instance, nats, cursor, total)) != cursor:
         cursor = following
+    return total.receipts
 
 
 def verdicts(settings: Settings, outcome: Outcome) -> list[dict[str, Any]]:

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
 
 import click
 
-from fleet_pipeline.cli.common import flags, json_option, storage_option
+from fleet_pipeline.cli.common import SOME_FAILED, flags, json_option, storage_option
 from fleet_pipeline.deliberation.errors import InvalidInput
 from fleet_pipeline.events.options import NatsOptions
-from fleet_pipeline.events.publisher import Receipts
 from fleet_pipeline.reports.text import printable
 from fleet_pipeline.settings import Settings, load_settings
 from fleet_pipeline.storage.store import Store
+
+if TYPE_CHECKING:
+    from fleet_pipeline.defs.announcements import Announced
 
 _nats = click.option("--nats", metavar="URL", help="The broker; nats.url of the settings where absent.")
 _since = click.option(
@@ -92,18 +96,20 @@ def replay(
     fleet events replay rate-limiter.dev rate-limiter.qa
     fleet events replay --since 12h --nats nats://broker:4222
     """
-    from fleet_pipeline.defs.announcements import finished_keys
+    from fleet_pipeline.defs.announcements import Announced, finished_keys
     from fleet_pipeline.defs.announcements import replay as send_again
 
     settings = load_settings(flags(storage=storage, nats__url=nats))
     store, broker = Store(settings.storage), _broker(settings)
     if not deliberation_ids and since is None:
         raise InvalidInput("name deliberations, or a time with --since; `fleet events reconcile` sends what is missing")
-    known = finished_keys(store, _moment(since))
+    total = Announced()
+    known = finished_keys(store, _moment(since), total.unreadable)
     if unknown := [key for key in deliberation_ids if key not in known]:
         raise InvalidInput(f"no finished deliberation {', '.join(unknown[:5])} in {settings.storage}")
     keys = list(deliberation_ids) or known
-    _report(send_again(store, broker, keys), len(keys), as_json)
+    send_again(store, broker, keys, total)
+    _report(total, len(keys), as_json)
 
 
 @events.command()
@@ -120,13 +126,15 @@ def reconcile(since: str | None, storage: str | None, nats: str | None, as_json:
     \b
     fleet events reconcile --since 7d
     """
-    from fleet_pipeline.defs.announcements import finished_keys
+    from fleet_pipeline.defs.announcements import Announced, finished_keys
     from fleet_pipeline.defs.announcements import reconcile as send_missing
 
     settings = load_settings(flags(storage=storage, nats__url=nats))
     store, broker = Store(settings.storage), _broker(settings)
-    keys = finished_keys(store, _moment(since or "7d"))
-    _report(send_missing(store, broker, keys), len(keys), as_json)
+    total = Announced()
+    keys = finished_keys(store, _moment(since or "7d"), total.unreadable)
+    send_missing(store, broker, keys, total)
+    _report(total, len(keys), as_json)
 
 
 def _broker(settings: Settings) -> NatsOptions:
@@ -148,9 +156,19 @@ def _moment(text: str | None) -> datetime | None:
     return moment if moment.tzinfo else moment.astimezone()
 
 
-def _report(receipts: Receipts, deliberations: int, as_json: bool) -> None:
-    sent, known = len(receipts.stored), len(receipts.duplicates)
+def _report(total: Announced, deliberations: int, as_json: bool) -> None:
+    sent, known = len(total.receipts.stored), len(total.receipts.duplicates)
     if as_json:
-        click.echo(json.dumps({"deliberations": deliberations, "sent": sent, "known_to_the_broker": known}, indent=2))
+        document = {
+            "deliberations": deliberations,
+            "sent": sent,
+            "known_to_the_broker": known,
+            "unreadable": total.unreadable,
+        }
+        click.echo(json.dumps(document, indent=2))
     else:
         click.echo(f"{sent} events of {deliberations} deliberations sent, {known} known to the broker")
+    for key, reason in total.unreadable.items():
+        click.echo(printable(f"not sent: {key}: {reason}"), err=True)
+    if total.unreadable:
+        sys.exit(SOME_FAILED)

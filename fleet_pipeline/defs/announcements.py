@@ -1,20 +1,36 @@
-"""The events of deliberations as they stand on disk: sent, sent again, or held against what the broker has."""
+"""The events of finished deliberations: sent as their verdicts appear in the event log, sent again from
+disk, or held against what the broker has.
+
+The event log is the outbox's table of contents: it says what is finished, in order. The cursor into it
+moves only after the broker's acks, so that after a crash events are sent again, under the same ids, and
+none is lost.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
+import dagster as dg
+
+from fleet_pipeline.defs.verdicts import STORAGE
 from fleet_pipeline.events.audit import stored_keys
 from fleet_pipeline.events.completions import deliberation_events
-from fleet_pipeline.events.envelope import Envelope
+from fleet_pipeline.events.envelope import Envelope, Sealed
 from fleet_pipeline.events.options import NatsOptions
 from fleet_pipeline.events.publisher import Receipts, publish
-from fleet_pipeline.storage.store import Store
+from fleet_pipeline.storage.outbox import get_events, put_events
+from fleet_pipeline.storage.store import StorageError, Store
 from fleet_pipeline.storage.tables import read_rows, table_path
 
-PAGE = 100  # deliberations whose events are under way together
+T = TypeVar("T")
+VERDICTS = dg.AssetKey("deliberations")
+PAGE = 500  # deliberations whose events are sent before the cursor moves
+# Headers and protocol take room in the broker's payload limit as well.
+HEADROOM = 1_024
+UNBOUNDED = 1 << 62
 
 
 class Judged(NamedTuple):
@@ -24,58 +40,133 @@ class Judged(NamedTuple):
     storage: str
 
 
-def events(verdicts: Sequence[Judged], max_bytes: int) -> Iterator[Envelope]:
-    """The completion events of deliberations as they stand on disk; pruned ones have none."""
-    for key, storage in verdicts:
-        store = Store(storage)
-        verdict = read_rows(store, "deliberations", key)
-        if verdict is None or not verdict.num_rows:
-            continue
-        seats = read_rows(store, "proposals", key)
-        yield from deliberation_events(
-            verdict.to_pylist()[0],
-            seats.to_pylist() if seats is not None else [],
-            store.full_path(table_path("proposals", key)),
-            # Headers and protocol take room in the payload limit as well.
-            max_bytes - 1_024,
-        )
+@dataclass
+class Announced:
+    """What has been sent. `unreadable`: deliberations whose files are torn or gone, and why; their
+    neighbours' events are sent all the same.
+    """
+
+    receipts: Receipts = field(default_factory=Receipts)
+    unreadable: dict[str, str] = field(default_factory=dict)
 
 
-def finished_keys(store: Store, since: datetime | None) -> list[str]:
+def fill_outbox(store: Store, key: str) -> None:
+    """Put the events of a deliberation, as the tables on disk have it, where they are quick to read."""
+    put_events(store, key, (event.sealed() for event in _from_tables(store, key, UNBOUNDED)))
+
+
+def announce(instance: dg.DagsterInstance, nats: NatsOptions, cursor: int, total: Announced) -> int:
+    """Publish one page of verdicts after `cursor`, and add to `total`; returns the next cursor.
+
+    Raises `BrokerUnavailable`, `StreamMismatch`.
+    """
+    verdicts, following = read_verdicts(instance, cursor)
+    if verdicts:
+        total.receipts += publish(nats, lambda max_bytes: _ready(verdicts, max_bytes, total.unreadable))
+    return following
+
+
+def read_verdicts(instance: dg.DagsterInstance, cursor: int, limit: int = PAGE) -> tuple[list[Judged], int]:
+    """(verdicts after `cursor`, next cursor), oldest first, each deliberation once.
+
+    A good verdict is a materialization and a bad one an observation, so that two logs are read.
+    """
+    filter_ = dg.AssetRecordsFilter(asset_key=VERDICTS, after_storage_id=cursor)
+    good = instance.fetch_materializations(filter_, limit=limit, ascending=True).records
+    bad = instance.fetch_observations(filter_, limit=limit, ascending=True).records
+    logs = [
+        [(r.storage_id, r.partition_key, r.asset_materialization.metadata) for r in good if r.asset_materialization],
+        [(r.storage_id, r.partition_key, r.asset_observation.metadata) for r in bad if r.asset_observation],
+    ]
+    entries, following = merge(
+        [[(at, Judged(key or "", _storage(found))) for at, key, found in log] for log in logs], cursor, limit
+    )
+    return [judged for judged in entries if judged.key and judged.storage], following
+
+
+def merge(logs: Sequence[Sequence[tuple[int, T]]], cursor: int, limit: int) -> tuple[list[T], int]:
+    """Merge pages of logs by position, up to where all of them have been read.
+
+    A page of `limit` entries may have more behind it: entries of other logs beyond its end wait.
+    """
+    full = [log[-1][0] for log in logs if len(log) == limit]
+    end = min(full) if full else max((position for log in logs for position, _ in log), default=cursor)
+    entries = sorted((entry for log in logs for entry in log if entry[0] <= end), key=lambda entry: entry[0])
+    return list(dict.fromkeys(found for _, found in entries)), end
+
+
+def finished_keys(store: Store, since: datetime | None, unreadable: MutableMapping[str, str]) -> list[str]:
     """Ids of the deliberations on disk that have finished, since then where a time is given."""
     keys = store.names("deliberations", ".parquet")
     if since is None:
         return keys
-    return [key for key in keys if (finished := _finished(store, key)) is not None and finished >= since]
+    found = []
+    for key in keys:
+        try:
+            rows = read_rows(store, "deliberations", key)
+        except StorageError as error:
+            unreadable[key] = str(error)
+            continue
+        finished = rows.column("finished_at")[0].as_py() if rows is not None and rows.num_rows else None
+        if finished is not None and finished >= since:
+            found.append(key)
+    return found
 
 
-def replay(store: Store, nats: NatsOptions, keys: Sequence[str]) -> Receipts:
+def replay(store: Store, nats: NatsOptions, keys: Sequence[str], total: Announced) -> None:
     """Send all events of `keys` again, under their own idempotency keys.
 
     Inside the streams' duplicate window the broker drops what it has; beyond it, it stores them again,
     and consumers know them by their keys. Raises `BrokerUnavailable`, `StreamMismatch`.
     """
-    return _send(store, nats, keys, frozenset())
+    _send(store, nats, keys, frozenset(), total)
 
 
-def reconcile(store: Store, nats: NatsOptions, keys: Sequence[str]) -> Receipts:
+def reconcile(store: Store, nats: NatsOptions, keys: Sequence[str], total: Announced) -> None:
     """Send those events of `keys` that the broker does not hold."""
-    return _send(store, nats, keys, stored_keys(nats))
+    _send(store, nats, keys, stored_keys(nats), total)
 
 
-def _send(store: Store, nats: NatsOptions, keys: Sequence[str], held: frozenset[str]) -> Receipts:
-    total = Receipts()
+def _send(store: Store, nats: NatsOptions, keys: Sequence[str], held: frozenset[str], total: Announced) -> None:
+    def missing(keys: Sequence[str], max_bytes: int) -> Iterator[Sealed]:
+        for key in keys:
+            try:
+                events = list(_from_tables(store, key, max_bytes - HEADROOM))
+            except StorageError as error:
+                total.unreadable[key] = str(error)
+                continue
+            yield from (event.sealed() for event in events if event.idempotency_key not in held)
+
     for start in range(0, len(keys), PAGE):
-        judged = [Judged(key, store.url) for key in keys[start : start + PAGE]]
-
-        def missing(max_bytes: int, judged: Sequence[Judged] = judged) -> Iterator[Envelope]:
-            return (event for event in events(judged, max_bytes) if event.idempotency_key not in held)
-
-        total += publish(nats, missing)
-    return total
+        page = keys[start : start + PAGE]
+        total.receipts += publish(nats, lambda max_bytes, page=page: missing(page, max_bytes))  # type: ignore[misc]
 
 
-def _finished(store: Store, key: str) -> datetime | None:
-    rows = read_rows(store, "deliberations", key)
-    found: datetime | None = rows.column("finished_at")[0].as_py() if rows is not None and rows.num_rows else None
-    return found
+def _ready(verdicts: Sequence[Judged], max_bytes: int, unreadable: MutableMapping[str, str]) -> Iterator[Sealed]:
+    """Events from the outbox; from the tables where it has none that can be sent."""
+    stores: dict[str, Store] = {}
+    for key, storage in verdicts:
+        try:
+            store = stores.get(storage) or stores.setdefault(storage, Store(storage))
+            events: Sequence[Sealed] | None = get_events(store, key)
+            if events is None or any(len(body) > max_bytes - HEADROOM for _, _, body in events):
+                events = [event.sealed() for event in _from_tables(store, key, max_bytes - HEADROOM)]
+        except StorageError as error:
+            unreadable[key] = str(error)
+            continue
+        yield from events
+
+
+def _from_tables(store: Store, key: str, max_bytes: int) -> Iterator[Envelope]:
+    """The events of a deliberation as the tables have it; one that was pruned has none."""
+    verdict = read_rows(store, "deliberations", key)
+    if verdict is None or not verdict.num_rows:
+        return
+    seats = read_rows(store, "proposals", key)
+    location = store.full_path(table_path("proposals", key))
+    yield from deliberation_events(verdict.to_pylist()[0], seats.to_pylist() if seats else [], location, max_bytes)
+
+
+def _storage(found: Mapping[str, dg.MetadataValue]) -> str:
+    """Materializations that are not ours, such as ones reported by hand in the UI, name no storage."""
+    return str(found[STORAGE].value) if STORAGE in found else ""

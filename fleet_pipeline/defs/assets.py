@@ -9,6 +9,7 @@ from typing import Any
 
 import dagster as dg
 
+from fleet_pipeline.defs.announcements import fill_outbox
 from fleet_pipeline.defs.partitions import check_range, deliberation_partitions
 from fleet_pipeline.defs.progress import Progress, Report, log_report
 from fleet_pipeline.defs.resources import (
@@ -130,6 +131,8 @@ def deliberations(
             failed[key] = "no deliberation id: expected <task_id>.<role in lower case>; delete this partition"
             continue
         row, seats = write_verdict(store, key, roles, context.run.run_id)
+        # Before the event log tells of it: who reads there finds the events ready.
+        fill_outbox(store, key)
         event = {"asset_key": context.asset_key, "partition": key, "metadata": metadata(store, row, seats)}
         if row["status"] == Status.COMPLETED:
             context.log_event(dg.AssetMaterialization(**event))

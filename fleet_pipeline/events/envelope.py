@@ -10,6 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field
 ENVELOPE_VERSION = 1
 PRODUCER = "fleet-pipeline"
 
+# An event as it goes over the wire: subject, idempotency key, and the envelope as JSON in UTF-8.
+Sealed = tuple[str, str, bytes]
+
 
 class Envelope(BaseModel):
     """One event. `event_type` is also its subject.
@@ -27,3 +30,6 @@ class Envelope(BaseModel):
     timestamp: datetime = Field(default_factory=lambda: datetime.now(UTC), description="When the event was made.")
     producer: str = PRODUCER
     payload: dict[str, Any]
+
+    def sealed(self) -> Sealed:
+        return self.event_type, self.idempotency_key, self.model_dump_json().encode()

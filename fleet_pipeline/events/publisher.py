@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fleet_pipeline.events.connection import ask, connect
-from fleet_pipeline.events.envelope import Envelope
+from fleet_pipeline.events.envelope import Sealed
 from fleet_pipeline.events.options import NatsOptions
 from fleet_pipeline.events.streams import ANNOUNCING, STREAMS, Stream, ensure_streams
 
@@ -28,7 +28,7 @@ class Receipts:
         return Receipts(self.stored + other.stored, self.duplicates + other.duplicates)
 
 
-MakeEvents = Callable[[int], Iterable[Envelope]]
+MakeEvents = Callable[[int], Iterable[Sealed]]
 
 
 def publish(options: NatsOptions, make_events: MakeEvents) -> Receipts:
@@ -58,14 +58,11 @@ async def _publish(options: NatsOptions, make_events: MakeEvents) -> Receipts:
         jetstream = connection.jetstream(publish_async_max_pending=MOST_PENDING)
         await ensure_streams(jetstream, ANNOUNCING)
         sent: list[tuple[str, asyncio.Future[Any]]] = []
-        for event in make_events(connection.max_payload):
+        for subject, key, body in make_events(connection.max_payload):
             ack = await jetstream.publish_async(
-                event.event_type,
-                event.model_dump_json().encode(),
-                wait_stall=ACK_TIMEOUT_SECONDS,
-                headers={"Nats-Msg-Id": event.idempotency_key},
+                subject, body, wait_stall=ACK_TIMEOUT_SECONDS, headers={"Nats-Msg-Id": key}
             )
-            sent.append((event.idempotency_key, ack))
+            sent.append((key, ack))
         if sent:
             _, late = await asyncio.wait([ack for _, ack in sent], timeout=ACK_TIMEOUT_SECONDS)
             if late:

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fleet_pipeline.defs.sensors import completions, merge, read_verdicts
+from fleet_pipeline.defs.announcements import merge, read_verdicts
+from fleet_pipeline.defs.sensors import completions
 from fleet_pipeline.events.connection import BrokerUnavailable, connect
 from fleet_pipeline.events.options import NatsOptions
 from fleet_pipeline.events.streams import DELIBERATIONS
@@ -112,7 +113,7 @@ def test_a_backlog_of_verdicts_is_read_page_by_page_without_gap_or_overlap(pipel
 
 
 def test_more_verdicts_than_a_page_are_announced_in_one_tick(pipeline: Pipeline, nats_url: str, monkeypatch) -> None:
-    monkeypatch.setattr("fleet_pipeline.defs.sensors.read_verdicts.__defaults__", (2,))
+    monkeypatch.setattr("fleet_pipeline.defs.announcements.read_verdicts.__defaults__", (2,))
     pipeline.run(pipeline.put(*[f"t{n}" for n in range(7)]))
     said, _ = tick(pipeline, nats_url, None)
     assert "published 35 events" in said
@@ -144,6 +145,25 @@ def test_other_weights_announce_the_new_scores(pipeline: Pipeline, nats_url: str
     assert len(scores) == 2
     assert scores[0] != scores[1]
     assert pipeline.starts == 1
+
+
+def test_events_that_were_ready_and_events_from_the_tables_are_the_same(pipeline: Pipeline, nats_url: str) -> None:
+    pipeline.run(pipeline.put("a", "b"))
+    assert "published 10 events" in tick(pipeline, nats_url, None)[0]
+    (pipeline.storage / "outbox/a.dev.gz").unlink()
+    torn = pipeline.storage / "outbox/b.dev.gz"
+    torn.write_bytes(torn.read_bytes()[:-20])
+    assert tick(pipeline, nats_url, None)[0] == "published 0 events; the broker knew 10 more already"
+
+
+def test_a_deliberation_whose_files_are_torn_does_not_hold_up_its_neighbours(pipeline: Pipeline, nats_url: str) -> None:
+    pipeline.run(pipeline.put("a", "b", "c"))
+    for file in ("outbox/b.dev.gz", "deliberations/b.dev.parquet"):
+        (pipeline.storage / file).write_bytes(b"torn")
+    said, cursor = tick(pipeline, nats_url, None)
+    assert "published 10 events" in said
+    assert "1 deliberations cannot be read" in said
+    assert tick(pipeline, nats_url, cursor)[0] == "no verdicts since the last tick"
 
 
 @given(

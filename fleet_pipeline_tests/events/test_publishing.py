@@ -58,6 +58,10 @@ def options(url: str) -> NatsOptions:
     return NatsOptions(url=url)
 
 
+def send(url: str, sent: list[Envelope]) -> Receipts:
+    return publish(options(url), lambda _: [one.sealed() for one in sent])
+
+
 def test_a_completion_event_has_the_original_s_fields_and_the_winner() -> None:
     payload = event().payload
     original = {
@@ -92,8 +96,8 @@ def test_texts_that_are_too_large_are_replaced_by_where_they_are() -> None:
 
 def test_events_are_stored_once_however_often_they_are_sent(nats_url: str) -> None:
     done, failed = event(), event(status="failed")
-    assert publish(options(nats_url), lambda _: [done]) == Receipts(stored=(done.idempotency_key,))
-    assert publish(options(nats_url), lambda _: [event(run_id="another"), failed]) == Receipts(
+    assert send(nats_url, [done]) == Receipts(stored=(done.idempotency_key,))
+    assert send(nats_url, [event(run_id="another"), failed]) == Receipts(
         stored=(failed.idempotency_key,), duplicates=(done.idempotency_key,)
     )
     assert stored(nats_url) == ["deliberation.completed", "deliberation.failed"]
@@ -155,7 +159,7 @@ def test_a_stream_that_is_there_is_left_alone_and_what_differs_is_said(nats_url:
 def test_a_stream_that_would_lose_a_subject_is_an_error_that_says_how_to_mend_it(nats_url: str) -> None:
     asyncio.run(made(nats_url, name=DELIBERATIONS.name, subjects=["deliberation.completed"]))
     with pytest.raises(StreamMismatch, match=r"DELIBERATIONS .* does not take deliberation.failed .*stream edit"):
-        publish(options(nats_url), lambda _: [event()])
+        send(nats_url, [event()])
 
 
 def test_a_stream_of_another_name_that_takes_the_subjects_is_good_enough(nats_url: str) -> None:
@@ -164,7 +168,7 @@ def test_a_stream_of_another_name_that_takes_the_subjects_is_good_enough(nats_ur
     assert f"{', '.join(PLANS.needs)} go to stream EVERYTHING, not {PLANS.name}" in remarks
     assert any(remark.endswith(f"not {RESPONSES.name}") for remark in remarks)
     failed = [found for found in events() if found.event_type == "agent.response.failed"]
-    assert publish(options(nats_url), lambda _: failed).stored == (failed[0].idempotency_key,)
+    assert send(nats_url, failed).stored == (failed[0].idempotency_key,)
 
 
 def test_a_finished_deliberation_is_announced_with_each_response_and_the_orchestrator_s_word() -> None:
@@ -222,9 +226,9 @@ def test_a_schema_refuses_what_lacks_a_field_that_consumers_read() -> None:
 
 def test_a_thousand_events_are_under_way_at_once_and_all_acknowledged(nats_url: str) -> None:
     many = [found for n in range(200) for found in events(deliberation_id=f"t{n}.dev", task_id=f"t{n}")]
-    receipts = publish(options(nats_url), lambda _: many)
+    receipts = send(nats_url, many)
     assert len(receipts.stored) == len(many) == 1_000
-    assert len(publish(options(nats_url), lambda _: many).duplicates) == 1_000
+    assert len(send(nats_url, many).duplicates) == 1_000
 
 
 @pytest.mark.timeout(30)
@@ -232,14 +236,14 @@ def test_no_broker_is_an_error_in_seconds_that_names_the_place_without_its_passw
     with embedded_server() as url:
         gone = url
     with pytest.raises(BrokerUnavailable, match="NATS at nats://127.0.0.1") as caught:
-        publish(options(gone.replace("nats://", "nats://user:hunter2@")), lambda _: [event()])
+        send(gone.replace("nats://", "nats://user:hunter2@"), [event()])
     assert "hunter2" not in str(caught.value)
     assert without_secrets("nats://user:hunter2@host:4222") == "nats://host:4222"
 
 
 def test_watchers_see_events_arrive(nats_url: str) -> None:
     with arriving(options(nats_url)) as arrived:
-        publish(options(nats_url), lambda _: [event(), event(status="failed"), event(status="timeout")])
+        send(nats_url, [event(), event(status="failed"), event(status="timeout")])
         seen = list(arrived([event().idempotency_key, event(status="timeout").idempotency_key]))
     assert [subject for subject, _ in seen] == ["deliberation.completed", "deliberation.timeout"]
     assert seen[0][1]["payload"]["deliberation_id"] == "t1.dev"

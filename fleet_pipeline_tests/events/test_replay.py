@@ -42,7 +42,7 @@ def forget(url: str, stream: str, *numbers: int) -> None:
 
 def test_what_the_streams_lack_is_sent_and_nothing_else(done: Pipeline, nats_url: str) -> None:
     assert told(fleet(done, nats_url, "reconcile", "--json")) == {
-        "deliberations": 3, "sent": 15, "known_to_the_broker": 0
+        "deliberations": 3, "sent": 15, "known_to_the_broker": 0, "unreadable": {}
     }  # fmt: skip
     before = stored_keys(NatsOptions(url=nats_url))
     assert len(before) == 15
@@ -88,3 +88,14 @@ def test_without_a_broker_it_says_how_to_name_one(tmp_path: Path) -> None:
     result = CliRunner().invoke(main, ["events", "reconcile", "--storage", str(tmp_path)])
     assert result.exit_code == 2
     assert "FLEET_NATS__URL" in result.stderr
+
+
+def test_a_torn_file_costs_only_its_own_events(done: Pipeline, nats_url: str) -> None:
+    file = done.storage / "deliberations/t2.dev.parquet"
+    file.write_bytes(file.read_bytes()[:100])
+    result = fleet(done, nats_url, "reconcile", "--since", "1h", "--json")
+    assert result.exit_code == 3
+    assert json.loads(result.stdout)["sent"] == 10
+    assert list(json.loads(result.stdout)["unreadable"]) == ["t2.dev"]
+    assert "not sent: t2.dev:" in result.stderr
+    assert fleet(done, nats_url, "replay", "t2.dev", "t1.dev").exit_code == 3

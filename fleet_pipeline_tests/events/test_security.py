@@ -94,9 +94,9 @@ def as_user(place: str, user: str) -> NatsOptions:
 
 def test_the_publisher_announces_and_can_do_no_more(guarded: str) -> None:
     event = Envelope(event_type="deliberation.completed", idempotency_key="k", correlation_id="t", payload={})
-    assert publish(as_user(guarded, "publisher"), lambda _: [event]).stored == ("k",)
+    assert publish(as_user(guarded, "publisher"), lambda _: [event.sealed()]).stored == ("k",)
     with arriving(as_user(guarded, "publisher")) as arrived:
-        publish(as_user(guarded, "publisher"), lambda _: [event.model_copy(update={"idempotency_key": "k2"})])
+        publish(as_user(guarded, "publisher"), lambda _: [event.model_copy(update={"idempotency_key": "k2"}).sealed()])
         assert len(list(arrived(["k2"]))) == 1
     for subject in (
         "deliberation.requested",
@@ -108,7 +108,7 @@ def test_the_publisher_announces_and_can_do_no_more(guarded: str) -> None:
 
 def test_a_reader_reads_and_can_announce_nothing(guarded: str) -> None:
     event = Envelope(event_type="deliberation.failed", idempotency_key="k", correlation_id="t", payload={})
-    publish(as_user(guarded, "publisher"), lambda _: [event])
+    publish(as_user(guarded, "publisher"), lambda _: [event.sealed()])
 
     async def read() -> bytes:
         async with connect(as_user(guarded, "reader")) as connection:
