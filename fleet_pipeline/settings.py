@@ -23,7 +23,7 @@ from fleet_pipeline.deliberation.errors import InvalidInput, describe
 from fleet_pipeline.deliberation.judging import Judging
 from fleet_pipeline.deliberation.roles import BUILT_IN_ROLES, Role, load_roles
 from fleet_pipeline.deliberation.sampling import Sampling
-from fleet_pipeline.events.options import NatsOptions
+from fleet_pipeline.events.options import NatsOptions, RequestOptions
 from fleet_pipeline.inference.vllm import VllmConfig
 from fleet_pipeline.scoring.options import ScoringOptions
 from fleet_pipeline.scoring.ranking import Weights
@@ -63,17 +63,17 @@ class Settings(BaseSettings):
     scoring: ScoringOptions = ScoringOptions()
     judge: Judging = Judging()
     nats: NatsOptions = NatsOptions()
+    requests: RequestOptions = RequestOptions()
 
     @field_validator("storage")
     @classmethod
-    def _same_place_from_anywhere(cls, value: str) -> str:
-        """A relative path means one place, however the working directory of later processes differs."""
-        if "://" not in value:
-            return str(Path(value).expanduser().absolute())
-        if "@" in urlsplit(value).netloc:
-            # The URL goes into run records and the UI.
-            raise ValueError("holds credentials; give them in the environment, as its fsspec driver reads them")
-        return value
+    def _storage_is_one_place(cls, value: str) -> str:
+        return _same_place_from_anywhere(value)
+
+    @field_validator("requests")
+    @classmethod
+    def _inbox_is_one_place(cls, value: RequestOptions) -> RequestOptions:
+        return value.model_copy(update={"inbox": _same_place_from_anywhere(value.inbox)}) if value.inbox else value
 
     @model_validator(mode="after")
     def _a_judge_where_one_decides(self) -> Settings:
@@ -91,6 +91,16 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, config_file())
+
+
+def _same_place_from_anywhere(url: str) -> str:
+    """A relative path means one place, however the working directory of later processes differs."""
+    if "://" not in url:
+        return str(Path(url).expanduser().absolute())
+    if "@" in urlsplit(url).netloc:
+        # The URL goes into run records and the UI.
+        raise ValueError("holds credentials; give them in the environment, as its fsspec driver reads them")
+    return url
 
 
 def config_file() -> Path:

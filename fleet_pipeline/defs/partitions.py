@@ -14,13 +14,15 @@ deliberation_partitions = dg.DynamicPartitionsDefinition(name=NAME)
 
 RANGE_START = "dagster/asset_partition_range_start"
 RANGE_END = "dagster/asset_partition_range_end"
+PARTITION = "dagster/partition"
 KEYS = "fleet/keys"
 
-_UNFINISHED = [
+STARTED = [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
+UNFINISHED = [
     dg.DagsterRunStatus.QUEUED,
     dg.DagsterRunStatus.NOT_STARTED,
     dg.DagsterRunStatus.STARTING,
-    dg.DagsterRunStatus.STARTED,
+    *STARTED,
 ]
 
 
@@ -37,7 +39,7 @@ def register(instance: dg.DagsterInstance, keys: Sequence[str]) -> dict[str, str
     start = places.get(keys[0], -1)
     if start < 0 or known[start : start + len(keys)] != list(keys):
         moved = [key for key in keys if key in places]
-        _refuse_while_running(instance, moved, known, places)
+        refuse_while_running(instance, moved)
         for key in moved:
             instance.delete_dynamic_partition(NAME, key)
         instance.add_dynamic_partitions(NAME, list(keys))
@@ -55,17 +57,33 @@ def check_range(tags: Mapping[str, str], keys: Sequence[str]) -> None:
         )
 
 
-def _refuse_while_running(
-    instance: dg.DagsterInstance, moved: Sequence[str], known: Sequence[str], places: dict[str, int]
-) -> None:
-    if not moved:
+def refuse_while_running(instance: dg.DagsterInstance, keys: Sequence[str]) -> None:
+    """Raises `InvalidInput` while a run over any of `keys` is queued or under way."""
+    if not keys:
         return
-    for run in instance.get_runs(filters=dg.RunsFilter(statuses=_UNFINISHED)):
-        start, end = places.get(run.tags.get(RANGE_START, "")), places.get(run.tags.get(RANGE_END, ""))
-        if start is not None and end is not None and set(moved) & set(known[start : end + 1]):
+    held = unfinished(instance)
+    for key in keys:
+        if run := held.get(key):
             raise InvalidInput(
                 f"run {run.run_id} is under way over some of these deliberations; wait for it, or cancel it in the UI"
             )
+
+
+def unfinished(instance: dg.DagsterInstance) -> dict[str, dg.DagsterRun]:
+    """The keys that runs hold which have not ended, each with its run; started runs before queued ones."""
+    runs = instance.get_runs(filters=dg.RunsFilter(statuses=UNFINISHED))
+    if not runs:
+        return {}
+    known = list(instance.get_dynamic_partitions(NAME))
+    places = {key: place for place, key in enumerate(known)}
+    held: dict[str, dg.DagsterRun] = {}
+    for run in sorted(runs, key=lambda run: run.status not in STARTED):
+        tags = run.tags
+        start, end = places.get(tags.get(RANGE_START, "")), places.get(tags.get(RANGE_END, ""))
+        keys = known[start : end + 1] if start is not None and end is not None else []
+        for key in [*keys, *([tags[PARTITION]] if PARTITION in tags else [])]:
+            held.setdefault(key, run)
+    return held
 
 
 def _digest(keys: Sequence[str]) -> str:

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from fleet_pipeline.events.envelope import Envelope
+from fleet_pipeline.events.requests import PLAN_APPROVED, REQUESTED, DeliberationRequested, PlanApproved
 
 
 class _Payload(BaseModel):
@@ -109,13 +110,34 @@ class OrchestrationDeliberationCompleted(_WithTexts):
     timestamp: float | None = Field(description="Seconds since the epoch.")
 
 
-PAYLOADS: dict[str, type[_Payload]] = {
+class Poisoned(BaseModel):
+    """A request that could not be taken, and why."""
+
+    model_config = ConfigDict(extra="allow")
+
+    reason: str = Field(description="What is wrong, and what to do about it.")
+    subject: str = Field(description="Where it came in.")
+    stream: str
+    sequence: int
+    request_id: str
+    sent_at: datetime
+    bytes: int
+    sha256: str = Field(description="Of the whole message.")
+    content: str = Field(description="What was sent, or its beginning; what is no UTF-8 is replaced.")
+    content_is_whole: bool
+
+
+PAYLOADS: dict[str, type[BaseModel]] = {
     "agent.response.completed": AgentResponseCompleted,
     "agent.response.failed": AgentResponseFailed,
     "deliberation.completed": DeliberationEnded,
     "deliberation.failed": DeliberationEnded,
     "deliberation.timeout": DeliberationEnded,
     "orchestration.deliberation.completed": OrchestrationDeliberationCompleted,
+    REQUESTED: DeliberationRequested,
+    PLAN_APPROVED: PlanApproved,
+    "fleet.poison.request": Poisoned,
+    "fleet.poison.plan": Poisoned,
 }
 
 
@@ -124,7 +146,7 @@ def schemas() -> dict[str, Any]:
     return {event_type: _schema(event_type, payload) for event_type, payload in PAYLOADS.items()}
 
 
-def _schema(event_type: str, payload: type[_Payload]) -> dict[str, Any]:
+def _schema(event_type: str, payload: type[BaseModel]) -> dict[str, Any]:
     envelope = Envelope.model_json_schema(mode="serialization")
     inner = payload.model_json_schema(mode="serialization", ref_template="#/$defs/{model}")
     definitions = inner.pop("$defs", {})

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import uuid
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,34 @@ class Store:
             return None
         except OSError as error:
             raise StorageError(f"cannot read {self.full_path(path)}: {error.strerror or error}") from error
+
+    def delete(self, path: str) -> None:
+        """Remove a file; one that is not there is removed already."""
+        try:
+            self.fs.rm_file(f"{self.root}/{path}")
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise StorageError(f"cannot remove {self.full_path(path)}: {error.strerror or error}") from error
+
+    def move(self, path: str, to: str) -> None:
+        """Move a file, in place of one that may be there."""
+        try:
+            if self.is_local:
+                Path(self.root, to).parent.mkdir(parents=True, exist_ok=True)
+                Path(self.root, path).replace(Path(self.root, to))
+            else:
+                self.fs.mv(f"{self.root}/{path}", f"{self.root}/{to}")
+        except OSError as error:
+            raise StorageError(f"cannot move {self.full_path(path)}: {error.strerror or error}") from error
+
+    def modified(self, path: str) -> datetime:
+        """When a file was last written, in UTC."""
+        try:
+            moment: datetime = self.fs.modified(f"{self.root}/{path}")
+        except OSError as error:
+            raise StorageError(f"cannot read {self.full_path(path)}: {error.strerror or error}") from error
+        return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
     def names(self, folder: str, suffix: str) -> list[str]:
         """Sorted names in a folder that end in `suffix`, without it. Unfinished files are left out."""

@@ -26,6 +26,8 @@ def test_a_task_is_stored_once_for_each_role_and_read_back_the_same(tmp_path: Pa
         (b"{", "not valid JSON"),
         (b"{}", "task_id: add this field"),
         (b'{"task_id": "other", "description": "d"}', "another deliberation than its name says"),
+        (b'{"task_id": "t1", "description": "d", "roles": ["DEV", "QA"]}', "several roles"),
+        (b"[1]", "must be an object"),
         (b'{"task_id": "t1", "description": "d", "roles": ["GONE"]}', "unknown role 'GONE'"),
     ],
 )

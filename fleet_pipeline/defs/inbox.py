@@ -1,0 +1,69 @@
+"""The inbox: a folder where backlogs are put, for where there is no broker.
+
+Every file there is read as `fleet run` reads a backlog. What can be run is taken; what cannot stands, with
+its line, field and remedy, in `<inbox>/refused/<name>.jsonl`. A file that has been taken is moved to
+`<inbox>/taken`. The tasks of a file whose name ends in `.rerun.jsonl` (or `.rerun.csv`, ...) are put in place of
+earlier ones. Files whose names begin with a dot, and ones still growing, are let be.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict
+from datetime import UTC, datetime
+
+from fleet_pipeline.defs.intake import Intake
+from fleet_pipeline.deliberation.errors import InvalidInput
+from fleet_pipeline.events.requests import Request
+from fleet_pipeline.storage.backlog import Backlog, read_backlog
+from fleet_pipeline.storage.records import Refusal
+from fleet_pipeline.storage.store import Store
+
+# A file that is copied in grows for a while. `fleet submit` puts whole ones.
+STILL_SECONDS = 2.0
+ENDINGS = ("jsonl", "ndjson", "json", "csv", "parquet")
+
+
+def take_files(intake: Intake, inbox: Store, most_per_run: int, work_seconds: float) -> list[str]:
+    """Take the files that wait, until the time is up; returns what was done, in words. What is left of a
+    large file is taken in the next tick: what has been taken of it is known then.
+    """
+    began, done = time.monotonic(), []
+    for name in inbox.names("", ""):
+        if name.rsplit(".", 1)[-1].lower() not in ENDINGS or _is_growing(inbox, name):
+            continue
+        if time.monotonic() - began > work_seconds:
+            break
+        report = _take_file(intake, inbox, name, most_per_run, began + work_seconds)
+        done.append(f"{name}: {report}")
+    return done
+
+
+def _take_file(intake: Intake, inbox: Store, name: str, most_per_run: int, deadline: float) -> str:
+    try:
+        backlog = read_backlog(inbox.full_path(name), intake.roles)
+    except InvalidInput as error:
+        backlog = Backlog(refused=[Refusal(0, "(whole file)", str(error))])
+    # The same file again is another request; the same one after a crash is not.
+    sent = inbox.modified(name)
+    rerun = name.rsplit(".", 2)[-2:-1] == ["rerun"]
+    refused = [asdict(refusal) for refusal in backlog.refused]
+    for start in range(0, len(backlog.tasks), most_per_run):
+        if start and time.monotonic() > deadline:
+            return f"the first {start} of {len(backlog.tasks)} tasks taken, the rest in the next tick"
+        part = backlog.tasks[start : start + most_per_run]
+        requests = [Request(f"{name}@{sent:%Y%m%dT%H%M%S%f}:{task.task_id}", (task,), rerun) for task in part]
+        for task, reasons in zip(part, intake.take(requests), strict=True):
+            refused += [{"task_id": task.task_id, "error": reason} for reason in reasons]
+    if refused:
+        lines = "".join(json.dumps(refusal) + "\n" for refusal in refused)
+        inbox.write(f"refused/{name}.jsonl", lines.encode())
+    inbox.move(name, f"taken/{name}")
+    why = f"; see {inbox.full_path('refused')}/{name}.jsonl" if refused else ""
+    return f"{len(backlog.tasks)} tasks read, {len(refused)} refusals{why}"
+
+
+def _is_growing(inbox: Store, name: str) -> bool:
+    age = (datetime.now(UTC) - inbox.modified(name)).total_seconds()
+    return 0 <= age < STILL_SECONDS

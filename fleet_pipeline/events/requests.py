@@ -1,0 +1,169 @@
+"""Requests, as messages carry them: read strictly, or refused in words for whoever sent them.
+
+`deliberation.requested` has the fields of a line of a backlog, and `rerun`. `planning.plan.approved` asks for
+one deliberation per role of the plan, with the story's and plan's content as the task. Both come bare, or in
+the envelope that events have.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from fleet_pipeline.deliberation.entries import BadRecord, parse_entry, without_absent
+from fleet_pipeline.deliberation.errors import describe
+from fleet_pipeline.deliberation.roles import Role
+from fleet_pipeline.deliberation.task import Task, plain
+from fleet_pipeline.events.options import RequestOptions
+
+REQUESTED = "deliberation.requested"
+PLAN_APPROVED = "planning.plan.approved"
+# What the original gave to every approved plan.
+PLAN_RUBRIC = ("quality: high", "tests: required", "documentation: complete")
+
+
+class Refused(ValueError):
+    """A request that cannot be taken. The message says why, and what to do about it."""
+
+
+@dataclass(frozen=True)
+class Received:
+    """A message as the broker keeps it. `id` is the sender's idempotency key, where there is one."""
+
+    subject: str
+    content: bytes
+    id: str
+    stream: str
+    sequence: int
+    sent_at: datetime
+    deliveries: int
+
+
+@dataclass(frozen=True)
+class Request:
+    """What somebody asks for: tasks to deliberate over. `id` is the same when the same request comes again.
+
+    `problems` say what of it cannot be run; `tasks` can.
+    """
+
+    id: str
+    tasks: tuple[Task, ...]
+    rerun: bool = False
+    problems: tuple[str, ...] = ()
+
+
+class DeliberationRequested(Task):
+    """A line of a backlog, as a request."""
+
+    rerun: bool = Field(
+        default=False, description="Put this in place of an earlier task of the same id, and run it again."
+    )
+
+
+class PlanApproved(BaseModel):
+    """An approved plan. Fields that are not named here are let pass."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    story_id: str = Field(min_length=1, max_length=500)
+    plan_id: str = Field(min_length=1, max_length=120, description="The task id of its deliberations.")
+    approved_by: str
+    timestamp: str | float
+    roles: tuple[str, ...] = Field(default=(), max_length=32, description="One deliberation for each.")
+    story: str | dict[str, Any] | None = Field(default=None, description="The story's content, text or fields.")
+    plan: str | dict[str, Any] | None = Field(default=None, description="The plan's content, text or fields.")
+    acceptance_criteria: tuple[str, ...] = Field(default=(), max_length=100)
+
+
+def read_request(message: Received, roles: Mapping[str, Role], options: RequestOptions, now: datetime) -> Request:
+    """The request in a message. Raises `Refused`."""
+    age = (now - message.sent_at).total_seconds()
+    if age > options.max_age_seconds:
+        raise Refused(
+            f"too old: it has waited {age:.0f} s, and at most {options.max_age_seconds:.0f} s are allowed "
+            "(requests.max_age_seconds); send it again if it is still wanted"
+        )
+    try:
+        content = parse_entry(message.content, options.max_bytes)
+        if not isinstance(content, dict):
+            raise Refused("expected a JSON object")
+        id_, fields = _unwrapped(message, content)
+        if message.subject == PLAN_APPROVED:
+            return _from_plan(id_, PlanApproved.model_validate(fields), roles)
+        rerun = fields.pop("rerun", None) or False
+        if not isinstance(rerun, bool):
+            raise Refused("rerun: must be true or false")
+        return Request(id_, (Task.model_validate(without_absent(fields), context={"roles": roles}),), rerun)
+    except BadRecord as error:
+        raise Refused(f"{error.field}: {error}") from error
+    except ValidationError as error:
+        raise Refused(describe(error)) from error
+    except RecursionError:
+        raise Refused("nested too deeply; flatten it") from None
+
+
+def _unwrapped(message: Received, content: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """(id, fields) of a bare payload, or of one in an envelope."""
+    if "event_type" not in content and "payload" not in content:
+        return message.id, content
+    if content.get("event_type") != message.subject:
+        raise Refused(f"event_type: must be {message.subject}, the subject it came on")
+    if not isinstance(content.get("payload"), dict):
+        raise Refused("payload: must be an object of names and values")
+    key = content.get("idempotency_key")
+    return (key if isinstance(key, str) and 0 < len(key) <= 500 else message.id), content["payload"]
+
+
+def _from_plan(id_: str, plan: PlanApproved, roles: Mapping[str, Role]) -> Request:
+    if not plan.roles:
+        raise Refused("roles: the plan names none; there is nobody to deliberate")
+    fields = {
+        "task_id": plan.plan_id,
+        "description": _description(plan),
+        "constraints": {
+            "rubric": PLAN_RUBRIC,
+            "requirements": [*plan.acceptance_criteria, *_criteria(plan.story), *_criteria(plan.plan)],
+            # Nothing of the approval itself: approved again, it is the same plan.
+            "metadata": {"story_id": plan.story_id, "plan_id": plan.plan_id},
+        },
+    }
+    tasks, problems = [], []
+    for role in dict.fromkeys(name.strip().upper() for name in plan.roles):
+        try:
+            tasks.append(Task.model_validate(fields | {"roles": (role,)}, context={"roles": roles}))
+        except ValidationError as error:
+            problems.append(describe(error))
+    if not tasks:
+        raise Refused("; ".join(dict.fromkeys(problems)))
+    return Request(id_, tuple(tasks), problems=tuple(problems))
+
+
+def _description(plan: PlanApproved) -> str:
+    parts = [
+        f"{title}\n\n{_readable(content)}"
+        for title, content in (("Story", plan.story), ("Plan", plan.plan))
+        if content and _readable(content)
+    ]
+    # All that the original ever gave to its councils.
+    return "\n\n".join(parts) or f"Implement plan {plan.plan_id} for story {plan.story_id}"
+
+
+def _readable(content: str | dict[str, Any]) -> str:
+    if isinstance(content, str):
+        return content.strip()
+    return "\n".join(f"{name}: {plain(value)}" for name, value in content.items() if value and name not in _CRITERIA)
+
+
+_CRITERIA = ("acceptance_criteria", "requirements")
+
+
+def _criteria(content: str | dict[str, Any] | None) -> Sequence[Any]:
+    """Acceptance criteria are requirements: proposals are scored by which of them they take up."""
+    if not isinstance(content, dict):
+        return ()
+    lists = (content.get(name) or [] for name in _CRITERIA)
+    return [entry for found in lists for entry in (found if isinstance(found, list) else [found])]

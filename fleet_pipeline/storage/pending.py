@@ -1,0 +1,77 @@
+"""Batches of requests that have been taken and have no run yet: `<storage>/pending/<batch id>.json`.
+
+A batch is written before anything is made of it, and removed when its run exists. Whatever ends a process
+in between, the next one reads the batch and does the rest: storing specs, adding partitions and asking for
+a run can all be done twice.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from pydantic import ValidationError
+
+from fleet_pipeline.deliberation.errors import InvalidInput, describe
+from fleet_pipeline.deliberation.roles import Role
+from fleet_pipeline.storage.store import Store
+from fleet_pipeline.storage.task_store import Spec
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Specs that one run is to be asked for. `rerun`: they stand in place of earlier ones."""
+
+    id: str
+    specs: tuple[Spec, ...]
+    rerun: bool
+
+    @property
+    def source(self) -> str:
+        return self.id.split("-")[1]
+
+    @property
+    def keys(self) -> list[str]:
+        return [spec.key for spec in self.specs]
+
+
+def new_batch(source: str, specs: Sequence[Spec], rerun: bool, now: datetime) -> Batch:
+    """A batch whose id sorts by time, and names its source."""
+    digest = hashlib.sha256("\n".join(f"{spec.key} {spec.request_id}" for spec in specs).encode()).hexdigest()[:12]
+    return Batch(f"{now:%Y%m%dT%H%M%S%f}-{source}-{digest}", tuple(specs), rerun)
+
+
+def put_batch(store: Store, batch: Batch) -> None:
+    document = {"rerun": batch.rerun, "specs": [spec.document() for spec in batch.specs]}
+    store.write(_path(batch.id), json.dumps(document).encode())
+
+
+def pending_batches(store: Store, roles: Mapping[str, Role]) -> tuple[list[Batch], dict[str, str]]:
+    """(batches, oldest first; the files that cannot be read, and why)."""
+    batches: list[Batch] = []
+    damaged: dict[str, str] = {}
+    for name in store.names("pending", ".json"):
+        content = store.read(_path(name))
+        if content is None:
+            continue
+        try:
+            document = json.loads(content)
+            found = tuple(Spec.parse(entry, roles) for entry in document["specs"])
+            batches.append(Batch(name, found, bool(document["rerun"])))
+        except ValidationError as error:
+            damaged[name] = describe(error)
+        except (InvalidInput, ValueError, KeyError, TypeError) as error:
+            damaged[name] = f"{type(error).__name__}: {error}"
+    return batches, damaged
+
+
+def settle(store: Store, batch: Batch) -> None:
+    """The batch has its run."""
+    store.delete(_path(batch.id))
+
+
+def _path(name: str) -> str:
+    return f"pending/{name}.json"

@@ -1,0 +1,297 @@
+"""Requests become runs: a real nats-server, a real instance, the sensors as the daemon evaluates them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from fleet_pipeline.defs.intake import BATCH
+from fleet_pipeline.defs.partitions import KEYS, NAME, RANGE_END, RANGE_START
+from fleet_pipeline.defs.sensors import requests
+from fleet_pipeline.deliberation.roles import BUILT_IN_ROLES
+from fleet_pipeline.events.connection import BrokerUnavailable, connect
+from fleet_pipeline.events.intake import waiting
+from fleet_pipeline.events.options import NatsOptions, RequestOptions
+from fleet_pipeline.events.requests import PLAN_APPROVED, REQUESTED
+from fleet_pipeline.events.streams import ensure_streams
+from fleet_pipeline.storage.store import StorageError, Store
+from fleet_pipeline.storage.task_store import get_task
+from fleet_pipeline_tests.pipeline import Pipeline
+
+PLAN = {"story_id": "s1", "plan_id": "plan-1", "approved_by": "po", "timestamp": "2026-11-21", "roles": ["DEV", "QA"]}
+
+
+@pytest.fixture(autouse=True)
+def _short_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fleet_pipeline.defs.sensors.WAIT_SECONDS", 0.5)
+
+
+class Intakes:
+    """A pipeline, a broker, and the daemon's part of the work."""
+
+    def __init__(self, pipeline: Pipeline, url: str) -> None:
+        self.pipeline = pipeline
+        self.instance = pipeline.instance
+        self.url = url
+        self.options = RequestOptions()
+
+    def send(self, *payloads: Any, subject: str = REQUESTED, names: list[str] | None = None) -> None:
+        async def publish() -> None:
+            async with connect(NatsOptions(url=self.url)) as connection:
+                jetstream = connection.jetstream()
+                await ensure_streams(jetstream)
+                for number, payload in enumerate(payloads):
+                    body = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
+                    headers = {"Nats-Msg-Id": names[number]} if names else None
+                    await jetstream.publish(subject, body, headers=headers)
+
+        asyncio.run(publish())
+
+    def tick(self, sensor: Any = requests) -> Any:
+        resources = self.pipeline.definitions.resources
+        context = dg.build_sensor_context(
+            instance=self.instance,
+            resources={
+                "nats": NatsOptions(url=self.url),
+                "request_options": self.options,
+                "council": resources["council"],
+                "storage": resources["storage"],
+            },
+        )
+        return sensor.evaluate_tick(context)
+
+    def launch(self, tick: Any) -> list[str]:
+        """Execute the runs a tick asks for, as the daemon and its workers would; returns their ids."""
+        job = self.pipeline.definitions.resolve_job_def("deliberate")
+        return [
+            job.execute_in_process(instance=self.instance, tags=dict(request.tags), raise_on_error=False).run_id
+            for request in tick.run_requests
+        ]
+
+    @property
+    def partitions(self) -> list[str]:
+        return list(self.instance.get_dynamic_partitions(NAME))
+
+    def poison(self) -> list[dict]:
+        async def read() -> list[dict]:
+            async with connect(NatsOptions(url=self.url)) as connection:
+                jetstream = connection.jetstream()
+                total = (await jetstream.stream_info("FLEET_POISON")).state.messages
+                found = [(await jetstream.get_msg("FLEET_POISON", seq=n)).data for n in range(1, total + 1)]
+                return [json.loads(data)["payload"] for data in found]
+
+        return asyncio.run(read())
+
+    def task(self, key: str) -> Any:
+        return get_task(self.pipeline.store, key, BUILT_IN_ROLES)[0]
+
+
+@pytest.fixture
+def intakes(pipeline: Pipeline, nats_url: str) -> Iterator[Intakes]:
+    return Intakes(pipeline, nats_url)
+
+
+def line(task_id: str, description: str = "do", **fields: Any) -> dict:
+    return {"task_id": task_id, "description": description, **fields}
+
+
+def test_requests_that_arrive_together_share_one_run_over_new_partitions(intakes: Intakes) -> None:
+    intakes.send(line("t1"), line("t2", roles=["DEV", "QA"]), line("t3"))
+    tick = intakes.tick()
+    (request,) = tick.run_requests
+    assert intakes.partitions == ["t1.dev", "t2.dev", "t2.qa", "t3.dev"]
+    assert (request.tags[RANGE_START], request.tags[RANGE_END]) == ("t1.dev", "t3.dev")
+    assert request.tags[KEYS]
+    assert waiting(NatsOptions(url=intakes.url)) == {REQUESTED: 0, PLAN_APPROVED: 0, "poison": 0}
+    (run_id,) = intakes.launch(tick)
+    assert intakes.instance.get_run_by_id(run_id).is_success
+    assert set(intakes.pipeline.table("deliberations")["status"]) == {"completed"}
+    assert intakes.pipeline.starts == 1
+
+
+def test_when_the_run_exists_nothing_is_asked_for_again(intakes: Intakes) -> None:
+    intakes.send(line("t1"))
+    intakes.launch(intakes.tick())
+    again = intakes.tick()
+    assert not again.run_requests
+    assert again.skip_message == "no requests"
+    assert list((intakes.pipeline.storage / "pending").iterdir()) == []
+
+
+def test_a_run_is_asked_for_under_the_same_key_until_it_exists(intakes: Intakes) -> None:
+    intakes.send(line("t1"), line("t2"))
+    first, second = intakes.tick(), intakes.tick()  # whoever should have made the run was killed
+    assert [request.run_key for request in first.run_requests] == [request.run_key for request in second.run_requests]
+    assert first.run_requests[0].tags == second.run_requests[0].tags
+    intakes.launch(second)
+    assert not intakes.tick().run_requests
+
+
+def test_what_has_been_taken_is_run_while_the_broker_is_away(intakes: Intakes) -> None:
+    intakes.send(line("t1"))
+    intakes.tick()
+    intakes.url = "nats://127.0.0.1:1"
+    (request,) = intakes.tick().run_requests
+    assert request.tags[RANGE_START] == "t1.dev"
+    intakes.launch(intakes.tick())
+    with pytest.raises(BrokerUnavailable):
+        intakes.tick()
+
+
+def test_the_same_request_twice_is_one_deliberation(intakes: Intakes) -> None:
+    intakes.send(line("t1"), line("t1"))
+    tick = intakes.tick()
+    intakes.launch(tick)
+    intakes.send(line("t1"))
+    assert not intakes.tick().run_requests
+    assert intakes.partitions == ["t1.dev"]
+    assert len(intakes.instance.get_runs()) == 1
+    assert intakes.poison() == []
+
+
+def test_the_same_id_with_other_content_is_refused_and_counted(intakes: Intakes) -> None:
+    intakes.send(line("t1"), line("t1", "something else"))
+    intakes.launch(intakes.tick())
+    intakes.send(line("t1", "another thing again"), line("t2"))
+    tick = intakes.tick()
+    assert [request.tags[RANGE_START] for request in tick.run_requests] == ["t2.dev"]
+    assert [one["reason"][:54] for one in intakes.poison()] == [
+        "t1.dev has been requested already, with other content;"
+    ] * 2
+    assert intakes.task("t1.dev").description == "do"
+    assert waiting(NatsOptions(url=intakes.url))["poison"] == 2
+
+
+def test_a_rerun_takes_the_place_of_the_earlier_task_and_runs(intakes: Intakes) -> None:
+    intakes.send(line("t1"), line("t2"))
+    intakes.launch(intakes.tick())
+    intakes.send(line("t1", "something else", rerun=True))
+    tick = intakes.tick()
+    assert intakes.task("t1.dev").description == "something else"
+    assert [(r.tags[RANGE_START], r.tags[RANGE_END]) for r in tick.run_requests] == [("t1.dev", "t1.dev")]
+    intakes.launch(tick)
+    assert sorted(intakes.partitions) == ["t1.dev", "t2.dev"]
+    described = intakes.pipeline.table("deliberations").set_index("deliberation_id")["description"]
+    assert dict(described) == {"t1.dev": "something else", "t2.dev": "do"}
+
+
+def test_a_rerun_that_is_delivered_again_is_run_once(intakes: Intakes) -> None:
+    intakes.send(line("t1"))
+    intakes.launch(intakes.tick())
+    again = {"event_type": REQUESTED, "idempotency_key": "please", "payload": line("t1", rerun=True)}
+    intakes.send(again)
+    intakes.launch(intakes.tick())
+    intakes.send(again)  # the ack of the first was lost
+    assert not intakes.tick().run_requests
+    assert len(intakes.instance.get_runs()) == 2
+    intakes.send(again | {"idempotency_key": "please, once more"})
+    assert len(intakes.tick().run_requests) == 1
+
+
+def test_a_rerun_waits_for_the_run_that_is_under_way(intakes: Intakes) -> None:
+    intakes.send(line("t1"), line("t2"))
+    tick = intakes.tick()
+    job = intakes.pipeline.definitions.resolve_job_def("deliberate")
+    run = intakes.instance.create_run_for_job(job, tags=dict(tick.run_requests[0].tags))
+    intakes.send(line("t1", "something else", rerun=True), line("t3"))
+    waits = intakes.tick()
+    assert [request.tags[RANGE_START] for request in waits.run_requests] == ["t3.dev"]
+    assert intakes.task("t1.dev").description == "do"
+    intakes.launch(waits)
+    intakes.instance.report_run_canceled(run)
+    (request,) = intakes.tick().run_requests
+    assert (request.tags[RANGE_START], request.tags[RANGE_END]) == ("t1.dev", "t1.dev")
+    assert intakes.task("t1.dev").description == "something else"
+
+
+def test_a_rerun_waits_for_the_run_that_has_been_asked_for_and_is_not_there_yet(intakes: Intakes) -> None:
+    intakes.send(line("t1"), line("t2"))
+    first = intakes.tick()
+    intakes.send(line("t1", "something else", rerun=True))
+    both = intakes.tick()
+    assert [request.run_key for request in both.run_requests] == [first.run_requests[0].run_key]
+    intakes.launch(both)
+    (rerun,) = intakes.tick().run_requests
+    assert rerun.tags[BATCH] != first.run_requests[0].tags[BATCH]
+    intakes.launch(intakes.tick())
+    assert not intakes.tick().run_requests
+
+
+def test_an_approved_plan_is_one_deliberation_per_role_with_ids_of_their_own(intakes: Intakes) -> None:
+    intakes.send(PLAN | {"roles": ["DEV", "QA", "PO"], "plan": "Add an endpoint"}, subject=PLAN_APPROVED)
+    tick = intakes.tick()
+    assert intakes.partitions == ["plan-1.dev", "plan-1.qa"]
+    intakes.launch(tick)
+    assert set(intakes.pipeline.table("deliberations")["story_id"]) == {"s1"}
+    (poison,) = intakes.poison()
+    assert "unknown role 'PO'" in poison["reason"]
+    assert poison["subject"] == PLAN_APPROVED
+
+
+def test_poison_is_kept_with_its_reason_and_its_neighbours_go_on(intakes: Intakes) -> None:
+    intakes.send(b"\xff no JSON", line("../etc"), line("good"), b'{"task_id": "\\ud800", "\\udfff": 1}')
+    intakes.tick()
+    assert intakes.partitions == ["good.dev"]
+    found = intakes.poison()
+    assert [one["sequence"] for one in found] == [1, 2, 4]
+    assert found[0]["reason"].startswith("(whole line): not UTF-8 at byte 1")
+    assert found[0]["content"] == "\ufffd no JSON"
+    assert found[0]["content_is_whole"]
+    assert "task_id: use 1 to 120 letters" in found[1]["reason"]
+    intakes.tick()
+    assert len(intakes.poison()) == 3
+
+
+def test_with_the_storage_away_nothing_is_acknowledged(intakes: Intakes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fleet_pipeline.events.intake.BACKOFF_SECONDS", (1.0, 1.0))
+    intakes.send(line("t1"))
+    with monkeypatch.context() as broken:
+
+        def full(*_: Any) -> None:
+            raise StorageError("cannot write: No space left on device")
+
+        broken.setattr(Store, "write", full)
+        with pytest.raises(StorageError):
+            intakes.tick()
+    monkeypatch.setattr("fleet_pipeline.defs.sensors.WAIT_SECONDS", 5)
+    (request,) = intakes.tick().run_requests
+    assert request.tags[RANGE_START] == "t1.dev"
+
+
+def test_a_request_that_never_can_be_taken_ends_in_the_poison_stream(intakes, monkeypatch) -> None:
+    monkeypatch.setattr("fleet_pipeline.events.intake.BACKOFF_SECONDS", (0.2,))
+    monkeypatch.setattr("fleet_pipeline.events.intake.MOST_DELIVERIES", 2)
+    monkeypatch.setattr("fleet_pipeline.defs.sensors.WAIT_SECONDS", 3)
+    intakes.send(line("t1"))
+    with monkeypatch.context() as broken:
+        broken.setattr("fleet_pipeline.defs.intake.put_batch", lambda *_: 1 / 0)
+        for _ in range(2):
+            with pytest.raises(ZeroDivisionError):
+                intakes.tick()
+    intakes.tick()
+    assert [one["reason"] for one in intakes.poison()] == ["it has come 2 times and never could be taken"]
+    assert intakes.partitions == []
+
+
+def test_requests_of_a_large_batch_are_taken_in_runs_of_the_size_that_is_set(intakes: Intakes) -> None:
+    intakes.options = RequestOptions(most_per_run=4)
+    intakes.send(*[line(f"t{n}") for n in range(10)])
+    tick = intakes.tick()
+    ranges = [(r.tags[RANGE_START], r.tags[RANGE_END]) for r in tick.run_requests]
+    assert ranges == [("t0.dev", "t3.dev"), ("t4.dev", "t7.dev"), ("t8.dev", "t9.dev")]
+    assert len({request.run_key for request in tick.run_requests}) == 3
+
+
+def test_a_damaged_batch_is_named_and_costs_only_itself(intakes: Intakes) -> None:
+    folder: Path = intakes.pipeline.storage / "pending"
+    folder.mkdir(parents=True)
+    (folder / "20260101T000000000000-requests-abc.json").write_text('{"specs": [')
+    assert "pending/20260101T000000000000-requests-abc.json cannot be read" in intakes.tick().skip_message
+    intakes.send(line("t1"))
+    assert len(intakes.tick().run_requests) == 1
