@@ -33,7 +33,7 @@ def take_files(intake: Intake, inbox: Store, most_per_run: int, work_seconds: fl
     for name in inbox.names("", ""):
         if name.rsplit(".", 1)[-1].lower() not in ENDINGS or _is_growing(inbox, name):
             continue
-        if time.monotonic() - began > work_seconds:
+        if intake.run_requests and time.monotonic() - began > work_seconds:
             break
         report = _take_file(intake, inbox, name, most_per_run, began + work_seconds)
         done.append(f"{name}: {report}")
@@ -50,7 +50,8 @@ def _take_file(intake: Intake, inbox: Store, name: str, most_per_run: int, deadl
     rerun = name.rsplit(".", 2)[-2:-1] == ["rerun"]
     refused = [asdict(refusal) for refusal in backlog.refused]
     for start in range(0, len(backlog.tasks), most_per_run):
-        if start and time.monotonic() > deadline:
+        # Only where something new was taken: what is known already must not use up every tick.
+        if intake.run_requests and time.monotonic() > deadline:
             return f"the first {start} of {len(backlog.tasks)} tasks taken, the rest in the next tick"
         part = backlog.tasks[start : start + most_per_run]
         requests = [Request(f"{name}@{sent:%Y%m%dT%H%M%S%f}:{task.task_id}", (task,), rerun) for task in part]
