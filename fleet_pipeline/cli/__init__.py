@@ -1,5 +1,4 @@
-"""The command line: `fleet run`, `fleet show`, `fleet explain`, `fleet score`, `fleet events`,
-`fleet config`.
+"""The command line. `fleet --help` lists the commands.
 
 Exit codes: 0 all completed; 3 some were refused or failed; 2 usage, or nothing valid to run; 1 the
 pipeline broke. Results go to standard output, everything else to standard error.
@@ -17,6 +16,8 @@ from fleet_pipeline.cli.events import events
 from fleet_pipeline.cli.run import run
 from fleet_pipeline.cli.score import score
 from fleet_pipeline.cli.show import explain, show
+from fleet_pipeline.cli.status import serve, status
+from fleet_pipeline.cli.submit import submit
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -27,9 +28,10 @@ def main() -> None:
     \b
     fleet run examples/backlog.jsonl --model /models/Qwen3-0.6B
     fleet show rate-limiter.dev
+    fleet submit tasks.jsonl && fleet status
     fleet config
     """
 
 
-for command in (run, show, explain, score, events, config, home):
+for command in (run, submit, status, show, explain, score, events, serve, config, home):
     main.add_command(command)

@@ -65,6 +65,12 @@ def _response(deliberation: Row, seat: Row, location: str, with_texts: bool) -> 
 def _completion(deliberation: Row, proposals: Sequence[Row], location: str, with_texts: bool) -> Envelope:
     """`deliberation.completed`, `.failed` or `.timeout`, with whatever results there are."""
     status = deliberation["status"]
+    payload = completion_payload(deliberation, proposals, location, with_texts)
+    return _envelope(f"deliberation.{status}", deliberation, payload, _outcome(deliberation, proposals), status)
+
+
+def completion_payload(deliberation: Row, proposals: Sequence[Row], location: str, with_texts: bool) -> dict[str, Any]:
+    """A deliberation's end as consumers read it, in events and in answers."""
     answered = _answered(proposals)
     finished = _iso(deliberation["finished_at"])
     failed = [
@@ -72,11 +78,11 @@ def _completion(deliberation: Row, proposals: Sequence[Row], location: str, with
         for row in proposals
         if row["text"] is None
     ]
-    payload = {
+    return {
         "task_id": deliberation["task_id"],
         "deliberation_id": deliberation["deliberation_id"],
         "role": deliberation["role"],
-        "status": status,
+        "status": deliberation["status"],
         "error": deliberation["error_message"],
         "winner_id": deliberation["winner_agent_id"],
         "winner_score": deliberation["winner_score"],
@@ -92,7 +98,6 @@ def _completion(deliberation: Row, proposals: Sequence[Row], location: str, with
         "texts_included": with_texts,
         "run_id": deliberation["run_id"],
     }
-    return _envelope(f"deliberation.{status}", deliberation, payload, _outcome(deliberation, proposals), status)
 
 
 def _orchestration(deliberation: Row, proposals: Sequence[Row], location: str, with_texts: bool) -> Envelope:
@@ -129,7 +134,8 @@ def _outcome(deliberation: Row, proposals: Sequence[Row]) -> list[Any]:
 
 
 def _answered(proposals: Sequence[Row]) -> list[Row]:
-    return sorted((row for row in proposals if row["text"] is not None), key=lambda row: row["rank"])
+    answered = (row for row in proposals if row["text"] is not None)
+    return sorted(answered, key=lambda row: (row["rank"] is None, row["rank"] or 0))
 
 
 def _result(row: Row, deliberation: Row, with_texts: bool) -> dict[str, Any]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, TypeVar
 
 from fleet_pipeline.events.options import NatsOptions, without_secrets
@@ -17,10 +17,21 @@ class BrokerUnavailable(RuntimeError):
     """The broker cannot be reached or did not acknowledge. Sending again later is safe."""
 
 
+class NotPermitted(TimeoutError):
+    """The broker does not let this user do that."""
+
+
 def ask(options: NatsOptions, conversation: Coroutine[Any, Any, T]) -> T:
     """Hold a conversation to its end. Raises `BrokerUnavailable`, without anything secret in it."""
-    try:
+    with unavailable(options):
         return asyncio.run(conversation)
+
+
+@contextmanager
+def unavailable(options: NatsOptions) -> Iterator[None]:
+    """Raises `BrokerUnavailable`, without anything secret in it, for what goes wrong with the broker."""
+    try:
+        yield
     except (OSError, TimeoutError, _nats_error()) as error:
         detail = str(error) or "no answer"
         # What a server or library says may repeat what it was given.
@@ -31,26 +42,40 @@ def ask(options: NatsOptions, conversation: Coroutine[Any, Any, T]) -> T:
 
 
 @asynccontextmanager
-async def connect(options: NatsOptions) -> AsyncIterator[Any]:
-    """A connection that fails in seconds when there is no broker, and is always closed."""
+async def connect(options: NatsOptions, *, lasting: bool = False) -> AsyncIterator[Any]:
+    """A connection that fails in seconds when there is no broker, and is always closed.
+
+    `lasting`: once made, it is made again whenever it breaks, for as long as the block runs.
+    """
     import nats
 
-    async def ignore(_: Exception) -> None:
-        """Every failure reaches the caller as an exception; nats-py would log each attempt as well."""
+    refused: list[Exception] = []
+
+    async def remember(error: Exception) -> None:
+        """nats-py would log it. A server says here, and nowhere else, what a user may not do."""
+        if "permissions violation" in str(error).lower():
+            refused.append(error)
 
     connection = await nats.connect(
         options.servers,
         name="fleet-pipeline",
         connect_timeout=5,
-        allow_reconnect=False,
+        allow_reconnect=lasting,
         # The first connection counts as one, and the default is 60 attempts, 2 s apart.
         max_reconnect_attempts=1,
         reconnect_time_wait=0.1,
-        error_cb=ignore,
+        error_cb=remember,
         **_credentials(options),
     )
+    if lasting:
+        # Only now: with it, a first connection would be tried for ever.
+        connection.options["max_reconnect_attempts"] = -1
     try:
         yield connection
+    except TimeoutError as error:
+        if refused:
+            raise NotPermitted(str(refused[-1])) from error
+        raise
     finally:
         await connection.close()
 

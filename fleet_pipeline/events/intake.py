@@ -10,9 +10,12 @@ import asyncio
 import hashlib
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from fleet_pipeline.deliberation.entries import BadRecord, parse_entry
+from fleet_pipeline.deliberation.task import deliberation_id
 from fleet_pipeline.events.connection import ask, connect
 from fleet_pipeline.events.envelope import Envelope
 from fleet_pipeline.events.options import NatsOptions
@@ -26,7 +29,7 @@ MOST_DELIVERIES = 20
 # How long requests are waited for at a time. Those that come meanwhile are taken together.
 SLICE_SECONDS = 0.4
 POISON_CONTENT_BYTES = 64_000
-SETTLED = 30.0  # seconds for the broker's acks of poison
+ACKED = 30.0  # seconds within which the broker must answer
 
 # Returns, for each message, why it cannot be taken, or None where what it asks for is durable.
 Take = Callable[[Sequence[Received]], Sequence[str | None]]
@@ -68,6 +71,11 @@ def waiting(options: NatsOptions) -> dict[str, int]:
     return ask(options, _waiting(options))
 
 
+def is_waiting(options: NatsOptions, deliberation: str) -> bool:
+    """Whether a request for this deliberation has come in and has not been taken yet."""
+    return ask(options, _is_waiting(options, deliberation))
+
+
 async def _receive(options: NatsOptions, take: Take, wait: float, work: float, batch: int) -> Counts:
     began, counts = time.monotonic(), Counts()
     async with connect(options) as connection:
@@ -103,7 +111,7 @@ async def _handle(connection: Any, jetstream: Any, came: list[tuple[Source, Any]
         for (source, _), message, reason in zip(came, received, reasons, strict=True)
         if reason is not None
     ]
-    await asyncio.wait_for(asyncio.gather(*poison), SETTLED)
+    await asyncio.wait_for(asyncio.gather(*poison), ACKED)
     for (_, message), reason in zip(came, reasons, strict=True):
         await (message.ack() if reason is None else message.term())
     await connection.flush()
@@ -191,6 +199,50 @@ async def _stream_of(jetstream: Any, source: Source) -> str:
         name: str = await jetstream.find_stream_name_by_subject(source.subject)
         return name
     return source.stream.name
+
+
+async def _is_waiting(options: NatsOptions, deliberation: str) -> bool:
+    """Reads what has come after the consumers' last ack, with a consumer of its own that leaves nothing behind."""
+    from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
+    from nats.js.errors import NotFoundError
+
+    task_id = deliberation.rpartition(".")[0].encode()
+    async with connect(options) as connection:
+        jetstream = connection.jetstream()
+        for source in SOURCES:
+            start = 1
+            with suppress(NotFoundError):
+                stream = await _stream_of(jetstream, source)
+                with suppress(NotFoundError):
+                    start = (await jetstream.consumer_info(stream, source.durable)).ack_floor.stream_seq + 1
+                config = ConsumerConfig(
+                    deliver_policy=DeliverPolicy.BY_START_SEQUENCE,
+                    opt_start_seq=start,
+                    ack_policy=AckPolicy.NONE,
+                    inactive_threshold=30.0,
+                )
+                subscription = await jetstream.pull_subscribe(source.subject, stream=stream, config=config)
+                left = (await subscription.consumer_info()).num_pending
+                while left > 0:
+                    messages = await subscription.fetch(min(500, left), timeout=ACKED)
+                    # Most messages speak of other tasks, and are told by that alone.
+                    if any(task_id in message.data and _asks_for(message.data, deliberation) for message in messages):
+                        return True
+                    left -= len(messages)
+    return False
+
+
+def _asks_for(content: bytes, deliberation: str) -> bool:
+    try:
+        found = parse_entry(content)
+        fields = found.get("payload", found)
+        roles = fields.get("roles") or ["DEV"]
+        named = fields.get("task_id") or fields.get("plan_id")
+        return any(
+            deliberation_id(named, str(role)) == deliberation for role in ([roles] if isinstance(roles, str) else roles)
+        )
+    except (BadRecord, AttributeError, TypeError):
+        return False
 
 
 async def _waiting(options: NatsOptions) -> dict[str, int]:

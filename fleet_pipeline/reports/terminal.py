@@ -18,7 +18,7 @@ from fleet_pipeline.reports.text import printable
 
 Row = Mapping[str, Any]
 MOST_ROWS = 60
-_STYLES = {"completed": "green", "failed": "red", "timeout": "yellow"}
+_STYLES = {"completed": "green", "failed": "red", "timeout": "yellow", "in_progress": "cyan"}
 
 
 def run_table(rows: Sequence[Row]) -> RenderableType:
@@ -45,6 +45,45 @@ def run_table(rows: Sequence[Row]) -> RenderableType:
     if len(shown) < len(rows):
         return Group(table, Text(f"... and {len(rows) - len(shown)} more", style="dim"))
     return table
+
+
+def status_table(answers: Sequence[Row]) -> RenderableType:
+    """One line per deliberation that was asked about, and what went wrong below it."""
+    table = Table(pad_edge=False, box=None, header_style="bold")
+    table.add_column("deliberation", no_wrap=True)
+    for name in ("status", "agents", "winner", "score", "run"):
+        table.add_column(name)
+    for answer in answers:
+        agents = f"{answer['successful_responses']} of {answer['total_agents']}" if answer["total_agents"] else "-"
+        table.add_row(
+            answer["deliberation_id"],
+            _state(answer["status"]),
+            agents,
+            (answer["winner_id"] or "-").rpartition("-")[2] or "-",
+            number(answer["winner_score"]),
+            (answer["run_id"] or "-")[:8],
+        )
+    wrong = [f"{answer['deliberation_id']}: {answer['error']}" for answer in answers if answer["error"]]
+    return Group(table, *(Text(printable(line), style="red") for line in wrong))
+
+
+def overview(states: Mapping[str, str], counts: Mapping[str, int], storage: str) -> RenderableType:
+    """How many deliberations there are of each status, and those that have not completed."""
+    if not states:
+        return Text(f"no deliberations in {storage} yet")
+    total = Text.assemble(
+        f"{len(states)} deliberations: ",
+        *(part for name, count in sorted(counts.items()) for part in (f"{count} ", _state(name), "  ")),
+    )
+    open_ = [(key, state) for key, state in states.items() if state != "COMPLETED"]
+    lines = [Text.assemble(f"  {key}  ", _state(state)) for key, state in open_[:MOST_ROWS]]
+    if len(open_) > MOST_ROWS:
+        lines.append(Text(f"  ... and {len(open_) - MOST_ROWS} more (--json lists all)", style="dim"))
+    return Group(total, *lines)
+
+
+def _state(name: str) -> Text:
+    return Text(name, style=_STYLES.get(name.lower(), ""))
 
 
 def cases_table(results: Sequence[Row]) -> RenderableType:

@@ -87,6 +87,10 @@ def get_spec(store: Store, key: str, roles: Mapping[str, Role]) -> Spec:
     return spec
 
 
+def is_stored(store: Store, key: str) -> bool:
+    return store.read(_path(key)) is not None
+
+
 def stored_keys(store: Store) -> list[str]:
     """The ids of all deliberations that have a spec, sorted."""
     return store.names("tasks", ".json")

@@ -1,0 +1,76 @@
+"""`fleet submit`."""
+
+from __future__ import annotations
+
+import json
+import sys
+import uuid
+from dataclasses import asdict
+from datetime import UTC, datetime
+
+import click
+
+from fleet_pipeline.cli.common import NOTHING_VALID, SOME_FAILED, fail, flags, json_option, storage_option
+from fleet_pipeline.client import Client, Submitted
+from fleet_pipeline.deliberation.task import Task, deliberation_id
+from fleet_pipeline.reports.text import printable
+from fleet_pipeline.settings import Settings, load_settings, read_roles
+from fleet_pipeline.storage.backlog import read_backlog
+from fleet_pipeline.storage.store import Store
+
+
+@click.command()
+@click.argument("backlog")
+@click.option("--nats", metavar="URL|off", help="The broker; nats.url of the settings where absent. off: the inbox.")
+@click.option("--inbox", metavar="URL", help="The folder used where there is no broker; <storage>/inbox when absent.")
+@storage_option
+@click.option("--rerun", is_flag=True, help="Put these tasks in place of earlier ones of the same id, and run them.")
+@json_option
+def submit(backlog: str, nats: str | None, inbox: str | None, storage: str | None, rerun: bool, as_json: bool) -> None:
+    """Hand BACKLOG to a running pipeline and return at once; - reads JSON Lines from standard input.
+
+    The tasks go to the broker, or without one into the inbox folder. Where `make ui` or a deployment runs,
+    its sensors take them and ask for a run. The same task twice is one deliberation.
+
+    \b
+    fleet submit tasks.jsonl --nats nats://broker:4222
+    echo '{"task_id": "t1", "description": "Design a rate limiter"}' | fleet submit -
+    fleet submit corrected.jsonl --rerun --json | jq -r '.submitted[].deliberation_ids[]'
+    """
+    settings = load_settings(flags(storage=storage, nats__url=None if nats == "off" else nats, requests__inbox=inbox))
+    read = read_backlog(backlog, read_roles(settings.council.roles_file))
+    for refusal in read.refused:
+        click.echo(printable(f"refused: line {refusal.line}: {refusal.field[:80]}: {refusal.error}"), err=True)
+    if not read.tasks:
+        fail(f"{backlog}: no valid task in it", NOTHING_VALID)
+    if settings.nats.url and nats != "off" and not inbox:
+        with Client(settings.nats) as fleet:
+            submitted = fleet.submit_all(read.tasks, rerun=rerun)
+        place = "the broker"
+    else:
+        submitted, place = _into_the_inbox(settings, read.tasks, rerun)
+    if as_json:
+        document = {
+            "submitted": [asdict(one) for one in submitted],
+            "to": place,
+            "refused": [asdict(refusal) for refusal in read.refused],
+        }
+        click.echo(json.dumps(document, indent=2))
+    else:
+        for one in submitted:
+            known = "  (the broker had it already)" if one.duplicate else ""
+            click.echo(f"{'  '.join(one.deliberation_ids)}{known}")
+        click.echo(f"{len(submitted)} tasks submitted to {place}; `fleet status` tells where they stand", err=True)
+    sys.exit(SOME_FAILED if read.refused else 0)
+
+
+def _into_the_inbox(settings: Settings, tasks: list[Task], rerun: bool) -> tuple[list[Submitted], str]:
+    folder = Store(settings.requests.inbox_url(settings.storage))
+    name = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}{'.rerun' if rerun else ''}.jsonl"
+    lines = "".join(json.dumps(task.model_dump(mode="json", exclude_unset=True)) + "\n" for task in tasks)
+    folder.write(name, lines.encode())
+    submitted = [
+        Submitted(task.task_id, tuple(deliberation_id(task.task_id, role) for role in task.roles), duplicate=False)
+        for task in tasks
+    ]
+    return submitted, folder.full_path(name)

@@ -1,0 +1,172 @@
+"""Where a deliberation stands, from what is durable: stored specs, the Dagster instance, and the results.
+
+Nothing is remembered here, so that an answer is the same before and after any restart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Any
+
+import dagster as dg
+
+from fleet_pipeline.defs.announcements import VERDICTS
+from fleet_pipeline.defs.partitions import STARTED, UNFINISHED, deliberation_partitions, unfinished
+from fleet_pipeline.deliberation.roles import Role
+from fleet_pipeline.deliberation.task import safe_key
+from fleet_pipeline.events.completions import completion_payload
+from fleet_pipeline.scoring.proposals import final_proposals
+from fleet_pipeline.storage.pending import pending_batches
+from fleet_pipeline.storage.store import StorageError, Store
+from fleet_pipeline.storage.tables import read_rows, table_path
+from fleet_pipeline.storage.task_store import is_stored, stored_keys
+
+Record = dict[str, Any]
+
+
+class Status(StrEnum):
+    """In the words of the earlier system, and PENDING, which it lacked."""
+
+    UNKNOWN = "UNKNOWN"
+    PENDING = "PENDING"
+    IN_PROGRESS = "IN_PROGRESS"
+    COMPLETED = "COMPLETED"
+    FAILED = "FAILED"
+    TIMEOUT = "TIMEOUT"
+
+
+ENDED = (Status.COMPLETED, Status.FAILED, Status.TIMEOUT)
+
+
+class Desk:
+    """Answers questions about deliberations from an instance and a storage."""
+
+    def __init__(self, instance: dg.DagsterInstance, store: Store, roles: Mapping[str, Role]) -> None:
+        self.instance = instance
+        self.store = store
+        self.roles = roles
+
+    def status(self, key: str, with_texts: bool = False) -> Record:
+        """The status of one deliberation, with its counts, results, winner and error.
+
+        `results` are partial where it failed, timed out or is still being judged. Raises `InvalidInput` for what is
+        no deliberation id, `StorageError` where results cannot be read.
+        """
+        task_id, _, role = safe_key(key).rpartition(".")
+        status, run, error = self._standing(key)
+        answer = {
+            "deliberation_id": key,
+            "task_id": task_id,
+            "role": role.upper(),
+            "status": str(status),
+            "run_id": run.run_id if run else None,
+            "error": error,
+        }
+        verdict = self._verdict(key)
+        if verdict is not None and status in ENDED:
+            seats = _records(self.store, "proposals", key)
+        else:
+            verdict, seats = self._partial(key, run if status is Status.IN_PROGRESS else None)
+        location = self.store.full_path(table_path("proposals", key))
+        found = completion_payload(verdict, seats, location, with_texts)
+        kept = {name: value for name, value in found.items() if name not in answer}
+        return answer | {"error": error or found["error"]} | kept
+
+    def statuses(self) -> dict[str, Status]:
+        """The status of every deliberation that is known, by id."""
+        finished = set(self.store.names("deliberations", ".parquet"))
+        keys = sorted({*stored_keys(self.store), *finished})
+        registered = set(self.instance.get_dynamic_partitions(str(deliberation_partitions.name)))
+        asked = [key for key in keys if key in registered]
+        recorded = self.instance.get_status_by_partition(VERDICTS, asked, deliberation_partitions) or {}
+        waiting, held = self._waiting(), unfinished(self.instance)
+        found: dict[str, Status] = {}
+        for key in keys:
+            mark = recorded.get(key)
+            if key in waiting or key in held or (mark is None and key in finished):
+                found[key] = self._standing(key)[0]
+            elif mark is None:
+                found[key] = Status.PENDING
+            elif mark.value == "MATERIALIZED":
+                found[key] = Status.COMPLETED
+            else:
+                found[key] = self._standing(key)[0]
+        return found
+
+    def counts(self) -> dict[str, int]:
+        """How many deliberations there are in all, and of each status."""
+        found = list(self.statuses().values())
+        each = {status.lower(): found.count(status) for status in Status if status is not Status.UNKNOWN}
+        return {"total_deliberations": len(found), **each}
+
+    def _standing(self, key: str) -> tuple[Status, dg.DagsterRun | None, str | None]:
+        """(status, the run it is or was last part of, why it has no verdict)."""
+        if key in self._waiting():
+            return Status.PENDING, None, None
+        run = self._last_run(key)
+        verdict = self._verdict(key)
+        judged = Status(verdict["status"].upper()) if verdict else None
+        if run is None:
+            return judged or (Status.PENDING if is_stored(self.store, key) else Status.UNKNOWN), None, None
+        if judged and verdict and verdict["run_id"] == run.run_id:
+            return judged, run, None
+        if run.status in STARTED:
+            return Status.IN_PROGRESS, run, None
+        if run.status in UNFINISHED:
+            return Status.PENDING, run, None
+        ended = "was cancelled" if run.status == dg.DagsterRunStatus.CANCELED else "broke"
+        return (
+            Status.FAILED,
+            run,
+            f"run {run.run_id} {ended} before its verdict; what had finished is kept: run it again",
+        )
+
+    def _last_run(self, key: str) -> dg.DagsterRun | None:
+        planned = self.instance.event_log_storage.get_latest_planned_materialization_info(VERDICTS, key)
+        return self.instance.get_run_by_id(planned.run_id) if planned else None
+
+    def _verdict(self, key: str) -> Record | None:
+        found = _records(self.store, "deliberations", key)
+        return found[0] if found else None
+
+    def _waiting(self) -> frozenset[str]:
+        """Keys that have been taken and have no run yet."""
+        return frozenset(key for batch in pending_batches(self.store, self.roles)[0] for key in batch.keys)
+
+    def _partial(self, key: str, run: dg.DagsterRun | None) -> tuple[Record, list[Record]]:
+        """What a run has of a deliberation that has no verdict of it yet."""
+        task_id, _, role = key.rpartition(".")
+        blank: Record = dict.fromkeys(
+            (
+                "status",
+                "error_message",
+                "winner_agent_id",
+                "winner_score",
+                "num_agents",
+                "wall_s",
+                "finished_at",
+                "run_id",
+            )
+        )
+        verdict = blank | {"task_id": task_id, "deliberation_id": key, "role": role.upper()}
+        rows = None
+        if run is not None:
+            try:
+                rows = read_rows(self.store, "utterances", key)
+            except StorageError:  # torn: the run will write it again
+                rows = None
+        if rows is None or not rows.num_rows or rows.column("run_id")[0].as_py() != (run.run_id if run else None):
+            return verdict, []
+        seats = final_proposals(rows.to_pandas())
+        seats = seats.astype(object).where(seats.notna(), None)
+        found = [
+            {"score": None, "rank": None, **{str(name): value for name, value in seat.items()}}
+            for seat in seats.to_dict("records")
+        ]
+        return verdict | {"num_agents": len(found)}, found
+
+
+def _records(store: Store, table: str, key: str) -> list[Record]:
+    rows = read_rows(store, table, key)
+    return rows.to_pylist() if rows is not None else []
