@@ -12,6 +12,7 @@ from typing import Any
 import dagster as dg
 
 from fleet_pipeline.defs.announcements import VERDICTS
+from fleet_pipeline.defs.intake import has_run
 from fleet_pipeline.defs.partitions import STARTED, UNFINISHED, deliberation_partitions, unfinished
 from fleet_pipeline.deliberation.roles import Role
 from fleet_pipeline.deliberation.task import safe_key
@@ -132,7 +133,8 @@ class Desk:
 
     def _waiting(self) -> frozenset[str]:
         """Keys that have been taken and have no run yet."""
-        return frozenset(key for batch in pending_batches(self.store, self.roles)[0] for key in batch.keys)
+        batches = pending_batches(self.store, self.roles)[0]
+        return frozenset(key for batch in batches if not has_run(self.instance, batch) for key in batch.keys)
 
     def _partial(self, key: str, run: dg.DagsterRun | None) -> tuple[Record, list[Record]]:
         """What a run has of a deliberation that has no verdict of it yet."""

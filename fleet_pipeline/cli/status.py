@@ -16,7 +16,6 @@ from rich.console import Console
 
 from fleet_pipeline.cli.common import SOME_FAILED, flags, json_option, storage_option
 from fleet_pipeline.deliberation.errors import InvalidInput
-from fleet_pipeline.events.options import NatsOptions
 from fleet_pipeline.reports.text import printable
 from fleet_pipeline.settings import Settings, load_settings, read_roles
 from fleet_pipeline.storage.store import Store
@@ -83,7 +82,7 @@ def serve(nats: str | None, storage: str | None) -> None:
         await answer_questions(
             settings.nats,
             lambda subject, key, texts: (
-                _stats(desk, settings.nats)
+                stats(desk, settings)
                 if subject == STATS
                 else _known_to_the_broker(desk.status(key, with_texts=texts), settings)
             ),
@@ -122,12 +121,8 @@ def _known_to_the_broker(answer: dict[str, Any], settings: Settings) -> dict[str
     return answer
 
 
-def _stats(desk: Desk, nats: NatsOptions) -> dict[str, Any]:
-    from fleet_pipeline.events.intake import waiting
-
-    counts = waiting(nats)
-    poisoned = counts.pop("poison")
-    return {**desk.counts(), "requests_waiting": sum(counts.values()), "requests_refused": poisoned}
+def stats(desk: Desk, settings: Settings) -> dict[str, Any]:
+    return {**desk.counts(), **_told_by_the_broker(settings)[0]}
 
 
 def _overview(desk: Desk, settings: Settings, as_json: bool) -> None:
@@ -137,20 +132,29 @@ def _overview(desk: Desk, settings: Settings, as_json: bool) -> None:
     counts: dict[str, int] = {}
     for state in found.values():
         counts[state] = counts.get(state, 0) + 1
-    broker: dict[str, Any] = {}
-    if settings.nats.url:
-        from fleet_pipeline.events.connection import BrokerUnavailable
-        from fleet_pipeline.events.intake import waiting
-
-        try:
-            broker = {"broker": waiting(settings.nats)}
-        except BrokerUnavailable as error:
-            broker = {"broker": str(error)}
+    broker, told = _told_by_the_broker(settings)
     if as_json:
         click.echo(json.dumps({"counts": counts, **broker, "deliberations": found}, indent=2))
         return
     Console(highlight=False, soft_wrap=not sys.stdout.isatty()).print(overview(found, counts, settings.storage))
-    if broker:
-        told = broker["broker"]
-        line = told if isinstance(told, str) else ", ".join(f"{count} {name}" for name, count in told.items())
-        click.echo(printable(f"\nnot taken yet: {line}" if not isinstance(told, str) else f"\n{line}"))
+    if told:
+        click.echo(printable(told))
+
+
+def _told_by_the_broker(settings: Settings) -> tuple[dict[str, Any], str]:
+    """(figures, the same in words) of the requests that nobody has taken yet, and of those that were refused."""
+    if settings.nats.url is None:
+        return {}, ""
+    from fleet_pipeline.events.connection import BrokerUnavailable
+    from fleet_pipeline.events.intake import waiting
+
+    try:
+        counts = waiting(settings.nats)
+    except BrokerUnavailable as error:
+        return {"broker_error": str(error)}, str(error)
+    refused = counts.pop("poison")
+    total = sum(counts.values())
+    return (
+        {"requests_waiting": total, "requests_refused": refused},
+        f"requests at the broker: {total} waiting to be taken, {refused} refused",
+    )

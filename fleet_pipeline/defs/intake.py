@@ -50,7 +50,7 @@ class Intake:
             ]
             claimed: set[str] = set()
             for batch in batches:
-                if self._has_run(batch):
+                if has_run(self.instance, batch):
                     settle(self.store, batch)
                     continue
                 # A batch waits for an earlier one with the same key: its run begins when that one's has ended.
@@ -111,9 +111,6 @@ class Intake:
                         self._apply(batch)
             return refusals
 
-    def _has_run(self, batch: Batch) -> bool:
-        return bool(self.instance.get_runs(filters=dg.RunsFilter(tags={BATCH: batch.id}), limit=1))
-
     def _stored(self, key: str, registered: frozenset[str]) -> Spec | None:
         """A spec without its partition is what a process left that came to its end: as good as none."""
         if key not in registered:
@@ -146,3 +143,7 @@ class Intake:
 
 def _other(earlier: Spec | None, spec: Spec) -> bool:
     return earlier is not None and earlier.task != spec.task
+
+
+def has_run(instance: dg.DagsterInstance, batch: Batch) -> bool:
+    return bool(instance.get_runs(filters=dg.RunsFilter(tags={BATCH: batch.id}), limit=1))

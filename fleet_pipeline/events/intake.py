@@ -250,15 +250,16 @@ async def _waiting(options: NatsOptions) -> dict[str, int]:
 
     async with connect(options) as connection:
         jetstream = connection.jetstream()
-        counts: dict[str, int] = {}
+        counts = dict.fromkeys((REQUESTED, PLAN_APPROVED, "poison"), 0)
         for source in SOURCES:
-            try:
-                about = await jetstream.consumer_info(await _stream_of(jetstream, source), source.durable)
-                counts[source.subject] = about.num_pending + about.num_ack_pending
-            except NotFoundError:
-                counts[source.subject] = 0
-        try:
+            with suppress(NotFoundError):
+                stream = await _stream_of(jetstream, source)
+                try:
+                    about = await jetstream.consumer_info(stream, source.durable)
+                    counts[source.subject] = about.num_pending + about.num_ack_pending
+                except NotFoundError:  # nobody has looked for requests yet
+                    state = (await jetstream.stream_info(stream, subjects_filter=source.subject)).state
+                    counts[source.subject] = (state.subjects or {}).get(source.subject, 0)
+        with suppress(NotFoundError):
             counts["poison"] = (await jetstream.stream_info(POISON.name)).state.messages
-        except NotFoundError:
-            counts["poison"] = 0
         return counts
