@@ -134,29 +134,31 @@ PAYLOADS: dict[str, type[BaseModel]] = {
     "deliberation.failed": DeliberationEnded,
     "deliberation.timeout": DeliberationEnded,
     "orchestration.deliberation.completed": OrchestrationDeliberationCompleted,
-    REQUESTED: DeliberationRequested,
-    PLAN_APPROVED: PlanApproved,
     "fleet.poison.request": Poisoned,
     "fleet.poison.plan": Poisoned,
 }
 
 
+# What comes in, bare or in an envelope.
+REQUESTS: dict[str, type[BaseModel]] = {REQUESTED: DeliberationRequested, PLAN_APPROVED: PlanApproved}
+
+
 def schemas() -> dict[str, Any]:
-    """The JSON Schema (2020-12) of each event's whole envelope, by event type."""
-    return {event_type: _schema(event_type, payload) for event_type, payload in PAYLOADS.items()}
+    """The JSON Schema (2020-12) of each event by event type: what is sent in whole envelopes, what is taken with the
+    envelope or without."""
+    sent = {event_type: _schema(event_type, payload, "serialization") for event_type, payload in PAYLOADS.items()}
+    taken = {event_type: _schema(event_type, payload, "validation") for event_type, payload in REQUESTS.items()}
+    return sent | taken
 
 
-def _schema(event_type: str, payload: type[BaseModel]) -> dict[str, Any]:
-    envelope = Envelope.model_json_schema(mode="serialization")
-    inner = payload.model_json_schema(mode="serialization", ref_template="#/$defs/{model}")
+def _schema(event_type: str, payload: type[BaseModel], mode: Literal["serialization", "validation"]) -> dict[str, Any]:
+    envelope = Envelope.model_json_schema(mode=mode)
+    inner = payload.model_json_schema(mode=mode, ref_template="#/$defs/{model}")
     definitions = inner.pop("$defs", {})
     properties = envelope["properties"] | {"event_type": {"const": event_type}, "payload": inner}
-    return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        **envelope,
-        "title": event_type,
-        "properties": properties,
-        "required": list(properties),
-        "additionalProperties": True,
-        "$defs": definitions,
-    }
+    document = envelope | {"title": event_type, "properties": properties, "additionalProperties": True}
+    if mode == "serialization":
+        document["required"] = list(properties)
+    else:
+        document = {"title": event_type, "anyOf": [document | {"required": ["event_type", "payload"]}, inner]}
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **document, "$defs": definitions}

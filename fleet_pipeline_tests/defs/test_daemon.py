@@ -2,122 +2,20 @@
 
 from __future__ import annotations
 
-import json
-import os
-import socket
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator
 
-import dagster as dg
-import psutil
 import pytest
 
-from fleet_pipeline.defs.partitions import NAME
+from fleet_pipeline.client import Client
 from fleet_pipeline.events.embedded import embedded_server
-from fleet_pipeline.storage.store import Store
-from fleet_pipeline.storage.task_store import put_task
 from fleet_pipeline_tests.defs.test_sensors import messages
-from fleet_pipeline_tests.helpers import a_task
-
-ASSETS = ("transcripts", "proposals", "deliberations")
-PATIENCE = 120.0
-
-
-class Deployment:
-    def __init__(self, port: int, instance: dg.DagsterInstance, storage: Path, nats_url: str) -> None:
-        self.url = f"http://127.0.0.1:{port}/graphql"
-        self.instance = instance
-        self.storage = storage
-        self.nats_url = nats_url
-
-    def ask(self, query: str, **variables: Any) -> Any:
-        body = json.dumps({"query": query, "variables": variables}).encode()
-        request = urllib.request.Request(self.url, body, {"content-type": "application/json"})
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            return json.load(answer)["data"]
-
-    def add(self, **descriptions: str) -> list[str]:
-        store = Store(str(self.storage))
-        keys = [put_task(store, a_task(name, description=text))[0] for name, text in descriptions.items()]
-        self.instance.add_dynamic_partitions(NAME, keys)
-        return keys
-
-    def backfill(self, keys: list[str]) -> None:
-        parameters = {"assetSelection": [{"path": [asset]} for asset in ASSETS], "partitionNames": keys}
-        launched = self.ask(
-            "mutation($p: LaunchBackfillParams!) { launchPartitionBackfill(backfillParams: $p) { __typename } }",
-            p=parameters,
-        )
-        assert launched["launchPartitionBackfill"]["__typename"] == "LaunchBackfillSuccess"
-
-    def partitions(self) -> dict[str, set[str]]:
-        node = self.ask(
-            '{ assetNodeOrError(assetKey: {path: ["deliberations"]}) { ... on AssetNode { assetPartitionStatuses {'
-            " ... on DefaultPartitionStatuses { materializedPartitions failedPartitions unmaterializedPartitions } } } } }"
-        )["assetNodeOrError"]["assetPartitionStatuses"]
-        return {name.removesuffix("Partitions"): set(keys) for name, keys in node.items()}
-
-
-def eventually(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline, f"waited {PATIENCE:.0f} s for {what}"
-        time.sleep(0.5)
+from fleet_pipeline_tests.deployment import Deployment, deployed, eventually
 
 
 @pytest.fixture(scope="module")
 def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
-    folder = tmp_path_factory.mktemp("deployment")
-    home, storage = folder / "home", folder / "storage"
-    home.mkdir()
-    (home / "dagster.yaml").write_text((Path(__file__).parents[2] / "fleet_pipeline/dagster.yaml").read_text())
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    with embedded_server() as nats_url, (folder / "log").open("w") as log:
-        environment = {
-            "DAGSTER_HOME": str(home),
-            "FLEET_STORAGE": str(storage),
-            "FLEET_NATS__URL": nats_url,
-            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-        }
-        program = [
-            sys.executable,
-            "-m",
-            "dagster",
-            "dev",
-            "-m",
-            "fleet_pipeline_tests.scripted_definitions",
-            "-p",
-            str(port),
-        ]
-        process = subprocess.Popen(
-            program, env=os.environ | environment, stdout=log, stderr=log, cwd=Path(__file__).parents[2]
-        )
-        try:
-            with dg.DagsterInstance.from_config(str(home)) as instance:
-                deployed = Deployment(port, instance, storage, nats_url)
-                eventually(lambda: _answers(deployed), f"the UI; see {folder / 'log'}")
-                yield deployed
-        finally:
-            # `dagster dev` under a parent without a terminal outlives SIGTERM: end its whole tree.
-            root = psutil.Process(process.pid)
-            for one in [*root.children(recursive=True), root]:
-                one.kill()
-            process.wait()
-
-
-def _answers(deployed: Deployment) -> bool:
-    try:
-        return bool(deployed.partitions())
-    except (urllib.error.URLError, ConnectionError, TimeoutError, KeyError, TypeError):
-        return False
+    with embedded_server() as nats_url, deployed(tmp_path_factory.mktemp("deployment"), nats_url) as found:
+        yield found
 
 
 @pytest.mark.timeout(600)
@@ -145,3 +43,14 @@ def test_a_selection_is_launched_and_the_failed_and_missing_ones_are_backfilled_
     assert sorted(announced) == sorted(
         [("deliberation.completed", key) for key in keys] + [("deliberation.failed", "b.dev")]
     )
+
+
+@pytest.mark.timeout(600)
+def test_what_is_submitted_is_run_and_announced(deployment: Deployment) -> None:
+    with Client(deployment.nats_url) as fleet:
+        submitted = fleet.submit_all([{"task_id": f"r{n}", "description": "do"} for n in range(5)])
+    keys = {key for one in submitted for key in one.deliberation_ids}
+    eventually(lambda: deployment.partitions()["materialized"] >= keys, "the requests to be run")
+    told = lambda: [event["payload"]["deliberation_id"] for event in messages(deployment.nats_url)]  # noqa: E731
+    eventually(lambda: keys <= set(told()), "the events")
+    assert sorted(key for key in told() if key in keys) == sorted(keys)

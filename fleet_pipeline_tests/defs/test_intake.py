@@ -10,6 +10,7 @@ from typing import Any
 
 import dagster as dg
 import pytest
+from jsonschema import Draft202012Validator
 
 from fleet_pipeline.defs.intake import BATCH
 from fleet_pipeline.defs.partitions import KEYS, NAME, RANGE_END, RANGE_START
@@ -18,6 +19,7 @@ from fleet_pipeline.deliberation.roles import BUILT_IN_ROLES
 from fleet_pipeline.events.connection import BrokerUnavailable, connect
 from fleet_pipeline.events.intake import waiting
 from fleet_pipeline.events.options import NatsOptions, RequestOptions
+from fleet_pipeline.events.payloads import schemas
 from fleet_pipeline.events.requests import PLAN_APPROVED, REQUESTED
 from fleet_pipeline.events.streams import ensure_streams
 from fleet_pipeline.storage.store import StorageError, Store
@@ -84,6 +86,11 @@ class Intakes:
                 jetstream = connection.jetstream()
                 total = (await jetstream.stream_info("FLEET_POISON")).state.messages
                 found = [(await jetstream.get_msg("FLEET_POISON", seq=n)).data for n in range(1, total + 1)]
+                schema = schemas()["fleet.poison.request"]
+                for data in found:
+                    Draft202012Validator(
+                        schema | {"properties": {"payload": schema["properties"]["payload"]}}
+                    ).validate(json.loads(data))
                 return [json.loads(data)["payload"] for data in found]
 
         return asyncio.run(read())

@@ -18,7 +18,8 @@ from fleet_pipeline.events.embedded import embedded_server
 from fleet_pipeline.events.envelope import Envelope
 from fleet_pipeline.events.options import NatsOptions, without_secrets
 from fleet_pipeline.events.publisher import Receipts, check, publish
-from fleet_pipeline.events.streams import DELIBERATIONS, OUTGOING, PLANS, RESPONSES, STREAMS, StreamMismatch
+from fleet_pipeline.events.requests import PLAN_APPROVED, REQUESTED
+from fleet_pipeline.events.streams import DELIBERATIONS, OUTGOING, PLANS, POISON, RESPONSES, STREAMS, StreamMismatch
 from fleet_pipeline.events.subscriber import arriving
 
 NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
@@ -200,7 +201,7 @@ def test_events_have_the_fields_that_consumers_of_the_original_read() -> None:
 def test_every_event_is_what_its_published_schema_says() -> None:
     printed = CliRunner().invoke(main, ["events", "schema"])
     known = json.loads(printed.stdout)
-    assert set(known) == set(OUTGOING)
+    assert set(known) == {*OUTGOING, REQUESTED, PLAN_APPROVED, *POISON.needs}
     sent = [
         *events(),
         *events(status="failed"),
@@ -210,6 +211,17 @@ def test_every_event_is_what_its_published_schema_says() -> None:
     for one in sent:
         Draft202012Validator.check_schema(known[one.event_type])
         Draft202012Validator(known[one.event_type]).validate(json.loads(one.model_dump_json()))
+
+
+def test_the_schema_of_a_request_takes_it_bare_and_in_an_envelope_and_refuses_what_the_intake_refuses() -> None:
+    schema = json.loads(CliRunner().invoke(main, ["events", "schema", REQUESTED]).stdout)
+    Draft202012Validator.check_schema(schema)
+    line = {"task_id": "t1", "description": "d", "roles": ["DEV"], "rerun": True, "constraints": {"rubric": ["a"]}}
+    Draft202012Validator(schema).validate(line)
+    Draft202012Validator(schema).validate({"event_type": REQUESTED, "payload": line})
+    for wrong in ({"task_id": "t1"}, line | {"color": 1}, line | {"rounds": 9}, {"event_type": REQUESTED}):
+        with pytest.raises(JsonSchemaError):
+            Draft202012Validator(schema).validate(wrong)
 
 
 def test_a_schema_refuses_what_lacks_a_field_that_consumers_read() -> None:

@@ -1,0 +1,157 @@
+"""What the way in and the way out take, on a real nats-server and a real instance on SQLite.
+
+    python -m fleet_pipeline_tests.benchmarks.events submit    # 10,000 requests by 8 processes, and their intake
+    python -m fleet_pipeline_tests.benchmarks.events announce  # 10,000 finished deliberations caught up
+    python -m fleet_pipeline_tests.benchmarks.events start     # request to run started, on an idle deployment
+
+Prints one JSON document each. Broker, clients and pipeline share the machine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import multiprocessing
+import random
+import statistics
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from fleet_pipeline.client import AsyncClient, Client
+from fleet_pipeline.defs import sensors
+from fleet_pipeline.defs.announcements import VERDICTS
+from fleet_pipeline.defs.verdicts import STORAGE
+from fleet_pipeline.events.completions import deliberation_events
+from fleet_pipeline.events.embedded import embedded_server
+from fleet_pipeline.events.options import NatsOptions
+from fleet_pipeline.storage.outbox import put_events
+from fleet_pipeline_tests.defs.test_intake import Intakes
+from fleet_pipeline_tests.deployment import deployed, eventually
+from fleet_pipeline_tests.events.test_publishing import seat, verdict
+from fleet_pipeline_tests.pipeline import Pipeline
+
+CLIENTS = 8
+EACH = 1_250
+
+
+def _submit(url: str, number: int, results: Any) -> None:
+    """One client: its own requests, in a random order, one in twenty sent twice."""
+    names = [f"t{number}-{one}" for one in range(EACH)]
+    names += random.Random(number).sample(names, EACH // 20)
+    random.Random(number).shuffle(names)
+
+    async def send() -> list[float]:
+        seconds = []
+        async with AsyncClient(url) as fleet:
+            for name in names:
+                began = time.perf_counter()
+                await fleet.submit({"task_id": name, "description": f"Design a rate limiter for {name}. " * 10})
+                seconds.append(time.perf_counter() - began)
+        return seconds
+
+    results.put(asyncio.run(send()))
+
+
+def submit(folder: Path, url: str) -> dict[str, Any]:
+    with dg.instance_for_test(temp_dir=str(folder)) as instance:
+        intakes = Intakes(Pipeline(instance, folder / "storage"), url)
+        intakes.send()
+        # Clients of their own processes, as they are of other services.
+        context = multiprocessing.get_context("spawn")
+        results = context.Queue()
+        clients = [context.Process(target=_submit, args=(url, number, results)) for number in range(CLIENTS)]
+        for client in clients:
+            client.start()
+        began = time.perf_counter()
+        seconds = [second for _ in clients for second in results.get()]
+        took = time.perf_counter() - began
+        for client in clients:
+            client.join()
+        ticks = []
+        while len(intakes.partitions) < CLIENTS * EACH:
+            began = time.perf_counter()
+            tick = intakes.tick()
+            ticks.append((round(time.perf_counter() - began, 2), len(tick.run_requests or [])))
+        partitions = Counter(intakes.partitions)
+        return {
+            "requests": len(seconds),
+            "submit to ack, ms": _spread(1_000 * second for second in seconds),
+            "submitted a second, all clients, their start included": round(len(seconds) / took),
+            "partitions": len(partitions),
+            "partitions that are there twice": sum(count > 1 for count in partitions.values()),
+            "ticks (s, runs asked for)": ticks,
+        }
+
+
+def announce(folder: Path, url: str, count: int = CLIENTS * EACH) -> dict[str, Any]:
+    with dg.instance_for_test(temp_dir=str(folder)) as instance:
+        pipeline = Pipeline(instance, folder / "storage")
+        text = "Put a token bucket in front of the handler, with a key for each client. " * 20
+        seats = [seat(number, text) for number in (1, 2, 3)]
+        began = time.perf_counter()
+        for number in range(count):
+            key = f"t{number}.dev"
+            events = deliberation_events(
+                verdict(deliberation_id=key, task_id=f"t{number}"), seats, "/s.parquet", 1 << 40
+            )
+            put_events(pipeline.store, key, (event.sealed() for event in events))
+            metadata = {STORAGE: pipeline.store.url, "winner's proposal": text, "task": text}
+            instance.report_runless_asset_event(dg.AssetMaterialization(VERDICTS, partition=key, metadata=metadata))
+        prepared = time.perf_counter() - began
+        context = dg.build_sensor_context(instance=instance, resources={"nats": NatsOptions(url=url)})
+        began = time.perf_counter()
+        said = sensors.completions.evaluate_tick(context).skip_message
+        took = time.perf_counter() - began
+    return {"deliberations": count, "prepared in, s": round(prepared), "said": said, "caught up in, s": round(took, 2)}
+
+
+def start(folder: Path, url: str, rounds: int = 15) -> dict[str, Any]:
+    seconds = []
+    with deployed(folder, url) as deployment, Client(url) as fleet:
+        for number in range(rounds):
+            # At another moment of the daemon's loops each time.
+            time.sleep(random.uniform(3, 9))
+            began = time.time()
+            fleet.submit({"task_id": f"t{number}", "description": "do"})
+            started: list[float] = []
+
+            def has_started(name: str = f"t{number}.dev", started: list[float] = started) -> bool:
+                tag = {"dagster/asset_partition_range_start": name}
+                records = deployment.instance.get_run_records(dg.RunsFilter(tags=tag))
+                started.extend(record.start_time for record in records if record.start_time)
+                return bool(started)
+
+            eventually(has_started, "the run")
+            seconds.append(started[0] - began)
+            eventually(lambda: not deployment.instance.get_runs(dg.RunsFilter(statuses=_UNFINISHED)), "the run's end")
+    return {"request to run started, s": _spread(seconds), "each": [round(second, 2) for second in seconds]}
+
+
+_UNFINISHED = [dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED]
+
+
+def _spread(values: Any) -> dict[str, float]:
+    found = sorted(values)
+    return {
+        "p50": round(statistics.median(found), 2),
+        "p95": round(found[int(0.95 * len(found))], 2),
+        "max": round(found[-1], 2),
+    }
+
+
+def main(arguments: Sequence[str]) -> None:
+    (name,) = arguments
+    sensors.WAIT_SECONDS = 1.0
+    with tempfile.TemporaryDirectory() as scratch, embedded_server() as url:
+        print(json.dumps({"submit": submit, "announce": announce, "start": start}[name](Path(scratch), url), indent=2))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

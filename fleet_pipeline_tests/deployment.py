@@ -1,0 +1,130 @@
+"""A real Dagster deployment, webserver and daemon, over a scripted engine, a real broker and real files."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import psutil
+
+from fleet_pipeline.defs.partitions import NAME
+from fleet_pipeline.storage.store import Store
+from fleet_pipeline.storage.task_store import put_task
+from fleet_pipeline_tests.helpers import a_task
+
+ROOT = Path(__file__).parents[1]
+ASSETS = ("transcripts", "proposals", "deliberations")
+PATIENCE = 120.0
+
+
+class Deployment:
+    def __init__(self, port: int, instance: dg.DagsterInstance, storage: Path, nats_url: str) -> None:
+        self.url = f"http://127.0.0.1:{port}/graphql"
+        self.instance = instance
+        self.storage = storage
+        self.nats_url = nats_url
+
+    def ask(self, query: str, **variables: Any) -> Any:
+        body = json.dumps({"query": query, "variables": variables}).encode()
+        request = urllib.request.Request(self.url, body, {"content-type": "application/json"})
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return json.load(answer)["data"]
+
+    def add(self, **descriptions: str) -> list[str]:
+        store = Store(str(self.storage))
+        keys = [put_task(store, a_task(name, description=text))[0] for name, text in descriptions.items()]
+        self.instance.add_dynamic_partitions(NAME, keys)
+        return keys
+
+    def backfill(self, keys: list[str]) -> None:
+        parameters = {"assetSelection": [{"path": [asset]} for asset in ASSETS], "partitionNames": keys}
+        launched = self.ask(
+            "mutation($p: LaunchBackfillParams!) { launchPartitionBackfill(backfillParams: $p) { __typename } }",
+            p=parameters,
+        )
+        assert launched["launchPartitionBackfill"]["__typename"] == "LaunchBackfillSuccess"
+
+    def partitions(self) -> dict[str, set[str]]:
+        node = self.ask(
+            '{ assetNodeOrError(assetKey: {path: ["deliberations"]}) { ... on AssetNode { assetPartitionStatuses {'
+            " ... on DefaultPartitionStatuses { materializedPartitions failedPartitions unmaterializedPartitions } } } } }"
+        )["assetNodeOrError"]["assetPartitionStatuses"]
+        return {name.removesuffix("Partitions"): set(keys) for name, keys in node.items()}
+
+
+def eventually(condition: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, f"waited {PATIENCE:.0f} s for {what}"
+        time.sleep(0.5)
+
+
+def make_home(folder: Path) -> Path:
+    """A DAGSTER_HOME with the dagster.yaml that is shipped."""
+    home = folder / "home"
+    home.mkdir()
+    (home / "dagster.yaml").write_text((ROOT / "fleet_pipeline/dagster.yaml").read_text())
+    return home
+
+
+def environment(home: Path, storage: Path, nats_url: str) -> dict[str, str]:
+    return os.environ | {
+        "DAGSTER_HOME": str(home),
+        "FLEET_STORAGE": str(storage),
+        "FLEET_NATS__URL": nats_url,
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+    }
+
+
+def kill_tree(process: subprocess.Popen[bytes]) -> None:
+    """`dagster dev` under a parent without a terminal outlives SIGTERM: end its whole tree."""
+    root = psutil.Process(process.pid)
+    for one in [*root.children(recursive=True), root]:
+        one.kill()
+    process.wait()
+
+
+@contextmanager
+def deployed(folder: Path, nats_url: str) -> Iterator[Deployment]:
+    """`dagster dev` on definitions with a scripted engine, in `folder`."""
+    home, storage = make_home(folder), folder / "storage"
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    program = [
+        sys.executable,
+        "-m",
+        "dagster",
+        "dev",
+        "-m",
+        "fleet_pipeline_tests.scripted_definitions",
+        "-p",
+        str(port),
+    ]
+    with (folder / "log").open("w") as log:
+        process = subprocess.Popen(program, env=environment(home, storage, nats_url), stdout=log, stderr=log, cwd=ROOT)
+        try:
+            with dg.DagsterInstance.from_config(str(home)) as instance:
+                deployment = Deployment(port, instance, storage, nats_url)
+                eventually(lambda: _answers(deployment), f"the UI; see {folder / 'log'}")
+                yield deployment
+        finally:
+            kill_tree(process)
+
+
+def _answers(deployed: Deployment) -> bool:
+    try:
+        return bool(deployed.partitions())
+    except (urllib.error.URLError, ConnectionError, TimeoutError, KeyError, TypeError):
+        return False
