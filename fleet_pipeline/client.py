@@ -117,17 +117,17 @@ class AsyncClient:
         return await self.result(deliberation)
 
     async def _publish(self, sealed: list[tuple[Task, str, bytes]]) -> list[Submitted]:
-        acks = [
-            await self._jetstream.publish_async(REQUESTED, body, wait_stall=ACK_SECONDS, headers={"Nats-Msg-Id": key})
-            for _, key, body in sealed
-        ]
-        found = await asyncio.wait_for(asyncio.gather(*acks), ACK_SECONDS + len(acks) / 500)
-        return [
-            Submitted(
-                task.task_id, tuple(deliberation_id(task.task_id, role) for role in task.roles), bool(ack.duplicate)
-            )
-            for (task, _, _), ack in zip(sealed, found, strict=True)
-        ]
+        found: list[Submitted] = []
+        for start in range(0, len(sealed), MOST_PENDING):
+            part = sealed[start : start + MOST_PENDING]
+            acks = [
+                await self._jetstream.publish_async(REQUESTED, body, headers={"Nats-Msg-Id": key})
+                for _, key, body in part
+            ]
+            for (task, _, _), ack in zip(part, await asyncio.wait_for(asyncio.gather(*acks), ACK_SECONDS), strict=True):
+                ids = tuple(deliberation_id(task.task_id, role) for role in task.roles)
+                found.append(Submitted(task.task_id, ids, bool(ack.duplicate)))
+        return found
 
     async def _make_stream(self) -> None:
         """The first to submit to a fresh broker may come before anything that makes the streams."""

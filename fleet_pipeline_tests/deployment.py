@@ -95,6 +95,20 @@ def kill_tree(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
+def start_daemon(home: Path, storage: Path, nats_url: str) -> subprocess.Popen[bytes]:
+    """The daemon alone; it starts a code server of its own."""
+    program = [
+        Path(sys.executable).with_name("dagster-daemon"),
+        "run",
+        "-m",
+        "fleet_pipeline_tests.scripted_definitions",
+    ]
+    with (home.parent / "daemon.log").open("a") as log:
+        return subprocess.Popen(
+            program, env=environment(home, storage, nats_url), stdout=log, stderr=log, cwd=ROOT, start_new_session=True
+        )
+
+
 @contextmanager
 def deployed(folder: Path, nats_url: str) -> Iterator[Deployment]:
     """`dagster dev` on definitions with a scripted engine, in `folder`."""

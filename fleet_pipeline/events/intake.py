@@ -27,7 +27,7 @@ BACKOFF_SECONDS = (75.0, 120.0, 300.0, 900.0)
 # About four and a half hours of outage, after which a request is put where people look.
 MOST_DELIVERIES = 20
 # How long requests are waited for at a time. Those that come meanwhile are taken together.
-SLICE_SECONDS = 0.4
+SLICE_SECONDS = 0.25
 POISON_CONTENT_BYTES = 64_000
 ACKED = 30.0  # seconds within which the broker must answer
 
@@ -88,7 +88,8 @@ async def _receive(options: NatsOptions, take: Take, wait: float, work: float, b
             if came:
                 await _handle(connection, jetstream, came, take, counts)
             handled, spent = counts.taken + counts.refused, time.monotonic() - began
-            if spent > (work if handled else wait) or (handled and not came):
+            more_may_wait = any(len(found) >= batch for found in fetched)
+            if spent > (work if handled else wait) or (handled and not more_may_wait):
                 return counts
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from fleet_pipeline.events.connection import ask, connect
@@ -13,8 +14,9 @@ from fleet_pipeline.events.options import NatsOptions
 from fleet_pipeline.events.streams import ANNOUNCING, STREAMS, Stream, ensure_streams
 
 ACK_TIMEOUT_SECONDS = 10.0
-# Events under way without an ack. Each may be a megabyte.
-MOST_PENDING = 256
+# Events are sent so many at a time, and two such chunks are under way without an ack. Each event may be a megabyte.
+CHUNK = 128
+Sent = tuple[str, asyncio.Future[Any]]  # an idempotency key and the broker's ack
 
 
 @dataclass(frozen=True)
@@ -55,22 +57,30 @@ async def _check(options: NatsOptions, streams: tuple[Stream, ...]) -> list[str]
 
 async def _publish(options: NatsOptions, make_events: MakeEvents) -> Receipts:
     async with connect(options) as connection:
-        jetstream = connection.jetstream(publish_async_max_pending=MOST_PENDING)
+        jetstream = connection.jetstream(publish_async_max_pending=2 * CHUNK)
         await ensure_streams(jetstream, ANNOUNCING)
-        sent: list[tuple[str, asyncio.Future[Any]]] = []
-        for subject, key, body in make_events(connection.max_payload):
-            ack = await jetstream.publish_async(
-                subject, body, wait_stall=ACK_TIMEOUT_SECONDS, headers={"Nats-Msg-Id": key}
-            )
-            sent.append((key, ack))
-        if sent:
-            _, late = await asyncio.wait([ack for _, ack in sent], timeout=ACK_TIMEOUT_SECONDS)
-            if late:
-                raise TimeoutError(
-                    f"{len(late)} of {len(sent)} events were not acknowledged in {ACK_TIMEOUT_SECONDS:g} s"
-                )
-        acks = [(key, ack.result()) for key, ack in sent]
-        return Receipts(
-            stored=tuple(key for key, ack in acks if not ack.duplicate),
-            duplicates=tuple(key for key, ack in acks if ack.duplicate),
-        )
+        events = iter(make_events(connection.max_payload))
+        stored: list[str] = []
+        known: list[str] = []
+        under_way: list[Sent] = []
+        while chunk := list(islice(events, CHUNK)):
+            # Without `wait_stall`, whose timer would put every event into a packet of its own.
+            sent = [
+                (key, await jetstream.publish_async(subject, body, headers={"Nats-Msg-Id": key}))
+                for subject, key, body in chunk
+            ]
+            await _settle(under_way, stored, known)
+            under_way = sent
+        await _settle(under_way, stored, known)
+        return Receipts(tuple(stored), tuple(known))
+
+
+async def _settle(sent: Sequence[Sent], stored: list[str], known: list[str]) -> None:
+    """Wait for acks. Raises what the broker refused, and `TimeoutError` where one is missing."""
+    if not sent:
+        return
+    _, late = await asyncio.wait([ack for _, ack in sent], timeout=ACK_TIMEOUT_SECONDS)
+    if late:
+        raise TimeoutError(f"{len(late)} of {len(sent)} events were not acknowledged in {ACK_TIMEOUT_SECONDS:g} s")
+    for key, ack in sent:
+        (known if ack.result().duplicate else stored).append(key)
