@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
-from collections.abc import Iterator
+import random
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +57,18 @@ class Intakes:
 
         asyncio.run(publish())
 
+    def send_all(self, messages: list[bytes]) -> None:
+        """Many at once, as they are."""
+
+        async def publish() -> None:
+            async with connect(NatsOptions(url=self.url)) as connection:
+                jetstream = connection.jetstream(publish_async_max_pending=500)
+                await ensure_streams(jetstream)
+                acks = [await jetstream.publish_async(REQUESTED, message) for message in messages]
+                await asyncio.gather(*acks)
+
+        asyncio.run(publish())
+
     def tick(self, sensor: Any = requests) -> Any:
         resources = self.pipeline.definitions.resources
         context = dg.build_sensor_context(
@@ -81,17 +95,21 @@ class Intakes:
         return list(self.instance.get_dynamic_partitions(NAME))
 
     def poison(self) -> list[dict]:
+        from nats.js.api import AckPolicy, ConsumerConfig
+
         async def read() -> list[dict]:
             async with connect(NatsOptions(url=self.url)) as connection:
                 jetstream = connection.jetstream()
-                total = (await jetstream.stream_info("FLEET_POISON")).state.messages
-                found = [(await jetstream.get_msg("FLEET_POISON", seq=n)).data for n in range(1, total + 1)]
-                schema = schemas()["fleet.poison.request"]
-                for data in found:
-                    Draft202012Validator(
-                        schema | {"properties": {"payload": schema["properties"]["payload"]}}
-                    ).validate(json.loads(data))
-                return [json.loads(data)["payload"] for data in found]
+                unacknowledged = ConsumerConfig(ack_policy=AckPolicy.NONE)
+                subscription = await jetstream.pull_subscribe("fleet.poison.*", config=unacknowledged)
+                left = (await subscription.consumer_info()).num_pending
+                found: list[dict] = []
+                while len(found) < left:
+                    found += [json.loads(message.data) for message in await subscription.fetch(500)]
+                known = schemas()
+                for event in found:
+                    Draft202012Validator(known[event["event_type"]]).validate(event)
+                return [event["payload"] for event in found]
 
         return asyncio.run(read())
 
@@ -253,6 +271,62 @@ def test_poison_is_kept_with_its_reason_and_its_neighbours_go_on(intakes: Intake
     assert "task_id: use 1 to 120 letters" in found[1]["reason"]
     intakes.tick()
     assert len(intakes.poison()) == 3
+
+
+@pytest.mark.timeout(300)
+def test_ten_thousand_hostile_messages_end_in_the_poison_stream_each_with_a_reason(intakes: Intakes) -> None:
+    chance = random.Random(0)
+    messages = [hostile(chance) for _ in range(10_000)]
+    intakes.send_all(messages)
+    intakes.options = RequestOptions(most_per_run=2_000, max_bytes=200_000)
+    while waiting(NatsOptions(url=intakes.url))[REQUESTED]:
+        assert not intakes.tick().run_requests
+    assert waiting(NatsOptions(url=intakes.url))["poison"] == 10_000
+    found = intakes.poison()
+    assert sorted(one["sequence"] for one in found) == list(range(1, 10_001))
+    assert all(one["reason"] for one in found)
+    by_sequence = {one["sequence"]: one["sha256"] for one in found}
+    assert all(by_sequence[n] == hashlib.sha256(sent).hexdigest() for n, sent in enumerate(messages, start=1))
+    assert intakes.partitions == []
+
+
+def hostile(chance: random.Random) -> bytes:
+    """A message that must not be taken: malformed, of wrong types, nested, huge, with hostile ids, no Unicode."""
+    good = json.dumps(line(f"t{chance.randrange(1_000)}", roles=["DEV"], constraints={"rubric": ["a"]})).encode()
+    ids = [
+        "../../etc/passwd",
+        "a/b",
+        "-rf",
+        "",
+        "a" * 121,
+        "t\u0000",
+        "\ud800",
+        "a..b",
+        "<script>",
+        "${x}",
+        "%s",
+        "п",
+    ]
+    wrong = [None, 5, -1, 1e400, [], {}, True, "\ud83d", [[[[1]]]], {"a": {"b": {}}}, "x" * 3_000, 10**400]
+    kinds: list[Callable[[], bytes]] = [
+        lambda: bytes(chance.randrange(256) for _ in range(chance.randrange(60))),
+        lambda: good[: chance.randrange(1, len(good) - 1)],
+        lambda: good.replace(b"rubric", bytes([chance.randrange(128, 256)])),
+        lambda: good.replace(b"{", b"{" * chance.randrange(2, 500), 1),
+        lambda: b'{"task_id":"t1","description":' + b"[" * 20_000 + b"]" * 20_000 + b"}",
+        lambda: b'{"task_id":"t1","description":"d","constraints":{"metadata":' + b'{"a":' * 900 + b"1" + b"}" * 902,
+        lambda: json.dumps(line("t1", "d" * chance.randrange(100_001, 250_000))).encode(),
+        lambda: json.dumps({"task_id": chance.choice(ids), "description": "d"}).encode(),
+        lambda: json.dumps(line("t1", **{chance.choice(["rounds", "num_agents", "quorum"]): chance.choice([-1, 99, "x", 1.5, []])})).encode(),
+        lambda: json.dumps({"task_id": chance.choice(wrong), "description": chance.choice(wrong)}).encode(),
+        lambda: json.dumps(line("t1", **{"".join(chance.choices("abc\ud800<>&", k=6)): 1})).encode(),
+        lambda: json.dumps({"event_type": REQUESTED, "payload": chance.choice(wrong), "idempotency_key": chance.choice(wrong)}).encode(),
+        lambda: b'{"task_id":"t1","description":"d","description":"e"}',
+        lambda: b"\xef\xbb\xbf" + good[1:],
+        lambda: json.dumps(chance.choice([*wrong, [line("t1")]])).encode(),
+        lambda: b"",
+    ]  # fmt: skip
+    return chance.choice(kinds)()
 
 
 def test_with_the_storage_away_nothing_is_acknowledged(intakes: Intakes, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,10 +7,21 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from fleet_pipeline.deliberation.roles import BUILT_IN_ROLES
 from fleet_pipeline.events.options import RequestOptions
-from fleet_pipeline.events.requests import PLAN_APPROVED, REQUESTED, Received, Refused, Request, read_request
+from fleet_pipeline.events.requests import (
+    PLAN_APPROVED,
+    REQUESTED,
+    DeliberationRequested,
+    PlanApproved,
+    Received,
+    Refused,
+    Request,
+    read_request,
+)
 from fleet_pipeline_tests.helpers import a_task
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
@@ -118,3 +129,43 @@ def test_a_request_that_has_waited_too_long_or_is_too_large_is_refused() -> None
         read(line, sent_at=NOW - timedelta(hours=2), options=RequestOptions(max_age_seconds=3_600))
     with pytest.raises(Refused, match="bytes long; at most 1000 fit"):
         read(line, options=RequestOptions(max_bytes=1_000))
+
+
+# Any JSON, with the names that requests have among others, so that it gets past the first checks.
+NAMES = st.sampled_from([*DeliberationRequested.model_fields, *PlanApproved.model_fields, "payload", "event_type"])
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text()
+    | st.sampled_from([REQUESTED, "DEV", "t1", "\ud800"]),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(NAMES | st.text(max_size=5), inner, max_size=6),
+    max_leaves=25,
+)
+
+
+def outcome(content: Any, subject: str) -> Any:
+    """The tasks, or the reason why there are none. Anything else is raised."""
+    try:
+        return read(content, subject).tasks
+    except Refused as refused:
+        return str(refused)
+
+
+@given(JSON, st.sampled_from([REQUESTED, PLAN_APPROVED]))
+@settings(max_examples=1_000, deadline=None)
+def test_any_json_is_a_request_or_refused_with_a_reason(content: Any, subject: str) -> None:
+    assert outcome(content, subject)
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_refused_with_a_reason(content: bytes) -> None:
+    with pytest.raises(Refused):
+        read(content)
+
+
+@given(st.dictionaries(NAMES, JSON, max_size=5))
+@settings(max_examples=1_000, deadline=None)
+def test_a_plan_with_anything_in_it_is_read_or_refused(fields: dict) -> None:
+    assert outcome(PLAN | fields, PLAN_APPROVED)
