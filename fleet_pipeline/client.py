@@ -60,12 +60,14 @@ class AsyncClient:
     def __init__(self, broker: str | NatsOptions) -> None:
         self.options = NatsOptions(url=broker) if isinstance(broker, str) else broker
         self._stack = AsyncExitStack()
+        self._refused: list[str] = []
         self._connection: Any = None
         self._jetstream: Any = None
 
     async def __aenter__(self) -> AsyncClient:
         with unavailable(self.options):
-            self._connection = await self._stack.enter_async_context(connect(self.options, lasting=True))
+            connection = connect(self.options, lasting=True, refused=self._refused)
+            self._connection = await self._stack.enter_async_context(connection)
         self._jetstream = self._connection.jetstream(publish_async_max_pending=MOST_PENDING)
         return self
 
@@ -88,7 +90,7 @@ class AsyncClient:
                     f"{task.task_id}: {len(body)} bytes, and the broker takes {self._connection.max_payload}; "
                     "shorten its texts, or put it into the inbox"
                 )
-        with unavailable(self.options):
+        with unavailable(self.options, self._refused):
             try:
                 return await self._publish(sealed)
             except _no_stream():
@@ -139,7 +141,7 @@ class AsyncClient:
     async def _ask(self, subject: str, deliberation: str) -> dict[str, Any]:
         from nats.errors import NoRespondersError
 
-        with unavailable(self.options):
+        with unavailable(self.options, self._refused):
             try:
                 reply = await self._connection.request(
                     subject, json.dumps({"id": deliberation}).encode(), timeout=ANSWER_SECONDS

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +12,18 @@ import pytest
 from click.testing import CliRunner, Result
 
 from fleet_pipeline.cli import main
+from fleet_pipeline.cli.status import stats
 from fleet_pipeline.client import AsyncClient, Client
 from fleet_pipeline.defs.partitions import register
 from fleet_pipeline.deliberation.errors import InvalidInput
 from fleet_pipeline.deliberation.roles import BUILT_IN_ROLES
 from fleet_pipeline.events.connection import BrokerUnavailable, connect
 from fleet_pipeline.events.options import NatsOptions
-from fleet_pipeline.events.service import serve
 from fleet_pipeline.settings import Settings
 from fleet_pipeline.status import Desk
 from fleet_pipeline_tests.defs.test_intake import Intakes, intakes, line  # noqa: F401 - a fixture
 from fleet_pipeline_tests.defs.test_run import put_described, silent_for
+from fleet_pipeline_tests.events.answering import answering
 from fleet_pipeline_tests.helpers import a_deliberation
 from fleet_pipeline_tests.pipeline import Pipeline
 
@@ -141,31 +140,15 @@ def test_what_is_no_id_is_refused(pipeline: Pipeline) -> None:
         desk(pipeline).status("../../etc/passwd")
 
 
-@contextmanager
-def serving(pipeline: Pipeline, url: str) -> Iterator[None]:
-    """The service in a thread, as `fleet serve` has it in a process."""
-    from fleet_pipeline.cli.status import stats
-
-    ready, loop, stop = threading.Event(), asyncio.new_event_loop(), asyncio.Event()
+def serving(pipeline: Pipeline, url: str) -> AbstractContextManager[None]:
     nats = NatsOptions(url=url)
 
     def answer(subject: str, key: str, texts: bool) -> dict:
-        return (
-            stats(desk(pipeline), Settings(nats=nats))
-            if subject == "fleet.stats"
-            else desk(pipeline).status(key, with_texts=texts)
-        )
+        if subject == "fleet.stats":
+            return stats(desk(pipeline), Settings(nats=nats))
+        return desk(pipeline).status(key, with_texts=texts)
 
-    work = serve(nats, answer, "0.1.0", stop, ready.set)
-    thread = threading.Thread(target=loop.run_until_complete, args=(work,))
-    thread.start()
-    assert ready.wait(10)
-    try:
-        yield
-    finally:
-        loop.call_soon_threadsafe(stop.set)
-        thread.join(10)
-        loop.close()
+    return answering(nats, answer)
 
 
 def test_a_client_submits_asks_and_gets_the_result(intakes: Intakes) -> None:  # noqa: F811

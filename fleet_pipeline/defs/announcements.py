@@ -163,8 +163,15 @@ def _from_tables(store: Store, key: str, max_bytes: int) -> Iterator[Envelope]:
     if verdict is None or not verdict.num_rows:
         return
     seats = read_rows(store, "proposals", key)
+    said = read_rows(store, "utterances", key)
+    columns = ("agent_id", "temperature")
+    warmth = dict(zip(*(said.column(name).to_pylist() for name in columns), strict=True)) if said is not None else {}
+    proposals = [
+        {**seat, "temperature": warmth.get(seat["agent_id"])}
+        for seat in (seats.to_pylist() if seats is not None else [])
+    ]
     location = store.full_path(table_path("proposals", key))
-    yield from deliberation_events(verdict.to_pylist()[0], seats.to_pylist() if seats else [], location, max_bytes)
+    yield from deliberation_events(verdict.to_pylist()[0], proposals, location, max_bytes)
 
 
 def _storage(found: Mapping[str, dg.MetadataValue]) -> str:

@@ -156,6 +156,7 @@ def _proposal(row: Row, with_texts: bool) -> dict[str, Any]:
         "author_id": row["agent_id"],
         "author_role": row["role"],
         "model": row["model"],
+        "temperature": row.get("temperature"),
         "tokens": row["completion_tokens"],
     }
 

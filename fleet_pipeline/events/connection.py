@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Coroutine, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, TypeVar
 
@@ -28,12 +28,13 @@ def ask(options: NatsOptions, conversation: Coroutine[Any, Any, T]) -> T:
 
 
 @contextmanager
-def unavailable(options: NatsOptions) -> Iterator[None]:
+def unavailable(options: NatsOptions, refused: Sequence[str] = ()) -> Iterator[None]:
     """Raises `BrokerUnavailable`, without anything secret in it, for what goes wrong with the broker."""
     try:
         yield
     except (OSError, TimeoutError, _nats_error()) as error:
-        detail = str(error) or "no answer"
+        silent = isinstance(error, TimeoutError) and refused
+        detail = refused[-1] if silent else str(error) or "no answer"
         # What a server or library says may repeat what it was given.
         for secret in _secrets(options):
             detail = detail.replace(secret, "***")
@@ -42,19 +43,23 @@ def unavailable(options: NatsOptions) -> Iterator[None]:
 
 
 @asynccontextmanager
-async def connect(options: NatsOptions, *, lasting: bool = False) -> AsyncIterator[Any]:
+async def connect(
+    options: NatsOptions, *, lasting: bool = False, refused: list[str] | None = None
+) -> AsyncIterator[Any]:
     """A connection that fails in seconds when there is no broker, and is always closed.
 
-    `lasting`: once made, it is made again whenever it breaks, for as long as the block runs.
+    `lasting`: once made, it is made again whenever it breaks, for as long as the block runs. `refused` is
+    filled with what the broker says that this user may not do; it says so beside the conversation, in which
+    there is nothing but silence.
     """
     import nats
 
-    refused: list[Exception] = []
+    refusals = refused if refused is not None else []
 
     async def remember(error: Exception) -> None:
-        """nats-py would log it. A server says here, and nowhere else, what a user may not do."""
+        """nats-py would log it."""
         if "permissions violation" in str(error).lower():
-            refused.append(error)
+            refusals.append(str(error))
 
     connection = await nats.connect(
         options.servers,
@@ -73,8 +78,8 @@ async def connect(options: NatsOptions, *, lasting: bool = False) -> AsyncIterat
     try:
         yield connection
     except TimeoutError as error:
-        if refused:
-            raise NotPermitted(str(refused[-1])) from error
+        if refusals:
+            raise NotPermitted(refusals[-1]) from error
         raise
     finally:
         await connection.close()

@@ -31,6 +31,7 @@ class Proposal(BaseModel):
     author_id: str
     author_role: str
     model: str | None
+    temperature: float | None
     tokens: int | None = Field(description="Tokens generated, all phases.")
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+from contextlib import suppress
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 import pytest
@@ -196,6 +198,98 @@ def test_events_have_the_fields_that_consumers_of_the_original_read() -> None:
     assert set(orchestration) >= {"event_type", "story_id", "task_id", "decisions", "timestamp"}
     assert isinstance(orchestration["timestamp"], float)
     assert [decision["agent_id"] for decision in orchestration["decisions"]] == ["agent-dev-001", "agent-dev-002"]
+
+
+@dataclass
+class Collector:
+    """A consumer as the earlier system had it (its collector and its context service), with its field names and
+    no other: every field is looked up by name, so that one that is absent is a KeyError."""
+
+    results: dict[str, list[tuple]] = field(default_factory=dict)
+    failures: dict[str, list[tuple]] = field(default_factory=dict)
+    ended: list[tuple] = field(default_factory=list)
+    decisions: list[tuple] = field(default_factory=list)
+
+    def handle(self, subject: str, event: dict) -> None:
+        # Since January 2026 it refuses what lacks any of these.
+        for name in ("event_type", "payload", "idempotency_key", "correlation_id", "timestamp", "producer"):
+            assert event[name]
+        assert event["event_type"] == subject
+        data = event["payload"]
+        if subject == "agent.response.completed":
+            proposal = data["proposal"]
+            authored = (proposal["content"], proposal["author_id"], proposal["author_role"], proposal["model"])
+            tuning = (proposal["temperature"], proposal["tokens"])
+            about = (
+                data["agent_id"],
+                data["role"],
+                data["status"],
+                data["duration_ms"],
+                data["model"],
+                data["diversity"],
+            )
+            datetime.fromisoformat(data["timestamp"])
+            self.results.setdefault(data["task_id"], []).append((data["num_agents"], *about, *authored, *tuning))
+        elif subject == "agent.response.failed":
+            told = (
+                data["agent_id"],
+                data["role"],
+                data["status"],
+                data["error"],
+                data["error_type"],
+                data["duration_ms"],
+            )
+            datetime.fromisoformat(data["timestamp"])
+            self.failures.setdefault(data["task_id"], []).append(told)
+        elif subject in ("deliberation.completed", "deliberation.failed"):
+            for one in data["results"]:
+                assert one["agent_id"] == one["proposal"]["author_id"]
+                assert (one["role"], one["duration_ms"]) == ("DEV", 1_500)
+                datetime.fromisoformat(one["timestamp"])
+            lost = [(one["agent_id"], one["error"], one["timestamp"]) for one in data["failed_agents"]]
+            counts = (data["total_agents"], data["successful_responses"], data["failed_responses"])
+            assert datetime.fromisoformat(data["completed_at"]).tzinfo
+            self.ended.append((data["task_id"], data["status"], counts, len(lost), data["duration_ms"], data["error"]))
+        elif subject == "orchestration.deliberation.completed":
+            assert isinstance(data["timestamp"], float)
+            chosen = [one["proposal"]["content"] for one in data["decisions"]]
+            self.decisions.append((data["event_type"], data["story_id"], data["task_id"], chosen))
+
+
+def test_a_consumer_of_the_earlier_system_reads_what_is_sent(nats_url: str) -> None:
+    warm = [one | {"temperature": 0.9} for one in SEATS]
+    send(
+        nats_url,
+        [
+            *events(warm),
+            *events(warm, status="failed", task_id="t2", deliberation_id="t2.dev", error_message="too few"),
+        ],
+    )
+    collector = Collector()
+
+    async def consume() -> None:
+        async with connect(options(nats_url)) as connection:
+            jetstream = connection.jetstream()
+            for subject in ("agent.response.*", "deliberation.*", "orchestration.>"):
+                subscription = await jetstream.pull_subscribe(subject, durable="collector-" + subject[:5])
+                with suppress(TimeoutError):
+                    while True:
+                        for message in await subscription.fetch(10, timeout=1):
+                            collector.handle(message.subject, json.loads(message.data))
+                            await message.ack()
+
+    asyncio.run(consume())
+    assert sorted(collector.results) == sorted(collector.failures) == ["t1", "t2"]
+    assert collector.results["t1"][0] == (
+        3, "agent-dev-002", "DEV", "completed", 1_500, "m", True, "a proposal", "agent-dev-002", "DEV", "m", 0.9, 9
+    )  # fmt: skip
+    assert collector.failures["t1"] == [("agent-dev-003", "DEV", "failed", "empty answer", "empty", 1_500)]
+    assert collector.ended == [
+        ("t1", "completed", (3, 2, 1), 1, 1_500, None), ("t2", "failed", (3, 2, 1), 1, 1_500, "too few")
+    ]  # fmt: skip
+    assert collector.decisions == [
+        ("orchestration.deliberation.completed", "story-1", "t1", ["a proposal", "a proposal"])
+    ]
 
 
 def test_every_event_is_what_its_published_schema_says() -> None:

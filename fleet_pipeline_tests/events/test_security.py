@@ -7,7 +7,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,19 +16,25 @@ from click.testing import CliRunner
 from pydantic import ValidationError
 
 from fleet_pipeline.cli import main
-from fleet_pipeline.events.connection import BrokerUnavailable, connect
+from fleet_pipeline.client import Client
+from fleet_pipeline.events.connection import BrokerUnavailable, ask, connect
 from fleet_pipeline.events.embedded import embedded_server
 from fleet_pipeline.events.envelope import Envelope
+from fleet_pipeline.events.intake import is_waiting, receive, waiting
 from fleet_pipeline.events.options import NatsOptions, without_secrets
 from fleet_pipeline.events.publisher import check, publish
+from fleet_pipeline.events.requests import Received
 from fleet_pipeline.events.subscriber import arriving
 from fleet_pipeline.settings import load_settings
+from fleet_pipeline_tests.events.answering import answering
+from fleet_pipeline_tests.events.credentials import certificates, jwt_server, user_key
 
 
 @contextmanager
-def server(folder: Path, configuration: str) -> Iterator[str]:
+def server(folder: Path, configuration: str, jetstream: bool = True) -> Iterator[str]:
     """A real nats-server with this configuration beside JetStream and a free port; gives host:port."""
-    (folder / "server.conf").write_text(f'jetstream {{ store_dir: "{folder}/js" }}\n{configuration}')
+    storage = f'jetstream {{ store_dir: "{folder}/js" }}\n' if jetstream else ""
+    (folder / "server.conf").write_text(f"{storage}{configuration}")
     program = Path(sys.executable).with_name("nats-server")
     arguments = [
         "-c",
@@ -73,13 +79,61 @@ def test_a_token(tmp_path: Path) -> None:
     assert "other-t0ken" not in str(refused.value)
 
 
+def test_an_nkey(tmp_path: Path) -> None:
+    mine, other = user_key(), user_key()
+    for name, key in (("mine", mine), ("other", other)):
+        (tmp_path / name).write_bytes(key.seed)
+    with server(tmp_path, f"authorization {{ users: [ {{ nkey: {mine.public} }} ] }}") as place:
+        check(NatsOptions(url=f"nats://{place}", nkey_seed_file=str(tmp_path / "mine")))
+        with pytest.raises(BrokerUnavailable) as refused:
+            check(NatsOptions(url=f"nats://{place}", nkey_seed_file=str(tmp_path / "other")))
+    assert other.seed.decode() not in str(refused.value)
+
+
+def test_user_credentials_with_a_jwt(tmp_path: Path) -> None:
+    configuration, credentials = jwt_server(tmp_path)
+    (tmp_path / "foreign").mkdir()
+    _, foreign = jwt_server(tmp_path / "foreign")
+    with server(tmp_path, configuration, jetstream=False) as place:
+        reached(NatsOptions(url=f"nats://{place}", credentials_file=str(credentials)))
+        with pytest.raises(BrokerUnavailable) as refused:
+            reached(NatsOptions(url=f"nats://{place}", credentials_file=str(foreign)))
+    secret = foreign.read_text().split("SEED-----")[1].split()[0]
+    assert secret not in str(refused.value)
+
+
+def reached(options: NatsOptions) -> None:
+    """Speak to the server, without JetStream, which accounts of the test's operator do not have."""
+
+    async def speak() -> None:
+        async with connect(options) as connection:
+            subscription = await connection.subscribe("t")
+            await connection.publish("t", b"hello")
+            assert (await subscription.next_msg(timeout=5)).data == b"hello"
+
+    ask(options, speak())
+
+
+def test_tls_with_a_certificate_of_ones_own(tmp_path: Path) -> None:
+    folder = certificates(tmp_path)
+    tls = f'tls {{ cert_file: "{folder}/server.pem", key_file: "{folder}/server.key", ca_file: "{folder}/ca.pem", verify: true }}'
+    files = {"tls_cert_file": f"{folder}/client.pem", "tls_key_file": f"{folder}/client.key"}
+    with server(tmp_path, tls) as place:
+        check(NatsOptions(url=f"tls://{place}", tls_ca_file=f"{folder}/ca.pem", **files))
+        check(NatsOptions(url=f"nats://{place}", tls_ca_file=f"{folder}/ca.pem", **files))
+        with pytest.raises(BrokerUnavailable, match="(?i)certificate"):  # a server that nobody vouches for
+            check(NatsOptions(url=f"tls://{place}"))
+        with pytest.raises(BrokerUnavailable):  # a client that does not say who it is
+            check(NatsOptions(url=f"tls://{place}", tls_ca_file=f"{folder}/ca.pem"))
+
+
 LEAST_PRIVILEGE = Path(__file__).parents[2] / "docs/nats-server.conf"
 
 
 @pytest.fixture
 def guarded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The configuration of the docs, with its streams made by the user who may."""
-    for user in ("SETUP", "PUBLISHER", "READER"):
+    for user in ("SETUP", "PUBLISHER", "DAEMON", "SUBMITTER", "ANSWERER", "READER"):
         monkeypatch.setenv(f"NATS_{user}_PASSWORD", f"of-{user.lower()}")
     monkeypatch.chdir(tmp_path)
     _, _, users = LEAST_PRIVILEGE.read_text().partition("authorization")
@@ -119,6 +173,59 @@ def test_a_reader_reads_and_can_announce_nothing(guarded: str) -> None:
 
     assert json.loads(asyncio.run(read()))["idempotency_key"] == "k"
     assert not asyncio.run(answered(as_user(guarded, "reader"), "deliberation.completed"))
+
+
+def test_the_daemon_takes_requests_and_puts_poison_away_and_can_do_no_more(guarded: str) -> None:
+    with Client(as_user(guarded, "submitter")) as fleet:
+        fleet.submit({"task_id": "t1", "description": "d"})
+    seen: list[Received] = []
+
+    def take(messages: Sequence[Received]) -> list[str | None]:
+        seen.extend(messages)
+        return ["because of a test"] * len(messages)
+
+    for _ in range(2):
+        receive(as_user(guarded, "daemon"), take, wait_seconds=1, work_seconds=5, batch=10)
+    assert [message.subject for message in seen] == ["deliberation.requested"]
+    event = Envelope(event_type="deliberation.completed", idempotency_key="k", correlation_id="t", payload={})
+    assert publish(as_user(guarded, "daemon"), lambda _: [event.sealed()]).stored == ("k",)
+    for subject in (
+        "deliberation.requested",
+        "$JS.API.STREAM.PURGE.FLEET_POISON",
+        "$JS.API.CONSUMER.DELETE.PLANNING_EVENTS.fleet-plans",
+    ):
+        assert not asyncio.run(answered(as_user(guarded, "daemon"), subject)), subject
+
+
+def test_a_submitter_submits_and_asks_and_can_neither_announce_nor_read(guarded: str) -> None:
+    with Client(as_user(guarded, "submitter")) as fleet:
+        assert fleet.submit({"task_id": "t1", "description": "d"}).deliberation_ids == ("t1.dev",)
+    for subject in ("deliberation.completed", "planning.plan.approved", "$JS.API.STREAM.INFO.DELIBERATIONS"):
+        assert not asyncio.run(answered(as_user(guarded, "submitter"), subject)), subject
+
+
+def test_the_service_answers_with_rights_of_its_own(guarded: str) -> None:
+    with Client(as_user(guarded, "submitter")) as fleet:
+        fleet.submit({"task_id": "t1", "description": "d"})
+
+        def answer(subject: str, key: str, _: bool) -> dict:
+            nats = as_user(guarded, "answerer")
+            return waiting(nats) if subject == "fleet.stats" else {"waits": is_waiting(nats, key)}
+
+        with answering(as_user(guarded, "answerer"), answer):
+            assert fleet.status("t1.dev") == {"waits": True}
+            assert fleet.result("t2.dev") == {"waits": False}
+            assert fleet.stats()["deliberation.requested"] == 1
+    for subject in ("deliberation.requested", "deliberation.completed", "$JS.API.STREAM.PURGE.DELIBERATIONS"):
+        assert not asyncio.run(answered(as_user(guarded, "answerer"), subject)), subject
+
+
+def test_what_a_user_may_not_do_is_said(guarded: str) -> None:
+    with (
+        Client(as_user(guarded, "reader")) as fleet,
+        pytest.raises(BrokerUnavailable, match="(?i)permissions violation for publish"),
+    ):
+        fleet.submit({"task_id": "t1", "description": "d"})
 
 
 async def answered(options: NatsOptions, subject: str) -> bool:
