@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 import tomllib
 from pathlib import Path
 
@@ -14,8 +15,10 @@ import pytest
 from fleet_pipeline.deliberation.prompts import Phase
 from fleet_pipeline.deliberation.task import Task
 from fleet_pipeline.settings import Settings
+from fleet_pipeline_tests.defs.test_intake import Intakes, intakes  # noqa: F401 - a fixture
 from fleet_pipeline_tests.deliberation.test_protocol import OVERLONG, failing
 from fleet_pipeline_tests.pipeline import Pipeline
+from fleet_pipeline_tests.test_status import serving
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 
@@ -36,6 +39,21 @@ def test_the_examples_read_the_results_of_a_run_failed_seats_included(
     exec(block("python"), {})
     assert capsys.readouterr().out.count("\n") >= 3
     assert {row[0] for row in duckdb.sql(block("sql")).fetchall()} == {"DEV", "QA"}
+
+
+def test_the_client_example_submits_and_prints_the_result(
+    intakes: Intakes,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("fleet_pipeline.defs.sensors.WAIT_SECONDS", 5.0)
+    (example,) = re.findall(r"```python\n# client\n(.*?)```", README, re.DOTALL)
+    with serving(intakes.pipeline, intakes.url):
+        other_service = threading.Thread(target=exec, args=(example.replace("nats://127.0.0.1:4222", intakes.url), {}))
+        other_service.start()
+        intakes.launch(intakes.tick())
+        other_service.join(30)
+    assert "COMPLETED agent-dev-00" in capsys.readouterr().out
 
 
 def test_the_example_task_is_valid() -> None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import subprocess
+import sys
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -21,8 +24,10 @@ from fleet_pipeline.events.connection import BrokerUnavailable, connect
 from fleet_pipeline.events.options import NatsOptions
 from fleet_pipeline.settings import Settings
 from fleet_pipeline.status import Desk
+from fleet_pipeline_tests.broker import Broker
 from fleet_pipeline_tests.defs.test_intake import Intakes, intakes, line  # noqa: F401 - a fixture
 from fleet_pipeline_tests.defs.test_run import put_described, silent_for
+from fleet_pipeline_tests.deployment import eventually
 from fleet_pipeline_tests.events.answering import answering
 from fleet_pipeline_tests.helpers import a_deliberation
 from fleet_pipeline_tests.pipeline import Pipeline
@@ -235,7 +240,7 @@ def test_the_service_answers_bad_questions_and_can_be_found(pipeline: Pipeline, 
 
 @pytest.fixture
 def fleet(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
-    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "dagster_home"))
+    # The instance of the fixture has set DAGSTER_HOME.
     monkeypatch.chdir(tmp_path)
 
     def call(*arguments: str, text: str | None = None) -> Result:
@@ -287,3 +292,32 @@ def test_without_a_broker_submitting_goes_to_the_inbox(pipeline: Pipeline, fleet
     fleet("submit", "-", "--rerun", text=text)
     assert len(list((pipeline.storage / "inbox").glob("*.rerun.jsonl"))) == 1
     assert fleet("submit", "-", text="{}").exit_code == 2
+
+
+def test_serving_survives_the_broker_and_ends_when_it_is_told(pipeline: Pipeline, tmp_path: Path) -> None:
+    broker = Broker(tmp_path / "nats")
+    pipeline.run(pipeline.put("t1"))
+    environment = os.environ | {"DAGSTER_HOME": str(tmp_path / "dagster_home")}
+    command = [Path(sys.executable).with_name("fleet"), "serve", "--nats", broker.url, "--storage", pipeline.storage]
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
+    try:
+        assert process.stderr is not None
+        assert "answering on fleet.status" in process.stderr.readline()
+        with Client(broker.url) as fleet:
+            assert fleet.status("t1.dev")["status"] == "COMPLETED"
+            broker.kill()
+            broker.start()
+            eventually(lambda: answers(fleet), "the service to be back")
+        process.terminate()
+        assert process.wait(20) == 0
+        assert "Traceback" not in process.stderr.read()
+    finally:
+        process.kill()
+        broker.kill()
+
+
+def answers(fleet: Client) -> bool:
+    try:
+        return fleet.status("t1.dev")["status"] == "COMPLETED"
+    except BrokerUnavailable:
+        return False

@@ -4,12 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import signal
-import socket
-import subprocess
-import sys
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -25,9 +19,10 @@ from fleet_pipeline.defs.announcements import VERDICTS
 from fleet_pipeline.defs.partitions import NAME
 from fleet_pipeline.defs.sensors import completions
 from fleet_pipeline.events import publisher
-from fleet_pipeline.events.connection import BrokerUnavailable, ask, connect
+from fleet_pipeline.events.connection import BrokerUnavailable, connect
 from fleet_pipeline.events.options import NatsOptions
 from fleet_pipeline.events.streams import ANNOUNCING, ensure_streams
+from fleet_pipeline_tests.broker import Broker
 from fleet_pipeline_tests.defs.test_intake import Intakes, line
 from fleet_pipeline_tests.defs.test_run import put_described, silent_for
 from fleet_pipeline_tests.deployment import eventually, make_home, start_daemon
@@ -130,59 +125,6 @@ def test_killed_while_taking_requests_each_is_one_partition_and_one_run(
     assert list((pipeline.storage / "pending").glob("*.json")) == []
     # Two starts at most: nothing that was said is said again.
     assert len(pipeline.asked) == len(KEYS) * 9
-
-
-class Broker:
-    """A nats-server that can be killed and started again, in the same place and on the same port."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        folder.mkdir()
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        self.url = f"nats://127.0.0.1:{self.port}"
-        self.process: subprocess.Popen[bytes] | None = None
-        self.ids: list[str] = []
-        self.start()
-
-    def start(self) -> None:
-        program = Path(sys.executable).with_name("nats-server")
-        command = [
-            program,
-            "-js",
-            "-sd",
-            self.folder,
-            "-a",
-            "127.0.0.1",
-            "-p",
-            str(self.port),
-            "-l",
-            self.folder / "log",
-        ]
-        self.process = subprocess.Popen(command)
-        deadline = time.monotonic() + 20
-        while True:
-            try:
-                self.ids.append(ask(NatsOptions(url=self.url), self._id()))
-                break
-            except BrokerUnavailable:
-                assert time.monotonic() < deadline
-                time.sleep(0.1)
-        # Another process than before, and not one that somebody left on the port.
-        assert len(set(self.ids)) == len(self.ids)
-
-    async def _id(self) -> str:
-        async with connect(NatsOptions(url=self.url)) as connection:
-            await connection.jetstream().account_info()
-            return connection._server_info["server_id"]
-
-    def kill(self) -> None:
-        assert self.process is not None
-        os.kill(self.process.pid, signal.SIGKILL)
-        self.process.wait()
-        with socket.socket() as probe:
-            assert probe.connect_ex(("127.0.0.1", self.port)) != 0
 
 
 @pytest.fixture
