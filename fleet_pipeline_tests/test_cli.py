@@ -241,3 +241,11 @@ def test_config_prints_the_settings_in_force_with_their_origin(tmp_path: Path) -
     assert settings["council.seed"] == {"value": 5, "origin": "environment"}
     assert settings["engine.model"] == {"value": "Qwen/Qwen3-0.6B", "origin": "default"}
     assert "environment" in fleet(tmp_path, "config", FLEET_COUNCIL__SEED="5").stdout
+
+
+def test_a_reader_who_has_had_enough_hears_no_complaint(tmp_path: Path) -> None:
+    backlog = write_backlog(tmp_path, *[json.dumps({"task_id": f"t{n}", "description": "d"}) for n in range(5_000)])
+    command = f"{Path(sys.executable).with_name('fleet')} submit {backlog} | head -1"
+    result = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=tmp_path)
+    assert result.stdout == "t0.dev\n"
+    assert result.stderr == ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Any
 
@@ -29,6 +30,10 @@ class Commands(click.Group):
             return super().invoke(ctx)
         except InvalidInput as error:
             fail(str(error), NOTHING_VALID)
+        except BrokenPipeError:
+            # Whoever reads has had enough, as `head` has. Python would complain when it closes the pipe.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(BROKE)
         except (StorageError, BrokerUnavailable, StreamMismatch, EmbeddingsUnavailable, OSError) as error:
             fail(str(error), BROKE)
 

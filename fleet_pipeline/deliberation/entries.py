@@ -12,10 +12,11 @@ from collections.abc import Iterable
 from typing import Any
 
 MAX_BYTES = 2_000_000  # of one entry
+WHOLE = "(whole line)"
 
 
 class BadRecord(Exception):
-    def __init__(self, error: str, field: str = "(whole line)") -> None:
+    def __init__(self, error: str, field: str = WHOLE) -> None:
         super().__init__(error)
         self.field = field
 
@@ -27,9 +28,9 @@ def parse_entry(line: bytes, max_bytes: int = MAX_BYTES) -> Any:
     try:
         return json.loads(line.decode("utf-8"), object_pairs_hook=no_repeats)
     except UnicodeDecodeError as error:
-        raise BadRecord(f"not UTF-8 at byte {error.start + 1}: save the file as UTF-8") from None
+        raise BadRecord(f"not UTF-8 at byte {error.start + 1}: write it in UTF-8") from None
     except json.JSONDecodeError as error:
-        raise BadRecord(f"not valid JSON at column {error.colno}: {error.msg}; one JSON object a line") from None
+        raise BadRecord(f"not valid JSON at column {error.colno}: {error.msg}; expected one JSON object") from None
     except RecursionError:
         raise BadRecord("nested too deeply") from None
     except ValueError as error:  # numbers of thousands of digits
@@ -41,7 +42,7 @@ def no_repeats(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
     entry: dict[str, Any] = {}
     for name, value in pairs:
         if name in entry:
-            raise BadRecord("given twice on this line; keep one", field=name[:80])
+            raise BadRecord("given twice; keep one", field=name[:80])
         entry[name] = value
     return entry
 

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from fleet_pipeline.deliberation.entries import BadRecord, parse_entry
@@ -20,7 +21,7 @@ from fleet_pipeline.events.connection import ask, connect
 from fleet_pipeline.events.envelope import Envelope
 from fleet_pipeline.events.options import NatsOptions
 from fleet_pipeline.events.requests import PLAN_APPROVED, REQUESTED, Received
-from fleet_pipeline.events.streams import PLANS, POISON, REQUESTS, Stream, StreamMismatch, ensure_streams
+from fleet_pipeline.events.streams import DAY, PLANS, POISON, REQUESTS, Stream, StreamMismatch, ensure_streams
 
 # The first exceeds a tick of the sensor (60 s at most), so that nothing comes again while it is being taken.
 BACKOFF_SECONDS = (75.0, 120.0, 300.0, 900.0)
@@ -43,11 +44,13 @@ class Source:
     subject: str
     stream: Stream
     poison: str
+    # Another service's stream keeps 30 days: plans approved long before we came are not ours to refuse.
+    from_age_seconds: float | None = None
 
 
 SOURCES = (
     Source("fleet-requests", REQUESTED, REQUESTS, "fleet.poison.request"),
-    Source("fleet-plans", PLAN_APPROVED, PLANS, "fleet.poison.plan"),
+    Source("fleet-plans", PLAN_APPROVED, PLANS, "fleet.poison.plan", from_age_seconds=DAY),
 )
 
 
@@ -170,10 +173,14 @@ async def _subscribe(jetstream: Any, source: Source) -> Any:
     try:
         found = (await jetstream.consumer_info(stream, source.durable)).config
     except NotFoundError:
+        start: dict[str, Any] = {"deliver_policy": DeliverPolicy.ALL}
+        if source.from_age_seconds is not None:
+            since = datetime.now(UTC) - timedelta(seconds=source.from_age_seconds)
+            start = {"deliver_policy": DeliverPolicy.BY_START_TIME, "opt_start_time": since}
         config = ConsumerConfig(
             durable_name=source.durable,
             filter_subject=source.subject,
-            deliver_policy=DeliverPolicy.ALL,
+            **start,
             ack_policy=AckPolicy.EXPLICIT,
             # Beyond MOST_DELIVERIES, so that it is our hand that puts it away, with a reason.
             max_deliver=MOST_DELIVERIES + 10,

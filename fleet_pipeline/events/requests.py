@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from fleet_pipeline.deliberation.entries import BadRecord, parse_entry, without_absent
+from fleet_pipeline.deliberation.entries import WHOLE, BadRecord, parse_entry, without_absent
 from fleet_pipeline.deliberation.errors import describe
 from fleet_pipeline.deliberation.roles import Role
 from fleet_pipeline.deliberation.task import Task, plain
@@ -99,7 +99,7 @@ def read_request(message: Received, roles: Mapping[str, Role], options: RequestO
             raise Refused("rerun: must be true or false")
         return Request(id_, (Task.model_validate(without_absent(fields), context={"roles": roles}),), rerun)
     except BadRecord as error:
-        raise Refused(f"{error.field}: {error}") from error
+        raise Refused(str(error) if error.field == WHOLE else f"{error.field}: {error}") from error
     except ValidationError as error:
         raise Refused(describe(error)) from error
     except RecursionError:

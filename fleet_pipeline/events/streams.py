@@ -72,6 +72,11 @@ async def ensure_streams(jetstream: Any, streams: tuple[Stream, ...] = STREAMS) 
                     f"stream {stream.name} on the server does not take {subject} (it takes "
                     f"{', '.join(found.subjects or [])}): add it with `nats stream edit {stream.name} --subjects ...`"
                 )
+        if found.no_ack:
+            raise StreamMismatch(
+                f"stream {stream.name} on the server acknowledges nothing (no_ack), so that nobody can know what it "
+                "has; make it anew without that"
+            )
         remarks += _differences(stream, found)
     return remarks
 
@@ -122,12 +127,22 @@ def _covers(pattern: str, subject: str) -> bool:
 
 
 def _differences(stream: Stream, found: Any) -> list[str]:
+    kinds = {
+        "retention": ("limits", found.retention, "a message may go before everyone who needs it has read it"),
+        "storage": ("file", found.storage, "its messages end with the server"),
+        "discard": ("old", found.discard, "when it is full it refuses new messages"),
+    }
+    remarks = [
+        f"stream {stream.name}: {name} is {there} on the server, {here} here: {consequence}"
+        for name, (here, there, consequence) in kinds.items()
+        if there not in (None, here)
+    ]
     declared = {
         "max_age": (stream.max_age_seconds, found.max_age),
         "max_msgs": (stream.max_messages, found.max_msgs),
         "duplicate_window": (stream.duplicate_window_seconds, found.duplicate_window),
     }
-    return [
+    return remarks + [
         f"stream {stream.name}: {name} is {there:g} on the server, {here:g} here"
         for name, (here, there) in declared.items()
         if there is not None and there != here

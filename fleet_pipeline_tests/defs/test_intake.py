@@ -6,7 +6,9 @@ import asyncio
 import hashlib
 import json
 import random
+import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from fleet_pipeline.defs.intake import BATCH
 from fleet_pipeline.defs.partitions import KEYS, NAME, RANGE_END, RANGE_START
 from fleet_pipeline.defs.sensors import requests
 from fleet_pipeline.deliberation.roles import BUILT_IN_ROLES
+from fleet_pipeline.events import intake
 from fleet_pipeline.events.connection import BrokerUnavailable, connect
 from fleet_pipeline.events.intake import waiting
 from fleet_pipeline.events.options import NatsOptions, RequestOptions
@@ -259,13 +262,25 @@ def test_an_approved_plan_is_one_deliberation_per_role_with_ids_of_their_own(int
     assert poison["subject"] == PLAN_APPROVED
 
 
+def test_plans_approved_long_before_we_came_are_left_alone(intakes: Intakes, monkeypatch: pytest.MonkeyPatch) -> None:
+    sources = [replace(source, from_age_seconds=source.from_age_seconds and 1.0) for source in intake.SOURCES]
+    monkeypatch.setattr(intake, "SOURCES", sources)
+    intakes.send(PLAN | {"plan_id": "old"}, subject=PLAN_APPROVED)
+    intakes.send(line("old-request"))
+    time.sleep(1.2)
+    intakes.send(PLAN | {"plan_id": "new", "roles": ["DEV"]}, subject=PLAN_APPROVED)
+    intakes.tick()
+    assert sorted(intakes.partitions) == ["new.dev", "old-request.dev"]
+    assert intakes.poison() == []
+
+
 def test_poison_is_kept_with_its_reason_and_its_neighbours_go_on(intakes: Intakes) -> None:
     intakes.send(b"\xff no JSON", line("../etc"), line("good"), b'{"task_id": "\\ud800", "\\udfff": 1}')
     intakes.tick()
     assert intakes.partitions == ["good.dev"]
     found = intakes.poison()
     assert [one["sequence"] for one in found] == [1, 2, 4]
-    assert found[0]["reason"].startswith("(whole line): not UTF-8 at byte 1")
+    assert found[0]["reason"].startswith("not UTF-8 at byte 1")
     assert found[0]["content"] == "\ufffd no JSON"
     assert found[0]["content_is_whole"]
     assert "task_id: use 1 to 120 letters" in found[1]["reason"]

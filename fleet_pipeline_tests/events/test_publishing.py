@@ -159,6 +159,25 @@ def test_a_stream_that_is_there_is_left_alone_and_what_differs_is_said(nats_url:
     assert asyncio.run(configuration(nats_url, DELIBERATIONS.name)).max_msgs == 7
 
 
+def test_a_stream_of_another_kind_is_told_with_what_follows_from_it(nats_url: str) -> None:
+    kind = {"retention": "interest", "storage": "memory", "discard": "new", "duplicate_window": 60.0}
+    asyncio.run(made(nats_url, name=DELIBERATIONS.name, subjects=list(DELIBERATIONS.subjects), **kind))
+    remarks = [remark for remark in check(options(nats_url)) if "DELIBERATIONS" in remark]
+    for told in (
+        "retention is interest on the server, limits here: a message may go before",
+        "storage is memory on the server, file here: its messages end with the server",
+        "discard is new on the server, old here: when it is full",
+        "duplicate_window is 60 on the server, 3600 here",
+    ):
+        assert any(told in remark for remark in remarks), (told, remarks)
+
+
+def test_a_stream_that_acknowledges_nothing_is_an_error(nats_url: str) -> None:
+    asyncio.run(made(nats_url, name=DELIBERATIONS.name, subjects=list(DELIBERATIONS.subjects), no_ack=True))
+    with pytest.raises(StreamMismatch, match="acknowledges nothing"):
+        send(nats_url, [event()])
+
+
 def test_a_stream_that_would_lose_a_subject_is_an_error_that_says_how_to_mend_it(nats_url: str) -> None:
     asyncio.run(made(nats_url, name=DELIBERATIONS.name, subjects=["deliberation.completed"]))
     with pytest.raises(StreamMismatch, match=r"DELIBERATIONS .* does not take deliberation.failed .*stream edit"):

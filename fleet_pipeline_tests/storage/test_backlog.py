@@ -54,7 +54,7 @@ def test_every_problem_of_a_line_is_named(tmp_path: Path) -> None:
 def test_bytes_that_are_not_utf8_cost_their_line_alone(tmp_path: Path) -> None:
     backlog = read(tmp_path / "b.jsonl", (GOOD % 1).encode() + b"\n\xff\xfe\n" + (GOOD % 2).encode())
     assert len(backlog.tasks) == 2
-    assert backlog.refused == [Refusal(2, "(whole line)", "not UTF-8 at byte 1: save the file as UTF-8")]
+    assert backlog.refused == [Refusal(2, "(whole line)", "not UTF-8 at byte 1: write it in UTF-8")]
 
 
 @pytest.mark.parametrize("second", ["same", "SAME"])
