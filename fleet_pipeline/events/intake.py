@@ -80,7 +80,7 @@ def is_waiting(options: NatsOptions, deliberation: str) -> bool:
 
 
 async def _receive(options: NatsOptions, take: Take, wait: float, work: float, batch: int) -> Counts:
-    began, counts = time.monotonic(), Counts()
+    began, counts, ending = time.monotonic(), Counts(), False
     async with connect(options) as connection:
         jetstream = connection.jetstream()
         await ensure_streams(jetstream, (REQUESTS, PLANS, POISON))
@@ -91,9 +91,19 @@ async def _receive(options: NatsOptions, take: Take, wait: float, work: float, b
             if came:
                 await _handle(connection, jetstream, came, take, counts)
             handled, spent = counts.taken + counts.refused, time.monotonic() - began
-            more_may_wait = any(len(found) >= batch for found in fetched)
-            if spent > (work if handled else wait) or (handled and not more_may_wait):
+            if handled and not came:
                 return counts
+            if came and max(map(len, fetched)) < batch and not await _under_way(inlets):
+                return counts
+            if spent > (work if handled else wait):
+                if came or ending or not await _under_way(inlets):
+                    return counts
+                ending = True  # one look more, for what was sent to us as the last one ended
+
+
+async def _under_way(inlets: Sequence[tuple[Source, Any]]) -> bool:
+    """Whether messages have been sent to us that have not arrived: left behind, they would come again, but late."""
+    return any([(await subscription.consumer_info()).num_ack_pending for _, subscription in inlets])
 
 
 async def _fetch(subscription: Any, batch: int) -> list[Any]:

@@ -384,6 +384,15 @@ def test_requests_of_a_large_batch_are_taken_in_runs_of_the_size_that_is_set(int
     assert len({request.run_key for request in tick.run_requests}) == 3
 
 
+def test_messages_that_are_slow_to_arrive_are_waited_for(intakes: Intakes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Left on the way they would come again only when their time is up: it took 195 s once."""
+    monkeypatch.setattr(intake, "SLICE_SECONDS", 0.02)
+    intakes.send_all([json.dumps(line(f"t{n}", context="x" * 100_000)).encode() for n in range(400)])
+    intakes.tick()
+    assert waiting(NatsOptions(url=intakes.url))[REQUESTED] == 0
+    assert len(intakes.partitions) == 400
+
+
 def test_a_damaged_batch_is_named_and_costs_only_itself(intakes: Intakes) -> None:
     folder: Path = intakes.pipeline.storage / "pending"
     folder.mkdir(parents=True)
