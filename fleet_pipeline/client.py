@@ -4,7 +4,7 @@
 
     with Client("nats://broker:4222") as fleet:
         submitted = fleet.submit({"task_id": "rate-limiter", "description": "...", "roles": ["DEV", "QA"]})
-        result = fleet.wait(submitted.deliberation_ids[0])
+        result = fleet.wait(submitted.deliberation_ids[0], submitted.request_id)
 
 `AsyncClient` has the same methods, to be awaited. Questions are answered by `fleet serve`.
 """
@@ -48,6 +48,7 @@ class Submitted:
     task_id: str
     deliberation_ids: tuple[str, ...]
     duplicate: bool
+    request_id: str
 
 
 class AsyncClient:
@@ -97,26 +98,36 @@ class AsyncClient:
                 await self._make_stream()
                 return await self._publish(sealed)
 
-    async def status(self, deliberation: str) -> dict[str, Any]:
-        """Where a deliberation stands: UNKNOWN, PENDING, IN_PROGRESS, COMPLETED, FAILED or TIMEOUT, with counts."""
-        return await self._ask(STATUS, deliberation)
+    async def status(self, deliberation: str, request_id: str = "") -> dict[str, Any]:
+        """Where a deliberation stands: UNKNOWN, PENDING, IN_PROGRESS, COMPLETED, FAILED or TIMEOUT, with counts.
 
-    async def result(self, deliberation: str) -> dict[str, Any]:
+        With the id of a request, where that request stands: PENDING until it has been taken, whatever results
+        there are of an earlier one, and FAILED with the reason where it was refused.
+        """
+        return await self._ask(STATUS, deliberation, request_id)
+
+    async def result(self, deliberation: str, request_id: str = "") -> dict[str, Any]:
         """The same with the texts of the proposals, or the file they are in where they are too large."""
-        return await self._ask(RESULT, deliberation)
+        return await self._ask(RESULT, deliberation, request_id)
 
     async def stats(self) -> dict[str, Any]:
         """How many deliberations there are of each status, how many requests wait, and how many were refused."""
-        return await self._ask(STATS, "")
+        return await self._ask(STATS, "", "")
 
-    async def wait(self, deliberation: str, timeout: float = 3_600.0, every: float = 1.0) -> dict[str, Any]:  # noqa: ASYNC109 - the bound of a loop of questions
+    async def wait(
+        self,
+        deliberation: str,
+        request_id: str = "",
+        timeout: float = 3_600.0,  # noqa: ASYNC109 - the bound of a loop of questions
+        every: float = 1.0,
+    ) -> dict[str, Any]:
         """The result, when the deliberation has ended. Raises `TimeoutError`."""
         deadline = time.monotonic() + timeout
-        while (found := await self.status(deliberation))["status"] not in ENDED:
+        while (found := await self.status(deliberation, request_id))["status"] not in ENDED:
             if time.monotonic() > deadline:
                 raise TimeoutError(f"{deliberation} is still {found['status']} after {timeout:g} s")
             await asyncio.sleep(every)
-        return await self.result(deliberation)
+        return await self.result(deliberation, request_id)
 
     async def _publish(self, sealed: list[tuple[Task, str, bytes]]) -> list[Submitted]:
         found: list[Submitted] = []
@@ -126,9 +137,11 @@ class AsyncClient:
                 await self._jetstream.publish_async(REQUESTED, body, headers={"Nats-Msg-Id": key})
                 for _, key, body in part
             ]
-            for (task, _, _), ack in zip(part, await asyncio.wait_for(asyncio.gather(*acks), ACK_SECONDS), strict=True):
+            for (task, key, _), ack in zip(
+                part, await asyncio.wait_for(asyncio.gather(*acks), ACK_SECONDS), strict=True
+            ):
                 ids = tuple(deliberation_id(task.task_id, role) for role in task.roles)
-                found.append(Submitted(task.task_id, ids, bool(ack.duplicate)))
+                found.append(Submitted(task.task_id, ids, bool(ack.duplicate), key))
         return found
 
     async def _make_stream(self) -> None:
@@ -138,13 +151,13 @@ class AsyncClient:
         except TimeoutError:  # not permitted
             raise StreamMismatch(f"no stream takes {REQUESTED}; make them with `fleet events check`") from None
 
-    async def _ask(self, subject: str, deliberation: str) -> dict[str, Any]:
+    async def _ask(self, subject: str, deliberation: str, request_id: str) -> dict[str, Any]:
         from nats.errors import NoRespondersError
 
         with unavailable(self.options, self._refused):
             try:
                 reply = await self._connection.request(
-                    subject, json.dumps({"id": deliberation}).encode(), timeout=ANSWER_SECONDS
+                    subject, json.dumps({"id": deliberation, "request": request_id}).encode(), timeout=ANSWER_SECONDS
                 )
             except NoRespondersError:
                 raise BrokerUnavailable(f"nobody answers on {subject}: start `fleet serve`") from None
@@ -187,21 +200,23 @@ class Client:
         """See `AsyncClient.submit_all`."""
         return self._run(self._client.submit_all(tasks, rerun=rerun))
 
-    def status(self, deliberation: str) -> dict[str, Any]:
+    def status(self, deliberation: str, request_id: str = "") -> dict[str, Any]:
         """See `AsyncClient.status`."""
-        return self._run(self._client.status(deliberation))
+        return self._run(self._client.status(deliberation, request_id))
 
-    def result(self, deliberation: str) -> dict[str, Any]:
+    def result(self, deliberation: str, request_id: str = "") -> dict[str, Any]:
         """See `AsyncClient.result`."""
-        return self._run(self._client.result(deliberation))
+        return self._run(self._client.result(deliberation, request_id))
 
     def stats(self) -> dict[str, Any]:
         """See `AsyncClient.stats`."""
         return self._run(self._client.stats())
 
-    def wait(self, deliberation: str, timeout: float = 3_600.0, every: float = 1.0) -> dict[str, Any]:
+    def wait(
+        self, deliberation: str, request_id: str = "", timeout: float = 3_600.0, every: float = 1.0
+    ) -> dict[str, Any]:
         """See `AsyncClient.wait`."""
-        return self._run(self._client.wait(deliberation, timeout, every))
+        return self._run(self._client.wait(deliberation, request_id, timeout, every))
 
     def _run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()

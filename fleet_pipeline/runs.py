@@ -25,7 +25,7 @@ from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 from fleet_pipeline.defs.announcements import Announced, announce
 from fleet_pipeline.defs.build import build_definitions
 from fleet_pipeline.defs.jobs import deliberate_job
-from fleet_pipeline.defs.partitions import register
+from fleet_pipeline.defs.partitions import refuse_while_running, register
 from fleet_pipeline.defs.progress import Progress, Report
 from fleet_pipeline.deliberation.errors import InvalidInput
 from fleet_pipeline.deliberation.task import Task
@@ -34,7 +34,7 @@ from fleet_pipeline.events.publisher import Receipts
 from fleet_pipeline.settings import Settings
 from fleet_pipeline.storage.store import Store
 from fleet_pipeline.storage.tables import read_rows
-from fleet_pipeline.storage.task_store import put_task
+from fleet_pipeline.storage.task_store import put_task, specs
 
 HOME = Path(".fleet/dagster")
 _PROCESS = "fleet/process"
@@ -70,6 +70,8 @@ def run_backlog(instance: dg.DagsterInstance, settings: Settings, tasks: Sequenc
     """Store the tasks, register their partitions, and execute one run over all of them."""
     store = Store(settings.storage)
     close_dead_runs(instance)
+    # Before a spec changes: a run that is under way, or queued, may still have to read it.
+    refuse_while_running(instance, [spec.key for task in tasks for spec in specs(task)])
     keys = [key for task in tasks for key in put_task(store, task)]
     tags = register(instance, keys) | {_PROCESS: f"{socket.gethostname()}:{os.getpid()}"}
     last = Progress()

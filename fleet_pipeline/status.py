@@ -5,7 +5,9 @@ Nothing is remembered here, so that an answer is the same before and after any r
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Collection, Mapping
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
@@ -14,14 +16,17 @@ import dagster as dg
 from fleet_pipeline.defs.announcements import VERDICTS
 from fleet_pipeline.defs.intake import has_run
 from fleet_pipeline.defs.partitions import STARTED, UNFINISHED, deliberation_partitions, unfinished
+from fleet_pipeline.deliberation.errors import InvalidInput
 from fleet_pipeline.deliberation.roles import Role
 from fleet_pipeline.deliberation.task import safe_key
 from fleet_pipeline.events.completions import completion_payload
+from fleet_pipeline.events.lookup import refusal, untaken, waiting
+from fleet_pipeline.events.options import NatsOptions
 from fleet_pipeline.scoring.proposals import final_proposals
 from fleet_pipeline.storage.pending import pending_batches
 from fleet_pipeline.storage.store import StorageError, Store
 from fleet_pipeline.storage.tables import read_rows, table_path
-from fleet_pipeline.storage.task_store import is_stored, stored_keys
+from fleet_pipeline.storage.task_store import get_spec, is_stored, stored_keys
 
 Record = dict[str, Any]
 
@@ -49,13 +54,13 @@ class Desk:
         self.roles = roles
 
     def status(self, key: str, with_texts: bool = False) -> Record:
-        """The status of one deliberation, with its counts, results, winner and error.
+        """The status of one deliberation, with its counts, results, winner and error, and the request it comes from.
 
         `results` are partial where it failed, timed out or is still being judged. Raises `InvalidInput` for what is
         no deliberation id, `StorageError` where results cannot be read.
         """
         task_id, _, role = safe_key(key).rpartition(".")
-        status, run, error = self._standing(key)
+        status, run, error = self._standing(key, self._waiting())
         answer = {
             "deliberation_id": key,
             "task_id": task_id,
@@ -63,6 +68,7 @@ class Desk:
             "status": str(status),
             "run_id": run.run_id if run else None,
             "error": error,
+            "request_id": self._request_id(key),
         }
         verdict = self._verdict(key)
         if verdict is not None and status in ENDED:
@@ -81,18 +87,18 @@ class Desk:
         registered = set(self.instance.get_dynamic_partitions(str(deliberation_partitions.name)))
         asked = [key for key in keys if key in registered]
         recorded = self.instance.get_status_by_partition(VERDICTS, asked, deliberation_partitions) or {}
-        waiting, held = self._waiting(), unfinished(self.instance)
+        taken, held = self._waiting(), unfinished(self.instance)
         found: dict[str, Status] = {}
         for key in keys:
             mark = recorded.get(key)
-            if key in waiting or key in held or (mark is None and key in finished):
-                found[key] = self._standing(key)[0]
+            if key in taken or key in held or (mark is None and key in finished):
+                found[key] = self._standing(key, taken)[0]
             elif mark is None:
                 found[key] = Status.PENDING
             elif mark.value == "MATERIALIZED":
                 found[key] = Status.COMPLETED
             else:
-                found[key] = self._standing(key)[0]
+                found[key] = self._standing(key, taken)[0]
         return found
 
     def counts(self) -> dict[str, int]:
@@ -101,27 +107,38 @@ class Desk:
         each = {status.lower(): found.count(status) for status in Status if status is not Status.UNKNOWN}
         return {"total_deliberations": len(found), **each}
 
-    def _standing(self, key: str) -> tuple[Status, dg.DagsterRun | None, str | None]:
+    def _standing(self, key: str, taken: Collection[str]) -> tuple[Status, dg.DagsterRun | None, str | None]:
         """(status, the run it is or was last part of, why it has no verdict)."""
-        if key in self._waiting():
+        if key in taken:
             return Status.PENDING, None, None
         run = self._last_run(key)
         verdict = self._verdict(key)
         judged = Status(verdict["status"].upper()) if verdict else None
         if run is None:
-            return judged or (Status.PENDING if is_stored(self.store, key) else Status.UNKNOWN), None, None
+            if judged or not is_stored(self.store, key):
+                return judged or Status.UNKNOWN, None, None
+            return Status.PENDING, None, "stored, and no run has been asked for: run it again, or launch it in the UI"
         if judged and verdict and verdict["run_id"] == run.run_id:
             return judged, run, None
         if run.status in STARTED:
             return Status.IN_PROGRESS, run, None
         if run.status in UNFINISHED:
             return Status.PENDING, run, None
-        ended = "was cancelled" if run.status == dg.DagsterRunStatus.CANCELED else "broke"
+        cancelled = run.status == dg.DagsterRunStatus.CANCELED
+        if judged and cancelled:  # what it said before stands
+            return judged, run, None
+        ended = "was cancelled" if cancelled else "broke"
         return (
             Status.FAILED,
             run,
             f"run {run.run_id} {ended} before its verdict; what had finished is kept: run it again",
         )
+
+    def _request_id(self, key: str) -> str | None:
+        try:
+            return get_spec(self.store, key, self.roles).request_id or None
+        except InvalidInput:
+            return None
 
     def _last_run(self, key: str) -> dg.DagsterRun | None:
         planned = self.instance.event_log_storage.get_latest_planned_materialization_info(VERDICTS, key)
@@ -167,6 +184,64 @@ class Desk:
             for seat in seats.to_dict("records")
         ]
         return verdict | {"num_agents": len(found)}, found
+
+
+class Reception:
+    """Answers about requests as well: those that nobody has taken yet, and those that were refused.
+
+    What waits is read from the broker, and remembered for a moment: many may ask.
+    """
+
+    REMEMBERED_SECONDS = 2.0
+    # A refusal is looked for among those of the last day.
+    REFUSALS = timedelta(days=1)
+
+    def __init__(self, desk: Desk, nats: NatsOptions) -> None:
+        self.desk = desk
+        self.nats = nats
+        self._untaken: frozenset[str] = frozenset()
+        self._read_at = 0.0
+
+    def status(self, key: str, request_id: str = "", with_texts: bool = False) -> Record:
+        """As `Desk.status`; with a request's id, where that request stands: it may wait while an earlier result is
+        there, or have been refused. Raises `BrokerUnavailable` beside what that raises.
+        """
+        answer = self.desk.status(key, with_texts)
+        known = answer["request_id"] == request_id if request_id else answer["status"] != Status.UNKNOWN
+        if known or self.nats.url is None:
+            return answer
+        wanted = request_id or key
+        if self._waits(wanted):
+            return answer | _NOTHING_YET | {"status": str(Status.PENDING)}
+        if not request_id:
+            return answer
+        answer = self.desk.status(key, with_texts)  # it may have been taken between the two questions
+        if answer["request_id"] == request_id:
+            return answer
+        reason = refusal(self.nats, request_id, datetime.now(UTC) - self.REFUSALS)
+        if reason is None:  # taken, and the same as an earlier one
+            return answer
+        return answer | _NOTHING_YET | {"status": str(Status.FAILED), "error": f"the request was refused: {reason}"}
+
+    def stats(self) -> Record:
+        """Counts of deliberations, and of requests at the broker."""
+        return {**self.desk.counts(), **requests_at_the_broker(self.nats)}
+
+    def _waits(self, wanted: str) -> bool:
+        if wanted in self._untaken and time.monotonic() - self._read_at < self.REMEMBERED_SECONDS:
+            return True
+        self._untaken, self._read_at = untaken(self.nats), time.monotonic()
+        return wanted in self._untaken
+
+
+_NOTHING_YET: Record = {"run_id": None, "error": None, "results": [], "winner_id": None, "winner_score": None}
+
+
+def requests_at_the_broker(nats: NatsOptions) -> dict[str, int]:
+    """How many requests wait to be taken, and how many have been refused. Raises `BrokerUnavailable`."""
+    counts = waiting(nats)
+    refused = counts.pop("poison")
+    return {"requests_waiting": sum(counts.values()), "requests_refused": refused}
 
 
 def _records(store: Store, table: str, key: str) -> list[Record]:

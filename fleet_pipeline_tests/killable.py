@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import dagster as dg
+from nats.aio.msg import Msg
 
 from fleet_pipeline.defs import announcements, intake, sensors
 from fleet_pipeline.defs.intake import Intake
@@ -21,7 +22,6 @@ from fleet_pipeline.defs.resources import default_resources
 from fleet_pipeline.events import intake as inlet
 from fleet_pipeline.events.options import NatsOptions
 from fleet_pipeline.settings import Settings
-from fleet_pipeline.storage.store import Store
 
 _PROCESSES = multiprocessing.get_context("forkserver")
 
@@ -62,11 +62,14 @@ def evaluate(tick: Tick) -> None:
             instance=instance, cursor=cursor, resources={name: resources[name] for name in names}
         )
         result = getattr(sensors, tick.sensor).evaluate_tick(context)
-        if tick.point == "before the cursor is kept":
+        if tick.point in ("before the cursor is kept", "before the run is made"):
             die()
         if result.cursor:
             tick.cursor.write_text(result.cursor)
-    die()
+        if tick.point == "after the cursor is kept":
+            die()
+    # It came to its end: the point was never reached, and `run_and_kill` says so.
+    os._exit(0)
 
 
 def die(*_: Any, **__: Any) -> None:
@@ -110,12 +113,6 @@ def _in_the_midst(count: int) -> Callable[[], None]:
     return apply
 
 
-def _flush() -> None:
-    from nats.aio.client import Client
-
-    _instrument(Client, "flush", 2, after=True)
-
-
 OUT = {
     "before anything is published": _before(announcements, "publish"),
     "in the midst of publishing": _in_the_midst(3),
@@ -132,9 +129,11 @@ IN = {
     "after the partitions are added": _after(intake, "register"),
     "before anything is acknowledged": _after(Intake, "take_messages"),
     "before a poisonous one is put away": _before(inlet, "_poisoned"),
-    "after everything is acknowledged": _after(inlet, "receive"),
+    "before the second is acknowledged": _before(Msg, "ack", 2),
+    "before the acks are sent off": _before(Msg, "term"),
+    "after everything is acknowledged": _after(sensors, "receive"),
     "before the run is made": lambda: None,
     "when a batch is about to be forgotten": _before(intake, "settle"),
-    "in the midst of writing a file": _before(Store, "write", 2),
+    "when a file is written and has not got its name": _before(Path, "replace", 2),
 }
 POINTS = OUT | IN

@@ -14,16 +14,15 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+from fleet_pipeline import status
 from fleet_pipeline.cli import main
-from fleet_pipeline.cli.status import stats
 from fleet_pipeline.client import AsyncClient, Client
 from fleet_pipeline.defs.partitions import register
 from fleet_pipeline.deliberation.errors import InvalidInput
 from fleet_pipeline.deliberation.roles import BUILT_IN_ROLES
 from fleet_pipeline.events.connection import BrokerUnavailable, connect
 from fleet_pipeline.events.options import NatsOptions
-from fleet_pipeline.settings import Settings
-from fleet_pipeline.status import Desk
+from fleet_pipeline.status import Desk, Reception
 from fleet_pipeline_tests.broker import Broker
 from fleet_pipeline_tests.defs.test_intake import Intakes, intakes, line  # noqa: F401 - a fixture
 from fleet_pipeline_tests.defs.test_run import put_described, silent_for
@@ -148,10 +147,10 @@ def test_what_is_no_id_is_refused(pipeline: Pipeline) -> None:
 def serving(pipeline: Pipeline, url: str) -> AbstractContextManager[None]:
     nats = NatsOptions(url=url)
 
-    def answer(subject: str, key: str, texts: bool) -> dict:
-        if subject == "fleet.stats":
-            return stats(desk(pipeline), Settings(nats=nats))
-        return desk(pipeline).status(key, with_texts=texts)
+    reception = Reception(desk(pipeline), nats)
+
+    def answer(subject: str, key: str, request_id: str, texts: bool) -> dict:
+        return reception.stats() if subject == "fleet.stats" else reception.status(key, request_id, texts)
 
     return answering(nats, answer)
 
@@ -174,6 +173,46 @@ def test_a_client_submits_asks_and_gets_the_result(intakes: Intakes) -> None:  #
             fleet.status("../etc")
         with pytest.raises(InvalidInput, match="task 't2': description: add this field"):
             fleet.submit({"task_id": "t2"})
+
+
+def test_a_client_waits_for_its_own_request_and_not_for_an_earlier_one(intakes: Intakes) -> None:  # noqa: F811
+    with serving(intakes.pipeline, intakes.url), Client(intakes.url) as fleet:
+        first = fleet.submit(line("t1"))
+        intakes.launch(intakes.tick())
+        rerun, other = fleet.submit(line("t1", "second"), rerun=True), fleet.submit(line("t1", "third"))
+        assert fleet.status("t1.dev")["status"] == "COMPLETED"
+        assert [fleet.status("t1.dev", one.request_id)["status"] for one in (rerun, other)] == ["PENDING"] * 2
+        intakes.launch(intakes.tick())
+        assert fleet.wait("t1.dev", rerun.request_id, timeout=5)["status"] == "COMPLETED"
+        refused = fleet.wait("t1.dev", other.request_id, timeout=5)
+        assert refused["status"] == "FAILED"
+        assert "the request was refused: t1.dev has been requested already" in refused["error"]
+        assert fleet.status("t1.dev", first.request_id)["status"] == "COMPLETED"
+
+
+def test_a_rerun_that_is_cancelled_leaves_the_earlier_result_standing(pipeline: Pipeline) -> None:
+    keys = pipeline.put("t1")
+    pipeline.run(keys)
+    job = pipeline.definitions.resolve_job_def("deliberate")
+    run = pipeline.instance.create_run_for_job(job, tags=register(pipeline.instance, keys))
+    pipeline.instance.report_run_canceled(run)
+    assert standing(pipeline, "t1.dev") == "COMPLETED"
+
+
+def test_a_spec_that_no_run_was_asked_for_says_so(pipeline: Pipeline) -> None:
+    pipeline.put("t1")
+    assert "no run has been asked for" in desk(pipeline).status("t1.dev")["error"]
+
+
+def test_what_waits_is_read_once_for_a_thousand_answers(intakes: Intakes, monkeypatch) -> None:  # noqa: F811
+    """1,400 that waited took 161 s to count once: each answer read all of the pending batches."""
+    intakes.send_all([json.dumps(line(f"t{n}")).encode() for n in range(1_000)])
+    intakes.tick()
+    reads = []
+    read = status.pending_batches
+    monkeypatch.setattr(status, "pending_batches", lambda *arguments: reads.append(1) or read(*arguments))
+    assert desk(intakes.pipeline).counts()["pending"] == 1_000
+    assert len(reads) == 1
 
 
 def test_the_async_client_submits_many_and_reruns_one(intakes: Intakes) -> None:  # noqa: F811

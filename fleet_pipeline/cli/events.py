@@ -148,7 +148,10 @@ def _moment(text: str | None) -> datetime | None:
         return None
     if age := re.fullmatch(r"(\d{1,6})([mhd])", text):
         unit = {"m": "minutes", "h": "hours", "d": "days"}[age[2]]
-        return datetime.now(UTC) - timedelta(**{unit: int(age[1])})
+        try:
+            return datetime.now(UTC) - timedelta(**{unit: int(age[1])})
+        except OverflowError:
+            raise InvalidInput(f"--since {text}: longer ago than there are dates") from None
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:

@@ -21,7 +21,7 @@ from fleet_pipeline.settings import Settings, load_settings, read_roles
 from fleet_pipeline.storage.store import Store
 
 if TYPE_CHECKING:
-    from fleet_pipeline.status import Desk
+    from fleet_pipeline.status import Desk, Reception
 
 
 @click.command()
@@ -41,11 +41,14 @@ def status(deliberation_ids: tuple[str, ...], storage: str | None, as_json: bool
     fleet status rate-limiter.dev --json | jq '.[0].results'
     """
     settings = load_settings(flags(storage=storage))
+    from fleet_pipeline.status import Reception
+
     with _desk(settings) as desk:
         if not deliberation_ids:
             _overview(desk, settings, as_json)
             return
-        answers = [_known_to_the_broker(desk.status(key, with_texts=as_json), settings) for key in deliberation_ids]
+        reception = Reception(desk, settings.nats)
+        answers = [_answer(reception, key, as_json) for key in deliberation_ids]
     if as_json:
         click.echo(json.dumps(answers, indent=2))
     else:
@@ -70,28 +73,29 @@ def serve(nats: str | None, storage: str | None) -> None:
     from fleet_pipeline.events.connection import ask
     from fleet_pipeline.events.service import STATS
     from fleet_pipeline.events.service import serve as answer_questions
+    from fleet_pipeline.status import Reception
 
     settings = load_settings(flags(storage=storage, nats__url=nats))
     if settings.nats.url is None:
         raise InvalidInput("no broker is configured: --nats URL, FLEET_NATS__URL, or nats.url in fleet.toml")
-
-    async def until_told() -> None:
-        stop = asyncio.Event()
-        for name in (signal.SIGINT, signal.SIGTERM):
-            asyncio.get_running_loop().add_signal_handler(name, stop.set)
-        await answer_questions(
-            settings.nats,
-            lambda subject, key, texts: (
-                stats(desk, settings)
-                if subject == STATS
-                else _known_to_the_broker(desk.status(key, with_texts=texts), settings)
-            ),
-            version("fleet-pipeline"),
-            stop,
-            lambda: click.echo("answering on fleet.status, fleet.result, fleet.stats; Ctrl-C ends it", err=True),
-        )
-
     with _desk(settings) as desk:
+        reception = Reception(desk, settings.nats)
+
+        def answer(subject: str, key: str, request_id: str, with_texts: bool) -> dict[str, Any]:
+            return reception.stats() if subject == STATS else reception.status(key, request_id, with_texts)
+
+        async def until_told() -> None:
+            stop = asyncio.Event()
+            for name in (signal.SIGINT, signal.SIGTERM):
+                asyncio.get_running_loop().add_signal_handler(name, stop.set)
+            await answer_questions(
+                settings.nats,
+                answer,
+                version("fleet-pipeline"),
+                stop,
+                lambda: click.echo("answering on fleet.status, fleet.result, fleet.stats; Ctrl-C ends it", err=True),
+            )
+
         ask(settings.nats, until_told())
 
 
@@ -107,22 +111,15 @@ def _desk(settings: Settings) -> Iterator[Desk]:
         yield Desk(instance, Store(settings.storage), read_roles(settings.council.roles_file))
 
 
-def _known_to_the_broker(answer: dict[str, Any], settings: Settings) -> dict[str, Any]:
-    """A request that no sensor has taken yet is known nowhere else."""
-    if answer["status"] == "UNKNOWN" and settings.nats.url:
-        from fleet_pipeline.events.connection import BrokerUnavailable
-        from fleet_pipeline.events.intake import is_waiting
+def _answer(reception: Reception, key: str, with_texts: bool) -> dict[str, Any]:
+    """What is known here, where the broker cannot be asked what it has."""
+    from fleet_pipeline.events.connection import BrokerUnavailable
 
-        try:
-            if is_waiting(settings.nats, answer["deliberation_id"]):
-                return answer | {"status": "PENDING"}
-        except BrokerUnavailable as error:
-            return answer | {"error": f"not known here, and the broker cannot be asked: {error}"}
-    return answer
-
-
-def stats(desk: Desk, settings: Settings) -> dict[str, Any]:
-    return {**desk.counts(), **_told_by_the_broker(settings)[0]}
+    try:
+        return reception.status(key, with_texts=with_texts)
+    except BrokerUnavailable as error:
+        answer = reception.desk.status(key, with_texts)
+        return answer | {"error": f"not known here, and the broker cannot be asked: {error}"}
 
 
 def _overview(desk: Desk, settings: Settings, as_json: bool) -> None:
@@ -146,15 +143,11 @@ def _told_by_the_broker(settings: Settings) -> tuple[dict[str, Any], str]:
     if settings.nats.url is None:
         return {}, ""
     from fleet_pipeline.events.connection import BrokerUnavailable
-    from fleet_pipeline.events.intake import waiting
+    from fleet_pipeline.status import requests_at_the_broker
 
     try:
-        counts = waiting(settings.nats)
+        counts = requests_at_the_broker(settings.nats)
     except BrokerUnavailable as error:
         return {"broker_error": str(error)}, str(error)
-    refused = counts.pop("poison")
-    total = sum(counts.values())
-    return (
-        {"requests_waiting": total, "requests_refused": refused},
-        f"requests at the broker: {total} waiting to be taken, {refused} refused",
-    )
+    told = "requests at the broker: {requests_waiting} waiting to be taken, {requests_refused} refused"
+    return dict(counts), told.format(**counts)

@@ -70,7 +70,12 @@ def _into_the_inbox(settings: Settings, tasks: list[Task], rerun: bool) -> tuple
     lines = "".join(json.dumps(task.model_dump(mode="json", exclude_unset=True)) + "\n" for task in tasks)
     folder.write(name, lines.encode())
     submitted = [
-        Submitted(task.task_id, tuple(deliberation_id(task.task_id, role) for role in task.roles), duplicate=False)
+        Submitted(
+            task.task_id,
+            tuple(deliberation_id(task.task_id, role) for role in task.roles),
+            duplicate=False,
+            request_id="",
+        )
         for task in tasks
     ]
     return submitted, folder.full_path(name)

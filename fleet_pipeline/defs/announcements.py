@@ -22,7 +22,7 @@ from fleet_pipeline.events.envelope import Envelope, Sealed
 from fleet_pipeline.events.options import NatsOptions
 from fleet_pipeline.events.publisher import Receipts, publish
 from fleet_pipeline.storage.outbox import get_events, put_events
-from fleet_pipeline.storage.store import StorageError, Store
+from fleet_pipeline.storage.store import Damaged, StorageError, Store
 from fleet_pipeline.storage.tables import read_rows, table_path
 
 T = TypeVar("T")
@@ -71,6 +71,8 @@ def read_verdicts(instance: dg.DagsterInstance, cursor: int, limit: int = PAGE) 
 
     A good verdict is a materialization and a bad one an observation, so that two logs are read.
     """
+    # Read first: what is written between the two reads below must not count as read by both.
+    newest = instance.event_log_storage.get_maximum_record_id() or 0
     filter_ = dg.AssetRecordsFilter(asset_key=VERDICTS, after_storage_id=cursor)
     good = instance.fetch_materializations(filter_, limit=limit, ascending=True).records
     bad = instance.fetch_observations(filter_, limit=limit, ascending=True).records
@@ -79,18 +81,20 @@ def read_verdicts(instance: dg.DagsterInstance, cursor: int, limit: int = PAGE) 
         [(r.storage_id, r.partition_key, r.asset_observation.metadata) for r in bad if r.asset_observation],
     ]
     entries, following = merge(
-        [[(at, Judged(key or "", _storage(found))) for at, key, found in log] for log in logs], cursor, limit
+        [[(at, Judged(key or "", _storage(found))) for at, key, found in log] for log in logs], cursor, limit, newest
     )
     return [judged for judged in entries if judged.key and judged.storage], following
 
 
-def merge(logs: Sequence[Sequence[tuple[int, T]]], cursor: int, limit: int) -> tuple[list[T], int]:
+def merge(logs: Sequence[Sequence[tuple[int, T]]], cursor: int, limit: int, newest: int) -> tuple[list[T], int]:
     """Merge pages of logs by position, up to where all of them have been read.
 
-    A page of `limit` entries may have more behind it: entries of other logs beyond its end wait.
+    A page of `limit` entries may have more behind it: entries of other logs beyond its end wait. So do those
+    beyond `newest`, the last position when reading began.
     """
     full = [log[-1][0] for log in logs if len(log) == limit]
-    end = min(full) if full else max((position for log in logs for position, _ in log), default=cursor)
+    last = max((position for log in logs for position, _ in log), default=cursor)
+    end = max(cursor, min([*full, last, newest]))
     entries = sorted((entry for log in logs for entry in log if entry[0] <= end), key=lambda entry: entry[0])
     return list(dict.fromkeys(found for _, found in entries)), end
 
@@ -104,7 +108,7 @@ def finished_keys(store: Store, since: datetime | None, unreadable: MutableMappi
     for key in keys:
         try:
             rows = read_rows(store, "deliberations", key)
-        except StorageError as error:
+        except Damaged as error:
             unreadable[key] = str(error)
             continue
         finished = rows.column("finished_at")[0].as_py() if rows is not None and rows.num_rows else None
@@ -132,7 +136,7 @@ def _send(store: Store, nats: NatsOptions, keys: Sequence[str], held: frozenset[
         for key in keys:
             try:
                 events = list(_from_tables(store, key, max_bytes - HEADROOM))
-            except StorageError as error:
+            except Damaged as error:
                 total.unreadable[key] = str(error)
                 continue
             yield from (event.sealed() for event in events if event.idempotency_key not in held)
@@ -143,17 +147,27 @@ def _send(store: Store, nats: NatsOptions, keys: Sequence[str], held: frozenset[
 
 
 def _ready(verdicts: Sequence[Judged], max_bytes: int, unreadable: MutableMapping[str, str]) -> Iterator[Sealed]:
-    """Events from the outbox; from the tables where it has none that can be sent."""
+    """Events from the outbox; from the tables where it has none that can be sent.
+
+    What is damaged or gone costs its own events, and is told. Raises `StorageError` where the storage cannot be
+    read: that passes, and the events wait.
+    """
     stores: dict[str, Store] = {}
     for key, storage in verdicts:
         try:
             store = stores.get(storage) or stores.setdefault(storage, Store(storage))
+        except StorageError as error:  # a run's own, of a kind that is not known here
+            unreadable[key] = str(error)
+            continue
+        try:
             events: Sequence[Sealed] | None = get_events(store, key)
             if events is None or any(len(body) > max_bytes - HEADROOM for _, _, body in events):
                 events = [event.sealed() for event in _from_tables(store, key, max_bytes - HEADROOM)]
-        except StorageError as error:
+        except Damaged as error:
             unreadable[key] = str(error)
             continue
+        if not events:
+            unreadable[key] = f"nothing of it is in {storage}: it was pruned, or that is not there now"
         yield from events
 
 

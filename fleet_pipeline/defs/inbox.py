@@ -18,7 +18,7 @@ from fleet_pipeline.deliberation.errors import InvalidInput
 from fleet_pipeline.events.requests import Request
 from fleet_pipeline.storage.backlog import Backlog, read_backlog
 from fleet_pipeline.storage.records import Refusal
-from fleet_pipeline.storage.store import Store
+from fleet_pipeline.storage.store import StorageError, Store
 
 # A file that is copied in grows for a while. `fleet submit` puts whole ones.
 STILL_SECONDS = 2.0
@@ -31,22 +31,25 @@ def take_files(intake: Intake, inbox: Store, most_per_run: int, work_seconds: fl
     """
     began, done = time.monotonic(), []
     for name in inbox.names("", ""):
-        if name.rsplit(".", 1)[-1].lower() not in ENDINGS or _is_growing(inbox, name):
+        if name.rsplit(".", 1)[-1].lower() not in ENDINGS:
             continue
         if intake.run_requests and time.monotonic() - began > work_seconds:
             break
-        report = _take_file(intake, inbox, name, most_per_run, began + work_seconds)
-        done.append(f"{name}: {report}")
+        try:
+            if not _is_growing(inbox, name):
+                done.append(f"{name}: {_take_file(intake, inbox, name, most_per_run, began + work_seconds)}")
+        except StorageError as error:  # its neighbours go on
+            intake.notes.append(f"{name}: {error}")
     return done
 
 
 def _take_file(intake: Intake, inbox: Store, name: str, most_per_run: int, deadline: float) -> str:
+    # The same file again is another request; the same one after a crash is not.
+    sent = inbox.modified(name)
     try:
         backlog = read_backlog(inbox.full_path(name), intake.roles)
     except InvalidInput as error:
         backlog = Backlog(refused=[Refusal(0, "(whole file)", str(error))])
-    # The same file again is another request; the same one after a crash is not.
-    sent = inbox.modified(name)
     rerun = name.rsplit(".", 2)[-2:-1] == ["rerun"]
     refused = [asdict(refusal) for refusal in backlog.refused]
     for start in range(0, len(backlog.tasks), most_per_run):
@@ -54,12 +57,14 @@ def _take_file(intake: Intake, inbox: Store, name: str, most_per_run: int, deadl
         if intake.run_requests and time.monotonic() > deadline:
             return f"the first {start} of {len(backlog.tasks)} tasks taken, the rest in the next tick"
         part = backlog.tasks[start : start + most_per_run]
-        requests = [Request(f"{name}@{sent:%Y%m%dT%H%M%S%f}:{task.task_id}", (task,), rerun) for task in part]
+        requests = [Request(f"{name}@{sent:%Y%m%dT%H%M%S%f}:{task.task_id}", (task,), sent, rerun) for task in part]
         for task, reasons in zip(part, intake.take(requests), strict=True):
             refused += [{"task_id": task.task_id, "error": reason} for reason in reasons]
     if refused:
         lines = "".join(json.dumps(refusal) + "\n" for refusal in refused)
         inbox.write(f"refused/{name}.jsonl", lines.encode())
+    if inbox.modified(name) != sent:
+        return f"{len(backlog.tasks)} tasks read; it has grown meanwhile, and is read again"
     inbox.move(name, f"taken/{name}")
     why = f"; see {inbox.full_path('refused')}/{name}.jsonl" if refused else ""
     return f"{len(backlog.tasks)} tasks read, {len(refused)} refusals{why}"

@@ -82,7 +82,8 @@ class Intake:
             again: dict[str, Spec] = {}
             refusals: list[list[str]] = []
             for request in requests:
-                wanted = [spec for task in request.tasks for spec in specs(task, request.id)]
+                at = request.sent_at.astimezone(UTC).isoformat(timespec="microseconds")
+                wanted = [spec for task in request.tasks for spec in specs(task, request.id, at)]
                 known = {
                     spec.key: again.get(spec.key)
                     or fresh.get(spec.key)
@@ -101,7 +102,7 @@ class Intake:
                     earlier = known[spec.key]
                     if earlier is None or spec.key in fresh:
                         fresh[spec.key] = spec if request.rerun else fresh.get(spec.key, spec)
-                    elif request.rerun and earlier.request_id != spec.request_id:
+                    elif request.rerun and _is_later(spec, earlier):
                         again[spec.key] = spec
             for found, rerun in ((fresh, False), (again, True)):
                 if found:
@@ -112,7 +113,8 @@ class Intake:
             return refusals
 
     def _stored(self, key: str, registered: frozenset[str]) -> Spec | None:
-        """A spec without its partition is what a process left that came to its end: as good as none."""
+        """A spec without its partition is what a process left that came to its end, and a partition without its spec
+        what somebody typed: both as good as nothing."""
         if key not in registered:
             return None
         try:
@@ -136,13 +138,19 @@ class Intake:
     def _put(self, found: Iterable[Spec], rerun: bool) -> None:
         registered = frozenset(self.instance.get_dynamic_partitions(NAME))
         for spec in found:
-            # A registered key has its spec: a batch that is resumed must not undo a later rerun.
-            if rerun or spec.key not in registered:
+            # A batch that is resumed must not undo a later rerun.
+            if rerun or self._stored(spec.key, registered) is None:
                 put_spec(self.store, spec)
 
 
 def _other(earlier: Spec | None, spec: Spec) -> bool:
-    return earlier is not None and earlier.task != spec.task
+    # As text, in which a NaN equals another.
+    return earlier is not None and earlier.task.model_dump_json() != spec.task.model_dump_json()
+
+
+def _is_later(spec: Spec, earlier: Spec) -> bool:
+    """Whether a rerun is another one than what is there, and not one that was overtaken and comes again."""
+    return spec.request_id != earlier.request_id and spec.requested_at >= earlier.requested_at
 
 
 def has_run(instance: dg.DagsterInstance, batch: Batch) -> bool:

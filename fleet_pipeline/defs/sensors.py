@@ -16,7 +16,8 @@ from fleet_pipeline.defs.resources import CouncilResource, StorageResource
 from fleet_pipeline.events.connection import BrokerUnavailable
 from fleet_pipeline.events.intake import receive
 from fleet_pipeline.events.options import NatsOptions, RequestOptions
-from fleet_pipeline.storage.store import Store
+from fleet_pipeline.events.streams import StreamMismatch
+from fleet_pipeline.storage.store import StorageError, Store
 
 # Dagster ends a tick after 60 s, and a tick that is ended keeps nothing of what it did.
 TICK_SECONDS = 40.0
@@ -33,10 +34,18 @@ NO_BROKER = "no broker is configured: set FLEET_NATS__URL or nats.url in fleet.t
 def completions(context: dg.SensorEvaluationContext, nats: dg.ResourceParam[NatsOptions]) -> dg.SkipReason:
     if nats.url is None:
         return dg.SkipReason(NO_BROKER)
-    total, began = Announced(), time.monotonic()
+    total, began, broke = Announced(), time.monotonic(), ""
     while time.monotonic() - began < TICK_SECONDS:
         cursor = int(context.cursor or 0)
-        following = announce(context.instance, nats, cursor, total)
+        try:
+            following = announce(context.instance, nats, cursor, total)
+        except (BrokerUnavailable, StreamMismatch, StorageError) as error:
+            # A tick that fails keeps no cursor: what has been sent would be sent again by every one.
+            if not total.receipts:
+                raise
+            broke = f"; then {error}"
+            context.log.error(str(error))
+            break
         if following == cursor:
             break
         context.update_cursor(str(following))
@@ -47,7 +56,9 @@ def completions(context: dg.SensorEvaluationContext, nats: dg.ResourceParam[Nats
         return dg.SkipReason("no verdicts since the last tick")
     known, torn = len(receipts.duplicates), len(total.unreadable)
     unsent = f"; {torn} deliberations cannot be read (see the tick's log)" if torn else ""
-    return dg.SkipReason(f"published {len(receipts.stored)} events; the broker knew {known} more already{unsent}")
+    return dg.SkipReason(
+        f"published {len(receipts.stored)} events; the broker knew {known} more already{unsent}{broke}"
+    )
 
 
 @dg.sensor(
@@ -63,10 +74,10 @@ def requests(
     council: CouncilResource,
     storage: StorageResource,
 ) -> dg.SensorResult | dg.SkipReason:
-    if nats.url is None:
-        return dg.SkipReason(NO_BROKER)
     intake = Intake(context.instance, storage.store(), council.roles(), "requests", deliberate_job.name)
     intake.resume()
+    if nats.url is None:
+        return _result(context, intake, NO_BROKER)
     try:
         counts = receive(
             nats,
@@ -75,10 +86,11 @@ def requests(
             work_seconds=TICK_SECONDS,
             batch=request_options.most_per_run,
         )
-    except BrokerUnavailable as error:
+    except (BrokerUnavailable, StreamMismatch, StorageError) as error:
         if not intake.run_requests:
             raise
         # What has been taken is run, broker or no broker.
+        context.log.error(str(error))
         return _result(context, intake, str(error))
     taken = f"{counts.taken} requests taken, {counts.refused} refused"
     return _result(context, intake, taken if counts.taken + counts.refused else "no requests")

@@ -18,6 +18,8 @@ class Problem(NamedTuple):
     message: str
 
 
+# Nobody mends more at a time, and somebody may send ten thousand.
+MOST_PROBLEMS = 20
 _REMEDIES = {
     "missing": "add this field",
     "extra_forbidden": "no such field; remove it or check its spelling",
@@ -33,6 +35,8 @@ def problems(error: ValidationError, prefix: str = "") -> list[Problem]:
     """Every problem of a validation error. Input values are left out: they may be long or secret."""
     found = []
     items = error.errors(include_url=False, include_input=False, include_context=False)
+    more = len(items) - MOST_PROBLEMS
+    items = items[:MOST_PROBLEMS]
     for item in items:
         # Entries that do not hold leave a list too short, which is no fault of its own.
         below = [
@@ -42,10 +46,12 @@ def problems(error: ValidationError, prefix: str = "") -> list[Problem]:
         ]
         if item["type"] == "too_short" and below:
             continue
-        path = ".".join(str(part) for part in item["loc"])
+        path = ".".join(str(part)[:80] for part in item["loc"])
         field = ".".join(part for part in (prefix, path) if part) or "(whole entry)"
         message = _REMEDIES.get(item["type"], item["msg"].removeprefix("Value error, "))
         found.append(Problem(field, message))
+    if more > 0:
+        found.append(Problem(prefix or "(whole entry)", f"{more} more problems"))
     return found
 
 

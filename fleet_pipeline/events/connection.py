@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import ssl
 from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
+from fleet_pipeline.deliberation.errors import InvalidInput
 from fleet_pipeline.events.options import NatsOptions, without_secrets
 
 T = TypeVar("T")
@@ -61,6 +64,7 @@ async def connect(
         if "permissions violation" in str(error).lower():
             refusals.append(str(error))
 
+    _check_seed(options)
     connection = await nats.connect(
         options.servers,
         name="fleet-pipeline",
@@ -70,6 +74,7 @@ async def connect(
         max_reconnect_attempts=1,
         reconnect_time_wait=0.1,
         error_cb=remember,
+        inbox_prefix=options.inbox_prefix.encode(),
         **_credentials(options),
     )
     if lasting:
@@ -83,6 +88,25 @@ async def connect(
         raise
     finally:
         await connection.close()
+
+
+def _check_seed(options: NatsOptions) -> None:
+    """A seed that is none comes out of nats-py as an error of its own kind, without a word."""
+    import nkeys
+
+    for setting, file in (("nkey_seed_file", options.nkey_seed_file), ("credentials_file", options.credentials_file)):
+        if file is None:
+            continue
+        content = Path(file).read_bytes()
+        found = (
+            re.search(rb"SEED-----\s+(\S+)", content)
+            if setting == "credentials_file"
+            else re.match(rb"\s*(\S+)", content)
+        )
+        try:
+            nkeys.from_seed(bytearray(found[1] if found else b"")).wipe()
+        except Exception:  # noqa: BLE001 - of several kinds; none may be shown, as it may hold the seed
+            raise InvalidInput(f"nats.{setting}: {file} holds no NKey seed (SU...); is it the right file?") from None
 
 
 def _credentials(options: NatsOptions) -> dict[str, Any]:
@@ -101,9 +125,16 @@ def _tls(options: NatsOptions) -> ssl.SSLContext | None:
     """None leaves it to the URL: tls:// asks for it, and so can the server."""
     if not (options.tls_ca_file or options.tls_cert_file):
         return None
-    context = ssl.create_default_context(cafile=options.tls_ca_file)
-    if options.tls_cert_file:
-        context.load_cert_chain(options.tls_cert_file, options.tls_key_file)
+    files = "nats.tls_ca_file"
+    try:
+        context = ssl.create_default_context(cafile=options.tls_ca_file)
+        files = "nats.tls_cert_file and nats.tls_key_file"
+        if options.tls_cert_file:
+            context.load_cert_chain(options.tls_cert_file, options.tls_key_file)
+    except ssl.SSLError as error:
+        raise InvalidInput(
+            f"{files}: not the PEM files of certificates and keys that they should be: {error}"
+        ) from None
     return context
 
 

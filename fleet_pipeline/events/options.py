@@ -27,6 +27,11 @@ class NatsOptions(BaseModel):
     token: SecretStr | None = Field(default=None, description="A token instead of user and password.")
     credentials_file: str | None = Field(default=None, description="A .creds file: user JWT and NKey seed.")
     nkey_seed_file: str | None = Field(default=None, description="A file with an NKey seed.")
+    inbox_prefix: str = Field(
+        default="_INBOX",
+        pattern=r"^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*$",
+        description="Where answers to this user come; one of its own keeps others from reading them.",
+    )
     tls_ca_file: str | None = Field(default=None, description="Certificates to trust; the system's when absent.")
     tls_cert_file: str | None = Field(default=None, description="Certificate that the broker may ask for.")
     tls_key_file: str | None = Field(default=None, description="Its key.")

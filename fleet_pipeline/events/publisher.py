@@ -11,7 +11,7 @@ from typing import Any
 from fleet_pipeline.events.connection import ask, connect
 from fleet_pipeline.events.envelope import Sealed
 from fleet_pipeline.events.options import NatsOptions
-from fleet_pipeline.events.streams import ANNOUNCING, STREAMS, Stream, ensure_streams
+from fleet_pipeline.events.streams import ANNOUNCING, STREAMS, Stream, ensure_streams, largest_message
 
 ACK_TIMEOUT_SECONDS = 10.0
 # Events are sent so many at a time, and two such chunks are under way without an ack. Each event may be a megabyte.
@@ -25,6 +25,9 @@ class Receipts:
 
     stored: tuple[str, ...] = ()
     duplicates: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.stored or self.duplicates)
 
     def __add__(self, other: Receipts) -> Receipts:
         return Receipts(self.stored + other.stored, self.duplicates + other.duplicates)
@@ -59,7 +62,7 @@ async def _publish(options: NatsOptions, make_events: MakeEvents) -> Receipts:
     async with connect(options) as connection:
         jetstream = connection.jetstream(publish_async_max_pending=2 * CHUNK)
         await ensure_streams(jetstream, ANNOUNCING)
-        events = iter(make_events(connection.max_payload))
+        events = iter(make_events(await largest_message(jetstream, ANNOUNCING, connection.max_payload)))
         stored: list[str] = []
         known: list[str] = []
         under_way: list[Sent] = []

@@ -52,6 +52,8 @@ class Request:
 
     id: str
     tasks: tuple[Task, ...]
+    # Of two that stand in place of the same task the later one holds, in whatever order they arrive.
+    sent_at: datetime
     rerun: bool = False
     problems: tuple[str, ...] = ()
 
@@ -93,11 +95,12 @@ def read_request(message: Received, roles: Mapping[str, Role], options: RequestO
             raise Refused("expected a JSON object")
         id_, fields = _unwrapped(message, content)
         if message.subject == PLAN_APPROVED:
-            return _from_plan(id_, PlanApproved.model_validate(fields), roles)
+            return _from_plan(id_, PlanApproved.model_validate(without_absent(fields)), roles, message.sent_at)
         rerun = fields.pop("rerun", None) or False
         if not isinstance(rerun, bool):
             raise Refused("rerun: must be true or false")
-        return Request(id_, (Task.model_validate(without_absent(fields), context={"roles": roles}),), rerun)
+        task = Task.model_validate(without_absent(fields), context={"roles": roles})
+        return Request(id_, (task,), message.sent_at, rerun)
     except BadRecord as error:
         raise Refused(str(error) if error.field == WHOLE else f"{error.field}: {error}") from error
     except ValidationError as error:
@@ -108,17 +111,20 @@ def read_request(message: Received, roles: Mapping[str, Role], options: RequestO
 
 def _unwrapped(message: Received, content: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     """(id, fields) of a bare payload, or of one in an envelope."""
-    if "event_type" not in content and "payload" not in content:
-        return message.id, content
+    if "payload" not in content:
+        # Events of the earlier system say their type in the payload.
+        return message.id, {name: value for name, value in content.items() if name != "event_type"}
     if content.get("event_type") != message.subject:
         raise Refused(f"event_type: must be {message.subject}, the subject it came on")
     if not isinstance(content.get("payload"), dict):
         raise Refused("payload: must be an object of names and values")
     key = content.get("idempotency_key")
-    return (key if isinstance(key, str) and 0 < len(key) <= 500 else message.id), content["payload"]
+    # JSON can name code points that are no characters, and the id goes into files and headers.
+    own = key.encode("utf-8", "replace").decode()[:500] if isinstance(key, str) else ""
+    return own or message.id, content["payload"]
 
 
-def _from_plan(id_: str, plan: PlanApproved, roles: Mapping[str, Role]) -> Request:
+def _from_plan(id_: str, plan: PlanApproved, roles: Mapping[str, Role], sent_at: datetime) -> Request:
     if not plan.roles:
         raise Refused("roles: the plan names none; there is nobody to deliberate")
     fields = {
@@ -139,7 +145,7 @@ def _from_plan(id_: str, plan: PlanApproved, roles: Mapping[str, Role]) -> Reque
             problems.append(describe(error))
     if not tasks:
         raise Refused("; ".join(dict.fromkeys(problems)))
-    return Request(id_, tuple(tasks), problems=tuple(problems))
+    return Request(id_, tuple(tasks), sent_at, problems=tuple(problems))
 
 
 def _description(plan: PlanApproved) -> str:

@@ -1,6 +1,7 @@
 """Answering questions on NATS: the micro service `fleet`, with `fleet.status`, `fleet.result`, `fleet.stats`.
 
-A question is a JSON object, `{"id": "rate-limiter.dev"}`, or the id alone. Answers are JSON objects; what cannot
+A question is a JSON object, `{"id": "rate-limiter.dev"}`, or the id alone; with the id of a request beside it
+(`"request"`) it is about that request. Answers are JSON objects; what cannot
 be answered is an error of the service with a code and a sentence. Any number of processes may serve: each
 question reaches one of them.
 """
@@ -18,8 +19,8 @@ from fleet_pipeline.events.options import NatsOptions
 
 STATUS, RESULT, STATS = "fleet.status", "fleet.result", "fleet.stats"
 MAX_QUESTION_BYTES = 4_096
-# (subject, id or "", whether texts are wanted) -> answer. May block; raises InvalidInput.
-Answer = Callable[[str, str, bool], dict[str, Any]]
+# (subject, id or "", id of a request or "", whether texts are wanted) -> answer. May block; raises InvalidInput.
+Answer = Callable[[str, str, str, bool], dict[str, Any]]
 
 
 async def serve(
@@ -35,11 +36,11 @@ async def serve(
 
         async def handle(request: Any) -> None:
             try:
-                key = _id(request.data) if request.subject != STATS else ""
-                found = await asyncio.to_thread(answer, request.subject, key, request.subject == RESULT)
+                key, about = _asked(request.data) if request.subject != STATS else ("", "")
+                found = await asyncio.to_thread(answer, request.subject, key, about, request.subject == RESULT)
                 body = json.dumps(found).encode()
                 if len(body) > connection.max_payload:
-                    found = await asyncio.to_thread(answer, request.subject, key, False)
+                    found = await asyncio.to_thread(answer, request.subject, key, about, False)
                     body = json.dumps(found).encode()
                 await request.respond(body)
             except InvalidInput as error:
@@ -57,17 +58,18 @@ async def serve(
         await service.stop()
 
 
-def _id(data: bytes) -> str:
-    """The id in a question. Raises `InvalidInput`."""
+def _asked(data: bytes) -> tuple[str, str]:
+    """The deliberation's id in a question, and the request's. Raises `InvalidInput`."""
     if len(data) > MAX_QUESTION_BYTES:
         raise InvalidInput(f"a question of {len(data)} bytes; at most {MAX_QUESTION_BYTES} fit")
     text = data.decode("utf-8", "replace").strip()
+    content: Any = {"id": text}
     if text.startswith("{"):
         try:
             content = json.loads(text)
         except (ValueError, RecursionError) as error:
             raise InvalidInput(f"not valid JSON: {error}") from None
-        text = content.get("id", content.get("deliberation_id"))
-    if not isinstance(text, str) or not text:
+    key, request = content.get("id", content.get("deliberation_id")), content.get("request", "")
+    if not isinstance(key, str) or not key or not isinstance(request, str):
         raise InvalidInput('name a deliberation: {"id": "rate-limiter.dev"}')
-    return text
+    return key, request

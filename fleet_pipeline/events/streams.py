@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +23,8 @@ class Stream:
     needs: tuple[str, ...]
     max_age_seconds: float
     max_messages: int
+    # new: what is full refuses, and whoever publishes knows. old: what is full lets go of the oldest.
+    discard: str = "old"
     # The server's default of 2 minutes is shorter than a restarted sensor's silence.
     duplicate_window_seconds: float = HOUR
 
@@ -35,7 +38,9 @@ DELIBERATIONS = Stream(
     30 * DAY,
     1_000_000,
 )
-REQUESTS = Stream("DELIBERATION_REQUESTS", ("deliberation.requested",), ("deliberation.requested",), 7 * DAY, 1_000_000)
+REQUESTS = Stream(
+    "DELIBERATION_REQUESTS", ("deliberation.requested",), ("deliberation.requested",), 7 * DAY, 1_000_000, "new"
+)
 PLANS = Stream("PLANNING_EVENTS", ("planning.>",), ("planning.plan.approved",), 30 * DAY, 1_000_000)
 RESPONSES = Stream(
     "AGENT_RESPONSES", ("agent.response.>",), ("agent.response.completed", "agent.response.failed"), 7 * DAY, 1_000_000
@@ -77,6 +82,11 @@ async def ensure_streams(jetstream: Any, streams: tuple[Stream, ...] = STREAMS) 
                 f"stream {stream.name} on the server acknowledges nothing (no_ack), so that nobody can know what it "
                 "has; make it anew without that"
             )
+        if found.retention == "interest" and stream in ANNOUNCING:
+            raise StreamMismatch(
+                f"stream {stream.name} on the server keeps only what somebody waits for (retention interest); events "
+                "would be lost: make it anew with retention limits"
+            )
         remarks += _differences(stream, found)
     return remarks
 
@@ -101,7 +111,7 @@ async def _create(jetstream: Any, stream: Stream) -> list[str]:
                 subjects=[subject for subject in stream.subjects if subject not in taken],
                 storage=StorageType.FILE,
                 retention=RetentionPolicy.LIMITS,
-                discard=DiscardPolicy.OLD,
+                discard=DiscardPolicy(stream.discard),
                 max_age=stream.max_age_seconds,
                 max_msgs=stream.max_messages,
                 duplicate_window=stream.duplicate_window_seconds,
@@ -113,6 +123,18 @@ async def _create(jetstream: Any, stream: Stream) -> list[str]:
             "make it by hand, or let another stream take these subjects"
         ) from error
     return []
+
+
+async def largest_message(jetstream: Any, streams: tuple[Stream, ...], max_payload: int) -> int:
+    """The bytes that every one of the streams takes: the broker's limit, or a smaller one of a stream's own."""
+    from nats.js.errors import NotFoundError
+
+    largest = max_payload
+    for stream in streams:
+        with suppress(NotFoundError):  # its subjects go to one of another name
+            limit = (await jetstream.stream_info(stream.name)).config.max_msg_size
+            largest = min(largest, limit) if limit and limit > 0 else largest
+    return largest
 
 
 def _covers(pattern: str, subject: str) -> bool:
@@ -130,7 +152,12 @@ def _differences(stream: Stream, found: Any) -> list[str]:
     kinds = {
         "retention": ("limits", found.retention, "a message may go before everyone who needs it has read it"),
         "storage": ("file", found.storage, "its messages end with the server"),
-        "discard": ("old", found.discard, "when it is full it refuses new messages"),
+        "discard": (
+            stream.discard,
+            found.discard,
+            "when it is full it "
+            + ("refuses new messages" if stream.discard == "old" else "drops the oldest, taken or not"),
+        ),
     }
     remarks = [
         f"stream {stream.name}: {name} is {there} on the server, {here} here: {consequence}"

@@ -6,7 +6,7 @@ import asyncio
 import json
 import threading
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from queue import Empty, Queue
 from typing import Any
 
@@ -34,7 +34,11 @@ def arriving(options: NatsOptions) -> Iterator[Arrived]:
         async with connect(options) as connection:
 
             async def heard(message: Any) -> None:
-                queue.put((message.subject, json.loads(message.data)))
+                # Other services may use these subjects in their own way.
+                with suppress(ValueError):
+                    event = json.loads(message.data)
+                    if isinstance(event, dict) and "idempotency_key" in event:
+                        queue.put((message.subject, event))
 
             for subject in OUTGOING:
                 await connection.subscribe(subject, cb=heard)

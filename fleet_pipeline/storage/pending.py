@@ -59,10 +59,14 @@ def pending_batches(store: Store, roles: Mapping[str, Role]) -> tuple[list[Batch
             continue
         try:
             document = json.loads(content)
-            found = tuple(Spec.parse(entry, roles) for entry in document["specs"])
-            batches.append(Batch(name, found, bool(document["rerun"])))
-        except ValidationError as error:
-            damaged[name] = describe(error)
+            found: list[Spec] = []
+            for entry in document["specs"]:
+                try:
+                    found.append(Spec.parse(entry, roles))
+                except ValidationError as error:  # of a role, perhaps, that is no longer there
+                    damaged[name] = describe(error)
+            if found:
+                batches.append(Batch(name, tuple(found), bool(document["rerun"])))
         except (InvalidInput, ValueError, KeyError, TypeError) as error:
             damaged[name] = f"{type(error).__name__}: {error}"
     return batches, damaged

@@ -22,6 +22,10 @@ class StorageError(RuntimeError):
     """Storage could not be read or written. The message names the place."""
 
 
+class Damaged(StorageError):
+    """A file is there and is not what it should be."""
+
+
 class Store:
     """Files under `url`, addressed by relative paths such as `proposals/t1.dev.parquet`."""
 
@@ -88,6 +92,8 @@ class Store:
     def names(self, folder: str, suffix: str) -> list[str]:
         """Sorted names in a folder that end in `suffix`, without it. Unfinished files are left out."""
         try:
+            # Object stores' drivers remember listings, for ever where nobody says otherwise.
+            self.fs.invalidate_cache(f"{self.root}/{folder}".rstrip("/"))
             paths = self.fs.ls(f"{self.root}/{folder}", detail=False)
         except (FileNotFoundError, NotADirectoryError):
             return []

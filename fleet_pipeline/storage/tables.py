@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from fleet_pipeline.deliberation.task import is_key, safe_key
 from fleet_pipeline.storage.schemas import SCHEMA_VERSION, TABLES
-from fleet_pipeline.storage.store import StorageError, Store
+from fleet_pipeline.storage.store import Damaged, Store
 
 _FOOTER = b"fleet"
 
@@ -61,7 +61,7 @@ def parse_parquet(content: bytes) -> pa.Table:
 def read_file(store: Store, table: str, deliberation_id: str) -> tuple[pa.Table, dict[str, Any]] | None:
     """(rows, footer facts) of one deliberation, or None when it has no file in this table.
 
-    Raises `StorageError` for a file that is torn, damaged, foreign, or of another schema version.
+    Raises `Damaged` for a file that is torn, damaged, foreign, or of another schema version.
     """
     content = store.read(table_path(table, deliberation_id))
     if content is None:
@@ -77,7 +77,7 @@ def read_file(store: Store, table: str, deliberation_id: str) -> tuple[pa.Table,
     except (pa.ArrowException, KeyError, ValueError, OSError) as error:
         path = store.full_path(table_path(table, deliberation_id))
         detail = (str(error).splitlines() or [type(error).__name__])[0][:200]
-        raise StorageError(
+        raise Damaged(
             f"{path} is damaged or not a file of this project ({detail}); delete it and run {deliberation_id} again"
         ) from error
 

@@ -28,28 +28,31 @@ class Spec:
 
     task: Task
     request_id: str = ""
+    requested_at: str = ""  # ISO 8601 in UTC, so that later ones sort after earlier ones
 
     @property
     def key(self) -> str:
         return deliberation_id(self.task.task_id, self.task.roles[0])
 
     def document(self) -> dict[str, Any]:
-        return self.task.model_dump(mode="json") | ({_REQUEST: self.request_id} if self.request_id else {})
+        request = {_REQUEST: {"id": self.request_id, "at": self.requested_at}} if self.request_id else {}
+        return self.task.model_dump(mode="json") | request
 
     @classmethod
     def parse(cls, document: Any, roles: Mapping[str, Role]) -> Spec:
         """Raises `ValidationError`; `InvalidInput` for another number of roles than one."""
         fields = dict(document) if isinstance(document, dict) else document
-        request_id = str(fields.pop(_REQUEST, "")) if isinstance(fields, dict) else ""
+        request = fields.pop(_REQUEST, None) if isinstance(fields, dict) else None
+        request = request if isinstance(request, dict) else {}
         task = Task.model_validate(fields, context={"roles": roles})
         if len(task.roles) != 1:
             raise InvalidInput("holds a task of several roles; a spec has one")
-        return cls(task, request_id)
+        return cls(task, str(request.get("id", "")), str(request.get("at", "")))
 
 
-def specs(task: Task, request_id: str = "") -> list[Spec]:
+def specs(task: Task, request_id: str = "", requested_at: str = "") -> list[Spec]:
     """One for each role of the task."""
-    return [Spec(task.model_copy(update={"roles": (role,)}), request_id) for role in task.roles]
+    return [Spec(task.model_copy(update={"roles": (role,)}), request_id, requested_at) for role in task.roles]
 
 
 def put_task(store: Store, task: Task) -> list[str]:

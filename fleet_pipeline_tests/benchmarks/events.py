@@ -17,7 +17,6 @@ import statistics
 import sys
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,11 +26,14 @@ import dagster as dg
 from fleet_pipeline.client import AsyncClient, Client
 from fleet_pipeline.defs import sensors
 from fleet_pipeline.defs.announcements import VERDICTS
-from fleet_pipeline.defs.partitions import UNFINISHED
+from fleet_pipeline.defs.partitions import RANGE_END, RANGE_START, UNFINISHED
 from fleet_pipeline.defs.verdicts import STORAGE
 from fleet_pipeline.events.completions import deliberation_events
+from fleet_pipeline.events.connection import connect
 from fleet_pipeline.events.embedded import embedded_server
+from fleet_pipeline.events.lookup import waiting
 from fleet_pipeline.events.options import NatsOptions
+from fleet_pipeline.events.requests import REQUESTED
 from fleet_pipeline.storage.outbox import put_events
 from fleet_pipeline_tests.defs.test_intake import Intakes
 from fleet_pipeline_tests.deployment import deployed, eventually
@@ -40,21 +42,26 @@ from fleet_pipeline_tests.pipeline import Pipeline
 
 CLIENTS = 8
 EACH = 1_250
+SHARED = 100
 
 
 def _submit(url: str, number: int, results: Any) -> None:
-    """One client: its own requests, in a random order, one in twenty sent twice."""
-    names = [f"t{number}-{one}" for one in range(EACH)]
-    names += random.Random(number).sample(names, EACH // 20)
-    random.Random(number).shuffle(names)
+    """One client: its own requests and those that all clients send, in a random order; and one in twenty again, as
+    another message, which the broker cannot tell from a new one."""
+    names = [f"t{number}-{one}" for one in range(EACH - SHARED)] + [f"shared-{one}" for one in range(SHARED)]
+    chance = random.Random(number)
+    chance.shuffle(names)
 
     async def send() -> list[float]:
         seconds = []
-        async with AsyncClient(url) as fleet:
+        async with AsyncClient(url) as fleet, connect(NatsOptions(url=url)) as connection:
             for name in names:
+                task = {"task_id": name, "description": f"Design a rate limiter for {name}. " * 10}
                 began = time.perf_counter()
-                await fleet.submit({"task_id": name, "description": f"Design a rate limiter for {name}. " * 10})
+                await fleet.submit(task)
                 seconds.append(time.perf_counter() - began)
+                if chance.random() < 0.05:
+                    await connection.jetstream().publish(REQUESTED, json.dumps(task).encode())
         return seconds
 
     results.put(asyncio.run(send()))
@@ -75,18 +82,27 @@ def submit(folder: Path, url: str) -> dict[str, Any]:
         took = time.perf_counter() - began
         for client in clients:
             client.join()
-        ticks = []
-        while len(intakes.partitions) < CLIENTS * EACH:
+        messages = waiting(NatsOptions(url=url))[REQUESTED]
+        wanted = CLIENTS * (EACH - SHARED) + SHARED
+        ticks: list[tuple[float, int]] = []
+        asked_for: dict[str, int] = {}
+        while waiting(NatsOptions(url=url))[REQUESTED]:
             began = time.perf_counter()
             tick = intakes.tick()
             ticks.append((round(time.perf_counter() - began, 2), len(tick.run_requests or [])))
-        partitions = Counter(intakes.partitions)
+            keys = intakes.partitions
+            for request in tick.run_requests or []:
+                start, end = (keys.index(request.tags[tag]) for tag in (RANGE_START, RANGE_END))
+                asked_for[request.run_key] = end + 1 - start
         return {
             "requests": len(seconds),
+            "messages that the broker kept": messages,
+            "different requests": wanted,
             "submit to ack, ms": _spread(1_000 * second for second in seconds),
             "submitted a second, all clients, their start included": round(len(seconds) / took),
-            "partitions": len(partitions),
-            "partitions that are there twice": sum(count > 1 for count in partitions.values()),
+            "partitions": len(intakes.partitions),
+            "deliberations in all runs that were asked for": sum(asked_for.values()),
+            "refused": waiting(NatsOptions(url=url))["poison"],
             "ticks (s, runs asked for)": ticks,
         }
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from fleet_pipeline.defs import inbox as inbox_module
 from fleet_pipeline.defs.sensors import inbox
 from fleet_pipeline.events.options import RequestOptions
 from fleet_pipeline.settings import Settings
@@ -89,6 +90,33 @@ def test_files_that_still_grow_or_are_hidden_or_of_another_kind_are_let_be(folde
     folder.put("notes.txt", "not a backlog")
     assert folder.look().skip_message == "nothing in the inbox"
     assert folder.partitions == []
+
+
+def test_a_file_that_cannot_be_looked_at_does_not_hold_up_the_others(folder: Folder) -> None:
+    (folder.folder / "a.jsonl").symlink_to("nowhere")
+    folder.put("z.jsonl", line("t1"))
+    assert len(folder.look().run_requests) == 1
+    assert folder.names("taken") == ["z.jsonl"]
+
+
+def test_a_file_that_grows_while_it_is_read_is_read_again(folder: Folder, monkeypatch) -> None:
+    file = folder.put("a.jsonl", line("t1"))
+    read = inbox_module.read_backlog
+
+    def and_grow(*arguments: Any) -> Any:
+        found = read(*arguments)
+        with file.open("a") as more:
+            more.write(json.dumps(line("t2")))
+        os.utime(file, (time.time() - 30, time.time() - 30))
+        return found
+
+    with monkeypatch.context() as growing:
+        growing.setattr(inbox_module, "read_backlog", and_grow)
+        folder.launch(folder.look())
+    assert folder.names("taken") == []
+    folder.launch(folder.look())
+    assert folder.partitions == ["t1.dev", "t2.dev"]
+    assert folder.names("taken") == ["a.jsonl"]
 
 
 def test_a_crash_before_the_file_is_moved_takes_nothing_twice(folder: Folder, monkeypatch) -> None:

@@ -8,6 +8,7 @@ import json
 import random
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,19 +17,23 @@ import dagster as dg
 import pytest
 from jsonschema import Draft202012Validator
 
-from fleet_pipeline.defs.intake import BATCH
+from fleet_pipeline.defs.intake import BATCH, Intake
 from fleet_pipeline.defs.partitions import KEYS, NAME, RANGE_END, RANGE_START
 from fleet_pipeline.defs.sensors import requests
+from fleet_pipeline.deliberation.errors import InvalidInput
 from fleet_pipeline.deliberation.roles import BUILT_IN_ROLES
 from fleet_pipeline.events import intake
 from fleet_pipeline.events.connection import BrokerUnavailable, connect
-from fleet_pipeline.events.intake import waiting
+from fleet_pipeline.events.lookup import waiting
 from fleet_pipeline.events.options import NatsOptions, RequestOptions
 from fleet_pipeline.events.payloads import schemas
 from fleet_pipeline.events.requests import PLAN_APPROVED, REQUESTED
 from fleet_pipeline.events.streams import ensure_streams
+from fleet_pipeline.runs import run_backlog
+from fleet_pipeline.settings import Settings
 from fleet_pipeline.storage.store import StorageError, Store
 from fleet_pipeline.storage.task_store import get_task
+from fleet_pipeline_tests.helpers import a_task
 from fleet_pipeline_tests.pipeline import Pipeline
 
 PLAN = {"story_id": "s1", "plan_id": "plan-1", "approved_by": "po", "timestamp": "2026-11-21", "roles": ["DEV", "QA"]}
@@ -57,6 +62,15 @@ class Intakes:
                     body = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
                     headers = {"Nats-Msg-Id": names[number]} if names else None
                     await jetstream.publish(subject, body, headers=headers)
+
+        asyncio.run(publish())
+
+    def send_with_headers(self, *headers: dict[str, str]) -> None:
+        async def publish() -> None:
+            async with connect(NatsOptions(url=self.url)) as connection:
+                await ensure_streams(connection.jetstream())
+                for one in headers:
+                    await connection.jetstream().publish(REQUESTED, b"nonsense", headers=one)
 
         asyncio.run(publish())
 
@@ -251,6 +265,16 @@ def test_a_rerun_waits_for_the_run_that_has_been_asked_for_and_is_not_there_yet(
     assert not intakes.tick().run_requests
 
 
+def test_a_backlog_does_not_change_the_task_of_a_run_that_is_under_way(intakes: Intakes) -> None:
+    intakes.send(line("t1"))
+    job = intakes.pipeline.definitions.resolve_job_def("deliberate")
+    intakes.instance.create_run_for_job(job, tags=dict(intakes.tick().run_requests[0].tags))
+    settings = Settings(storage=str(intakes.pipeline.storage))
+    with pytest.raises(InvalidInput, match="is under way over some of these"):
+        run_backlog(intakes.instance, settings, [a_task("t1", description="changed")], lambda _: None)
+    assert intakes.task("t1.dev").description == "do"
+
+
 def test_an_approved_plan_is_one_deliberation_per_role_with_ids_of_their_own(intakes: Intakes) -> None:
     intakes.send(PLAN | {"roles": ["DEV", "QA", "PO"], "plan": "Add an endpoint"}, subject=PLAN_APPROVED)
     tick = intakes.tick()
@@ -361,7 +385,7 @@ def test_with_the_storage_away_nothing_is_acknowledged(intakes: Intakes, monkeyp
 
 
 def test_a_request_that_never_can_be_taken_ends_in_the_poison_stream(intakes, monkeypatch) -> None:
-    monkeypatch.setattr("fleet_pipeline.events.intake.BACKOFF_SECONDS", (0.2,))
+    monkeypatch.setattr("fleet_pipeline.events.intake.BACKOFF_SECONDS", (0.6,))
     monkeypatch.setattr("fleet_pipeline.events.intake.MOST_DELIVERIES", 2)
     monkeypatch.setattr("fleet_pipeline.defs.sensors.WAIT_SECONDS", 3)
     intakes.send(line("t1"))
@@ -382,6 +406,114 @@ def test_requests_of_a_large_batch_are_taken_in_runs_of_the_size_that_is_set(int
     ranges = [(r.tags[RANGE_START], r.tags[RANGE_END]) for r in tick.run_requests]
     assert ranges == [("t0.dev", "t3.dev"), ("t4.dev", "t7.dev"), ("t8.dev", "t9.dev")]
     assert len({request.run_key for request in tick.run_requests}) == 3
+
+
+def test_headers_that_look_like_the_server_s_own_words_stop_nothing(intakes: Intakes) -> None:
+    """nats-py takes a message with a Status header for one of the server's: it was skipped, or the tick broke."""
+    hostile = [{"Status": "500"}, {"Status": "404"}, {"Status": "408", "Description": "x"}, {"Nats-Msg-Id": "\u00e9 x"}]
+    intakes.send_with_headers(*hostile)
+    intakes.send(line("good"))
+    intakes.tick()
+    assert intakes.partitions == ["good.dev"]
+    assert len(intakes.poison()) == len(hostile)
+
+
+def test_a_valid_request_with_a_hostile_id_costs_nobody_anything(intakes: Intakes) -> None:
+    intakes.send({"event_type": REQUESTED, "idempotency_key": "\ud800", "payload": line("t1")}, line("t2"))
+    intakes.launch(intakes.tick())
+    assert set(intakes.pipeline.table("deliberations")["deliberation_id"]) == {"t1.dev", "t2.dev"}
+
+
+def test_more_bytes_than_the_server_sends_at_once_are_taken_all_the_same(intakes: Intakes) -> None:
+    """Asked for 500 messages of 250 KB, a server cuts the client off: more than 64 MB would wait for it."""
+    intakes.send_all([json.dumps(line(f"t{n}", context="x" * 450_000)).encode() for n in range(200)])
+    ticks = [intakes.tick() for _ in range(2)]
+    assert len(intakes.partitions) == 200
+    assert sum(len(tick.run_requests or []) for tick in ticks) >= 1
+    assert waiting(NatsOptions(url=intakes.url))[REQUESTED] == 0
+
+
+def test_a_partition_without_a_task_gets_the_one_that_is_asked_for(intakes: Intakes) -> None:
+    intakes.instance.add_dynamic_partitions(NAME, ["t1.dev", "t2.dev"])  # typed in the UI
+    (intakes.pipeline.storage / "tasks").mkdir(parents=True)
+    (intakes.pipeline.storage / "tasks/t2.dev.json").write_text("torn")
+    intakes.send(line("t1"), line("t2"))
+    intakes.launch(intakes.tick())
+    assert dict(intakes.pipeline.table("deliberations").set_index("deliberation_id")["status"]) == {
+        "t1.dev": "completed", "t2.dev": "completed"
+    }  # fmt: skip
+
+
+def test_a_rerun_that_was_overtaken_does_not_undo_the_later_one(intakes: Intakes, monkeypatch) -> None:
+    monkeypatch.setattr(intake, "BACKOFF_SECONDS", (0.5,))
+    monkeypatch.setattr("fleet_pipeline.defs.sensors.WAIT_SECONDS", 1.5)
+    intakes.send(line("t1"))
+    intakes.launch(intakes.tick())
+    intakes.send(line("t1", "second", rerun=True))
+    with monkeypatch.context() as lost:
+        lost.setattr("nats.aio.msg.Msg.ack", _no_ack)
+        intakes.launch(intakes.tick())
+    intakes.send(line("t1", "third", rerun=True))
+    intakes.launch(intakes.tick())
+    intakes.launch(intakes.tick())
+    assert intakes.task("t1.dev").description == "third"
+    assert waiting(NatsOptions(url=intakes.url))[REQUESTED] == 0
+    assert len(intakes.instance.get_runs()) == 3
+
+
+async def _no_ack(_: Any) -> None:
+    """An ack that is lost on its way."""
+
+
+def test_a_message_that_makes_the_intake_fail_does_not_take_its_neighbours_with_it(intakes, monkeypatch) -> None:
+    monkeypatch.setattr(intake, "BACKOFF_SECONDS", (0.6,))
+    monkeypatch.setattr(intake, "TOGETHER", 1)
+    monkeypatch.setattr(intake, "MOST_DELIVERIES", 4)
+    monkeypatch.setattr("fleet_pipeline.defs.sensors.WAIT_SECONDS", 2)
+    real = Intake.take_messages
+
+    def fails(self: Intake, messages: Any, *arguments: Any) -> Any:
+        if any(b"broken" in message.content for message in messages):
+            raise ZeroDivisionError
+        return real(self, messages, *arguments)
+
+    monkeypatch.setattr(Intake, "take_messages", fails)
+    intakes.send(line("t1"), line("broken"), line("t2"))
+    with pytest.raises(ZeroDivisionError):
+        intakes.tick()
+    for _ in range(20):
+        with suppress(ZeroDivisionError):
+            intakes.launch(intakes.tick())
+        if waiting(NatsOptions(url=intakes.url))["poison"]:
+            break
+    assert sorted(intakes.partitions) == ["t1.dev", "t2.dev"]
+    assert [one["reason"] for one in intakes.poison()] == ["it has come 4 times and never could be taken"]
+
+
+@pytest.mark.parametrize("broken", ["no broker is configured", "a stream that loses"])
+def test_what_has_been_taken_is_run_whatever_is_wrong_with_the_broker(intakes: Intakes, broken: str) -> None:
+    intakes.send(line("t1"))
+    intakes.tick()
+    if broken == "no broker is configured":
+        intakes.url = None
+    else:
+
+        async def change() -> None:
+            async with connect(NatsOptions(url=intakes.url)) as connection:
+                jetstream = connection.jetstream()
+                await jetstream.delete_stream("FLEET_POISON")
+                await jetstream.add_stream(name="FLEET_POISON", subjects=["something.else"])
+
+        asyncio.run(change())
+    (request,) = intakes.tick().run_requests
+    assert request.tags[RANGE_START] == "t1.dev"
+
+
+def test_the_same_numbers_are_the_same_request_even_where_one_is_none(intakes: Intakes) -> None:
+    odd = b'{"task_id": "t1", "description": "d", "constraints": {"metadata": {"a": [NaN, 1]}}}'
+    intakes.send(odd, odd)
+    intakes.tick()
+    assert intakes.poison() == []
 
 
 def test_messages_that_are_slow_to_arrive_are_waited_for(intakes: Intakes, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,8 +15,11 @@ from fleet_pipeline.defs.announcements import merge, read_verdicts
 from fleet_pipeline.defs.sensors import completions
 from fleet_pipeline.events.connection import BrokerUnavailable, connect
 from fleet_pipeline.events.options import NatsOptions
+from fleet_pipeline.events.publisher import publish
 from fleet_pipeline.events.streams import DELIBERATIONS
+from fleet_pipeline.storage.store import StorageError, Store
 from fleet_pipeline_tests.defs.test_run import Pipeline, put_described, silent_for
+from fleet_pipeline_tests.helpers import said
 
 
 @pytest.fixture
@@ -112,6 +115,74 @@ def test_a_backlog_of_verdicts_is_read_page_by_page_without_gap_or_overlap(pipel
     assert seen == keys
 
 
+def test_verdicts_that_come_between_the_reading_of_the_two_logs_are_not_passed_over(pipeline: Pipeline) -> None:
+    keys = put_described(pipeline, "a", "bad", "b")
+    pipeline.answer = silent_for("bad")
+    instance, fetch = pipeline.instance, pipeline.instance.fetch_observations
+    with pytest.MonkeyPatch.context() as patch:
+
+        def after_a_run(*arguments, **named):
+            if not instance.get_runs():
+                pipeline.run(keys)
+            return fetch(*arguments, **named)
+
+        patch.setattr(instance, "fetch_observations", after_a_run)
+        first, cursor = read_verdicts(instance, 0)
+    second, _ = read_verdicts(instance, cursor)
+    assert sorted(judged.key for judged in [*first, *second]) == sorted(keys)
+
+
+def test_with_the_storage_away_the_cursor_stays_and_events_follow(pipeline: Pipeline, nats_url: str) -> None:
+    pipeline.run(pipeline.put("a", "b"))
+    with pytest.MonkeyPatch.context() as patch:
+
+        def away(*_):
+            raise StorageError("cannot read: Input/output error")
+
+        patch.setattr(Store, "read", away)
+        with pytest.raises(StorageError):
+            tick(pipeline, nats_url, None)
+    assert "published 10 events" in tick(pipeline, nats_url, None)[0]
+
+
+def test_what_is_not_there_any_more_is_told(pipeline: Pipeline, nats_url: str) -> None:
+    pipeline.run(pipeline.put("a"))
+    pipeline.storage.rename(pipeline.storage.with_name("elsewhere"))
+    assert "1 deliberations cannot be read" in tick(pipeline, nats_url, None)[0]
+
+
+def test_an_event_larger_than_its_stream_takes_goes_without_its_texts(pipeline: Pipeline, nats_url: str) -> None:
+    async def narrow() -> None:
+        async with connect(NatsOptions(url=nats_url)) as connection:
+            subjects = list(DELIBERATIONS.subjects)
+            await connection.jetstream().add_stream(name=DELIBERATIONS.name, subjects=subjects, max_msg_size=4_000)
+
+    asyncio.run(narrow())
+    pipeline.answer = lambda prompt: said("a long proposal " * 300)
+    pipeline.run(pipeline.put("a"))
+    assert "published 5 events" in tick(pipeline, nats_url, None)[0]
+    assert [event["payload"]["texts_included"] for event in messages(nats_url)] == [False]
+
+
+def test_what_was_sent_before_the_broker_went_away_is_not_sent_again(pipeline: Pipeline, nats_url: str) -> None:
+    pipeline.run(pipeline.put(*[f"t{n}" for n in range(6)]))
+    pages = 0
+
+    def two_pages(*arguments):
+        nonlocal pages
+        pages += 1
+        if pages > 2:
+            raise BrokerUnavailable("gone")
+        return publish(*arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fleet_pipeline.defs.announcements.read_verdicts.__defaults__", (2,))
+        patch.setattr("fleet_pipeline.defs.announcements.publish", two_pages)
+        told, cursor = tick(pipeline, nats_url, None)
+    assert told == "published 20 events; the broker knew 0 more already; then gone"
+    assert tick(pipeline, nats_url, cursor)[0] == "published 10 events; the broker knew 0 more already"
+
+
 def test_more_verdicts_than_a_page_are_announced_in_one_tick(pipeline: Pipeline, nats_url: str, monkeypatch) -> None:
     monkeypatch.setattr("fleet_pipeline.defs.announcements.read_verdicts.__defaults__", (2,))
     pipeline.run(pipeline.put(*[f"t{n}" for n in range(7)]))
@@ -175,7 +246,7 @@ def test_merging_pages_of_two_logs_loses_and_doubles_nothing(kinds: list[str], l
     cursor, seen = 0, []
     for _ in range(len(entries) + 1):
         logs = [[(p, k) for p, k, kind in entries if kind == name and p > cursor][:limit] for name in ("good", "bad")]
-        keys, following = merge(logs, cursor, limit)
+        keys, following = merge(logs, cursor, limit, len(entries))
         assert following >= cursor
         seen += keys
         cursor = following

@@ -160,16 +160,35 @@ def test_a_stream_that_is_there_is_left_alone_and_what_differs_is_said(nats_url:
 
 
 def test_a_stream_of_another_kind_is_told_with_what_follows_from_it(nats_url: str) -> None:
-    kind = {"retention": "interest", "storage": "memory", "discard": "new", "duplicate_window": 60.0}
+    kind = {"retention": "workqueue", "storage": "memory", "discard": "new", "duplicate_window": 60.0}
     asyncio.run(made(nats_url, name=DELIBERATIONS.name, subjects=list(DELIBERATIONS.subjects), **kind))
     remarks = [remark for remark in check(options(nats_url)) if "DELIBERATIONS" in remark]
     for told in (
-        "retention is interest on the server, limits here: a message may go before",
+        "retention is workqueue on the server, limits here: a message may go before",
         "storage is memory on the server, file here: its messages end with the server",
         "discard is new on the server, old here: when it is full",
         "duplicate_window is 60 on the server, 3600 here",
     ):
         assert any(told in remark for remark in remarks), (told, remarks)
+
+
+def test_a_stream_that_keeps_only_what_somebody_waits_for_is_an_error(nats_url: str) -> None:
+    asyncio.run(made(nats_url, name=RESPONSES.name, subjects=list(RESPONSES.subjects), retention="interest"))
+    with pytest.raises(StreamMismatch, match="AGENT_RESPONSES on the server keeps only what somebody waits for"):
+        send(nats_url, [event()])
+
+
+def test_watchers_pass_over_what_others_send(nats_url: str) -> None:
+    async def foreign() -> None:
+        async with connect(options(nats_url)) as connection:
+            for content in (b'{"task_id": "x"}', b"no JSON", b"[]"):
+                await connection.publish("agent.response.completed", content)
+
+    check(options(nats_url))
+    with arriving(options(nats_url)) as arrived:
+        asyncio.run(foreign())
+        send(nats_url, [event()])
+        assert len(list(arrived([event().idempotency_key]))) == 1
 
 
 def test_a_stream_that_acknowledges_nothing_is_an_error(nats_url: str) -> None:

@@ -76,6 +76,7 @@ def test_named_deliberations_are_sent_again(done: Pipeline, nats_url: str) -> No
         (["replay"], "name deliberations, or a time"),
         (["replay", "t9.dev"], "no finished deliberation t9.dev"),
         (["replay", "--since", "yesterday"], "expected a time such as"),
+        (["replay", "--since", "999999d"], "longer ago than there are dates"),
     ],
 )
 def test_what_cannot_be_meant_is_said(done: Pipeline, nats_url: str, arguments: list[str], message: str) -> None:

@@ -51,8 +51,8 @@ def enveloped(payload: Any, subject: str = REQUESTED, **fields: Any) -> dict:
 
 def test_a_request_is_a_line_of_a_backlog_bare_or_in_an_envelope() -> None:
     line = {"task_id": "t1", "description": "Design a rate limiter", "roles": ["DEV", "QA"], "model": None}
-    assert read(line) == Request("m1", (a_task(roles=["DEV", "QA"]),))
-    assert read(enveloped(line)) == Request("k1", (a_task(roles=["DEV", "QA"]),))
+    assert read(line) == Request("m1", (a_task(roles=["DEV", "QA"]),), NOW)
+    assert read(enveloped(line)) == Request("k1", (a_task(roles=["DEV", "QA"]),), NOW)
     assert read(line | {"rerun": True}).rerun
 
 
@@ -121,6 +121,26 @@ def test_what_cannot_be_taken_is_refused_with_field_and_remedy(content: Any, sub
     with pytest.raises(Refused) as refused:
         read(content, subject)
     assert message in str(refused.value)
+
+
+def test_an_id_that_is_no_text_is_made_one() -> None:
+    line = {"task_id": "t1", "description": "d"}
+    assert read(enveloped(line, idempotency_key="\ud800")).id == "?"
+    assert read(enveloped(line, idempotency_key="")).id == read(enveloped(line, idempotency_key=5)).id == "m1"
+    assert len(read(enveloped(line, idempotency_key="k" * 9_000)).id) == 500
+
+
+def test_a_bare_plan_may_say_its_type_and_have_fields_without_values() -> None:
+    request = read(PLAN | {"event_type": PLAN_APPROVED, "story": None, "extra": 1}, PLAN_APPROVED)
+    assert len(request.tasks) == 2
+    with pytest.raises(Refused, match="names none"):
+        read(PLAN | {"roles": None}, PLAN_APPROVED)
+
+
+def test_ten_thousand_mistakes_are_told_in_a_few_words_and_at_once() -> None:
+    with pytest.raises(Refused, match="9981 more problems") as refused:
+        read({"task_id": "t1", **{f"field {n} {'x' * 100}": 1 for n in range(10_000)}})
+    assert len(str(refused.value)) < 4_000
 
 
 def test_a_request_that_has_waited_too_long_or_is_too_large_is_refused() -> None:

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -17,10 +18,13 @@ from pydantic import ValidationError
 
 from fleet_pipeline.cli import main
 from fleet_pipeline.client import Client
+from fleet_pipeline.deliberation.errors import InvalidInput
+from fleet_pipeline.events.audit import stored_keys
 from fleet_pipeline.events.connection import BrokerUnavailable, ask, connect
 from fleet_pipeline.events.embedded import embedded_server
 from fleet_pipeline.events.envelope import Envelope
-from fleet_pipeline.events.intake import is_waiting, receive, waiting
+from fleet_pipeline.events.intake import receive
+from fleet_pipeline.events.lookup import refusal, untaken, waiting
 from fleet_pipeline.events.options import NatsOptions, without_secrets
 from fleet_pipeline.events.publisher import check, publish
 from fleet_pipeline.events.requests import Received
@@ -127,6 +131,7 @@ def test_tls_with_a_certificate_of_ones_own(tmp_path: Path) -> None:
             check(NatsOptions(url=f"tls://{place}", tls_ca_file=f"{folder}/ca.pem"))
 
 
+LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
 LEAST_PRIVILEGE = Path(__file__).parents[2] / "docs/nats-server.conf"
 
 
@@ -143,7 +148,7 @@ def guarded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 
 def as_user(place: str, user: str) -> NatsOptions:
-    return NatsOptions(url=f"nats://{place}", user=user, password=f"of-{user}")
+    return NatsOptions(url=f"nats://{place}", user=user, password=f"of-{user}", inbox_prefix=f"_INBOX.{user}")
 
 
 def test_the_publisher_announces_and_can_do_no_more(guarded: str) -> None:
@@ -206,18 +211,82 @@ def test_a_submitter_submits_and_asks_and_can_neither_announce_nor_read(guarded:
 
 def test_the_service_answers_with_rights_of_its_own(guarded: str) -> None:
     with Client(as_user(guarded, "submitter")) as fleet:
-        fleet.submit({"task_id": "t1", "description": "d"})
+        submitted = fleet.submit({"task_id": "t1", "description": "d"})
 
-        def answer(subject: str, key: str, _: bool) -> dict:
+        def answer(subject: str, key: str, request_id: str, _: bool) -> dict:
             nats = as_user(guarded, "answerer")
-            return waiting(nats) if subject == "fleet.stats" else {"waits": is_waiting(nats, key)}
+            if subject == "fleet.stats":
+                return waiting(nats)
+            return {"waits": key in untaken(nats), "refused": refusal(nats, request_id or "none", LONG_AGO)}
 
         with answering(as_user(guarded, "answerer"), answer):
-            assert fleet.status("t1.dev") == {"waits": True}
-            assert fleet.result("t2.dev") == {"waits": False}
+            assert fleet.status("t1.dev") == {"waits": True, "refused": None}
+            assert fleet.result("t2.dev")["waits"] is False
             assert fleet.stats()["deliberation.requested"] == 1
+            receive(as_user(guarded, "daemon"), lambda _: ["no"], wait_seconds=1, work_seconds=5, batch=10)
+            assert fleet.status("t1.dev", submitted.request_id) == {"waits": False, "refused": "no"}
     for subject in ("deliberation.requested", "deliberation.completed", "$JS.API.STREAM.PURGE.DELIBERATIONS"):
         assert not asyncio.run(answered(as_user(guarded, "answerer"), subject)), subject
+
+
+def test_the_publisher_may_compare_what_is_there(guarded: str) -> None:
+    event = Envelope(event_type="deliberation.completed", idempotency_key="k", correlation_id="t", payload={})
+    publish(as_user(guarded, "publisher"), lambda _: [event.sealed()])
+    assert stored_keys(as_user(guarded, "publisher")) == {"k"}
+
+
+def test_a_reader_cannot_take_or_read_what_is_others(guarded: str) -> None:
+    receive(as_user(guarded, "daemon"), lambda _: [], wait_seconds=0, work_seconds=5, batch=10)
+    consumers = "DELIBERATION_REQUESTS.fleet-requests"
+    for subject in (
+        f"$JS.API.CONSUMER.MSG.NEXT.{consumers}",
+        f"$JS.API.CONSUMER.DURABLE.CREATE.{consumers}",
+        f"$JS.API.CONSUMER.CREATE.{consumers}.deliberation.none",
+        f"$JS.API.CONSUMER.DELETE.{consumers}",
+        f"$JS.ACK.{consumers}.1.1.1.1.0",
+        "$JS.API.CONSUMER.CREATE.FLEET_POISON",
+    ):
+        assert not asyncio.run(answered(as_user(guarded, "reader"), subject)), subject
+
+    async def overhears() -> bool:
+        async with connect(as_user(guarded, "reader")) as connection:
+            for subject in ("_INBOX.daemon.>", "_INBOX.>", "deliberation.requested"):
+                subscription = await connection.subscribe(subject)
+                await connection.flush()
+                with Client(as_user(guarded, "submitter")) as fleet:
+                    await asyncio.to_thread(fleet.submit, {"task_id": "t1", "description": subject}, rerun=True)
+                await asyncio.to_thread(_take_all, guarded)
+                if subscription.pending_msgs:
+                    return True
+        return False
+
+    assert not asyncio.run(overhears())
+
+
+def _take_all(place: str) -> None:
+    receive(as_user(place, "daemon"), lambda found: [None] * len(found), wait_seconds=1, work_seconds=5, batch=10)
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"nkey_seed_file": b"no seed at all"}, "nats.nkey_seed_file: .* holds no NKey seed"),
+        ({"nkey_seed_file": b""}, "holds no NKey seed"),
+        (
+            {"credentials_file": b"-----BEGIN USER NKEY SEED-----\nSUnonsense\n"},
+            "nats.credentials_file: .* no NKey seed",
+        ),
+        ({"tls_ca_file": b"no certificate"}, "nats.tls_ca_file: not the PEM files"),
+        ({"tls_cert_file": b"-----BEGIN CERTIFICATE-----\n"}, "nats.tls_cert_file and nats.tls_key_file: not the PEM"),
+    ],
+)
+def test_files_that_are_not_what_they_should_be_are_named(tmp_path: Path, files: dict, message: str) -> None:
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+    options = NatsOptions(url="nats://127.0.0.1:1", **{name: str(tmp_path / name) for name in files})
+    with pytest.raises(InvalidInput, match=message) as refused:
+        check(options)
+    assert "nonsense" not in str(refused.value)
 
 
 def test_what_a_user_may_not_do_is_said(guarded: str) -> None:
