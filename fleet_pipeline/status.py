@@ -12,6 +12,7 @@ from enum import StrEnum
 from typing import Any
 
 import dagster as dg
+import pandas as pd
 
 from fleet_pipeline.defs.announcements import VERDICTS
 from fleet_pipeline.defs.intake import has_run
@@ -24,7 +25,8 @@ from fleet_pipeline.events.lookup import refusal, untaken, waiting
 from fleet_pipeline.events.options import NatsOptions
 from fleet_pipeline.scoring.proposals import final_proposals
 from fleet_pipeline.storage.pending import pending_batches
-from fleet_pipeline.storage.store import StorageError, Store
+from fleet_pipeline.storage.schemas import TABLES
+from fleet_pipeline.storage.store import Damaged, Store
 from fleet_pipeline.storage.tables import read_rows, table_path
 from fleet_pipeline.storage.task_store import get_spec, is_stored, stored_keys
 
@@ -156,34 +158,24 @@ class Desk:
     def _partial(self, key: str, run: dg.DagsterRun | None) -> tuple[Record, list[Record]]:
         """What a run has of a deliberation that has no verdict of it yet."""
         task_id, _, role = key.rpartition(".")
-        blank: Record = dict.fromkeys(
-            (
-                "status",
-                "error_message",
-                "winner_agent_id",
-                "winner_score",
-                "num_agents",
-                "wall_s",
-                "finished_at",
-                "run_id",
-            )
-        )
-        verdict = blank | {"task_id": task_id, "deliberation_id": key, "role": role.upper()}
-        rows = None
-        if run is not None:
-            try:
-                rows = read_rows(self.store, "utterances", key)
-            except StorageError:  # torn: the run will write it again
-                rows = None
-        if rows is None or not rows.num_rows or rows.column("run_id")[0].as_py() != (run.run_id if run else None):
+        verdict: Record = dict.fromkeys(TABLES["deliberations"].names)
+        verdict |= {"task_id": task_id, "deliberation_id": key, "role": role.upper()}
+        rows = self._utterances(key) if run else None
+        if run is None or rows is None or rows.empty or rows["run_id"].iloc[0] != run.run_id:
             return verdict, []
-        seats = final_proposals(rows.to_pandas())
-        seats = seats.astype(object).where(seats.notna(), None)
-        found = [
-            {"score": None, "rank": None, **{str(name): value for name, value in seat.items()}}
-            for seat in seats.to_dict("records")
+        seats = final_proposals(rows)
+        found = seats.astype(object).where(seats.notna(), None).to_dict("records")
+        unscored = [
+            {"score": None, "rank": None} | {str(name): value for name, value in seat.items()} for seat in found
         ]
-        return verdict | {"num_agents": len(found)}, found
+        return verdict | {"num_agents": len(unscored)}, unscored
+
+    def _utterances(self, key: str) -> pd.DataFrame | None:
+        try:
+            rows = read_rows(self.store, "utterances", key)
+        except Damaged:  # the run will write it again
+            return None
+        return rows.to_pandas() if rows is not None else None
 
 
 class Reception:

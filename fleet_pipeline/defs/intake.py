@@ -100,10 +100,10 @@ class Intake:
                 refusals.append(refused)
                 for spec in () if refused else wanted:
                     earlier = known[spec.key]
-                    if earlier is None or spec.key in fresh:
-                        fresh[spec.key] = spec if request.rerun else fresh.get(spec.key, spec)
+                    if earlier is None:
+                        fresh[spec.key] = spec
                     elif request.rerun and _is_later(spec, earlier):
-                        again[spec.key] = spec
+                        (fresh if spec.key in fresh else again)[spec.key] = spec
             for found, rerun in ((fresh, False), (again, True)):
                 if found:
                     batch = new_batch(self.source, list(found.values()), rerun, datetime.now(UTC))
