@@ -14,6 +14,7 @@ from fleet_pipeline.events.embedded import embedded_server
 from fleet_pipeline.inference.scripted import echo
 from fleet_pipeline.inference.vllm import VllmConfig, VllmEngine
 from fleet_pipeline.models.registry import RANDOM_TINY, resolve
+from fleet_pipeline_tests.intakes import Intakes
 from fleet_pipeline_tests.pipeline import Pipeline, verdict_of
 
 # Nothing a developer has set may change what the tests see.
@@ -69,3 +70,8 @@ def judged(pipeline: Pipeline) -> Pipeline:
     pipeline.configure(judge={"enabled": True}, scoring={"method": "judge"})
     pipeline.answer = lambda prompt: verdict_of(prompt) if prompt.phase is Phase.JUDGE else echo(prompt)
     return pipeline
+
+
+@pytest.fixture
+def intakes(pipeline: Pipeline, nats_url: str) -> Intakes:
+    return Intakes(pipeline, nats_url)

@@ -15,8 +15,8 @@ import pytest
 from fleet_pipeline.deliberation.prompts import Phase
 from fleet_pipeline.deliberation.task import Task
 from fleet_pipeline.settings import Settings
-from fleet_pipeline_tests.defs.test_intake import Intakes, intakes  # noqa: F401 - a fixture
 from fleet_pipeline_tests.deliberation.test_protocol import OVERLONG, failing
+from fleet_pipeline_tests.intakes import Intakes
 from fleet_pipeline_tests.pipeline import Pipeline
 from fleet_pipeline_tests.test_status import serving
 
@@ -42,7 +42,7 @@ def test_the_examples_read_the_results_of_a_run_failed_seats_included(
 
 
 def test_the_client_example_submits_and_prints_the_result(
-    intakes: Intakes,  # noqa: F811
+    intakes: Intakes,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:

@@ -24,11 +24,11 @@ from fleet_pipeline.events.connection import BrokerUnavailable, connect
 from fleet_pipeline.events.options import NatsOptions
 from fleet_pipeline.status import Desk, Reception
 from fleet_pipeline_tests.broker import Broker
-from fleet_pipeline_tests.defs.test_intake import Intakes, intakes, line  # noqa: F401 - a fixture
 from fleet_pipeline_tests.defs.test_run import put_described, silent_for
 from fleet_pipeline_tests.deployment import eventually
 from fleet_pipeline_tests.events.answering import answering
 from fleet_pipeline_tests.helpers import a_deliberation
+from fleet_pipeline_tests.intakes import Intakes, line
 from fleet_pipeline_tests.pipeline import Pipeline
 
 
@@ -155,7 +155,7 @@ def serving(pipeline: Pipeline, url: str) -> AbstractContextManager[None]:
     return answering(nats, answer)
 
 
-def test_a_client_submits_asks_and_gets_the_result(intakes: Intakes) -> None:  # noqa: F811
+def test_a_client_submits_asks_and_gets_the_result(intakes: Intakes) -> None:
     with serving(intakes.pipeline, intakes.url), Client(intakes.url) as fleet:
         submitted = fleet.submit(line("t1", roles=["DEV", "QA"]))
         assert submitted.deliberation_ids == ("t1.dev", "t1.qa")
@@ -175,7 +175,7 @@ def test_a_client_submits_asks_and_gets_the_result(intakes: Intakes) -> None:  #
             fleet.submit({"task_id": "t2"})
 
 
-def test_a_client_waits_for_its_own_request_and_not_for_an_earlier_one(intakes: Intakes) -> None:  # noqa: F811
+def test_a_client_waits_for_its_own_request_and_not_for_an_earlier_one(intakes: Intakes) -> None:
     with serving(intakes.pipeline, intakes.url), Client(intakes.url) as fleet:
         first = fleet.submit(line("t1"))
         intakes.launch(intakes.tick())
@@ -204,7 +204,7 @@ def test_a_spec_that_no_run_was_asked_for_says_so(pipeline: Pipeline) -> None:
     assert "no run has been asked for" in desk(pipeline).status("t1.dev")["error"]
 
 
-def test_what_waits_is_read_once_for_a_thousand_answers(intakes: Intakes, monkeypatch) -> None:  # noqa: F811
+def test_what_waits_is_read_once_for_a_thousand_answers(intakes: Intakes, monkeypatch) -> None:
     """1,400 that waited took 161 s to count once: each answer read all of the pending batches."""
     intakes.send_all([json.dumps(line(f"t{n}")).encode() for n in range(1_000)])
     intakes.tick()
@@ -215,7 +215,7 @@ def test_what_waits_is_read_once_for_a_thousand_answers(intakes: Intakes, monkey
     assert len(reads) == 1
 
 
-def test_the_async_client_submits_many_and_reruns_one(intakes: Intakes) -> None:  # noqa: F811
+def test_the_async_client_submits_many_and_reruns_one(intakes: Intakes) -> None:
     async def submit() -> None:
         async with AsyncClient(intakes.url) as fleet:
             many = await fleet.submit_all([line(f"t{n}") for n in range(20)])
@@ -307,7 +307,7 @@ def test_status_counts_and_lists_what_is_open(pipeline: Pipeline, fleet: Any) ->
     assert fleet("status", "nonsense").exit_code == 2
 
 
-def test_a_request_that_no_sensor_has_taken_yet_is_pending(intakes: Intakes, fleet: Any, monkeypatch) -> None:  # noqa: F811
+def test_a_request_that_no_sensor_has_taken_yet_is_pending(intakes: Intakes, fleet: Any, monkeypatch) -> None:
     monkeypatch.setenv("FLEET_NATS__URL", intakes.url)
     text = json.dumps(line("t1", roles=["QA"])) + "\n" + json.dumps(line("t2"))
     submitted = fleet("submit", "-", "--json", text=text)

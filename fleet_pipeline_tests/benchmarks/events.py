@@ -35,9 +35,9 @@ from fleet_pipeline.events.lookup import waiting
 from fleet_pipeline.events.options import NatsOptions
 from fleet_pipeline.events.requests import REQUESTED
 from fleet_pipeline.storage.outbox import put_events
-from fleet_pipeline_tests.defs.test_intake import Intakes
 from fleet_pipeline_tests.deployment import deployed, eventually
 from fleet_pipeline_tests.events.test_publishing import seat, verdict
+from fleet_pipeline_tests.intakes import Intakes
 from fleet_pipeline_tests.pipeline import Pipeline
 
 CLIENTS = 8

@@ -15,7 +15,7 @@ from fleet_pipeline.defs.sensors import inbox
 from fleet_pipeline.events.options import RequestOptions
 from fleet_pipeline.settings import Settings
 from fleet_pipeline.storage.store import Store
-from fleet_pipeline_tests.defs.test_intake import Intakes, line
+from fleet_pipeline_tests.intakes import Intakes, line
 from fleet_pipeline_tests.pipeline import Pipeline
 
 

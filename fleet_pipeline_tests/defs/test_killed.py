@@ -23,9 +23,9 @@ from fleet_pipeline.events.connection import BrokerUnavailable, connect
 from fleet_pipeline.events.options import NatsOptions
 from fleet_pipeline.events.streams import ANNOUNCING, ensure_streams
 from fleet_pipeline_tests.broker import Broker
-from fleet_pipeline_tests.defs.test_intake import Intakes, line
 from fleet_pipeline_tests.defs.test_run import put_described, silent_for
 from fleet_pipeline_tests.deployment import eventually, make_home, start_daemon
+from fleet_pipeline_tests.intakes import Intakes, line
 from fleet_pipeline_tests.killable import IN, OUT, Tick, run_and_kill
 from fleet_pipeline_tests.pipeline import Pipeline
 
