@@ -40,9 +40,9 @@ def status(deliberation_ids: tuple[str, ...], storage: str | None, as_json: bool
     fleet status rate-limiter.dev rate-limiter.qa
     fleet status rate-limiter.dev --json | jq '.[0].results'
     """
-    settings = load_settings(flags(storage=storage))
     from fleet_pipeline.status import Reception
 
+    settings = load_settings(flags(storage=storage))
     with _desk(settings) as desk:
         if not deliberation_ids:
             _overview(desk, settings, as_json)

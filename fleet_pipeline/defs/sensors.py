@@ -52,7 +52,7 @@ def completions(context: dg.SensorEvaluationContext, nats: dg.ResourceParam[Nats
     for key, reason in total.unreadable.items():
         context.log.warning(f"{key} is not announced: {reason}")
     receipts = total.receipts
-    if not receipts.stored + receipts.duplicates and not total.unreadable:
+    if not receipts and not total.unreadable:
         return dg.SkipReason("no verdicts since the last tick")
     known, torn = len(receipts.duplicates), len(total.unreadable)
     unsent = f"; {torn} deliberations cannot be read (see the tick's log)" if torn else ""
@@ -92,6 +92,7 @@ def requests(
         # What has been taken is run, broker or no broker.
         context.log.error(str(error))
         return _result(context, intake, str(error))
+    intake.notes += counts.failures
     taken = f"{counts.taken} requests taken, {counts.refused} refused"
     return _result(context, intake, taken if counts.taken + counts.refused else "no requests")
 
@@ -111,7 +112,12 @@ def inbox(
     intake = Intake(context.instance, storage.store(), council.roles(), "inbox", deliberate_job.name)
     intake.resume()
     folder = Store(request_options.inbox_url(storage.url))
-    reports = take_files(intake, folder, request_options.most_per_run, TICK_SECONDS)
+    try:
+        reports = take_files(intake, folder, request_options.most_per_run, TICK_SECONDS)
+    except StorageError as error:
+        if not intake.run_requests:
+            raise
+        reports = [str(error)]  # what has been taken is run all the same
     return _result(context, intake, "; ".join(reports) or "nothing in the inbox")
 
 

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from fleet_pipeline.events.connection import ask, connect
 from fleet_pipeline.events.options import NatsOptions
+from fleet_pipeline.events.pull import reading
 from fleet_pipeline.events.streams import ANNOUNCING, OUTGOING, ensure_streams
-
-BATCH = 500
-PATIENCE_SECONDS = 5.0
 
 
 def stored_keys(options: NatsOptions) -> frozenset[str]:
@@ -16,24 +14,13 @@ def stored_keys(options: NatsOptions) -> frozenset[str]:
 
 
 async def _stored_keys(options: NatsOptions) -> frozenset[str]:
-    from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
-
     found: set[str] = set()
     async with connect(options) as connection:
         jetstream = connection.jetstream()
         await ensure_streams(jetstream, ANNOUNCING)
-        headers_alone = ConsumerConfig(
-            deliver_policy=DeliverPolicy.ALL, ack_policy=AckPolicy.NONE, headers_only=True, inactive_threshold=30.0
-        )
-        # Subjects and not stream names: another stream may have taken them.
         for subject in OUTGOING:
-            subscription = await jetstream.pull_subscribe(subject, config=headers_alone)
-            left = (await subscription.consumer_info()).num_pending
-            while left > 0:
-                messages = await subscription.fetch(min(BATCH, left), timeout=PATIENCE_SECONDS)
-                found |= {
-                    message.headers["Nats-Msg-Id"] for message in messages if "Nats-Msg-Id" in (message.headers or {})
-                }
-                left -= len(messages)
-            await subscription.unsubscribe()
-    return frozenset(found)
+            # By subject and not by name: another stream may have taken it.
+            stream = await jetstream.find_stream_name_by_subject(subject)
+            async for message in reading(connection, stream, subject, headers_only=True):
+                found.add((message.headers or {}).get("Nats-Msg-Id", ""))
+    return frozenset(found - {""})

@@ -10,7 +10,7 @@ import asyncio
 import hashlib
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -59,8 +59,11 @@ SOURCES = (
 
 @dataclass
 class Counts:
+    """`failures`: messages that come again, and what went wrong with them."""
+
     taken: int = 0
     refused: int = 0
+    failures: list[str] = field(default_factory=list)
 
 
 def receive(options: NatsOptions, take: Take, *, wait_seconds: float, work_seconds: float, batch: int) -> Counts:
@@ -111,6 +114,11 @@ async def _handle(connection: Any, jetstream: Any, came: list[tuple[Source, Any]
     await connection.flush()
     counts.refused += len(told)
     counts.taken += answers.count(None)
+    counts.failures += [
+        f"message {message.sequence} of {message.stream} could not be taken and comes again: {answer!r}"
+        for message, answer in zip(received, answers, strict=True)
+        if isinstance(answer, Exception)
+    ]
 
 
 def _answers(take: Take, received: Sequence[Received]) -> list[str | Exception | None]:

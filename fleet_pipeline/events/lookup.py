@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
 from contextlib import suppress
 from datetime import datetime
-from typing import Any
 
 from fleet_pipeline.deliberation.entries import BadRecord, parse_entry
 from fleet_pipeline.deliberation.task import deliberation_id
 from fleet_pipeline.events.connection import ask, connect
-from fleet_pipeline.events.intake import ACKED, REQUEST_HEADER, SOURCES, stream_of
+from fleet_pipeline.events.intake import REQUEST_HEADER, SOURCES, stream_of
 from fleet_pipeline.events.options import NatsOptions
-from fleet_pipeline.events.pull import Inlet
+from fleet_pipeline.events.pull import reading
 from fleet_pipeline.events.requests import PLAN_APPROVED, REQUESTED
 from fleet_pipeline.events.streams import POISON, ensure_streams
-
-READ_AT_ONCE = 500
 
 
 def waiting(options: NatsOptions) -> dict[str, int]:
@@ -70,7 +66,7 @@ async def _untaken(options: NatsOptions) -> frozenset[str]:
                 except NotFoundError:
                     if source.from_age_seconds is not None:
                         continue  # nobody has begun with this stream, and most of it is old
-                async for message in _reading(connection, stream, source.subject, {"opt_start_seq": start}):
+                async for message in reading(connection, stream, source.subject, opt_start_seq=start):
                     found.add((message.headers or {}).get("Nats-Msg-Id", ""))
                     found |= _asked_for(message.data)
     return frozenset(found)
@@ -80,28 +76,11 @@ async def _refusal(options: NatsOptions, request_id: str, since: datetime) -> st
     wanted = " ".join(request_id.split())
     async with connect(options) as connection:
         await ensure_streams(connection.jetstream(), (POISON,))
-        async for message in _reading(connection, POISON.name, POISON.subjects[0], {"opt_start_time": since}):
+        async for message in reading(connection, POISON.name, POISON.subjects[0], opt_start_time=since):
             if (message.headers or {}).get(REQUEST_HEADER) == wanted:
                 reason: str = json.loads(message.data)["payload"]["reason"]
                 return reason
     return None
-
-
-async def _reading(connection: Any, stream: str, subject: str, start: dict[str, Any]) -> AsyncIterator[Any]:
-    """The messages of a stream from a start on, by a consumer that leaves nothing behind."""
-    from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
-
-    by = DeliverPolicy.BY_START_TIME if "opt_start_time" in start else DeliverPolicy.BY_START_SEQUENCE
-    config = ConsumerConfig(
-        deliver_policy=by, filter_subject=subject, ack_policy=AckPolicy.NONE, inactive_threshold=30.0, **start
-    )
-    about = await connection.jetstream().add_consumer(stream, config)
-    inlet, left = await Inlet(connection, stream, about.name).open(), about.num_pending
-    while left > 0:
-        messages, _ = await inlet.pull(min(READ_AT_ONCE, left), ACKED)
-        for message in messages:
-            yield message
-        left -= len(messages)
 
 
 def _asked_for(content: bytes) -> set[str]:

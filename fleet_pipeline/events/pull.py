@@ -11,12 +11,14 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections.abc import AsyncIterator
 from typing import Any
 
 # A server cuts off a client for which more than 64 MB wait (its `max_pending`).
 MAX_BYTES = 16_000_000
 # How much longer than asked the server may take to say that a pull is over.
 PATIENCE_SECONDS = 5.0
+READ_AT_ONCE = 500
 # Its own: no messages, the time is up, and the next one would be too many bytes.
 _ENDS = ("404", "408", "409")
 
@@ -58,6 +60,31 @@ class Inlet:
             elif message.subject == reply:
                 return found, _ended(message) == "409"
         return found, True
+
+
+async def reading(connection: Any, stream: str, subject: str, **start: Any) -> AsyncIterator[Any]:
+    """The messages that a stream has of a subject, by a consumer that leaves nothing behind. `start` is what a
+    `ConsumerConfig` says of where to begin, and whether `headers_only` are wanted; all of the stream by default.
+    """
+    from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
+
+    by = DeliverPolicy.ALL
+    if "opt_start_time" in start:
+        by = DeliverPolicy.BY_START_TIME
+    elif "opt_start_seq" in start:
+        by = DeliverPolicy.BY_START_SEQUENCE
+    config = ConsumerConfig(
+        deliver_policy=by, filter_subject=subject, ack_policy=AckPolicy.NONE, inactive_threshold=30.0, **start
+    )
+    about = await connection.jetstream().add_consumer(stream, config)
+    inlet, left = await Inlet(connection, stream, about.name).open(), about.num_pending
+    while left > 0:
+        messages, more = await inlet.pull(min(READ_AT_ONCE, left), PATIENCE_SECONDS)
+        if not messages and not more:
+            return  # the stream has let go of the rest meanwhile
+        for message in messages:
+            yield message
+        left -= len(messages)
 
 
 def _ended(message: Any) -> str:

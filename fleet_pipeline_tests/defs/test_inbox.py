@@ -14,7 +14,7 @@ from fleet_pipeline.defs import inbox as inbox_module
 from fleet_pipeline.defs.sensors import inbox
 from fleet_pipeline.events.options import RequestOptions
 from fleet_pipeline.settings import Settings
-from fleet_pipeline.storage.store import Store
+from fleet_pipeline.storage.store import StorageError, Store
 from fleet_pipeline_tests.intakes import Intakes, line
 from fleet_pipeline_tests.pipeline import Pipeline
 
@@ -117,6 +117,21 @@ def test_a_file_that_grows_while_it_is_read_is_read_again(folder: Folder, monkey
     folder.launch(folder.look())
     assert folder.partitions == ["t1.dev", "t2.dev"]
     assert folder.names("taken") == ["a.jsonl"]
+
+
+def test_what_has_been_taken_is_run_while_the_inbox_cannot_be_read(folder: Folder, monkeypatch) -> None:
+    folder.put("a.jsonl", line("t1"))
+    folder.look()
+
+    def away(*_: Any) -> None:
+        raise StorageError("cannot list the inbox")
+
+    monkeypatch.setattr("fleet_pipeline.defs.sensors.take_files", away)
+    tick = folder.look()
+    assert len(tick.run_requests) == 1
+    folder.launch(tick)
+    with pytest.raises(StorageError):
+        folder.look()
 
 
 def test_a_crash_before_the_file_is_moved_takes_nothing_twice(folder: Folder, monkeypatch) -> None:

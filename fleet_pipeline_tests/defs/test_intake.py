@@ -19,6 +19,7 @@ from fleet_pipeline.defs.partitions import KEYS, NAME, RANGE_END, RANGE_START
 from fleet_pipeline.deliberation.errors import InvalidInput
 from fleet_pipeline.events import intake
 from fleet_pipeline.events.connection import BrokerUnavailable, connect
+from fleet_pipeline.events.intake import receive
 from fleet_pipeline.events.lookup import waiting
 from fleet_pipeline.events.options import NatsOptions, RequestOptions
 from fleet_pipeline.events.requests import PLAN_APPROVED, REQUESTED
@@ -342,6 +343,20 @@ def test_a_message_that_makes_the_intake_fail_does_not_take_its_neighbours_with_
             break
     assert sorted(intakes.partitions) == ["t1.dev", "t2.dev"]
     assert [one["reason"] for one in intakes.poison()] == ["it has come 4 times and never could be taken"]
+
+
+def test_what_went_wrong_with_a_message_is_told(intakes: Intakes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(intake, "TOGETHER", 0)
+    intakes.send(line("t1"), line("broken"))
+
+    def take(messages: Any) -> list[None]:
+        assert b"broken" not in messages[0].content, "it is broken"
+        return [None]
+
+    counts = receive(NatsOptions(url=intakes.url), take, wait_seconds=1, work_seconds=5, batch=10)
+    assert counts.taken == 1
+    assert len(counts.failures) == 1
+    assert "message 2 of DELIBERATION_REQUESTS could not be taken and comes again: AssertionError" in counts.failures[0]
 
 
 @pytest.mark.parametrize("broken", ["no broker is configured", "a stream that loses"])

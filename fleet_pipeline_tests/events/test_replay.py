@@ -91,6 +91,21 @@ def test_without_a_broker_it_says_how_to_name_one(tmp_path: Path) -> None:
     assert "FLEET_NATS__URL" in result.stderr
 
 
+def test_others_messages_do_not_keep_what_is_there_from_being_compared(done: Pipeline, nats_url: str) -> None:
+    """A header that looks like the server's own word ended the comparison, or hid what came after it."""
+    fleet(done, nats_url, "reconcile")
+
+    async def disturb() -> None:
+        async with connect(NatsOptions(url=nats_url)) as connection:
+            for status in ("404", "500"):
+                headers = {"Status": status}
+                await connection.jetstream().publish("agent.response.completed", b"theirs", headers=headers)
+
+    asyncio.run(disturb())
+    assert len(stored_keys(NatsOptions(url=nats_url))) == 15
+    assert told(fleet(done, nats_url, "reconcile", "--json"))["sent"] == 0
+
+
 def test_a_torn_file_costs_only_its_own_events(done: Pipeline, nats_url: str) -> None:
     file = done.storage / "deliberations/t2.dev.parquet"
     file.write_bytes(file.read_bytes()[:100])
