@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -20,12 +19,14 @@ import dagster as dg
 from dagster._core.definitions.job_base import InMemoryJob
 from dagster._core.execution.api import execute_run
 from dagster._core.remote_origin import ManagedGrpcPythonEnvCodeLocationOrigin, RemoteJobOrigin, RemoteRepositoryOrigin
+from dagster._core.storage.tags import MAX_RETRIES_TAG
 from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 
 from fleet_pipeline.defs.announcements import Announced, announce
 from fleet_pipeline.defs.build import build_definitions
 from fleet_pipeline.defs.jobs import deliberate_job
 from fleet_pipeline.defs.partitions import refuse_while_running, register
+from fleet_pipeline.defs.processes import close_dead_runs
 from fleet_pipeline.defs.progress import Progress, Report
 from fleet_pipeline.deliberation.errors import InvalidInput
 from fleet_pipeline.deliberation.task import Task
@@ -37,7 +38,6 @@ from fleet_pipeline.storage.tables import read_rows
 from fleet_pipeline.storage.task_store import put_task, specs
 
 HOME = Path(".fleet/dagster")
-_PROCESS = "fleet/process"
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,8 @@ def run_backlog(instance: dg.DagsterInstance, settings: Settings, tasks: Sequenc
     # Before a spec changes: a run that is under way, or queued, may still have to read it.
     refuse_while_running(instance, [spec.key for task in tasks for spec in specs(task)])
     keys = [key for task in tasks for key in put_task(store, task)]
-    tags = register(instance, keys) | {_PROCESS: f"{socket.gethostname()}:{os.getpid()}"}
+    # Who typed the command tries again; a daemon that happens to run does not do so as well.
+    tags = register(instance, keys) | {MAX_RETRIES_TAG: "0"}
     last = Progress()
 
     def remember(progress: Progress) -> None:
@@ -88,18 +89,6 @@ def run_backlog(instance: dg.DagsterInstance, settings: Settings, tasks: Sequenc
     )
     result = execute_run(InMemoryJob(job), run, instance)
     return Outcome(run.run_id, keys, last, _reason(result), before)
-
-
-def close_dead_runs(instance: dg.DagsterInstance) -> None:
-    """Mark as failed the runs of `fleet run` on this machine whose process is gone.
-
-    Nothing else would: a killed process cannot say so itself, and Dagster watches only the
-    processes that its own launcher started. Left alone they would hold the queue's only place.
-    """
-    for run in instance.get_runs(filters=dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED])):
-        host, _, pid = run.tags.get(_PROCESS, "").rpartition(":")
-        if host == socket.gethostname() and not Path(f"/proc/{pid}").exists():
-            instance.report_run_failed(run, "its process is gone; what had finished is kept")
 
 
 def announce_all(instance: dg.DagsterInstance, nats: NatsOptions, outcome: Outcome) -> Receipts:

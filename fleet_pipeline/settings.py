@@ -12,7 +12,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import fsspec
@@ -31,6 +31,7 @@ from fleet_pipeline.scoring.ranking import Weights
 CONFIG_FILE_VARIABLE = "FLEET_CONFIG_FILE"
 # What Kubernetes puts into every pod beside a Service named "fleet" or "fleet-...".
 _OF_KUBERNETES = re.compile(r"FLEET_(.*_)?(SERVICE_HOST|SERVICE_PORT.*|PORT|PORT_.*)$")
+Resume = Literal["if-possible", "always", "never"]
 _FORBID = ConfigDict(frozen=True, extra="forbid")
 
 
@@ -43,6 +44,11 @@ class CouncilSettings(BaseModel):
     seed: int = Field(default=0, ge=0, description="Run seed; the seed of every utterance derives from it.")
     retries: int = Field(default=1, ge=0, le=10, description="Further attempts for an answer that does not count.")
     roles_file: str | None = Field(default=None, description="TOML file that adds or replaces roles.")
+    resume: Resume = Field(
+        default="if-possible",
+        description="What is generated anew: if-possible, all but what is complete and was made from the same inputs; "
+        "always, only what is not complete, whatever it was made from; never, everything.",
+    )
 
 
 class Settings(BaseSettings):

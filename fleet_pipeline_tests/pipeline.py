@@ -47,7 +47,9 @@ class Pipeline:
 
     def configure(self, **settings) -> None:
         self.definitions = build_definitions(
-            Settings(storage=str(self.storage), **settings), overrides={"engine": self.source}, allow_scripted=True
+            Settings(**{"storage": str(self.storage)} | settings),
+            overrides={"engine": self.source},
+            allow_scripted=True,
         )
 
     def _script(self, prompt: Prompt) -> Completion:

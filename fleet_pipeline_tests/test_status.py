@@ -106,7 +106,7 @@ def test_one_that_timed_out_is_told_from_one_that_failed(pipeline: Pipeline) -> 
         def late(self: Any, keys: list[str]) -> Any:
             from dataclasses import asdict
 
-            facts = TranscriptFacts(Status.TIMEOUT, "300 s are over", found.fingerprint, 0.0, 300.0)
+            facts = TranscriptFacts(Status.TIMEOUT, "300 s are over", found.fingerprint, 0.0, 300.0, "r")
             write_rows(self.store, "utterances", keys[0], [], asdict(facts))
             return self.progress
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, NamedTuple, get_args
 
 import click
 from rich.console import Console
@@ -31,7 +31,7 @@ from fleet_pipeline.events.connection import BrokerUnavailable
 from fleet_pipeline.events.options import NatsOptions
 from fleet_pipeline.events.publisher import Receipts
 from fleet_pipeline.reports.text import printable
-from fleet_pipeline.settings import Settings, load_settings, read_roles
+from fleet_pipeline.settings import Resume, Settings, load_settings, read_roles
 from fleet_pipeline.storage.backlog import Backlog, read_backlog
 
 
@@ -44,6 +44,12 @@ from fleet_pipeline.storage.backlog import Backlog, read_backlog
     help="A hub name, a local folder, or fleet-tiny, the demonstrator that comes with the package.",
 )
 @click.option("--nats", metavar="URL|embedded|off", help="Broker for completion events; embedded starts one.")
+@click.option(
+    "--resume",
+    type=click.Choice(get_args(Resume)),
+    help="What is generated anew: if-possible (the default), what is missing, failed or changed; always, what is "
+    "missing or failed; never, everything.",
+)
 @click.option("--seed", type=click.IntRange(min=0), help="Run seed. Another one makes the councils speak anew.")
 @json_option
 @click.option("--verbose", is_flag=True, help="Show the logs of Dagster and vLLM.")
@@ -52,6 +58,7 @@ def run(
     storage: str | None,
     model: str | None,
     nats: str | None,
+    resume: str | None,
     seed: int | None,
     as_json: bool,
     verbose: bool,
@@ -67,7 +74,13 @@ def run(
     head -5 tasks.jsonl | fleet run - --model fleet-tiny --json | jq .deliberations
     """
     settings = load_settings(
-        flags(storage=storage, engine__model=model, council__seed=seed, nats__url=nats if _is_url(nats) else None)
+        flags(
+            storage=storage,
+            engine__model=model,
+            council__seed=seed,
+            council__resume=resume,
+            nats__url=nats if _is_url(nats) else None,
+        )
     )
     read = read_backlog(backlog, read_roles(settings.council.roles_file))
     if not as_json:

@@ -11,6 +11,7 @@ import dagster as dg
 
 from fleet_pipeline.defs.announcements import fill_outbox
 from fleet_pipeline.defs.partitions import check_range, deliberation_partitions
+from fleet_pipeline.defs.processes import RunProcess, lineage
 from fleet_pipeline.defs.progress import Progress, Report, log_report
 from fleet_pipeline.defs.resources import (
     CouncilResource,
@@ -55,6 +56,7 @@ def transcripts(
     council: CouncilResource,
     storage: StorageResource,
     judge: JudgeResource,
+    process: RunProcess,
     progress: dg.ResourceParam[Report],
 ) -> None:
     try:
@@ -71,10 +73,12 @@ def transcripts(
         storage.store(),
         council.roles(),
         council.defaults(engine),
-        engine.start,
+        engine,
         context.run.run_id,
         report,
         judge.judging(),
+        council.resume_mode(),
+        lineage(context.instance, context.run),
     )
     state = transcription.run(context.partition_keys)
     # Of the whole run, and so the same on each of its partitions.
@@ -85,6 +89,7 @@ def transcripts(
             "run: failed": state.failed,
             "run: engine starts": state.engine_starts,
             "run: engine start (s)": round(state.engine_start_seconds, 2),
+            "run: engine deaths": "; ".join(state.engine_deaths) or "none",
             "run: prompt tokens": state.prompt_tokens,
             "run: cached tokens": state.cached_tokens,
             "run: completion tokens": state.completion_tokens,
@@ -122,7 +127,7 @@ def proposals(transcripts: TableSlice) -> Any:
     **_partitioned,
 )
 def deliberations(
-    context: dg.AssetExecutionContext, storage: StorageResource, council: CouncilResource
+    context: dg.AssetExecutionContext, storage: StorageResource, council: CouncilResource, process: RunProcess
 ) -> Iterator[dg.Output[None]]:
     store, roles = storage.store(), council.roles()
     failed: dict[str, str] = {}

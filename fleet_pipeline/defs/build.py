@@ -12,7 +12,7 @@ from fleet_pipeline.defs.checks import council_checks
 from fleet_pipeline.defs.io_managers import ParquetIOManager
 from fleet_pipeline.defs.jobs import deliberate_job
 from fleet_pipeline.defs.resources import EngineResource, default_resources
-from fleet_pipeline.defs.sensors import completions, inbox, requests
+from fleet_pipeline.defs.sensors import completions, inbox, lost_runs, requests
 from fleet_pipeline.settings import Settings, load_settings
 
 
@@ -39,7 +39,7 @@ def build_definitions(
         assets=[transcripts, proposals, deliberations],
         asset_checks=[council_checks],
         jobs=[deliberate_job],
-        sensors=[completions, requests, inbox],
+        sensors=[completions, requests, inbox, lost_runs],
         # One process: the engine must live in one op, and results pass between ops in memory.
         executor=dg.in_process_executor,
         resources={

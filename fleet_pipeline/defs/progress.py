@@ -22,6 +22,7 @@ class Progress:
     completion_tokens: int = 0
     engine_starts: int = 0
     engine_start_seconds: float = 0.0
+    engine_deaths: list[str] = field(default_factory=list)
     generating_seconds: float = 0.0
     generating_since: float | None = field(default=None, repr=False)
     phase: str = "reading tasks"
@@ -56,6 +57,10 @@ class Progress:
             parts.append(f"{self.failed} failed")
         if self.reused:
             parts.append(f"{self.reused} already done")
+        if self.engine_deaths:
+            parts.append(
+                f"engine started again {len(self.engine_deaths)} times, the last time after: {self.engine_deaths[-1]}"
+            )
         if self.completion_tokens:
             parts.append(f"{self.tokens_per_second:,.0f} tokens/s")
             parts.append(f"{self.cache_hit_rate:.0%} of prompt tokens cached")

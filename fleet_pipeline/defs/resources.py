@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, Protocol
 
 import dagster as dg
 from pydantic import BaseModel, ValidationError, create_model
 
+from fleet_pipeline.defs.processes import RunProcess
 from fleet_pipeline.deliberation.council import CouncilDefaults
 from fleet_pipeline.deliberation.errors import InvalidInput, describe
 from fleet_pipeline.deliberation.judging import Judging
@@ -21,11 +23,12 @@ from fleet_pipeline.deliberation.roles import Role
 from fleet_pipeline.deliberation.sampling import Sampling
 from fleet_pipeline.inference.engine import Engine
 from fleet_pipeline.inference.vllm import VllmConfig, VllmEngine
+from fleet_pipeline.models.identity import commit, folder_digest
 from fleet_pipeline.models.registry import resolve
 from fleet_pipeline.scoring.embeddings import Encoder
 from fleet_pipeline.scoring.options import ScoringOptions
 from fleet_pipeline.scoring.ranking import Weights
-from fleet_pipeline.settings import CouncilSettings, Settings, read_roles
+from fleet_pipeline.settings import CouncilSettings, Resume, Settings, read_roles
 from fleet_pipeline.storage.store import Store
 
 
@@ -54,13 +57,13 @@ def _values(resource: Any, model: type[BaseModel]) -> dict[str, Any]:
 
 
 class EngineSource(Protocol):
-    """What starts engines. `model` is the one used where a task and role name none; `words` is what
-    decides a model's words beside its name."""
+    """What starts engines. `model` is the one used where a task and role name none."""
 
     model: str
 
-    @property
-    def words(self) -> str: ...
+    def identity(self, model: str) -> str:
+        """What decides a model's words beside its name."""
+        ...
 
     def start(self, model: str) -> Engine: ...
 
@@ -70,11 +73,17 @@ class EngineResource(_EngineFields):
 
     def start(self, model: str) -> Engine:
         """Load `model`, which may differ from the configured one where a task names its own."""
-        return VllmEngine.start(self._config().model_copy(update={"model": resolve(model)}))
+        config, location = self._config(), resolve(model)
+        if not Path(location).is_dir():
+            # The commit that `identity` speaks of, whatever the name points to a moment later.
+            config = config.model_copy(update={"revision": commit(location, config.revision) or config.revision})
+        return VllmEngine.start(config.model_copy(update={"model": location}))
 
-    @property
-    def words(self) -> str:
-        return self._config().words
+    def identity(self, model: str) -> str:
+        config, location = self._config(), resolve(model)
+        if not Path(location).is_dir():
+            return config.words + (commit(location, config.revision) or config.revision or "")
+        return config.words + folder_digest(Path(location))
 
     def _config(self) -> VllmConfig:
         try:
@@ -89,7 +98,11 @@ class CouncilResource(_CouncilFields):
     def defaults(self, engine: EngineSource) -> CouncilDefaults:
         own = _values(self, CouncilDefaults)
         sampling = Sampling(**_values(self, Sampling))
-        return CouncilDefaults(**own | {"model": engine.model, "inference": engine.words, "sampling": sampling})
+        return CouncilDefaults(**own | {"model": engine.model, "sampling": sampling})
+
+    def resume_mode(self) -> Resume:
+        mode: Resume = _values(self, CouncilSettings)["resume"]
+        return mode
 
     def roles(self) -> Mapping[str, Role]:
         location: str | None = _values(self, CouncilSettings)["roles_file"]
@@ -147,6 +160,7 @@ def default_resources(settings: Settings) -> dict[str, Any]:
         "scoring": ScoringResource(**settings.scoring.model_dump()),
         "judge": JudgeResource(**settings.judge.model_dump()),
         "storage": StorageResource(url=settings.storage),
+        "process": RunProcess(),
         # A plain object: its URL may hold a password, which must not appear in run config or UI.
         "nats": settings.nats,
         "request_options": settings.requests,

@@ -12,6 +12,7 @@ import dagster as dg
 import pandas as pd
 
 from fleet_pipeline.defs.io_managers import DeliberationRows
+from fleet_pipeline.defs.processes import RunProcess
 from fleet_pipeline.defs.resources import (
     CouncilResource,
     JudgeResource,
@@ -115,6 +116,7 @@ def rank_proposals(
     scoring: ScoringResource,
     council: CouncilResource,
     storage: StorageResource,
+    process: RunProcess,
 ) -> dg.Output[Iterable[DeliberationRows]]:
     store, chosen, method = storage.store(), weights.weights(), scoring.options().method
     parts = relevance_scores[0].merge(code_checks, on=SEAT, how="left", validate="1:1")

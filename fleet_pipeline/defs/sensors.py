@@ -1,7 +1,7 @@
 """Sensors read; they do not compute.
 
 `completions` announces finished deliberations on NATS. `requests` takes what is asked for there, and `inbox`
-what is put into a folder; both ask for runs, many requests sharing one.
+what is put into a folder; both ask for runs, many requests sharing one. `lost_runs` ends runs that were killed.
 """
 
 import time
@@ -12,6 +12,7 @@ from fleet_pipeline.defs.announcements import Announced, announce
 from fleet_pipeline.defs.inbox import take_files
 from fleet_pipeline.defs.intake import Intake
 from fleet_pipeline.defs.jobs import deliberate_job
+from fleet_pipeline.defs.processes import close_dead_runs
 from fleet_pipeline.defs.resources import CouncilResource, StorageResource
 from fleet_pipeline.events.connection import BrokerUnavailable
 from fleet_pipeline.events.intake import receive
@@ -119,6 +120,16 @@ def inbox(
             raise
         reports = [str(error)]  # what has been taken is run all the same
     return _result(context, intake, "; ".join(reports) or "nothing in the inbox")
+
+
+@dg.sensor(
+    description="Ends runs of this machine whose process was killed, so that they hold no place in the queue.",
+    minimum_interval_seconds=30,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+)
+def lost_runs(context: dg.SensorEvaluationContext) -> dg.SkipReason:
+    closed = close_dead_runs(context.instance)
+    return dg.SkipReason(f"ended {', '.join(closed)}" if closed else "every run that is under way has its process")
 
 
 def _result(context: dg.SensorEvaluationContext, intake: Intake, did: str) -> dg.SensorResult | dg.SkipReason:

@@ -3,34 +3,39 @@ and keep each result as it finishes.
 
 Plain Python, so that it can be tested without Dagster. Files are the truth for progress: a
 deliberation whose transcript is complete and was made from the same inputs is not run again, and
-neither is its judging.
+neither is its judging. A deliberation is the unit: one that is under way when its process dies is begun
+again, at most as many as the engine holds at once. (Keeping phases as well would put a file between
+every two of them, and save a minute.)
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import pandas as pd
 
 from fleet_pipeline.defs.progress import Progress, Report
+from fleet_pipeline.defs.resources import EngineSource
 from fleet_pipeline.deliberation.council import CouncilDefaults, Deliberation, convene
 from fleet_pipeline.deliberation.errors import InvalidInput
 from fleet_pipeline.deliberation.judging import Judgement, Judging, judge, judging_fingerprint
 from fleet_pipeline.deliberation.protocol import deliberate
 from fleet_pipeline.deliberation.roles import Role
 from fleet_pipeline.deliberation.transcript import AgentError, Completion, Status, Transcript
-from fleet_pipeline.inference.engine import Engine, Finished, Job, ModelUnavailable
+from fleet_pipeline.inference.engine import Engine, Finished, Heard, Job, ModelUnavailable
 from fleet_pipeline.scoring.proposals import final_proposals, texts
-from fleet_pipeline.storage.rows import Provenance, TranscriptFacts, write_judgements, write_transcript
-from fleet_pipeline.storage.store import StorageError, Store
-from fleet_pipeline.storage.tables import read_file, read_rows, write_rows
+from fleet_pipeline.settings import Resume
+from fleet_pipeline.storage.rows import Provenance, write_judgements, write_transcript
+from fleet_pipeline.storage.store import Damaged, Store
+from fleet_pipeline.storage.tables import read_file, read_rows
 from fleet_pipeline.storage.task_store import get_task
 
 # What says nothing about the question: asked another time, the judge may answer.
-NOT_ANSWERED = frozenset({AgentError.DEADLINE, AgentError.ENGINE})
+NOT_ANSWERED = frozenset({AgentError.DEADLINE, AgentError.ENGINE, AgentError.FATAL})
 
 
 @dataclass
@@ -42,26 +47,35 @@ class _Work:
 
 
 class Transcription:
-    """One run of the GPU op over `keys`."""
+    """One run of the GPU op over `keys`.
+
+    `lineage` are the ids of the runs that this one is, or goes on from: under `resume` "never" what they
+    have finished stands, or a run that is tried again would never end.
+    """
 
     def __init__(
         self,
         store: Store,
         roles: Mapping[str, Role],
         defaults: CouncilDefaults,
-        start_engine: Callable[[str], Engine],
+        source: EngineSource,
         run_id: str,
         report: Report,
         judging: Judging | None = None,
+        resume: Resume = "if-possible",
+        lineage: Collection[str] = (),
     ) -> None:
         self.judging = judging or Judging()
+        self.resume = resume
+        self.lineage = {run_id, *lineage}
         self.store = store
         self.roles = roles
         self.defaults = defaults
-        self.start_engine = start_engine
+        self.source = source
         self.run_id = run_id
         self.report = report
         self.progress = Progress()
+        self.identities: dict[str, str] = {}  # by model
 
     def run(self, keys: Sequence[str]) -> Progress:
         """Transcribe every key that has a valid task: each has a transcript on disk afterwards, failed
@@ -94,9 +108,9 @@ class Transcription:
             except InvalidInput:
                 self.progress.failed += 1
                 continue
-            if self._is_done(deliberation):
+            if done := self._done(deliberation):
                 self.progress.reused += 1
-                if self.judging.enabled and not self._is_judged(deliberation):
+                if self.judging.enabled and not self._is_judged(deliberation, done):
                     missing.setdefault(deliberation.model, _Work()).judge.append(key)
             else:
                 work = missing.setdefault(deliberation.model, _Work())
@@ -104,36 +118,49 @@ class Transcription:
                 work.judge.append(key)
         return missing
 
-    def _is_done(self, deliberation: Deliberation) -> bool:
+    def _done(self, deliberation: Deliberation) -> dict[str, Any] | None:
+        """The facts of the transcript that stands, or None where one must be made."""
         try:
             found = read_file(self.store, "utterances", deliberation.id)
-        except StorageError:  # torn or foreign: what it should have held is missing
-            return False
-        facts = found[1] if found else {}
-        return facts.get("status") == Status.COMPLETED and facts.get("fingerprint") == deliberation.fingerprint
+        except Damaged:  # torn or foreign: what it should have held is missing
+            return None
+        if found is None or found[1].get("status") != Status.COMPLETED:
+            return None
+        facts = found[1]
+        if self.resume == "never":
+            stands = facts.get("run_id") in self.lineage
+        else:
+            stands = self.resume == "always" or facts.get("fingerprint") == deliberation.fingerprint
+        return facts if stands else None
 
     def _run_on(self, model: str, work: _Work) -> None:
         progress = self.progress
         progress.phase = f"starting the engine with {model}"
         self.report(progress)
-        with self.start_engine(model) as engine:
-            progress.engine_starts += 1
-            progress.engine_start_seconds += engine.start_seconds
+        with self.source.start(model) as engine:
+            starts, seconds, deaths = progress.engine_starts, progress.engine_start_seconds, progress.engine_deaths
             progress.phase = "deliberating"
             progress.generating_since = time.monotonic()
             self.report(progress)
             under_way: dict[str, Deliberation] = {}
+
+            def heard(answer: Completion) -> None:
+                progress.engine_starts = starts + 1 + len(engine.deaths)
+                progress.engine_start_seconds = seconds + engine.start_seconds
+                progress.engine_deaths = [*deaths, *engine.deaths]
+                self._heard(answer)
+
             try:
-                for finished in engine.run(self._jobs(work.deliberate, under_way), self._heard):
+                for finished in engine.run(self._jobs(work.deliberate, under_way), heard):
                     self._keep(under_way.pop(finished.key), finished, engine)
                     self.report(progress)
                 if self.judging.enabled:
-                    self._judge(engine, work.judge)
+                    self._judge(engine, work.judge, heard)
             finally:
                 progress.generating_seconds = progress.seconds
                 progress.generating_since = None
 
-    def _judge(self, engine: Engine, keys: Sequence[str]) -> None:
+    def _judge(self, engine: Engine, keys: Sequence[str], heard: Heard) -> None:
         """After all have deliberated, so that a judging that is cut short costs no deliberation."""
         self.progress.phase = "judging"
         self.report(self.progress)
@@ -143,13 +170,13 @@ class Transcription:
             for key in keys:
                 with suppress(InvalidInput):
                     deliberation = self._convene(key)
-                    if self._is_done(deliberation):
+                    if done := self._done(deliberation):
                         proposals = self._proposals(deliberation)
-                        judged = judging_fingerprint(deliberation.fingerprint, proposals, self.judging)
+                        judged = judging_fingerprint(done["fingerprint"], proposals, self.judging)
                         under_way[key] = (deliberation, judged)
                         yield Job(key, judge(deliberation, proposals, self.judging), deliberation.timeout_seconds)
 
-        for finished in engine.run(jobs(), self._heard):
+        for finished in engine.run(jobs(), heard):
             deliberation, judged = under_way.pop(finished.key)
             judgements = finished.result or ()
             if (not judgements and finished.error) or any(one.utterance.error in NOT_ANSWERED for one in judgements):
@@ -157,12 +184,12 @@ class Transcription:
             provenance = Provenance(deliberation.model, engine.name, self.run_id, deliberation.fingerprint)
             write_judgements(self.store, deliberation, judgements, provenance, judged)
 
-    def _is_judged(self, deliberation: Deliberation) -> bool:
+    def _is_judged(self, deliberation: Deliberation, done: Mapping[str, Any]) -> bool:
         try:
             found = read_file(self.store, "judgements", deliberation.id)
-        except StorageError:
+        except Damaged:
             return False
-        wanted = judging_fingerprint(deliberation.fingerprint, self._proposals(deliberation), self.judging)
+        wanted = judging_fingerprint(done["fingerprint"], self._proposals(deliberation), self.judging)
         return found is not None and found[1].get("judged") == wanted
 
     def _proposals(self, deliberation: Deliberation) -> dict[str, str]:
@@ -183,7 +210,11 @@ class Transcription:
 
     def _convene(self, key: str) -> Deliberation:
         task, role = get_task(self.store, key, self.roles)
-        return convene(task, role, self.defaults)
+        deliberation = convene(task, role, self.defaults)
+        model = deliberation.model
+        if model not in self.identities:
+            self.identities[model] = self.source.identity(model)
+        return replace(deliberation, inference=self.identities[model])
 
     def _keep(self, deliberation: Deliberation, finished: Finished[Transcript], engine: Engine) -> None:
         transcript = finished.result or Transcript(
@@ -208,6 +239,8 @@ class Transcription:
         """Record deliberations that could not be held."""
         now = time.time()
         for key in keys:
-            facts = TranscriptFacts(Status.FAILED, reason, self._convene(key).fingerprint, now, now)
-            write_rows(self.store, "utterances", key, [], asdict(facts))
+            deliberation = self._convene(key)
+            nothing = Transcript(key, Status.FAILED, (), reason)
+            provenance = Provenance(deliberation.model, "", self.run_id, deliberation.fingerprint)
+            write_transcript(self.store, deliberation, nothing, provenance, now, now)
             self.progress.failed += 1

@@ -28,9 +28,6 @@ class CouncilDefaults(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     model: str = Field(min_length=1)
-    inference: str = Field(
-        default="", description="What decides a model's words beside its name: revision, precision, chat template."
-    )
     sampling: Sampling = Sampling()
     seed: int = Field(default=0, ge=0, description="Run seed; every utterance's seed derives from it.")
     retries: int = Field(
@@ -60,10 +57,10 @@ class Deliberation:
     role: Role
     seats: tuple[Seat, ...]
     model: str
-    inference: str
     sampling: Sampling
     seed: int
     retries: int
+    inference: str = ""  # what decides the model's words beside its name: weights, precision, chat template
 
     @cached_property
     def id(self) -> str:
@@ -135,7 +132,6 @@ def convene(task: Task, role: Role, defaults: CouncilDefaults) -> Deliberation:
         role=role,
         seats=seats,
         model=task.model or role.model or defaults.model,
-        inference=defaults.inference,
         sampling=task.sampling.over(role.sampling).over(defaults.sampling),
         seed=defaults.seed,
         retries=defaults.retries,

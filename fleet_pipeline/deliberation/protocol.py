@@ -11,7 +11,8 @@ An agent may fail without failing its deliberation. A failed answer is kept with
 asked for again, with a fresh seed, where that can help. Without a critique an author does not
 revise; a failed revision leaves the proposal as it was. The deliberation fails when fewer seats
 than its quorum have a proposal. It is TIMEOUT when an engine, which owns the clock, reports an
-answer as `AgentError.DEADLINE`: what was said until then is kept.
+answer as `AgentError.DEADLINE`, and FAILED when one is `AgentError.FATAL`, which only the engine can
+know as well. What was said until then is kept.
 """
 
 from __future__ import annotations
@@ -38,8 +39,12 @@ Result = TypeVar("Result")
 Course = Generator[list[Prompt], list[Completion], Result]
 
 
-class _DeadlinePassed(Exception):
-    pass
+class _Ended(Exception):
+    """The engine ended the deliberation: its time is up, or it kills the engine."""
+
+    def __init__(self, status: Status, reason: str) -> None:
+        self.status = status
+        self.reason = reason
 
 
 def deliberate(deliberation: Deliberation) -> Course[Transcript]:
@@ -53,8 +58,12 @@ def deliberate(deliberation: Deliberation) -> Course[Transcript]:
         while pending:
             heard = [hear(*pair) for pair in zip(pending, (yield pending), strict=True)]
             minutes.extend(heard)
-            if any(utterance.error is AgentError.DEADLINE for utterance in heard):
-                raise _DeadlinePassed
+            errors = {utterance.error: utterance.error_message for utterance in heard}
+            if AgentError.DEADLINE in errors:
+                limit = f"{deliberation.timeout_seconds:g} s of running time"
+                raise _Ended(Status.TIMEOUT, f"not finished after {limit}")
+            if AgentError.FATAL in errors:
+                raise _Ended(Status.FAILED, errors[AgentError.FATAL])
             answers |= {u.prompt.seat.index: u.text for u in heard if u.error is None}
             pending = [
                 _attempt(deliberation, u.prompt, u.prompt.attempt + 1)
@@ -86,8 +95,8 @@ def deliberate(deliberation: Deliberation) -> Course[Transcript]:
                     if critic.index in critiques
                 ]
             )
-    except _DeadlinePassed:
-        return transcript(Status.TIMEOUT, f"not finished after {deliberation.timeout_seconds:g} s of running time")
+    except _Ended as ended:
+        return transcript(ended.status, ended.reason)
     return transcript(Status.COMPLETED)
 
 

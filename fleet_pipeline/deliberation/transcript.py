@@ -24,6 +24,7 @@ class AgentError(StrEnum):
     CUT_OFF = "cut_off"  # the answer reached its token limit
     ENGINE = "engine"  # the engine failed on this request
     DEADLINE = "deadline"  # still being generated when the deliberation's time was up
+    FATAL = "fatal"  # the engine died again and again while this was being generated, at last with nothing else
 
 
 # A fresh seed can lead to a shorter or a non-empty answer; the same prompt stays as long as it is.

@@ -48,6 +48,10 @@ class EngineError(RuntimeError):
     """The engine cannot go on. What had finished before has been handed over."""
 
 
+class EngineDied(EngineError):
+    """The engine broke while generating. Started again, it may go on."""
+
+
 class ModelUnavailable(EngineError):
     """The configured model cannot be loaded. The message says how to choose another."""
 
@@ -56,13 +60,14 @@ class Engine(Protocol):
     """Runs many deliberations at once on one model. A context manager: leaving it frees the model."""
 
     name: str
-    start_seconds: float
+    start_seconds: float  # of all starts together
+    deaths: list[str]  # why it had to be started again, each time
 
     def run(self, jobs: Iterable[Job[Result]], heard: Heard = ignore) -> Iterator[Finished[Result]]:
         """Run every job, reading `jobs` only as room becomes free.
 
-        `heard` is called with every answer as it comes. Raises `EngineError` when the engine itself
-        breaks.
+        `heard` is called with every answer as it comes. Raises `EngineError` when the engine breaks and
+        cannot be started again, or has been too often.
         """
         ...
 

@@ -7,6 +7,12 @@ straggler leaves the batch thin.
 In-flight work is bounded and the backlog is read lazily: a new deliberation is admitted only while
 fewer than `max_in_flight` requests are under way. Those admitted always go on, so that at most
 `max_in_flight` deliberations are open at once, each with at most one batch under way.
+
+An engine that dies is started again, a bounded number of times, and the deliberations under way go on
+from the answers they have: only requests under way are lost. A deliberation that was under way at two
+deaths is set apart until the others are done, and then goes on alone: if the engine dies once more, the
+deliberation is what kills it, and ends. So one that kills the engine costs two or three starts, and no
+neighbour.
 """
 
 from __future__ import annotations
@@ -20,7 +26,10 @@ from typing import Any, Protocol
 
 from fleet_pipeline.deliberation.prompts import Prompt
 from fleet_pipeline.deliberation.transcript import AgentError, Completion
-from fleet_pipeline.inference.engine import Finished, Heard, Job, Result, ignore
+from fleet_pipeline.inference.engine import EngineDied, EngineError, Finished, Heard, Job, Result, ignore
+
+# A deliberation under way at so many deaths of the engine goes on alone.
+SUSPECT = 2
 
 
 class Backend(Protocol):
@@ -31,7 +40,14 @@ class Backend(Protocol):
         ...
 
     def step(self) -> list[tuple[str, Completion]]:
-        """Advance every request under way; return those that finished, by request id."""
+        """Advance every request under way; return those that finished, by request id.
+
+        Raises `EngineDied`.
+        """
+        ...
+
+    def revive(self, reason: str) -> None:
+        """Start again after a death, without the requests that were under way. Raises `EngineError`."""
         ...
 
     def abort(self, request_ids: list[str]) -> None:
@@ -50,17 +66,24 @@ class _Active:
     answers: list[Completion | None] = field(default_factory=list)
     waiting: dict[str, int] = field(default_factory=dict)  # request id -> place in the batch
     batch_started_at: float = 0.0
+    deaths: int = 0  # of the engine, while this was under way
 
 
 class _Loop:
     """One run of `drive`. An object because its parts share the same few tables."""
 
-    def __init__(self, backend: Backend, max_in_flight: int, monotonic: Callable[[], float], heard: Heard) -> None:
+    def __init__(
+        self, backend: Backend, max_in_flight: int, restarts: int, monotonic: Callable[[], float], heard: Heard
+    ) -> None:
         self.backend = backend
         self.max_in_flight = max_in_flight
+        self.restarts = restarts
         self.monotonic = monotonic
         self.heard = heard
         self.owners: dict[str, _Active] = {}  # request id -> deliberation
+        self.death: EngineDied | None = None  # that has not been mended yet,
+        self.lost: list[_Active] = []  #   and the deliberations it interrupted
+        self.apart: deque[_Active] = deque()  # those that may kill the engine; their clocks stand still
         self.finished: deque[Finished[Any]] = deque()
         self.request_ids = count()
 
@@ -69,23 +92,35 @@ class _Loop:
         more = True
         try:
             while True:
+                while self.finished:
+                    yield self.finished.popleft()
+                if self.death is not None and not self._revive(more):
+                    return
                 while more and len(self.owners) < self.max_in_flight and not self.finished:
                     job = next(intake, None)
                     if job is None:
                         more = False
                     else:
                         self._begin(job)
-                while self.finished:
-                    yield self.finished.popleft()
                 if self.owners:
-                    for request_id, completion in self.backend.step():
-                        self._deliver(request_id, completion)
-                    self._expire()
+                    self._step()
+                elif self.apart:
+                    self._go_on(self.apart.popleft())
                 elif not more and not self.finished:
                     return
         finally:
             # Left early, by an error or because the consumer stopped: leave nothing in the engine.
             self.backend.abort(list(self.owners))
+
+    def _step(self) -> None:
+        try:
+            answers = self.backend.step()
+        except EngineDied as death:
+            self._bear(death)
+            return
+        for request_id, completion in answers:
+            self._deliver(request_id, completion)
+        self._expire()
 
     def _begin(self, job: Job[Any]) -> None:
         active = _Active(job, started_at=time.time(), deadline=self.monotonic() + job.timeout_seconds)
@@ -107,16 +142,22 @@ class _Loop:
             first = False
             active.answers = [None] * len(active.batch)
             active.batch_started_at = time.time()
-            for place, prompt in enumerate(active.batch):
-                request_id = str(next(self.request_ids))
-                refused = self.backend.submit(request_id, prompt)
-                if refused is None:
-                    active.waiting[request_id] = place
-                    self.owners[request_id] = active
-                else:
-                    self._answer(active, place, refused)
+            self._submit(active)
             if active.waiting:
                 return
+
+    def _submit(self, active: _Active) -> None:
+        """Submit what is unanswered of a deliberation's batch."""
+        for place, prompt in enumerate(active.batch):
+            if active.answers[place] is not None:
+                continue
+            request_id = str(next(self.request_ids))
+            refused = self.backend.submit(request_id, prompt)
+            if refused is None:
+                active.waiting[request_id] = place
+                self.owners[request_id] = active
+            else:
+                self._answer(active, place, refused)
 
     def _deliver(self, request_id: str, completion: Completion) -> None:
         active = self.owners.pop(request_id, None)
@@ -137,11 +178,60 @@ class _Loop:
         late = {id(active): active for active in self.owners.values() if active.deadline <= now}
         for active in late.values():
             self.backend.abort(list(active.waiting))
-            for request_id, place in active.waiting.items():
-                del self.owners[request_id]
-                message = f"unfinished after the deliberation's {active.job.timeout_seconds:g} s"
-                self._answer(active, place, Completion(error=AgentError.DEADLINE, error_message=message))
-            active.waiting.clear()
+            message = f"unfinished after the deliberation's {active.job.timeout_seconds:g} s"
+            self._withdraw(active)
+            self._end(active, AgentError.DEADLINE, message)
+
+    def _withdraw(self, active: _Active) -> None:
+        """Take a deliberation's requests off the books: the engine no longer has them."""
+        for request_id in active.waiting:
+            del self.owners[request_id]
+        active.waiting.clear()
+
+    def _end(self, active: _Active, error: AgentError, message: str) -> None:
+        """Answer all that a deliberation still waits for with `error`, which its course ends by."""
+        for place, answer in enumerate(active.answers):
+            if answer is None:
+                self._answer(active, place, Completion(error=error, error_message=message))
+        self._advance(active)
+
+    def _bear(self, death: EngineDied) -> None:
+        """Take what was under way out of the engine that died; what killed it, ends."""
+        self.death = death
+        died_at = self.monotonic()
+        under_way = list({id(active): active for active in self.owners.values()}.values())
+        for active in under_way:
+            self._withdraw(active)
+            active.deaths += 1
+            active.deadline -= died_at  # what is left of its time, until it goes on
+        if len(under_way) == 1 and under_way[0].deaths > SUSPECT:
+            times = f"the engine died {under_way[0].deaths} times while this was under way, the last time alone"
+            self._end(under_way[0], AgentError.FATAL, f"{times}: {death}")
+        else:
+            self.lost = under_way
+
+    def _revive(self, more: bool) -> bool:
+        """Start the engine again, if anything is left for it; whether there is."""
+        death, lost = self.death, self.lost
+        self.death, self.lost = None, []
+        if self.restarts == 0:
+            if not (more or lost or self.apart):
+                return False
+            raise EngineError(f"{death}; it has been started again as often as may be (engine.max_restarts)") from death
+        self.restarts -= 1
+        self.backend.revive(str(death))
+        for active in lost:
+            if active.deaths < SUSPECT:
+                self._go_on(active)
+            else:
+                self.apart.append(active)
+        return True
+
+    def _go_on(self, active: _Active) -> None:
+        """Submit again what a deliberation waits for. The time the engine was away does not count."""
+        active.deadline += self.monotonic()
+        self._submit(active)
+        if not active.waiting:
             self._advance(active)
 
     def _finish(self, active: _Active, result: Any = None, error: BaseException | None = None) -> None:
@@ -153,8 +243,12 @@ def drive(
     backend: Backend,
     *,
     max_in_flight: int,
+    restarts: int = 0,
     heard: Heard = ignore,
     monotonic: Callable[[], float] = time.monotonic,
 ) -> Iterator[Finished[Result]]:
-    """Run every job on `backend`, yielding each as it finishes. `monotonic` is the deadline clock."""
-    return _Loop(backend, max_in_flight, monotonic, heard).run(jobs)
+    """Run every job on `backend`, yielding each as it finishes; `restarts` is how many deaths are borne.
+
+    `monotonic` is the clock of deadlines, in seconds.
+    """
+    return _Loop(backend, max_in_flight, restarts, monotonic, heard).run(jobs)

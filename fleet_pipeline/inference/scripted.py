@@ -31,11 +31,13 @@ class ScriptedEngine:
     name = "scripted"
     start_seconds = 0.0
 
-    def __init__(self, script: Script = echo, *, batch: int = 16, max_in_flight: int = 32) -> None:
+    def __init__(self, script: Script = echo, *, batch: int = 16, max_in_flight: int = 32, restarts: int = 5) -> None:
         self.script = script
+        self.restarts = restarts
         self.batch = batch
         self.max_in_flight = max_in_flight
         self.queue: dict[str, Prompt] = {}
+        self.deaths: list[str] = []
 
     def submit(self, request_id: str, prompt: Prompt) -> Completion | None:
         self.queue[request_id] = prompt
@@ -52,7 +54,11 @@ class ScriptedEngine:
             self.queue.pop(request_id, None)
 
     def run(self, jobs: Iterable[Job[Result]], heard: Heard = ignore) -> Iterator[Finished[Result]]:
-        return drive(jobs, self, max_in_flight=self.max_in_flight, heard=heard)
+        return drive(jobs, self, max_in_flight=self.max_in_flight, restarts=self.restarts, heard=heard)
+
+    def revive(self, reason: str) -> None:
+        self.deaths.append(reason)
+        self.queue.clear()
 
     def __enter__(self) -> Self:
         return self
@@ -67,10 +73,12 @@ class ScriptedSource:
     """Starts scripted engines. `build_definitions` refuses it, as all that is not vLLM, outside tests."""
 
     model = "scripted"
-    words = ""
 
     def __init__(self, script: Script = echo) -> None:
         self.script = script
+
+    def identity(self, model: str) -> str:
+        return ""
 
     def start(self, model: str) -> ScriptedEngine:
         return ScriptedEngine(self.script)

@@ -9,6 +9,8 @@ Traps this file steers around, with the incident behind each:
   does not use offset"), so chunked prefill is off there.
 - vLLM's V1 engine processes outlived a successful run by minutes, holding their memory, until the
   engine was shut down explicitly; `close` does, however the run ends.
+- vLLM 0.32.0 waits for ever for the answers of an engine process that was killed: its monitor ends
+  the thread that would tell. `_watch` tells.
 - In-process engines start twice as fast (18 s against 28 to 43 s on 2 cores) and leave no process
   behind, but a dead one takes the process with it. CPU runs in process, GPUs with vLLM's own
   engine process, whose exit is what frees GPU memory.
@@ -21,6 +23,9 @@ import json
 import os
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from multiprocessing.connection import wait
+from threading import Thread
 from types import TracebackType
 from typing import Any, Self
 
@@ -28,7 +33,16 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from fleet_pipeline.deliberation.prompts import Prompt
 from fleet_pipeline.deliberation.transcript import AgentError, Completion
-from fleet_pipeline.inference.engine import EngineError, Finished, Heard, Job, ModelUnavailable, Result, ignore
+from fleet_pipeline.inference.engine import (
+    EngineDied,
+    EngineError,
+    Finished,
+    Heard,
+    Job,
+    ModelUnavailable,
+    Result,
+    ignore,
+)
 from fleet_pipeline.inference.loop import drive
 
 # Where neither task, role, run nor model says how long an answer may be (the original's limit).
@@ -59,14 +73,17 @@ class VllmConfig(BaseModel):
     chat_template_kwargs: dict[str, Any] = Field(
         default_factory=dict, description='Arguments of the chat template, such as {"enable_thinking": false}.'
     )
+    max_restarts: int = Field(
+        default=5, ge=0, le=100, description="How often an engine that dies is started again within a run."
+    )
     cpu_kv_cache_gib: int | None = Field(
         default=None, ge=1, le=1_024, description="KV cache on CPU, in GiB; VLLM_CPU_KVCACHE_SPACE, or 2, when absent."
     )
 
     @property
     def words(self) -> str:
-        """What decides a model's words beside its name, for fingerprints."""
-        chosen = {"revision", "dtype", "quantization", "max_model_len", "chat_template_kwargs"}
+        """What here decides a model's words, for fingerprints. Its name and commit are told apart from this."""
+        chosen = {"dtype", "quantization", "max_model_len", "chat_template_kwargs"}
         return json.dumps(self.model_dump(include=chosen), sort_keys=True)
 
 
@@ -75,11 +92,26 @@ class VllmEngine:
 
     name = "vllm"
 
-    def __init__(self, llm: Any, config: VllmConfig, start_seconds: float) -> None:
-        self.llm = llm
-        self.core = llm.llm_engine
+    def __init__(self, config: VllmConfig) -> None:
         self.config = config
-        self.start_seconds = start_seconds
+        self.start_seconds = 0.0
+        self.deaths: list[str] = []
+        self.llm: Any = None
+        self.core: Any = None
+        self.death: EngineDied | None = None  # seen where it could not be told
+
+    @classmethod
+    def start(cls, config: VllmConfig) -> VllmEngine:
+        """Load the model. Raises `ModelUnavailable` or `EngineError`; never loads another instead."""
+        engine = cls(config)
+        engine._load()
+        return engine
+
+    def _load(self) -> None:
+        began = time.monotonic()
+        llm = _load_llm(self.config)
+        self.llm, self.core = llm, llm.llm_engine
+        _watch(self.core.engine_core)
         self.tokenizer = llm.get_tokenizer()
         self.max_model_len: int = llm.model_config.max_model_len
         self.model_defaults: dict[str, Any] = llm.model_config.get_diff_sampling_param()
@@ -90,52 +122,12 @@ class VllmEngine:
             for token in self.tokenizer.added_tokens_decoder.values()
             if token.special and len(str(token)) > 1
         ]
-
-    @classmethod
-    def start(cls, config: VllmConfig) -> VllmEngine:
-        """Load the model. Raises `ModelUnavailable` or `EngineError`; never loads another instead."""
-        began = time.monotonic()
-        os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-        os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
-        if config.cpu_kv_cache_gib:
-            os.environ["VLLM_CPU_KVCACHE_SPACE"] = str(config.cpu_kv_cache_gib)
-        os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")
-        from vllm import LLM
-        from vllm.platforms import current_platform
-
-        arguments: dict[str, Any] = {}
-        if current_platform.is_cpu():
-            os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
-            # Blocks of 32 tokens instead of 128: a prefix is cached in whole blocks only.
-            arguments = {"enforce_eager": True, "enable_chunked_prefill": False, "block_size": 32}
         try:
-            llm = LLM(
-                model=config.model,
-                revision=config.revision,
-                dtype=config.dtype,
-                max_model_len=config.max_model_len or -1,
-                max_num_seqs=config.max_num_seqs,
-                gpu_memory_utilization=config.gpu_memory_utilization,
-                tensor_parallel_size=config.tensor_parallel_size,
-                quantization=config.quantization,
-                trust_remote_code=config.trust_remote_code,
-                enable_prefix_caching=True,
-                disable_log_stats=True,
-                use_tqdm_on_load=False,
-                # A small model under a schema otherwise fills its answer with blanks.
-                structured_outputs_config={"backend": "xgrammar", "disable_any_whitespace": True},
-                **arguments,
-            )
-        except Exception as error:
-            _free()
-            raise _explain(error, config.model) from error
-        engine = cls(llm, config, time.monotonic() - began)
-        try:
-            engine.check_chat_template()
+            self.check_chat_template()
         except BaseException:
-            engine.close()
+            self.close()
             raise
-        return engine
+        self.start_seconds += time.monotonic() - began
 
     def check_chat_template(self) -> None:
         """Render one prompt: a template that cannot would otherwise fail every one of them."""
@@ -148,7 +140,8 @@ class VllmEngine:
 
     def run(self, jobs: Iterable[Job[Result]], heard: Heard = ignore) -> Iterator[Finished[Result]]:
         # Slightly more than the batch holds, so that a freed slot finds a request waiting.
-        return drive(jobs, self, max_in_flight=self.config.max_num_seqs + 8, heard=heard)
+        most = self.config.max_num_seqs + 8
+        return drive(jobs, self, max_in_flight=most, restarts=self.config.max_restarts, heard=heard)
 
     def submit(self, request_id: str, prompt: Prompt) -> Completion | None:
         tokens = self._tokenise(prompt)
@@ -165,14 +158,18 @@ class VllmEngine:
             self.core.add_request(request_id, rendered, params)
         except ValueError as error:  # vLLM refuses this request; the others are none of its business
             return Completion(prompt_tokens=len(tokens), error=AgentError.ENGINE, error_message=str(error)[:500])
+        except Exception as error:  # noqa: BLE001 - the engine is gone; the next step says so
+            self.death = _died(error)
         self.temperatures[request_id] = params.temperature
         return None
 
     def step(self) -> list[tuple[str, Completion]]:
+        if self.death is not None:
+            raise self.death
         try:
             outputs = self.core.step()
         except Exception as error:
-            raise EngineError(f"vLLM broke while generating: {type(error).__name__}: {error}") from error
+            raise _died(error) from error
         return [
             (output.request_id, _completion(output, self.temperatures.pop(output.request_id, None)))
             for output in outputs
@@ -180,10 +177,17 @@ class VllmEngine:
         ]
 
     def abort(self, request_ids: list[str]) -> None:
+        for request_id in request_ids:
+            self.temperatures.pop(request_id, None)
         if request_ids and self.core is not None:
-            self.core.abort_request(request_ids)
-            for request_id in request_ids:
-                self.temperatures.pop(request_id, None)
+            with suppress(Exception):  # a dead engine has forgotten them
+                self.core.abort_request(request_ids)
+
+    def revive(self, reason: str) -> None:
+        self.deaths.append(reason)
+        self.death = None
+        self.close()
+        self._load()
 
     def __enter__(self) -> Self:
         return self
@@ -196,8 +200,10 @@ class VllmEngine:
     def close(self) -> None:
         """Stop the engine's processes and free the model's memory."""
         if self.core is not None:
-            self.core.engine_core.shutdown()
-            self.llm = self.core = None
+            core, self.llm, self.core = self.core, None, None
+            with suppress(Exception):  # of an engine that is dead already
+                core.engine_core.shutdown()
+            del core
             _free()
 
     def _tokenise(self, prompt: Prompt) -> list[int]:
@@ -237,6 +243,62 @@ class VllmEngine:
         if prompt.schema:
             chosen["structured_outputs"] = StructuredOutputsParams(json=prompt.schema)
         return SamplingParams(**chosen, seed=prompt.seed, output_kind=RequestOutputKind.FINAL_ONLY)
+
+
+def _load_llm(config: VllmConfig) -> Any:
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+    if config.cpu_kv_cache_gib:
+        os.environ["VLLM_CPU_KVCACHE_SPACE"] = str(config.cpu_kv_cache_gib)
+    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")
+    from vllm import LLM
+    from vllm.platforms import current_platform
+
+    arguments: dict[str, Any] = {}
+    if current_platform.is_cpu():
+        os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+        # Blocks of 32 tokens instead of 128: a prefix is cached in whole blocks only.
+        arguments = {"enforce_eager": True, "enable_chunked_prefill": False, "block_size": 32}
+    try:
+        return LLM(
+            model=config.model,
+            revision=config.revision,
+            dtype=config.dtype,
+            max_model_len=config.max_model_len or -1,
+            max_num_seqs=config.max_num_seqs,
+            gpu_memory_utilization=config.gpu_memory_utilization,
+            tensor_parallel_size=config.tensor_parallel_size,
+            quantization=config.quantization,
+            trust_remote_code=config.trust_remote_code,
+            enable_prefix_caching=True,
+            disable_log_stats=True,
+            use_tqdm_on_load=False,
+            # A small model under a schema otherwise fills its answer with blanks.
+            structured_outputs_config={"backend": "xgrammar", "disable_any_whitespace": True},
+            **arguments,
+        )
+    except Exception as error:
+        _free()
+        raise _explain(error, config.model) from error
+
+
+def _watch(client: Any) -> None:
+    """Tell a client that waits for its engine's processes when they end; none are there in process."""
+    manager = getattr(getattr(client, "resources", None), "engine_manager", None)
+    if manager is None:
+        return
+    ends = [process.sentinel for process in manager.processes]
+
+    def tell() -> None:
+        wait(ends)
+        client.outputs_queue.put_nowait(RuntimeError("the engine's process has ended"))
+
+    Thread(target=tell, name="fleet-engine-watch", daemon=True).start()
+
+
+def _died(error: Exception) -> EngineDied:
+    detail = (str(error).strip().splitlines() or [""])[0][:300]
+    return EngineDied(f"vLLM broke while generating: {type(error).__name__}: {detail}")
 
 
 def _completion(output: Any, temperature: float | None) -> Completion:

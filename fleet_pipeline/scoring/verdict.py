@@ -40,6 +40,7 @@ def verdict(
         "role": role.upper(),
         "status": facts.get("status", "failed"),
         "error_message": facts.get("error_message", "no transcript was found") or None,
+        "attempt": facts.get("attempt"),
         "description": task.description if task else None,
         "story_id": str(task.constraints.metadata["story_id"])
         if task and "story_id" in task.constraints.metadata

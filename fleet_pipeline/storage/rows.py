@@ -12,9 +12,10 @@ from typing import Any
 from fleet_pipeline.deliberation.council import Deliberation
 from fleet_pipeline.deliberation.judging import Judgement
 from fleet_pipeline.deliberation.prompts import Prompt
+from fleet_pipeline.deliberation.task import safe_key
 from fleet_pipeline.deliberation.transcript import Completion, Transcript, Utterance
-from fleet_pipeline.storage.store import Store
-from fleet_pipeline.storage.tables import write_rows
+from fleet_pipeline.storage.store import Damaged, Store
+from fleet_pipeline.storage.tables import read_file, table_path, write_rows
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,8 @@ class TranscriptFacts:
     fingerprint: str
     started_at: float
     finished_at: float
+    run_id: str
+    attempt: int = 1
 
 
 def write_transcript(
@@ -46,13 +49,49 @@ def write_transcript(
     started_at: float,
     finished_at: float,
 ) -> None:
-    """Make a finished deliberation durable: one atomic file, rows and facts together."""
+    """Make a finished deliberation durable: one atomic file, rows and facts together.
+
+    What an earlier attempt said is kept in `attempts/<deliberation_id>.<number of the attempt>.parquet`, a
+    folder of the same columns. It is copied there before it is replaced: whatever ends this in between, the
+    next one does it again.
+    """
     facts = TranscriptFacts(
-        transcript.status, transcript.error_message, provenance.fingerprint, started_at, finished_at
+        transcript.status,
+        transcript.error_message,
+        provenance.fingerprint,
+        started_at,
+        finished_at,
+        provenance.run_id,
+        _keep_earlier(store, deliberation.id) + 1,
     )
     shared = _shared(deliberation, provenance)
     rows = [shared | _utterance_row(utterance) for utterance in transcript.utterances]
     write_rows(store, "utterances", deliberation.id, rows, asdict(facts))
+
+
+def _keep_earlier(store: Store, key: str) -> int:
+    """Copy the transcript that stands in the way of another; returns the number of its attempt, 0 for none."""
+    try:
+        found = read_file(store, "utterances", key)
+    except Damaged:  # nobody can read it
+        return max((number for number in attempts(store, key)), default=0)
+    if found is None:
+        return 0
+    number = int(found[1].get("attempt", 1))
+    content = store.read(table_path("utterances", key))
+    if content is not None:
+        store.write(attempt_path(key, number), content)
+    return number
+
+
+def attempts(store: Store, key: str) -> list[int]:
+    """The numbers of the earlier attempts that are kept of a deliberation."""
+    numbers = (name.removeprefix(f"{key}.") for name in store.names("attempts", ".parquet") if name.startswith(key))
+    return sorted(int(number) for number in numbers if number.isdecimal())
+
+
+def attempt_path(key: str, number: int) -> str:
+    return f"attempts/{safe_key(key)}.{number:03d}.parquet"
 
 
 def write_judgements(

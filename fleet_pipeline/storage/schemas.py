@@ -2,14 +2,13 @@
 
 Tall tables, one row per thing: pandas, DuckDB and Polars read a folder of them as one table. All
 files of a table have the same columns in the same order, absent values included, so that a folder
-never mixes types. A change of columns raises `SCHEMA_VERSION`, which every file carries.
+never mixes types. A change of a table's columns raises its number in `SCHEMA_VERSIONS`, which every
+file of it carries: what is on disk under an older one is made again, and other tables are not.
 """
 
 from __future__ import annotations
 
 import pyarrow as pa
-
-SCHEMA_VERSION = 2
 
 _TYPES = {
     "text": pa.string(),
@@ -82,7 +81,7 @@ UTTERANCES = _schema(
         "self_critique": ("bool", "An agent without peers criticised itself."),
         "text": ("text", "The answer without its reasoning."),
         "reasoning": ("text", "What the model thought aloud before answering."),
-        "error_type": ("text", "overlong, empty, cut_off, engine or deadline; null when the answer counts."),
+        "error_type": ("text", "overlong, empty, cut_off, engine, deadline or fatal; null when the answer counts."),
         "error_message": ("text", "What went wrong and what to do about it."),
         **_REQUEST,
         **_PROVENANCE,
@@ -131,6 +130,7 @@ DELIBERATIONS = _schema(
         **_KEYS,
         "status": ("text", "completed, failed or timeout."),
         "error_message": ("text", "Why it failed or timed out."),
+        "attempt": ("int", "From 1; what earlier attempts said is in `attempts/<deliberation_id>.<number>.parquet`."),
         "description": ("text", "The task's description."),
         "story_id": ("text", "The story that the task belongs to, where its metadata says so."),
         "winner_agent_id": ("text", "Author of the winning proposal."),
@@ -183,7 +183,7 @@ JUDGEMENTS = _schema(
         "second_mark": ("int", "The same for the other."),
         "reason": ("text", "The judge's reason."),
         "raw_text": ("text", "The answer as it came."),
-        "error_type": ("text", "overlong, empty, cut_off, engine or deadline; null when there was an answer."),
+        "error_type": ("text", "overlong, empty, cut_off, engine, deadline or fatal; null when there was an answer."),
         "error_message": ("text", "What went wrong and what to do about it."),
         **_REQUEST,
         **_PROVENANCE,
@@ -197,3 +197,4 @@ TABLES: dict[str, pa.Schema] = {
     "scores": SCORES,
     "judgements": JUDGEMENTS,
 }
+SCHEMA_VERSIONS = {"utterances": 2, "proposals": 2, "deliberations": 3, "scores": 2, "judgements": 2}

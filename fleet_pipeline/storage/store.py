@@ -6,8 +6,11 @@ in the same folder, fsync, rename, fsync of the folder; on object stores a singl
 
 from __future__ import annotations
 
+import errno
 import os
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,12 +21,25 @@ import fsspec
 _TEMPORARY_PREFIX = ".writing-"
 
 
+# What may be gone a moment later. All else, a full disk or a refusal, is for a person to mend.
+_PASSING = frozenset(
+    {
+        errno.EIO, errno.EAGAIN, errno.EBUSY, errno.EINTR, errno.ESTALE, errno.ETIMEDOUT, errno.ECONNREFUSED,
+        errno.ECONNRESET, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENOTCONN, errno.EPIPE,
+    }
+)  # fmt: skip
+
+
 class StorageError(RuntimeError):
     """Storage could not be read or written. The message names the place."""
 
 
 class Damaged(StorageError):
     """A file is there and is not what it should be."""
+
+
+class StorageAway(StorageError):
+    """Storage does not answer now. Another try may succeed."""
 
 
 class Store:
@@ -44,63 +60,80 @@ class Store:
         return full if self.is_local else str(self.fs.unstrip_protocol(full))
 
     def write(self, path: str, content: bytes) -> None:
-        try:
+        with self._naming("write", path):
             if self.is_local:
                 _write_local(Path(self.root, path), content)
             else:
                 self.fs.pipe_file(f"{self.root}/{path}", content)
-        except OSError as error:
-            raise StorageError(f"cannot write {self.full_path(path)}: {error.strerror or error}") from error
 
     def read(self, path: str) -> bytes | None:
         """The file's content, or None when there is no such file."""
-        try:
-            return bytes(self.fs.cat_file(f"{self.root}/{path}"))
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        except OSError as error:
-            raise StorageError(f"cannot read {self.full_path(path)}: {error.strerror or error}") from error
+        with self._naming("read", path):
+            try:
+                return bytes(self.fs.cat_file(f"{self.root}/{path}"))
+            except (FileNotFoundError, NotADirectoryError):
+                return None
 
     def delete(self, path: str) -> None:
         """Remove a file; one that is not there is removed already."""
-        try:
+        with self._naming("remove", path), suppress(FileNotFoundError):
             self.fs.rm_file(f"{self.root}/{path}")
-        except FileNotFoundError:
-            return
-        except OSError as error:
-            raise StorageError(f"cannot remove {self.full_path(path)}: {error.strerror or error}") from error
 
     def move(self, path: str, to: str) -> None:
         """Move a file, in place of one that may be there."""
-        try:
+        with self._naming("move", path):
             if self.is_local:
                 Path(self.root, to).parent.mkdir(parents=True, exist_ok=True)
                 Path(self.root, path).replace(Path(self.root, to))
             else:
                 self.fs.mv(f"{self.root}/{path}", f"{self.root}/{to}")
-        except OSError as error:
-            raise StorageError(f"cannot move {self.full_path(path)}: {error.strerror or error}") from error
 
     def modified(self, path: str) -> datetime:
         """When a file was last written, in UTC."""
-        try:
+        with self._naming("read", path):
+            self.fs.invalidate_cache(self._parent(path))
             moment: datetime = self.fs.modified(f"{self.root}/{path}")
-        except OSError as error:
-            raise StorageError(f"cannot read {self.full_path(path)}: {error.strerror or error}") from error
-        return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+            return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
     def names(self, folder: str, suffix: str) -> list[str]:
         """Sorted names in a folder that end in `suffix`, without it. Unfinished files are left out."""
-        try:
+        names = (name for name in self._listed(folder) if name.endswith(suffix) and not name.startswith("."))
+        return sorted(name.removesuffix(suffix) for name in names)
+
+    def _listed(self, folder: str) -> list[str]:
+        with self._naming("list", folder):
             # Object stores' drivers remember listings, for ever where nobody says otherwise.
             self.fs.invalidate_cache(f"{self.root}/{folder}".rstrip("/"))
-            paths = self.fs.ls(f"{self.root}/{folder}", detail=False)
-        except (FileNotFoundError, NotADirectoryError):
-            return []
-        except OSError as error:
-            raise StorageError(f"cannot list {self.full_path(folder)}: {error.strerror or error}") from error
-        names = (path.rstrip("/").rsplit("/", 1)[-1] for path in paths)
-        return sorted(name.removesuffix(suffix) for name in names if name.endswith(suffix) and not name.startswith("."))
+            try:
+                paths = self.fs.ls(f"{self.root}/{folder}", detail=False)
+            except (FileNotFoundError, NotADirectoryError):
+                return []
+        return [path.rstrip("/").rsplit("/", 1)[-1] for path in paths]
+
+    def _parent(self, path: str) -> str:
+        return f"{self.root}/{path}".rsplit("/", 1)[0]
+
+    @contextmanager
+    def _naming(self, doing: str, path: str) -> Iterator[None]:
+        """Turn what a driver raises into an error that names the place."""
+        try:
+            yield
+        except Exception as error:
+            # Object stores' drivers raise whatever the client library beneath them does.
+            if self.is_local and not isinstance(error, OSError):
+                raise
+            kind = StorageAway if _passes(error) else StorageError
+            reason = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
+            raise kind(f"cannot {doing} {self.full_path(path)}: {reason}") from error
+
+
+def _passes(error: Exception) -> bool:
+    if isinstance(error, (TimeoutError, ConnectionError)):
+        return True
+    if isinstance(error, OSError):
+        return error.errno in _PASSING
+    # Of a client library, not of the store: it did not get through. What it was not given does not come by waiting.
+    return "Credential" not in type(error).__name__
 
 
 def _protocols(fs: Any) -> tuple[str, ...]:

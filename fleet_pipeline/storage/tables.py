@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fleet_pipeline.deliberation.task import is_key, safe_key
-from fleet_pipeline.storage.schemas import SCHEMA_VERSION, TABLES
+from fleet_pipeline.storage.schemas import SCHEMA_VERSIONS, TABLES
 from fleet_pipeline.storage.store import Damaged, Store
 
 _FOOTER = b"fleet"
@@ -42,7 +42,7 @@ def write_rows(
     schema = TABLES[table]
     if unknown := {name for row in rows for name in row} - set(schema.names):
         raise ValueError(f"table {table} has no column {', '.join(sorted(unknown))}")
-    footer = json.dumps({**(facts or {}), "schema_version": SCHEMA_VERSION}).encode()
+    footer = json.dumps({**(facts or {}), "schema_version": SCHEMA_VERSIONS[table]}).encode()
     content = pa.Table.from_pylist(list(rows), schema=schema.with_metadata({_FOOTER: footer}))
     buffer = io.BytesIO()
     pq.write_table(content, buffer, compression="zstd")
@@ -71,8 +71,8 @@ def read_file(store: Store, table: str, deliberation_id: str) -> tuple[pa.Table,
         facts = json.loads((rows.schema.metadata or {}).get(_FOOTER, b"null"))
         if not isinstance(facts, dict):
             raise ValueError("its footer is not ours")
-        if facts["schema_version"] != SCHEMA_VERSION:
-            raise ValueError(f"schema version {facts['schema_version']}, here {SCHEMA_VERSION}")
+        if facts["schema_version"] != SCHEMA_VERSIONS[table]:
+            raise ValueError(f"schema version {facts['schema_version']}, here {SCHEMA_VERSIONS[table]}")
         return rows.select(TABLES[table].names), facts
     except (pa.ArrowException, KeyError, ValueError, OSError) as error:
         path = store.full_path(table_path(table, deliberation_id))

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,7 +16,7 @@ from fleet_pipeline.deliberation.errors import InvalidInput
 from fleet_pipeline.deliberation.prompts import Phase, Prompt
 from fleet_pipeline.deliberation.transcript import AgentError, Completion
 from fleet_pipeline.inference.scripted import ScriptedSource, echo
-from fleet_pipeline.runs import _reason, close_dead_runs
+from fleet_pipeline.runs import _reason
 from fleet_pipeline.settings import Settings
 from fleet_pipeline_tests.helpers import said
 from fleet_pipeline_tests.pipeline import Pipeline
@@ -247,21 +243,6 @@ def test_keys_of_a_run_under_way_are_not_moved(pipeline: Pipeline) -> None:
     register(pipeline.instance, ["a.dev", "b.dev"])  # in place: nothing moves
     register(pipeline.instance, ["d.dev"])
     assert list(pipeline.instance.get_dynamic_partitions(NAME)) == ["a.dev", "b.dev", "c.dev", "d.dev"]
-
-
-def test_a_killed_run_of_this_machine_is_closed_and_a_living_one_is_not(pipeline: Pipeline) -> None:
-    job = pipeline.definitions.resolve_job_def("deliberate")
-    gone = subprocess.Popen([sys.executable, "-c", ""])
-    gone.wait()
-    runs = {
-        pid: pipeline.instance.create_run_for_job(
-            job, tags={"fleet/process": f"{host}:{pid}"}, status=dg.DagsterRunStatus.STARTED
-        ).run_id
-        for host, pid in ((socket.gethostname(), gone.pid), (socket.gethostname(), os.getpid()), ("elsewhere", 1))
-    }
-    close_dead_runs(pipeline.instance)
-    statuses = {pid: pipeline.instance.get_run_by_id(run_id).status.value for pid, run_id in runs.items()}
-    assert statuses == {gone.pid: "FAILURE", os.getpid(): "STARTED", 1: "STARTED"}
 
 
 def test_one_key_alone_is_the_same_run(pipeline: Pipeline) -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from fleet_pipeline.deliberation.council import CouncilDefaults, convene
@@ -49,10 +51,14 @@ def test_the_fingerprint_changes_with_all_that_decides_what_is_said(change: dict
     assert a_deliberation(**change).fingerprint != a_deliberation().fingerprint
 
 
-@pytest.mark.parametrize("change", [{"seed": 1}, {"inference": "thinking off"}, {"retries": 5}, {"model": "n"}])
+@pytest.mark.parametrize("change", [{"seed": 1}, {"retries": 5}, {"model": "n"}])
 def test_the_fingerprint_changes_with_what_the_run_decides(change: dict) -> None:
     defaults = CouncilDefaults(**{"model": "m", **change})
     assert a_deliberation(defaults=defaults).fingerprint != a_deliberation().fingerprint
+
+
+def test_the_fingerprint_changes_with_the_model_s_weights_and_settings() -> None:
+    assert replace(a_deliberation(), inference="thinking off").fingerprint != a_deliberation().fingerprint
 
 
 def test_the_fingerprint_does_not_change_with_the_deadline_or_the_other_roles_of_the_task() -> None:

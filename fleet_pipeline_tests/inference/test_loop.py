@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from fleet_pipeline.deliberation.prompts import Phase, Prompt
 from fleet_pipeline.deliberation.protocol import deliberate
 from fleet_pipeline.deliberation.transcript import AgentError, Completion, Status
-from fleet_pipeline.inference.engine import Finished, Job
+from fleet_pipeline.inference.engine import EngineDied, EngineError, Finished, Job
 from fleet_pipeline.inference.loop import drive
 from fleet_pipeline_tests.helpers import a_deliberation, a_job, play, speak
 
@@ -205,3 +205,102 @@ def test_completions_are_stamped_with_when_they_were_asked_and_answered() -> Non
     for utterance in finished.result.utterances:
         assert finished.started_at <= utterance.completion.started_at <= utterance.completion.finished_at
         assert utterance.completion.finished_at <= finished.finished_at
+
+
+class Mortal(Backend):
+    """Dies when it is asked to go on with a request that it cannot survive, or at the steps that are named."""
+
+    def __init__(self, kills: Callable[[Prompt], bool] = lambda _: False, at_steps: tuple[int, ...] = ()) -> None:
+        super().__init__(lambda p: 1 + p.seed % 3)
+        self.kills = kills
+        self.at_steps = at_steps
+        self.steps = 0
+        self.deaths: list[str] = []
+        self.answered: list[Prompt] = []
+
+    def step(self) -> list[tuple[str, Completion]]:
+        self.steps += 1
+        if self.steps in self.at_steps or any(self.kills(self.prompts[r]) for r in self.left):
+            raise EngineDied("out of memory")
+        done = super().step()
+        self.answered += [self.prompts[request_id] for request_id, _ in done]
+        return done
+
+    def revive(self, reason: str) -> None:
+        self.clock.now += 1_000  # seconds: an engine takes its time
+        self.deaths.append(reason)
+        self.left.clear()
+
+
+def survived(backend: Mortal, jobs, restarts: int = 5) -> dict[str, Finished]:
+    stream = drive(jobs, backend, max_in_flight=8, restarts=restarts, monotonic=backend.clock)
+    return {finished.key: finished for finished in stream}
+
+
+def test_after_a_death_the_deliberations_under_way_go_on_from_the_answers_they_have() -> None:
+    backend = Mortal(at_steps=(4, 9))
+    finished = survived(backend, jobs(9))
+    assert len(backend.deaths) == 2
+    assert {f.result.status for f in finished.values()} == {Status.COMPLETED}
+    assert len(backend.answered) == 9 * 9  # nothing that was answered is asked again
+    for n in range(9):
+        alone, _ = play(a_deliberation(f"t{n}", description=f"task {n}"))
+        assert [u.text for u in finished[f"t{n}.dev"].result.utterances] == [u.text for u in alone.utterances]
+
+
+def test_the_time_an_engine_takes_to_start_again_is_nobody_s_running_time() -> None:
+    backend = Mortal(at_steps=(2,))
+    finished = survived(backend, jobs(3, constraints={"timeout_seconds": 60}))
+    assert {f.result.status for f in finished.values()} == {Status.COMPLETED}
+
+
+@pytest.mark.parametrize("phase", ["propose", "critique", "revise"])
+@pytest.mark.parametrize("place", [0, 7, 19])
+def test_a_deliberation_that_keeps_killing_the_engine_fails_alone(phase: str, place: int) -> None:
+    backend = Mortal(kills=lambda p: f"task {place}\n" in p.user and p.phase == phase)
+    finished = survived(backend, jobs(20))
+    poisonous = finished.pop(f"t{place}.dev").result
+    assert poisonous.status is Status.FAILED
+    assert "the engine died 3 times while this was under way, the last time alone: out of memory" in (
+        poisonous.error_message
+    )
+    said = [u.prompt.phase for u in poisonous.utterances if u.error is None]
+    assert ("propose" in said) == (phase != "propose")
+    assert {f.result.status for f in finished.values()} == {Status.COMPLETED}
+    assert len(finished) == 19
+    assert len(backend.deaths) <= 3
+
+
+def test_two_that_kill_the_engine_fail_and_all_others_complete() -> None:
+    backend = Mortal(kills=lambda p: "task 3\n" in p.user or "task 12\n" in p.user)
+    finished = survived(backend, jobs(20))
+    failed = {key for key, f in finished.items() if f.result.status is Status.FAILED}
+    assert (failed, len(finished)) == ({"t3.dev", "t12.dev"}, 20)
+
+
+def test_one_that_kills_the_engine_and_has_no_neighbours_fails_and_that_is_all() -> None:
+    (finished,) = survived(Mortal(kills=lambda _: True), jobs(1), restarts=2).values()
+    assert finished.result.status is Status.FAILED
+
+
+def test_an_engine_that_dies_too_often_is_given_up_and_what_finished_has_come_out() -> None:
+    backend = Mortal(at_steps=tuple(range(12, 200)))
+    came: list[Finished] = []
+    with pytest.raises(EngineError, match=r"out of memory; it has been started again as often as may be"):
+        came.extend(drive(jobs(30), backend, max_in_flight=8, restarts=3, monotonic=backend.clock))
+    assert len(came) > 1
+    assert len(backend.deaths) == 3
+
+
+@given(st.integers(1, 12), st.sets(st.integers(1, 60), max_size=4), st.integers(0, 11))
+@settings(max_examples=60, deadline=None)
+def test_whenever_the_engine_dies_every_deliberation_ends_once(count: int, at_steps: set[int], poison: int) -> None:
+    backend = Mortal(kills=lambda p: f"task {poison}\n" in p.user, at_steps=tuple(at_steps))
+    stream = drive(jobs(count), backend, max_in_flight=5, restarts=20, monotonic=backend.clock)
+    ended = [(f.key, f.result.status) for f in stream]
+    assert sorted(key for key, _ in ended) == sorted(f"t{n}.dev" for n in range(count))
+    failed = {key for key, status in ended if status is Status.FAILED}
+    if not at_steps:  # an engine that also dies by itself may do so three times with the same deliberation
+        assert failed == ({f"t{poison}.dev"} if poison < count else set())
+    assert failed >= ({f"t{poison}.dev"} if poison < count else set())
+    assert backend.left == {}

@@ -214,6 +214,45 @@ def test_engines_follow_one_another_and_leave_no_process_behind(random_tiny: str
     assert results == ["completed", "4", "[]", "completed", "[]"]
 
 
+KILLED_ENGINE = """
+import os, signal, sys, psutil
+from fleet_pipeline.deliberation.council import CouncilDefaults
+from fleet_pipeline.deliberation.sampling import Sampling
+from fleet_pipeline.inference.vllm import VllmConfig, VllmEngine
+from fleet_pipeline_tests.helpers import a_deliberation, a_job
+
+def living():
+    left = [p for p in psutil.Process().children(recursive=True) if p.status() != psutil.STATUS_ZOMBIE]
+    return [p for p in left if "resource_tracker" not in " ".join(p.cmdline())]
+
+defaults = CouncilDefaults(model="m", sampling=Sampling(max_tokens=160), retries=3)
+jobs = [a_job(a_deliberation(f"t{n}", defaults=defaults)) for n in range(20)]
+answers = []
+with VllmEngine.start(VllmConfig(model=sys.argv[1], max_model_len=4096, max_num_seqs=8)) as engine:
+    stream = engine.run(jobs, answers.append)
+    finished = [next(stream)]
+    for process in living():
+        os.kill(process.pid, signal.SIGKILL)
+    finished += list(stream)
+    print("RESULT", len(engine.deaths), engine.deaths[0])
+print("RESULT", sorted({f.result.status.value for f in finished}), len({f.key for f in finished}))
+said = [u for f in finished for u in f.result.utterances]
+print("RESULT", len(said) == len(answers))
+print("RESULT", [p.cmdline() for p in living()])
+"""
+
+
+@pytest.mark.timeout(200)
+def test_an_engine_process_that_is_killed_is_started_again_and_the_councils_go_on(random_tiny: str) -> None:
+    environment = os.environ | {"VLLM_ENABLE_V1_MULTIPROCESSING": "1"}
+    program = [sys.executable, "-c", KILLED_ENGINE, random_tiny]
+    ended = subprocess.run(program, capture_output=True, text=True, env=environment)
+    assert ended.returncode == 0, ended.stderr[-2_000:]
+    results = [line.removeprefix("RESULT ") for line in ended.stdout.splitlines() if line.startswith("RESULT")]
+    assert results[0].startswith("1 vLLM broke while generating")
+    assert results[1:] == ["['completed'] 20", "True", "[]"]
+
+
 def test_a_model_that_cannot_be_loaded_is_an_error_that_says_how_to_choose_one(tmp_path) -> None:
     with pytest.raises(ModelUnavailable, match=r"model '.*nowhere' cannot be loaded") as caught:
         VllmEngine.start(VllmConfig(model=str(tmp_path / "nowhere")))

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from fleet_pipeline.deliberation.errors import InvalidInput
 from fleet_pipeline.storage.rows import Provenance, write_transcript
-from fleet_pipeline.storage.schemas import SCHEMA_VERSION, TABLES
+from fleet_pipeline.storage.schemas import SCHEMA_VERSIONS, TABLES
 from fleet_pipeline.storage.store import StorageError, Store
 from fleet_pipeline.storage.tables import TableSlice, read_file, read_rows, write_rows
 from fleet_pipeline_tests.helpers import a_deliberation, play, said
@@ -40,7 +40,7 @@ def test_a_transcript_survives_the_round_trip_with_its_facts(tmp_path: Path) -> 
     assert [row["seed"] for row in table.to_pylist()] == [u.prompt.seed for u in transcript.utterances]
     assert read_file(store, "utterances", "t1.dev")[1] == {
         "status": "completed", "error_message": "", "fingerprint": "f",
-        "started_at": 1.5, "finished_at": 2.5, "schema_version": SCHEMA_VERSION,
+        "started_at": 1.5, "finished_at": 2.5, "run_id": BY_TEST.run_id, "attempt": 1, "schema_version": SCHEMA_VERSIONS["utterances"],
     }  # fmt: skip
 
 
@@ -113,10 +113,11 @@ def test_a_slice_reads_a_bounded_number_of_deliberations_at_a_time_and_skips_non
 
 def test_a_file_of_another_schema_version_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = Store(str(tmp_path))
-    monkeypatch.setattr("fleet_pipeline.storage.tables.SCHEMA_VERSION", SCHEMA_VERSION - 1)
+    here = SCHEMA_VERSIONS["utterances"]
+    monkeypatch.setitem(SCHEMA_VERSIONS, "utterances", here - 1)
     store_transcripts(store, 1)
     monkeypatch.undo()
-    with pytest.raises(StorageError, match=f"schema version {SCHEMA_VERSION - 1}, here {SCHEMA_VERSION}"):
+    with pytest.raises(StorageError, match=f"schema version {here - 1}, here {here}"):
         read_rows(store, "utterances", "t0.dev")
 
 

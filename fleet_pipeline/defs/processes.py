@@ -1,0 +1,70 @@
+"""Which process executes a run, and what becomes of a run whose process is gone.
+
+A killed process cannot say so itself. Dagster's code server notices the death of processes that it started,
+while it lives; of a run that went down with its machine, or was started by `fleet run`, nobody would: it would
+stay STARTED, and hold the queue's only place. So every run writes down its process, and whoever comes by
+looks: the sensors, and `fleet run`.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+
+import dagster as dg
+import psutil
+
+from fleet_pipeline.defs.partitions import STARTED
+
+PROCESS = "fleet/process"
+CLOCK_MOVES = 60.0  # seconds
+
+
+class RunProcess(dg.ConfigurableResource):  # type: ignore[type-arg]
+    """Writes down the process of every run that uses it."""
+
+    def setup_for_execution(self, context: dg.InitResourceContext) -> None:
+        if context.run and context.instance:
+            context.instance.add_run_tags(context.run.run_id, {PROCESS: this_process(context.run.run_id)})
+
+
+def this_process(run_id: str) -> str:
+    """This process, as a tag says it: a run that is tried again inherits the tags of the one before, which
+    is why the run's own id is part of it; and numbers of processes come again, which is why the start is.
+    """
+    return f"{run_id} {socket.gethostname()} {os.getpid()} {psutil.Process().create_time():.0f}"
+
+
+def close_dead_runs(instance: dg.DagsterInstance) -> list[str]:
+    """End the runs of this machine whose process is gone; returns their ids.
+
+    They are marked failed, or cancelled where that was asked for; what they had finished is kept.
+    """
+    closed = []
+    for run in instance.get_runs(filters=dg.RunsFilter(statuses=STARTED)):
+        run_id, host, pid, began = (run.tags.get(PROCESS, "").split(" ") + [""] * 4)[:4]
+        if run_id != run.run_id or host != socket.gethostname() or _lives(int(pid), float(began)):
+            continue
+        now = instance.get_run_by_id(run_id)
+        if now is None or now.status not in STARTED:  # it ended by itself while we looked
+            continue
+        cancelled = now.status == dg.DagsterRunStatus.CANCELING
+        end = instance.report_run_canceled if cancelled else instance.report_run_failed
+        end(now, "its process is gone; what had finished is kept")
+        closed.append(run_id)
+    return closed
+
+
+def lineage(instance: dg.DagsterInstance, run: dg.DagsterRun) -> list[str]:
+    """The ids of the runs that `run` goes on from."""
+    group = instance.get_run_group(run.run_id) if run.root_run_id else None
+    return [one.run_id for one in group[1]] if group else []
+
+
+def _lives(pid: int, began: float) -> bool:
+    try:
+        process = psutil.Process(pid)
+        # The start is reckoned from the machine's, which moves with its clock.
+        return process.status() != psutil.STATUS_ZOMBIE and abs(process.create_time() - began) < CLOCK_MOVES
+    except psutil.NoSuchProcess:
+        return False
