@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -26,7 +27,7 @@ from fleet_pipeline.defs.announcements import Announced, announce
 from fleet_pipeline.defs.build import build_definitions
 from fleet_pipeline.defs.jobs import deliberate_job
 from fleet_pipeline.defs.partitions import refuse_while_running, register
-from fleet_pipeline.defs.processes import close_dead_runs
+from fleet_pipeline.defs.processes import PROCESS, close_dead_runs, this_process
 from fleet_pipeline.defs.progress import Progress, Report
 from fleet_pipeline.deliberation.errors import InvalidInput
 from fleet_pipeline.deliberation.task import Task
@@ -38,6 +39,7 @@ from fleet_pipeline.storage.tables import read_rows
 from fleet_pipeline.storage.task_store import put_task, specs
 
 HOME = Path(".fleet/dagster")
+INTERRUPTED = "it was interrupted"
 
 
 @dataclass(frozen=True)
@@ -73,8 +75,9 @@ def run_backlog(instance: dg.DagsterInstance, settings: Settings, tasks: Sequenc
     # Before a spec changes: a run that is under way, or queued, may still have to read it.
     refuse_while_running(instance, [spec.key for task in tasks for spec in specs(task)])
     keys = [key for task in tasks for key in put_task(store, task)]
+    run_id = str(uuid.uuid4())
     # Who typed the command tries again; a daemon that happens to run does not do so as well.
-    tags = register(instance, keys) | {MAX_RETRIES_TAG: "0"}
+    tags = register(instance, keys) | {PROCESS: this_process(run_id), MAX_RETRIES_TAG: "0"}
     last = Progress()
 
     def remember(progress: Progress) -> None:
@@ -85,7 +88,7 @@ def run_backlog(instance: dg.DagsterInstance, settings: Settings, tasks: Sequenc
     job = build_definitions(settings, overrides={"progress": remember}).resolve_job_def(deliberate_job.name)
     before = instance.event_log_storage.get_maximum_record_id() or 0
     run = instance.create_run_for_job(
-        job, run_config=_run_config(settings), tags=tags, remote_job_origin=_as_in_workspace(job.name)
+        job, None, run_id, _run_config(settings), tags=tags, remote_job_origin=_as_in_workspace(job.name)
     )
     result = execute_run(InMemoryJob(job), run, instance)
     return Outcome(run.run_id, keys, last, _reason(result), before)
@@ -145,6 +148,8 @@ def _reason(result: dg.JobExecutionResult) -> str | None:
             if event.step_key == "deliberations" and event.step_failure_data.user_failure_data:
                 return None
             error = event.step_failure_data.error
+            if error and error.cls_name == "DagsterExecutionInterruptedError":
+                return INTERRUPTED
             cause = error.cause if error and error.cause else error
             # "package.module.ErrorClass: what a person can use"
             message = re.sub(r"^[\w.]+: ", "", cause.message.strip()) if cause else "failed"

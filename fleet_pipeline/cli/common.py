@@ -16,6 +16,7 @@ from fleet_pipeline.scoring.embeddings import EmbeddingsUnavailable
 from fleet_pipeline.storage.store import StorageError
 
 COMPLETED, BROKE, NOTHING_VALID, SOME_FAILED = 0, 1, 2, 3
+INTERRUPTED = 130  # as shells say it
 WIDTH = 160  # of tables where there is no terminal
 
 storage_option = click.option("--storage", metavar="URL", help="Where results are kept: a folder or any fsspec URL.")
@@ -34,6 +35,8 @@ class Commands(click.Group):
             # Whoever reads has had enough, as `head` has. Python would complain when it closes the pipe.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(BROKE)
+        except KeyboardInterrupt:
+            fail("interrupted; what had finished is kept", INTERRUPTED)
         except (StorageError, BrokerUnavailable, StreamMismatch, EmbeddingsUnavailable, OSError) as error:
             fail(str(error), BROKE)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from rich.text import Text
 from fleet_pipeline.cli.common import (
     BROKE,
     COMPLETED,
+    INTERRUPTED,
     NOTHING_VALID,
     SOME_FAILED,
     fail,
@@ -119,7 +121,7 @@ def _run(settings: Settings, read: Backlog, broker: NatsOptions, as_json: bool, 
     err = Console(file=terminal.err, highlight=False, soft_wrap=not terminal.err.isatty())
     receipts: Receipts | None = None
     with DagsterInstance.get() as instance:
-        with ProgressLine(err) as line:
+        with ProgressLine(err) as line, _ended_like_ctrl_c():
             outcome = runs.run_backlog(instance, settings, read.tasks, lambda state: line(str(state), state.phase))
         if broker.url and not outcome.broke:
             try:
@@ -151,6 +153,8 @@ def _run(settings: Settings, read: Backlog, broker: NatsOptions, as_json: bool, 
             out.print(Text(f"{len(receipts.stored)} events published, {known} already known to the broker"))
     if unannounced:
         err.print(Text(f"fleet: events were not published: {unannounced}\nThe same command publishes them."))
+    if outcome.broke == runs.INTERRUPTED:
+        return INTERRUPTED
     if outcome.broke or unannounced:
         return BROKE
     completed = all(row["status"] == "completed" for row in rows) and len(rows) == len(outcome.keys)
@@ -199,6 +203,19 @@ def _summary(progress: Progress) -> str:
 def _print_refusals(read: Backlog) -> None:
     for refusal in read.refused:
         click.echo(printable(f"refused: line {refusal.line}: {refusal.field[:80]}: {refusal.error}"), err=True)
+
+
+@contextmanager
+def _ended_like_ctrl_c() -> Iterator[None]:
+    """SIGTERM, as an evicted pod gets it, does what Ctrl-C does: the engine is shut down and the run closed.
+
+    Dagster maps the one to the other while ops run; this is for the seconds before.
+    """
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _is_url(nats: str | None) -> bool:

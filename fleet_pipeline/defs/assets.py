@@ -70,7 +70,7 @@ def transcripts(
         progress(state)
 
     transcription = Transcription(
-        storage.store(),
+        storage.patient_store(),
         council.roles(),
         council.defaults(engine),
         engine,
@@ -129,7 +129,7 @@ def proposals(transcripts: TableSlice) -> Any:
 def deliberations(
     context: dg.AssetExecutionContext, storage: StorageResource, council: CouncilResource, process: RunProcess
 ) -> Iterator[dg.Output[None]]:
-    store, roles = storage.store(), council.roles()
+    store, roles = storage.patient_store(), council.roles()
     failed: dict[str, str] = {}
     for key in context.partition_keys:
         if not is_key(key):

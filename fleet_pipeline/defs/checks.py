@@ -26,7 +26,7 @@ _DESCRIPTIONS = {
 def council_checks(
     context: dg.AssetCheckExecutionContext, storage: StorageResource, scoring: ScoringResource
 ) -> Iterator[dg.AssetCheckResult]:
-    store, options = storage.store(), scoring.options()
+    store, options = storage.patient_store(), scoring.options()
     found: dict[str, dict[str, float]] = {name: {} for name in _DESCRIPTIONS}
     looked_at = 0
     for key in _keys(context, store.names("proposals", ".parquet")):

@@ -14,7 +14,7 @@ import socket
 import dagster as dg
 import psutil
 
-from fleet_pipeline.defs.partitions import STARTED
+from fleet_pipeline.defs.partitions import UNFINISHED
 
 PROCESS = "fleet/process"
 CLOCK_MOVES = 60.0  # seconds
@@ -41,12 +41,12 @@ def close_dead_runs(instance: dg.DagsterInstance) -> list[str]:
     They are marked failed, or cancelled where that was asked for; what they had finished is kept.
     """
     closed = []
-    for run in instance.get_runs(filters=dg.RunsFilter(statuses=STARTED)):
+    for run in instance.get_runs(filters=dg.RunsFilter(statuses=UNFINISHED)):
         run_id, host, pid, began = (run.tags.get(PROCESS, "").split(" ") + [""] * 4)[:4]
         if run_id != run.run_id or host != socket.gethostname() or _lives(int(pid), float(began)):
             continue
         now = instance.get_run_by_id(run_id)
-        if now is None or now.status not in STARTED:  # it ended by itself while we looked
+        if now is None or now.status not in UNFINISHED:  # it ended by itself while we looked
             continue
         cancelled = now.status == dg.DagsterRunStatus.CANCELING
         end = instance.report_run_canceled if cancelled else instance.report_run_failed

@@ -29,7 +29,7 @@ from fleet_pipeline.scoring.embeddings import Encoder
 from fleet_pipeline.scoring.options import ScoringOptions
 from fleet_pipeline.scoring.ranking import Weights
 from fleet_pipeline.settings import CouncilSettings, Resume, Settings, read_roles
-from fleet_pipeline.storage.store import Store
+from fleet_pipeline.storage.store import TRIES, Store
 
 
 def _fields(*models: type[BaseModel], leave_out: frozenset[str] = frozenset()) -> dict[str, Any]:
@@ -148,6 +148,10 @@ class StorageResource(dg.ConfigurableResource):  # type: ignore[type-arg]
 
     def store(self) -> Store:
         return Store(self.url)
+
+    def patient_store(self) -> Store:
+        """For ops, which lose more by ending than by waiting: tries again where storage does not answer."""
+        return Store(self.url, TRIES)
 
 
 def default_resources(settings: Settings) -> dict[str, Any]:

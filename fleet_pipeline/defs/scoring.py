@@ -59,7 +59,7 @@ def score_diversity(transcripts: TableSlice, scoring: ScoringResource) -> pd.Dat
 def score_relevance(
     transcripts: TableSlice, storage: StorageResource, council: CouncilResource, scoring: ScoringResource
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    tasks = _valid_tasks(storage.store(), transcripts.deliberation_ids, council.roles())
+    tasks = _valid_tasks(storage.patient_store(), transcripts.deliberation_ids, council.roles())
     scorer, encoder = Relevance(tasks.values()), scoring.encoder()
     embedded = EmbeddedRelevance(tasks.values(), encoder) if encoder else None
     seats, tall = [], []
@@ -81,7 +81,7 @@ def check_code(transcripts: TableSlice) -> pd.DataFrame:
 def read_verdicts(
     transcripts: TableSlice, storage: StorageResource, judge: JudgeResource
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    store, judging = storage.store(), judge.judging()
+    store, judging = storage.patient_store(), judge.judging()
     seats: list[dict[str, Any]] = []
     tall: list[Score] = []
     for _, utterances in transcripts.chunks() if judging.enabled else ():
@@ -118,7 +118,7 @@ def rank_proposals(
     storage: StorageResource,
     process: RunProcess,
 ) -> dg.Output[Iterable[DeliberationRows]]:
-    store, chosen, method = storage.store(), weights.weights(), scoring.options().method
+    store, chosen, method = storage.patient_store(), weights.weights(), scoring.options().method
     parts = relevance_scores[0].merge(code_checks, on=SEAT, how="left", validate="1:1")
     parts = parts.merge(novelty(diversity_scores), on=SEAT, how="left").merge(verdicts[0], on=SEAT, how="left")
     tasks = _valid_tasks(store, transcripts.deliberation_ids, council.roles())

@@ -81,6 +81,7 @@ class _Loop:
         self.monotonic = monotonic
         self.heard = heard
         self.owners: dict[str, _Active] = {}  # request id -> deliberation
+        self.idle = 0.0  # seconds in which whoever consumes the results made this wait
         self.death: EngineDied | None = None  # that has not been mended yet,
         self.lost: list[_Active] = []  #   and the deliberations it interrupted
         self.apart: deque[_Active] = deque()  # those that may kill the engine; their clocks stand still
@@ -93,7 +94,10 @@ class _Loop:
         try:
             while True:
                 while self.finished:
+                    before = self.monotonic()
                     yield self.finished.popleft()
+                    # Nothing runs meanwhile: a store that makes its writer wait must cost nobody's deadline.
+                    self.idle += self.monotonic() - before
                 if self.death is not None and not self._revive(more):
                     return
                 while more and len(self.owners) < self.max_in_flight and not self.finished:
@@ -122,8 +126,11 @@ class _Loop:
             self._deliver(request_id, completion)
         self._expire()
 
+    def _now(self) -> float:
+        return self.monotonic() - self.idle
+
     def _begin(self, job: Job[Any]) -> None:
-        active = _Active(job, started_at=time.time(), deadline=self.monotonic() + job.timeout_seconds)
+        active = _Active(job, started_at=time.time(), deadline=self._now() + job.timeout_seconds)
         self._advance(active, first=True)
 
     def _advance(self, active: _Active, first: bool = False) -> None:
@@ -174,7 +181,7 @@ class _Loop:
 
     def _expire(self) -> None:
         """End the deliberations whose time is up: abort what is under way, keep what was said."""
-        now = self.monotonic()
+        now = self._now()
         late = {id(active): active for active in self.owners.values() if active.deadline <= now}
         for active in late.values():
             self.backend.abort(list(active.waiting))
@@ -198,7 +205,7 @@ class _Loop:
     def _bear(self, death: EngineDied) -> None:
         """Take what was under way out of the engine that died; what killed it, ends."""
         self.death = death
-        died_at = self.monotonic()
+        died_at = self._now()
         under_way = list({id(active): active for active in self.owners.values()}.values())
         for active in under_way:
             self._withdraw(active)
@@ -229,7 +236,7 @@ class _Loop:
 
     def _go_on(self, active: _Active) -> None:
         """Submit again what a deliberation waits for. The time the engine was away does not count."""
-        active.deadline += self.monotonic()
+        active.deadline += self._now()
         self._submit(active)
         if not active.waiting:
             self._advance(active)

@@ -50,6 +50,8 @@ DEFAULT_MAX_TOKENS = 2_048
 DEFAULT_TEMPERATURE = 0.7
 # An answer with less room than this is not worth starting.
 LEAST_ROOM = 64
+# Given to an engine's process to end by itself. It has nothing to save, and who cancels waits.
+SHUTDOWN_SECONDS = 2.0
 
 
 class VllmConfig(BaseModel):
@@ -202,7 +204,7 @@ class VllmEngine:
         if self.core is not None:
             core, self.llm, self.core = self.core, None, None
             with suppress(Exception):  # of an engine that is dead already
-                core.engine_core.shutdown()
+                core.engine_core.shutdown(timeout=SHUTDOWN_SECONDS)
             del core
             _free()
 
@@ -277,9 +279,11 @@ def _load_llm(config: VllmConfig) -> Any:
             structured_outputs_config={"backend": "xgrammar", "disable_any_whitespace": True},
             **arguments,
         )
-    except Exception as error:
+    except BaseException as error:
         _free()
-        raise _explain(error, config.model) from error
+        if isinstance(error, Exception):
+            raise _explain(error, config.model) from error
+        raise
 
 
 def _watch(client: Any) -> None:

@@ -7,6 +7,7 @@ in the same folder, fsync, rename, fsync of the folder; on object stores a singl
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import uuid
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
+from tenacity import Retrying, before_sleep_log, retry_if_exception_type, stop_after_attempt, wait_exponential_jitter
 
 # Parquet readers, pandas and DuckDB's globs included, pass over names that begin with a dot.
 _TEMPORARY_PREFIX = ".writing-"
@@ -28,6 +30,13 @@ _PASSING = frozenset(
         errno.ECONNRESET, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENOTCONN, errno.EPIPE,
     }
 )  # fmt: skip
+
+
+# For those who wait for storage that does not answer: pauses of 2, 4, 8 ... 60 s, and up to 2 more by chance, so
+# that many do not come back at once; about five minutes in all.
+TRIES = 9
+FIRST_PAUSE_SECONDS = 2.0
+LONGEST_PAUSE_SECONDS = 60.0
 
 
 class StorageError(RuntimeError):
@@ -45,8 +54,16 @@ class StorageAway(StorageError):
 class Store:
     """Files under `url`, addressed by relative paths such as `proposals/t1.dev.parquet`."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, tries: int = 1) -> None:
+        """`tries` is how often an operation is tried while storage does not answer."""
         self.url = url
+        self._tries = Retrying(
+            retry=retry_if_exception_type(StorageAway),
+            stop=stop_after_attempt(tries),
+            wait=wait_exponential_jitter(FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS, jitter=FIRST_PAUSE_SECONDS),
+            before_sleep=before_sleep_log(logging.getLogger(__name__), logging.WARNING),
+            reraise=True,
+        )
         try:
             self.fs, root = fsspec.core.url_to_fs(url)
         except (ImportError, ValueError) as error:
@@ -60,24 +77,15 @@ class Store:
         return full if self.is_local else str(self.fs.unstrip_protocol(full))
 
     def write(self, path: str, content: bytes) -> None:
-        with self._naming("write", path):
-            if self.is_local:
-                _write_local(Path(self.root, path), content)
-            else:
-                self.fs.pipe_file(f"{self.root}/{path}", content)
+        self._tries(self._write, path, content)
 
     def read(self, path: str) -> bytes | None:
         """The file's content, or None when there is no such file."""
-        with self._naming("read", path):
-            try:
-                return bytes(self.fs.cat_file(f"{self.root}/{path}"))
-            except (FileNotFoundError, NotADirectoryError):
-                return None
+        return self._tries(self._read, path)
 
     def delete(self, path: str) -> None:
         """Remove a file; one that is not there is removed already."""
-        with self._naming("remove", path), suppress(FileNotFoundError):
-            self.fs.rm_file(f"{self.root}/{path}")
+        self._tries(self._delete, path)
 
     def move(self, path: str, to: str) -> None:
         """Move a file, in place of one that may be there."""
@@ -97,8 +105,27 @@ class Store:
 
     def names(self, folder: str, suffix: str) -> list[str]:
         """Sorted names in a folder that end in `suffix`, without it. Unfinished files are left out."""
-        names = (name for name in self._listed(folder) if name.endswith(suffix) and not name.startswith("."))
+        listed = self._tries(self._listed, folder)
+        names = (name for name in listed if name.endswith(suffix) and not name.startswith("."))
         return sorted(name.removesuffix(suffix) for name in names)
+
+    def _write(self, path: str, content: bytes) -> None:
+        with self._naming("write", path):
+            if self.is_local:
+                _write_local(Path(self.root, path), content)
+            else:
+                self.fs.pipe_file(f"{self.root}/{path}", content)
+
+    def _read(self, path: str) -> bytes | None:
+        with self._naming("read", path):
+            try:
+                return bytes(self.fs.cat_file(f"{self.root}/{path}"))
+            except (FileNotFoundError, NotADirectoryError):
+                return None
+
+    def _delete(self, path: str) -> None:
+        with self._naming("remove", path), suppress(FileNotFoundError):
+            self.fs.rm_file(f"{self.root}/{path}")
 
     def _listed(self, folder: str) -> list[str]:
         with self._naming("list", folder):
