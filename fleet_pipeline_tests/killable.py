@@ -23,7 +23,7 @@ from fleet_pipeline.events import intake as inlet
 from fleet_pipeline.events.options import NatsOptions
 from fleet_pipeline.settings import Settings
 
-_PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES = multiprocessing.get_context("forkserver")
 
 
 class Tick(NamedTuple):
@@ -42,11 +42,16 @@ class Tick(NamedTuple):
 
 def run_and_kill(tick: Tick) -> None:
     """Evaluate the tick in a process of its own, and make sure that it died where it should."""
-    _PROCESSES.set_forkserver_preload([__name__])
-    process = _PROCESSES.Process(target=evaluate, args=(tick,))
+    die_in(evaluate, tick)
+
+
+def die_in(target: Callable[[Any], None], what: Any) -> None:
+    """Call `target` in a process of its own, and make sure that it died."""
+    PROCESSES.set_forkserver_preload([__name__, "fleet_pipeline_tests.killable_runs"])
+    process = PROCESSES.Process(target=target, args=(what,))
     process.start()
-    process.join(60)
-    assert process.exitcode == -signal.SIGKILL, f"{tick.point}: exit code {process.exitcode}"
+    process.join(120)
+    assert process.exitcode == -signal.SIGKILL, f"{what.point}: exit code {process.exitcode}"
 
 
 def evaluate(tick: Tick) -> None:
@@ -76,23 +81,23 @@ def die(*_: Any, **__: Any) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _before(owner: Any, name: str, nth: int = 1) -> Callable[[], None]:
+def before(owner: Any, name: str, nth: int = 1) -> Callable[[], None]:
     """Die when `owner.name` is called for the nth time, before it does anything."""
-    return lambda: _instrument(owner, name, nth, after=False)
+    return lambda: _instrument(owner, name, nth, done=False)
 
 
-def _after(owner: Any, name: str, nth: int = 1) -> Callable[[], None]:
+def after(owner: Any, name: str, nth: int = 1) -> Callable[[], None]:
     """Die when `owner.name` has been called for the nth time, and has done what it does."""
-    return lambda: _instrument(owner, name, nth, after=True)
+    return lambda: _instrument(owner, name, nth, done=True)
 
 
-def _instrument(owner: Any, name: str, nth: int, after: bool) -> None:
+def _instrument(owner: Any, name: str, nth: int, *, done: bool) -> None:
     real, calls = getattr(owner, name), 0
 
     def counted(*arguments: Any, **named: Any) -> Any:
         nonlocal calls
         calls += 1
-        if calls == nth and not after:
+        if calls == nth and not done:
             die()
         result = real(*arguments, **named)
         if calls == nth:
@@ -108,32 +113,32 @@ def _in_the_midst(count: int) -> Callable[[], None]:
 
     def apply() -> None:
         publisher.CHUNK = 4
-        _instrument(publisher, "_settle", count, after=False)
+        _instrument(publisher, "_settle", count, done=False)
 
     return apply
 
 
 OUT = {
-    "before anything is published": _before(announcements, "publish"),
+    "before anything is published": before(announcements, "publish"),
     "in the midst of publishing": _in_the_midst(3),
-    "after the acks": _after(announcements, "publish"),
+    "after the acks": after(announcements, "publish"),
     "before the cursor is kept": lambda: None,
     "after the cursor is kept": lambda: None,
 }
 IN = {
-    "when requests have been fetched": _before(Intake, "take_messages"),
-    "before the batch is written": _before(intake, "put_batch"),
-    "after the batch is written": _after(intake, "put_batch"),
-    "in the midst of the specs": _after(intake, "put_spec", 3),
-    "before the partitions are added": _before(intake, "register"),
-    "after the partitions are added": _after(intake, "register"),
-    "before anything is acknowledged": _after(Intake, "take_messages"),
-    "before a poisonous one is put away": _before(inlet, "_poisoned"),
-    "before the second is acknowledged": _before(Msg, "ack", 2),
-    "before the acks are sent off": _before(Msg, "term"),
-    "after everything is acknowledged": _after(sensors, "receive"),
+    "when requests have been fetched": before(Intake, "take_messages"),
+    "before the batch is written": before(intake, "put_batch"),
+    "after the batch is written": after(intake, "put_batch"),
+    "in the midst of the specs": after(intake, "put_spec", 3),
+    "before the partitions are added": before(intake, "register"),
+    "after the partitions are added": after(intake, "register"),
+    "before anything is acknowledged": after(Intake, "take_messages"),
+    "before a poisonous one is put away": before(inlet, "_poisoned"),
+    "before the second is acknowledged": before(Msg, "ack", 2),
+    "before the acks are sent off": before(Msg, "term"),
+    "after everything is acknowledged": after(sensors, "receive"),
     "before the run is made": lambda: None,
-    "when a batch is about to be forgotten": _before(intake, "settle"),
-    "when a file is written and has not got its name": _before(Path, "replace", 2),
+    "when a batch is about to be forgotten": before(intake, "settle"),
+    "when a file is written and has not got its name": before(Path, "replace", 2),
 }
 POINTS = OUT | IN
