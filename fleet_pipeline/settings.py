@@ -51,6 +51,15 @@ class CouncilSettings(BaseModel):
     )
 
 
+class RetentionSettings(BaseModel):
+    """What is kept of finished deliberations; without a limit, all of it."""
+
+    model_config = _FORBID
+
+    max_age_days: float | None = Field(default=None, gt=0, description="Remove what finished longer ago.")
+    max_count: int | None = Field(default=None, ge=1, description="Keep so many, the newest.")
+
+
 class Settings(BaseSettings):
     """All settings. The names here are those of the file, the environment and `fleet config`."""
 
@@ -70,6 +79,7 @@ class Settings(BaseSettings):
     judge: Judging = Judging()
     nats: NatsOptions = NatsOptions()
     requests: RequestOptions = RequestOptions()
+    retention: RetentionSettings = RetentionSettings()
 
     @field_validator("storage")
     @classmethod

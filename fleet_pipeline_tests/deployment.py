@@ -55,6 +55,40 @@ class Deployment:
         )
         assert launched["launchPartitionBackfill"]["__typename"] == "LaunchBackfillSuccess"
 
+    def launch(self, key: str, **tags: str) -> str:
+        """Launch one partition, as the UI's launchpad does; returns the run's id."""
+        named = {"dagster/partition": key, **{f"dagster/{name}": value for name, value in tags.items()}}
+        parameters = {
+            "selector": {
+                "repositoryLocationName": "fleet_pipeline_tests.scripted_definitions",
+                "repositoryName": "__repository__",
+                "jobName": "deliberate",
+            },
+            "mode": "default",
+            "executionMetadata": {"tags": [{"key": name, "value": value} for name, value in named.items()]},
+        }
+        launched = self.ask(
+            "mutation($p: ExecutionParams!) { launchRun(executionParams: $p) {"
+            " __typename ... on LaunchRunSuccess { run { runId } } } }",
+            p=parameters,
+        )["launchRun"]
+        return str(launched["run"]["runId"])
+
+    def terminate(self, run_id: str) -> None:
+        """Cancel a run, as the button in the UI does."""
+        answer = self.ask("mutation($r: String!) { terminateRun(runId: $r) { __typename } }", r=run_id)
+        assert answer["terminateRun"]["__typename"] == "TerminateRunSuccess"
+
+    def process(self, run_id: str) -> psutil.Process:
+        """The process that executes a run; waits for it to say so."""
+        eventually(lambda: "fleet/process" in self.run(run_id).tags, f"run {run_id} to start")
+        return psutil.Process(int(self.run(run_id).tags["fleet/process"].split(" ")[2]))
+
+    def run(self, run_id: str) -> dg.DagsterRun:
+        found = self.instance.get_run_by_id(run_id)
+        assert found is not None
+        return found
+
     def partitions(self) -> dict[str, set[str]]:
         node = self.ask(
             '{ assetNodeOrError(assetKey: {path: ["deliberations"]}) { ... on AssetNode { assetPartitionStatuses {'

@@ -13,6 +13,8 @@ import click
 from fleet_pipeline.cli.common import Commands
 from fleet_pipeline.cli.config import config, home
 from fleet_pipeline.cli.events import events
+from fleet_pipeline.cli.export import export
+from fleet_pipeline.cli.prune import prune
 from fleet_pipeline.cli.run import run
 from fleet_pipeline.cli.score import score
 from fleet_pipeline.cli.show import explain, show
@@ -33,5 +35,5 @@ def main() -> None:
     """
 
 
-for command in (run, submit, status, show, explain, score, events, serve, config, home):
+for command in (run, submit, status, show, explain, score, export, events, prune, serve, config, home):
     main.add_command(command)

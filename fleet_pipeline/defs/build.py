@@ -10,8 +10,9 @@ import dagster as dg
 from fleet_pipeline.defs.assets import deliberations, proposals, transcripts
 from fleet_pipeline.defs.checks import council_checks
 from fleet_pipeline.defs.io_managers import ParquetIOManager
-from fleet_pipeline.defs.jobs import deliberate_job
+from fleet_pipeline.defs.jobs import deliberate_job, prune_job, rescore_job
 from fleet_pipeline.defs.resources import EngineResource, default_resources
+from fleet_pipeline.defs.schedules import retention_nightly
 from fleet_pipeline.defs.sensors import completions, inbox, lost_runs, requests
 from fleet_pipeline.settings import Settings, load_settings
 
@@ -38,7 +39,8 @@ def build_definitions(
     return dg.Definitions(
         assets=[transcripts, proposals, deliberations],
         asset_checks=[council_checks],
-        jobs=[deliberate_job],
+        jobs=[deliberate_job, rescore_job, prune_job],
+        schedules=[retention_nightly],
         sensors=[completions, requests, inbox, lost_runs],
         # One process: the engine must live in one op, and results pass between ops in memory.
         executor=dg.in_process_executor,

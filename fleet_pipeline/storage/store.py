@@ -10,7 +10,7 @@ import errno
 import logging
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -105,9 +105,21 @@ class Store:
 
     def names(self, folder: str, suffix: str) -> list[str]:
         """Sorted names in a folder that end in `suffix`, without it. Unfinished files are left out."""
+        return sorted(self.moments(folder, suffix))
+
+    def moments(self, folder: str, suffix: str) -> dict[str, datetime]:
+        """When each of `names` was last written, in UTC: one listing, however many there are."""
         listed = self._tries(self._listed, folder)
-        names = (name for name in listed if name.endswith(suffix) and not name.startswith("."))
-        return sorted(name.removesuffix(suffix) for name in names)
+        return {
+            name.removesuffix(suffix): moment
+            for name, moment in listed.items()
+            if name.endswith(suffix) and not name.startswith(".")
+        }
+
+    def remains(self, folder: str) -> dict[str, datetime]:
+        """Paths of files whose writing was cut short, and when: of processes that were killed, or are at it."""
+        listed = self._tries(self._listed, folder)
+        return {f"{folder}/{name}": at for name, at in listed.items() if name.startswith(_TEMPORARY_PREFIX)}
 
     def _write(self, path: str, content: bytes) -> None:
         with self._naming("write", path):
@@ -127,15 +139,17 @@ class Store:
         with self._naming("remove", path), suppress(FileNotFoundError):
             self.fs.rm_file(f"{self.root}/{path}")
 
-    def _listed(self, folder: str) -> list[str]:
+    def _listed(self, folder: str) -> dict[str, datetime]:
         with self._naming("list", folder):
+            if self.is_local:
+                return _listed_local(Path(self.root, folder))
             # Object stores' drivers remember listings, for ever where nobody says otherwise.
             self.fs.invalidate_cache(f"{self.root}/{folder}".rstrip("/"))
             try:
-                paths = self.fs.ls(f"{self.root}/{folder}", detail=False)
+                entries = self.fs.ls(f"{self.root}/{folder}", detail=True)
             except (FileNotFoundError, NotADirectoryError):
-                return []
-        return [path.rstrip("/").rsplit("/", 1)[-1] for path in paths]
+                return {}
+            return {entry["name"].rstrip("/").rsplit("/", 1)[-1]: _moment(entry) for entry in entries}
 
     def _parent(self, path: str) -> str:
         return f"{self.root}/{path}".rsplit("/", 1)[0]
@@ -163,8 +177,26 @@ def _passes(error: Exception) -> bool:
     return "Credential" not in type(error).__name__
 
 
+def _moment(entry: Mapping[str, Any]) -> datetime:
+    """When an entry of a listing was written. Drivers name it differently; folders of object stores have no time."""
+    found = next((entry[name] for name in ("mtime", "LastModified", "last_modified", "created") if name in entry), 0.0)
+    if isinstance(found, datetime):
+        return found if found.tzinfo else found.replace(tzinfo=UTC)
+    return datetime.fromtimestamp(float(found), UTC)
+
+
 def _protocols(fs: Any) -> tuple[str, ...]:
     return (fs.protocol,) if isinstance(fs.protocol, str) else tuple(fs.protocol)
+
+
+def _listed_local(folder: Path) -> dict[str, datetime]:
+    """Not fsspec's listing: it fails where a file goes while it looks, and writers rename theirs all the time."""
+    found = {}
+    with suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as entries:
+        for entry in entries:
+            with suppress(FileNotFoundError):
+                found[entry.name] = datetime.fromtimestamp(entry.stat().st_mtime, UTC)
+    return found
 
 
 def _write_local(path: Path, content: bytes) -> None:

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import psutil
 import pytest
 
 from fleet_pipeline.client import Client
+from fleet_pipeline.defs.partitions import NAME
 from fleet_pipeline.events.embedded import embedded_server
+from fleet_pipeline.storage.store import Store
+from fleet_pipeline.storage.task_store import put_task
 from fleet_pipeline_tests.defs.test_sensors import messages
 from fleet_pipeline_tests.deployment import Deployment, deployed, eventually
+from fleet_pipeline_tests.helpers import a_task
 
 
 @pytest.fixture(scope="module")
@@ -54,3 +59,59 @@ def test_what_is_submitted_is_run_and_announced(deployment: Deployment) -> None:
     told = lambda: [event["payload"]["deliberation_id"] for event in messages(deployment.nats_url)]  # noqa: E731
     eventually(lambda: keys <= set(told()), "the events")
     assert sorted(key for key in told() if key in keys) == sorted(keys)
+
+
+@pytest.fixture
+def slow(deployment: Deployment) -> Iterator[Deployment]:
+    """Half a second for each answer, until the test says `quick`."""
+    deployment.storage.mkdir(exist_ok=True)
+    (deployment.storage / "SLOW").touch()
+    yield deployment
+    quick(deployment)
+
+
+def quick(deployment: Deployment) -> None:
+    (deployment.storage / "SLOW").unlink(missing_ok=True)
+
+
+def status(deployment: Deployment, run_id: str) -> str:
+    return deployment.run(run_id).status.value
+
+
+@pytest.mark.timeout(600)
+def test_a_run_whose_process_is_killed_goes_on_by_itself(slow: Deployment) -> None:
+    (key,) = slow.add(killed="do")
+    run_id = slow.launch(key)
+    slow.process(run_id).kill()
+    eventually(lambda: status(slow, run_id) == "FAILURE", "the death to be noticed")
+    quick(slow)
+    eventually(lambda: key in slow.partitions()["materialized"], "the run to go on")
+    again = [run for run in slow.instance.get_runs() if run.parent_run_id == run_id]
+    assert [run.tags["dagster/retry_number"] for run in again] == ["1"]
+
+
+@pytest.mark.timeout(600)
+def test_a_run_that_is_cancelled_in_the_ui_ends_within_seconds_and_leaves_no_process(slow: Deployment) -> None:
+    (key,) = slow.add(cancelled="do")
+    run_id = slow.launch(key)
+    process = slow.process(run_id)
+    family = [process, *process.children(recursive=True)]
+    slow.terminate(run_id)
+    _, alive = psutil.wait_procs(family, timeout=10)
+    assert alive == []
+    eventually(lambda: status(slow, run_id) == "CANCELED", "the run to be cancelled")
+    assert key not in slow.partitions()["materialized"] | slow.partitions()["failed"]
+    assert not [run for run in slow.instance.get_runs() if run.parent_run_id == run_id]
+
+
+@pytest.mark.timeout(600)
+def test_a_run_that_takes_longer_than_it_may_is_ended(slow: Deployment) -> None:
+    store = Store(str(slow.storage))  # 64 seats: long enough for the daemon, which looks every 15 s
+    (key,) = put_task(store, a_task("long", num_agents=64))
+    slow.instance.add_dynamic_partitions(NAME, [key])
+    run_id = slow.launch(key, max_runtime="1", max_retries="0")
+    process = slow.process(run_id)
+    eventually(lambda: status(slow, run_id) in ("FAILURE", "SUCCESS"), "the run to be ended")
+    messages_ = [entry.message for entry in slow.instance.all_logs(run_id)]
+    assert any("Exceeded maximum runtime of 1 seconds" in message for message in messages_)
+    assert psutil.wait_procs([process], timeout=10)[1] == []

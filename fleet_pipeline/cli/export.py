@@ -1,0 +1,55 @@
+"""`fleet export`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from fleet_pipeline.cli.common import BROKE, COMPLETED, NOTHING_VALID, SOME_FAILED, fail, flags, storage_option
+from fleet_pipeline.settings import load_settings
+from fleet_pipeline.storage.export import FORMATS
+from fleet_pipeline.storage.export import export as write
+from fleet_pipeline.storage.schemas import TABLES
+from fleet_pipeline.storage.store import Store
+
+
+@click.command()
+@click.argument("deliberation_ids", nargs=-1)
+@click.option("--format", "form", type=click.Choice(FORMATS), help="By the name of FILE where absent.")
+@click.option("--out", required=True, metavar="FILE", help="The file to write; - for standard output.")
+@click.option("--table", type=click.Choice(list(TABLES)), default="deliberations", show_default=True)
+@storage_option
+def export(deliberation_ids: tuple[str, ...], form: str | None, out: str, table: str, storage: str | None) -> None:
+    """Put a table of many deliberations into one file, for analysis: all of them, or those that are named.
+
+    Exit code 3 where some cannot be read: they are named, and the others are written. Texts are written as
+    they are: a spreadsheet takes a CSV cell that begins with = for a formula.
+
+    \b
+    fleet export --out deliberations.parquet
+    fleet export --table proposals --format csv --out - | head
+    fleet export --table utterances --out one.jsonl rate-limiter.dev
+    """
+    form = form or out.rpartition(".")[2].lower()
+    if form not in FORMATS:
+        raise click.BadParameter(f"expected {', '.join(FORMATS)}", param_hint="--format")
+    store = Store(load_settings(flags(storage=storage)).storage)
+    stored = store.names(table, ".parquet")
+    if unknown := sorted(set(deliberation_ids) - set(stored)):
+        fail(f"not in {table} of {store.url}: {', '.join(unknown[:5])}", NOTHING_VALID)
+    keys = list(deliberation_ids) or stored
+    if not keys:
+        fail(f"no {table} in {store.url} yet", NOTHING_VALID)
+    told = (lambda done: click.echo(f"{done} of {len(keys)}", err=True)) if len(keys) > 1_000 else (lambda done: None)
+    try:
+        rows, damaged = write(store, table, keys, form, sys.stdout.buffer if out == "-" else Path(out), told)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        fail(f"cannot write {out}: {error.strerror or error}", BROKE)
+    for reason in damaged.values():
+        click.echo(f"fleet: {reason}", err=True)
+    click.echo(f"{rows} rows of {len(keys) - len(damaged)} deliberations in {out}", err=True)
+    raise SystemExit(SOME_FAILED if damaged else COMPLETED)

@@ -1,0 +1,79 @@
+"""`fleet prune`."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import click
+
+from fleet_pipeline.cli.common import COMPLETED, flags, json_option, storage_option
+from fleet_pipeline.settings import load_settings, read_roles
+
+MOST_NAMED = 20
+_DAYS = {"h": 1 / 24, "d": 1.0, "w": 7.0}
+
+
+@click.command()
+@click.option("--older-than", metavar="AGE", help="What finished longer ago goes: 12h, 30d, 8w. Default: the settings.")
+@click.option("--keep", type=click.IntRange(min=1), metavar="N", help="Only so many stay, the newest.")
+@click.option("--apply", "really", is_flag=True, help="Remove it. Without this nothing is removed.")
+@storage_option
+@json_option
+def prune(older_than: str | None, keep: int | None, really: bool, storage: str | None, as_json: bool) -> None:
+    """Show what is old, and with --apply remove it: results, specs, partitions, run records.
+
+    What is unfinished stays: asked for and not run, queued, or under way. With [retention] set, the
+    schedule `retention_nightly` does the same every night.
+
+    \b
+    fleet prune --older-than 30d
+    fleet prune --older-than 30d --apply
+    fleet prune --keep 20000 --apply --json
+    """
+    from dagster import DagsterInstance
+
+    from fleet_pipeline import runs
+    from fleet_pipeline.defs.retention import find_old, remove
+    from fleet_pipeline.storage.store import Store
+
+    given = flags(storage=storage, retention__max_age_days=_days(older_than), retention__max_count=keep)
+    if "retention" in given:  # a flag stands for itself: what the settings say beside it is not meant
+        given["retention"] = {"max_age_days": None, "max_count": None} | given["retention"]
+    settings = load_settings(given)
+    store, inbox = Store(settings.storage), Store(settings.requests.inbox_url(settings.storage))
+    roles = read_roles(settings.council.roles_file)
+    runs.instance_home()
+    with DagsterInstance.get() as instance:
+        old = find_old(instance, store, inbox, roles, settings.retention)
+        told = (lambda count: None) if as_json else (lambda count: click.echo(f"{count} removed", err=True))
+        removed = remove(instance, store, inbox, roles, old, told) if really else None
+    if as_json:
+        document = {
+            "removed": really,
+            "deliberations": {key: at.isoformat() for key, at in old.deliberations.items()},
+            "runs": list(old.runs),
+            "files": [*old.files, *old.inbox],
+            "unfinished": [*old.unfinished, *(removed.spared if removed else [])],
+        }
+        click.echo(json.dumps(document, indent=2))
+        return
+    for key, at in list(old.deliberations.items())[:MOST_NAMED]:
+        click.echo(f"  {at:%Y-%m-%d %H:%M}  {key}")
+    if len(old.deliberations) > MOST_NAMED:
+        click.echo(f"  ... and {len(old.deliberations) - MOST_NAMED} more (--json lists all)")
+    files = len(old.files) + len(old.inbox)
+    what = f"{len(old.deliberations)} deliberations, {len(old.runs)} run records, {files} other files"
+    click.echo(f"removed: {what}" if really else f"would be removed: {what}; nothing was (--apply removes)")
+    if left := [*old.unfinished, *(removed.spared if removed else [])]:
+        click.echo(f"left alone, since they are unfinished: {', '.join(left[:MOST_NAMED])}")
+    raise SystemExit(COMPLETED)
+
+
+def _days(age: str | None) -> float | None:
+    if age is None:
+        return None
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([hdw])", age.strip())
+    if not found or not float(found[1]):
+        raise click.BadParameter("expected an age such as 12h, 30d or 8w", param_hint="--older-than")
+    return float(found[1]) * _DAYS[found[2]]

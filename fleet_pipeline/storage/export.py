@@ -1,0 +1,116 @@
+"""One file out of many: a table, or some of its deliberations, for analysis elsewhere.
+
+Rows are read and written a bounded number of deliberations at a time, so that memory does not grow with them.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from fleet_pipeline.storage.schemas import TABLES
+from fleet_pipeline.storage.store import Damaged, Store
+from fleet_pipeline.storage.tables import read_rows
+
+FORMATS = ("parquet", "jsonl", "csv")
+CHUNK = 256  # deliberations
+
+
+def export(
+    store: Store,
+    table: str,
+    keys: Sequence[str],
+    form: str,
+    out: Path | IO[bytes],
+    told: Callable[[int], None] = lambda _: None,
+) -> tuple[int, dict[str, str]]:
+    """Write the rows of `keys` into one file; returns (rows, the deliberations that cannot be read and why).
+
+    A file appears whole or not at all. Nested columns are JSON in CSV. Raises `OSError`.
+    """
+    damaged: dict[str, str] = {}
+    rows = 0
+    with _opened(out) as file, _WRITERS[form](file, TABLES[table]) as write:
+        for start in range(0, len(keys), CHUNK):
+            found = _read(store, table, keys[start : start + CHUNK], damaged)
+            rows += found.num_rows
+            write(found)
+            told(min(start + CHUNK, len(keys)))
+    return rows, damaged
+
+
+def _read(store: Store, table: str, keys: Sequence[str], damaged: dict[str, str]) -> pa.Table:
+    schema = TABLES[table]
+    found = [schema.empty_table()]
+    for key in keys:
+        try:
+            rows = read_rows(store, table, key)
+        except Damaged as error:
+            damaged[key] = str(error)
+            continue
+        if rows is not None:
+            found.append(rows.cast(schema))
+    return pa.concat_tables(found)
+
+
+@contextmanager
+def _opened(out: Path | IO[bytes]) -> Iterator[IO[bytes]]:
+    if not isinstance(out, Path):
+        yield out
+        return
+    temporary = out.with_name(f".{out.name}.{uuid.uuid4().hex}")
+    try:
+        with temporary.open("xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(out)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def _parquet(file: IO[bytes], schema: pa.Schema) -> Iterator[Callable[[pa.Table], None]]:
+    with pq.ParquetWriter(file, schema, compression="zstd") as writer:
+        yield writer.write_table
+
+
+@contextmanager
+def _jsonl(file: IO[bytes], _: pa.Schema) -> Iterator[Callable[[pa.Table], None]]:
+    def write(rows: pa.Table) -> None:
+        for row in rows.to_pylist():
+            file.write(json.dumps(row, default=str, ensure_ascii=False).encode() + b"\n")
+
+    yield write
+
+
+@contextmanager
+def _csv(file: IO[bytes], schema: pa.Schema) -> Iterator[Callable[[pa.Table], None]]:
+    text = io.TextIOWrapper(file, encoding="utf-8", newline="", write_through=True)
+    writer = csv.writer(text)
+    writer.writerow(schema.names)
+
+    def write(rows: pa.Table) -> None:
+        writer.writerows([[_cell(value) for value in row.values()] for row in rows.to_pylist()])
+
+    try:
+        yield write
+    finally:
+        text.detach()
+
+
+def _cell(value: Any) -> Any:
+    return json.dumps(value, default=str, ensure_ascii=False) if isinstance(value, (list, dict)) else value
+
+
+_WRITERS = {"parquet": _parquet, "jsonl": _jsonl, "csv": _csv}
