@@ -60,6 +60,16 @@ class RetentionSettings(BaseModel):
     max_count: int | None = Field(default=None, ge=1, description="Keep so many, the newest.")
 
 
+class LogSettings(BaseModel):
+    """What is said in logs, Dagster's event log and so the UI included."""
+
+    model_config = _FORBID
+
+    texts: bool = Field(
+        default=True, description="The task's and the winner's text. Off, texts are in the Parquet files alone."
+    )
+
+
 class Settings(BaseSettings):
     """All settings. The names here are those of the file, the environment and `fleet config`."""
 
@@ -80,6 +90,7 @@ class Settings(BaseSettings):
     nats: NatsOptions = NatsOptions()
     requests: RequestOptions = RequestOptions()
     retention: RetentionSettings = RetentionSettings()
+    logs: LogSettings = LogSettings()
 
     @field_validator("storage")
     @classmethod

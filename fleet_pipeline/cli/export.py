@@ -35,6 +35,10 @@ def export(deliberation_ids: tuple[str, ...], form: str | None, out: str, table:
     form = form or out.rpartition(".")[2].lower()
     if form not in FORMATS:
         raise click.BadParameter(f"expected {', '.join(FORMATS)}", param_hint="--format")
+    if out == "-" and sys.stdout.isatty():
+        raise click.BadParameter(
+            "texts of models are not written to a terminal; name a file, or pipe it", param_hint="--out"
+        )
     store = Store(load_settings(flags(storage=storage)).storage)
     stored = store.names(table, ".parquet")
     if unknown := sorted(set(deliberation_ids) - set(stored)):

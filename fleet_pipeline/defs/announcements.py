@@ -21,7 +21,7 @@ from fleet_pipeline.events.completions import deliberation_events
 from fleet_pipeline.events.envelope import Envelope, Sealed
 from fleet_pipeline.events.options import NatsOptions
 from fleet_pipeline.events.publisher import Receipts, publish
-from fleet_pipeline.storage.outbox import get_events, put_events
+from fleet_pipeline.storage.outbox import get_events, put_events, remove_events
 from fleet_pipeline.storage.store import Damaged, StorageError, Store
 from fleet_pipeline.storage.tables import read_rows, table_path
 
@@ -51,8 +51,16 @@ class Announced:
 
 
 def fill_outbox(store: Store, key: str) -> None:
-    """Put the events of a deliberation, as the tables on disk have it, where they are quick to read."""
-    put_events(store, key, (event.sealed() for event in _from_tables(store, key, UNBOUNDED)))
+    """Put the events of a deliberation, as the tables on disk have it, where they are quick to read.
+
+    Where one of its tables is damaged there are none: who announces says so.
+    """
+    try:
+        events = [event.sealed() for event in _from_tables(store, key, UNBOUNDED)]
+    except Damaged:
+        remove_events(store, key)
+    else:
+        put_events(store, key, events)
 
 
 def announce(instance: dg.DagsterInstance, nats: NatsOptions, cursor: int, total: Announced) -> int:

@@ -33,6 +33,7 @@ from fleet_pipeline.deliberation.council import PROTOCOL_VERSION
 from fleet_pipeline.deliberation.errors import InvalidInput
 from fleet_pipeline.deliberation.task import is_key
 from fleet_pipeline.deliberation.transcript import Status
+from fleet_pipeline.settings import LogSettings
 from fleet_pipeline.storage.tables import TableSlice
 
 GROUP = "deliberation"
@@ -127,7 +128,11 @@ def proposals(transcripts: TableSlice) -> Any:
     **_partitioned,
 )
 def deliberations(
-    context: dg.AssetExecutionContext, storage: StorageResource, council: CouncilResource, process: RunProcess
+    context: dg.AssetExecutionContext,
+    storage: StorageResource,
+    council: CouncilResource,
+    logs: dg.ResourceParam[LogSettings],
+    process: RunProcess,
 ) -> Iterator[dg.Output[None]]:
     store, roles = storage.patient_store(), council.roles()
     failed: dict[str, str] = {}
@@ -138,7 +143,7 @@ def deliberations(
         row, seats = write_verdict(store, key, roles, context.run.run_id)
         # Before the event log tells of it: who reads there finds the events ready.
         fill_outbox(store, key)
-        event = {"asset_key": context.asset_key, "partition": key, "metadata": metadata(store, row, seats)}
+        event = {"asset_key": context.asset_key, "partition": key, "metadata": metadata(store, row, seats, logs.texts)}
         if row["status"] == Status.COMPLETED:
             context.log_event(dg.AssetMaterialization(**event))
         else:

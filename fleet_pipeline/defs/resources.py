@@ -169,4 +169,5 @@ def default_resources(settings: Settings) -> dict[str, Any]:
         "nats": settings.nats,
         "request_options": settings.requests,
         "retention": settings.retention,
+        "logs": settings.logs,
     }

@@ -18,11 +18,13 @@ from fleet_pipeline.deliberation.errors import InvalidInput
 from fleet_pipeline.deliberation.roles import Role
 from fleet_pipeline.deliberation.task import is_key
 from fleet_pipeline.settings import RetentionSettings
+from fleet_pipeline.storage.outbox import remove_events
 from fleet_pipeline.storage.pending import pending_batches
 from fleet_pipeline.storage.rows import attempt_path, attempts
 from fleet_pipeline.storage.schemas import TABLES
 from fleet_pipeline.storage.store import Store
 from fleet_pipeline.storage.tables import table_path
+from fleet_pipeline.storage.task_store import remove_spec
 
 ASSETS = frozenset(dg.AssetKey(name) for name in ("transcripts", "proposals", "deliberations"))
 # A file whose writing was cut short is somebody's who is still at it, until then.
@@ -124,9 +126,9 @@ def _remove(instance: dg.DagsterInstance, store: Store, key: str) -> None:
     for table in TABLES:
         if table != "deliberations":
             store.delete(table_path(table, key))
-    store.delete(f"outbox/{key}.gz")
+    remove_events(store, key)
     instance.delete_dynamic_partition(NAME, key)
-    store.delete(f"tasks/{key}.json")
+    remove_spec(store, key)
     store.delete(table_path("deliberations", key))
 
 

@@ -34,7 +34,7 @@ from fleet_pipeline.scoring.ranking import rank, score
 from fleet_pipeline.scoring.relevance import EmbeddedRelevance, Relevance, relevance
 from fleet_pipeline.scoring.score import checks, council_figures, novelty, seat_scores
 from fleet_pipeline.scoring.scores import Score, score_frame
-from fleet_pipeline.storage.store import Store
+from fleet_pipeline.storage.store import Damaged, Store
 from fleet_pipeline.storage.tables import TableSlice, read_file, write_rows
 from fleet_pipeline.storage.task_store import get_task
 
@@ -135,8 +135,7 @@ def rank_proposals(
             seats["run_id"] = context.run.run_id
             by_key = {str(key): part for key, part in seats.groupby("deliberation_id")}
             for key in keys:
-                found = read_file(store, "utterances", key)
-                facts = found[1] if found else {}
+                facts = _facts(store, key)
                 # Proposals of a failed deliberation are ranked all the same, but nobody wins.
                 wins = facts.get("status") == Status.COMPLETED
                 council_rows = by_key.get(key, seats.head(0))
@@ -159,9 +158,20 @@ def rank_proposals(
     return dg.Output(rows(), metadata={f"weight: {name}": value for name, value in chosen} | {"method": method})
 
 
+def _facts(store: Store, key: str) -> dict[str, Any]:
+    """What a transcript's footer says; nothing where there is none that can be read, which the verdict tells."""
+    with suppress(Damaged):
+        found = read_file(store, "utterances", key)
+        return found[1] if found else {}
+    return {}
+
+
 def _verdicts(store: Store, key: str, council: pd.DataFrame, judging: Judging) -> list[dict[str, Any]]:
     """The stored verdicts on these very proposals; none where they were on others."""
-    found = read_file(store, "judgements", key)
+    try:
+        found = read_file(store, "judgements", key)
+    except Damaged:  # the judge is asked again by the next run
+        return []
     if found is None:
         return []
     fingerprint = str(council["fingerprint"].iloc[0])

@@ -12,7 +12,7 @@ from fleet_pipeline.deliberation.errors import InvalidInput
 from fleet_pipeline.deliberation.roles import Role
 from fleet_pipeline.scoring.verdict import verdict
 from fleet_pipeline.storage.schemas import TABLES
-from fleet_pipeline.storage.store import Store
+from fleet_pipeline.storage.store import Damaged, Store
 from fleet_pipeline.storage.tables import read_file, table_path, write_rows
 from fleet_pipeline.storage.task_store import get_task
 
@@ -25,8 +25,12 @@ STORAGE = "storage"
 
 def write_verdict(store: Store, key: str, roles: Mapping[str, Role], run_id: str) -> tuple[Record, list[Record]]:
     """Write the verdict on one deliberation; returns its row and its seats' rows."""
-    utterances, facts = _read(store, "utterances", key)
-    seats, scoring = _read(store, "proposals", key)
+    try:
+        utterances, facts = _read(store, "utterances", key)
+        seats, scoring = _read(store, "proposals", key)
+    except Damaged as error:
+        utterances, seats = (TABLES[table].empty_table().to_pandas() for table in ("utterances", "proposals"))
+        facts, scoring = {"status": "failed", "error_message": str(error)}, {}
     try:
         task = get_task(store, key, roles)[0]
     except InvalidInput as error:
@@ -37,16 +41,19 @@ def write_verdict(store: Store, key: str, roles: Mapping[str, Role], run_id: str
     return row, records(seats)
 
 
-def metadata(store: Store, row: Record, seats: list[Record]) -> dict[str, dg.MetadataValue]:
-    """A verdict as the UI shows it. Texts are shown as text, never as Markdown or HTML."""
+def metadata(store: Store, row: Record, seats: list[Record], texts: bool) -> dict[str, dg.MetadataValue]:
+    """A verdict as the UI shows it. Texts are shown as text, never as Markdown or HTML; without `texts` they are
+    in the Parquet files alone.
+    """
     text, whole = dg.MetadataValue.text, dg.MetadataValue.int
     values: dict[str, dg.MetadataValue] = {"status": text(row["status"])}
     if row["error_message"]:
         values["error"] = text(row["error_message"][:MOST_TEXT])
-    if row["description"]:
+    if texts and row["description"]:
         values["task"] = text(row["description"][:MOST_TEXT])
     if row["winner_text"]:
         values["winner"] = text(f"{row['winner_agent_id']} (score {row['winner_score']:.3f})")
+    if texts and row["winner_text"]:
         values["winner's proposal"] = text(row["winner_text"][:MOST_TEXT])
     if seats:
         ranked = sorted(seats, key=lambda seat: (seat["rank"] is None, seat["rank"], not seat["winner"]))

@@ -38,5 +38,9 @@ def get_events(store: Store, key: str) -> list[Sealed] | None:
         return None
 
 
+def remove_events(store: Store, key: str) -> None:
+    store.delete(_path(key))
+
+
 def _path(key: str) -> str:
     return f"outbox/{safe_key(key)}.gz"

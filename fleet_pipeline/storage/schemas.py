@@ -197,4 +197,4 @@ TABLES: dict[str, pa.Schema] = {
     "scores": SCORES,
     "judgements": JUDGEMENTS,
 }
-SCHEMA_VERSIONS = {"utterances": 2, "proposals": 2, "deliberations": 3, "scores": 2, "judgements": 2}
+SCHEMA_VERSIONS = {"utterances": 3, "proposals": 2, "deliberations": 3, "scores": 2, "judgements": 2}

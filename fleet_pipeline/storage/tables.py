@@ -21,6 +21,18 @@ from fleet_pipeline.storage.schemas import SCHEMA_VERSIONS, TABLES
 from fleet_pipeline.storage.store import Damaged, Store
 
 _FOOTER = b"fleet"
+# What the footer of a table must say, beside the version of its schema.
+_FACTS: dict[str, dict[str, type | tuple[type, ...]]] = {
+    "utterances": {
+        "status": str,
+        "error_message": str,
+        "fingerprint": str,
+        "started_at": (int, float),
+        "finished_at": (int, float),
+        "run_id": str,
+        "attempt": int,
+    }
+}
 
 
 def table_path(table: str, deliberation_id: str) -> str:
@@ -45,7 +57,7 @@ def write_rows(
     footer = json.dumps({**(facts or {}), "schema_version": SCHEMA_VERSIONS[table]}).encode()
     content = pa.Table.from_pylist(list(rows), schema=schema.with_metadata({_FOOTER: footer}))
     buffer = io.BytesIO()
-    pq.write_table(content, buffer, compression="zstd")
+    pq.write_table(content, buffer, compression="zstd", write_page_checksum=True)
     store.write(table_path(table, deliberation_id), buffer.getvalue())
 
 
@@ -55,7 +67,8 @@ def parse_parquet(content: bytes) -> pa.Table:
     Not `pq.read_table`: it reads on threads that may let go of `content` when the interpreter is
     already ending, which aborts the process (exit code 134 in 4 of 25 processes).
     """
-    return pq.ParquetFile(pa.BufferReader(content), pre_buffer=False).read(use_threads=False)
+    file = pq.ParquetFile(pa.BufferReader(content), pre_buffer=False, page_checksum_verification=True)
+    return file.read(use_threads=False)
 
 
 def read_file(store: Store, table: str, deliberation_id: str) -> tuple[pa.Table, dict[str, Any]] | None:
@@ -73,8 +86,12 @@ def read_file(store: Store, table: str, deliberation_id: str) -> tuple[pa.Table,
             raise ValueError("its footer is not ours")
         if facts["schema_version"] != SCHEMA_VERSIONS[table]:
             raise ValueError(f"schema version {facts['schema_version']}, here {SCHEMA_VERSIONS[table]}")
-        return rows.select(TABLES[table].names), facts
-    except (pa.ArrowException, KeyError, ValueError, OSError) as error:
+        for name, kind in _FACTS.get(table, {}).items():
+            if not isinstance(facts.get(name), kind):
+                raise ValueError(f"its footer does not say {name}")
+        schema = TABLES[table].with_metadata(rows.schema.metadata)
+        return rows.select(schema.names).cast(schema), facts
+    except (pa.ArrowException, KeyError, ValueError, OSError, RecursionError) as error:
         path = store.full_path(table_path(table, deliberation_id))
         detail = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise Damaged(
@@ -99,13 +116,20 @@ class TableSlice:
     def chunks(self, size: int = 256) -> Iterator[tuple[list[str], pa.Table]]:
         """(ids, their rows) for `size` deliberations at a time, in order.
 
-        A deliberation without a file has no rows. A key that is no deliberation id can have none
+        A deliberation without a file has no rows, nor has one whose file is damaged: its verdict says so, and its
+        neighbours go on. A key that is no deliberation id can have none
         and is left out. There is at least one chunk, if only an empty one.
         """
         schema = TABLES[self.table]
         ids = [deliberation_id for deliberation_id in self.deliberation_ids if is_key(deliberation_id)]
         for start in range(0, max(len(ids), 1), size):
             part = ids[start : start + size]
-            found = [read_rows(self.store, self.table, deliberation_id) for deliberation_id in part]
+            found = [self._rows(deliberation_id) for deliberation_id in part]
             tables = [table.cast(schema) for table in found if table is not None]
             yield part, pa.concat_tables(tables) if tables else schema.empty_table()
+
+    def _rows(self, deliberation_id: str) -> pa.Table | None:
+        try:
+            return read_rows(self.store, self.table, deliberation_id)
+        except Damaged:
+            return None

@@ -90,6 +90,10 @@ def get_spec(store: Store, key: str, roles: Mapping[str, Role]) -> Spec:
     return spec
 
 
+def remove_spec(store: Store, key: str) -> None:
+    store.delete(_path(key))
+
+
 def is_stored(store: Store, key: str) -> bool:
     return store.read(_path(key)) is not None
 

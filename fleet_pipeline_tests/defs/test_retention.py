@@ -134,7 +134,7 @@ def test_a_removal_that_is_cut_short_is_ended_by_the_next(pipeline: Pipeline, mo
             raise KeyboardInterrupt
         real(self, path)
 
-    for at in (1, 3, 6, 7, 8):
+    for at in (1, 3, 6, 7, 8):  # noqa: B007 - read by `dies`
         calls = 0
         monkeypatch.setattr(Store, "delete", dies)
         with pytest.raises(KeyboardInterrupt):

@@ -216,6 +216,32 @@ def test_a_damaged_transcript_is_made_anew_and_its_neighbours_are_not(pipeline: 
     assert len(pipeline.asked) == 9
 
 
+def test_a_damaged_file_that_no_engine_can_mend_costs_its_own_deliberation(pipeline: Pipeline) -> None:
+    """The task no longer holds, so that it is not run again, and what it said before is torn."""
+    keys = pipeline.put("t1", "t2", "t3")
+    pipeline.run(keys)
+    for name in ("t1", "t3"):
+        pipeline.store.write(f"tasks/{name}.dev.json", b"{")
+        path = pipeline.storage / f"utterances/{name}.dev.parquet"
+        path.write_bytes(path.read_bytes()[:-50] if name == "t1" else b"")
+    assert _reason(pipeline.run(keys)) is None
+    rows = pipeline.table("deliberations").set_index("task_id")
+    assert rows["status"].to_dict() == {"t1": "failed", "t2": "completed", "t3": "failed"}
+    assert "not valid JSON" in rows.loc["t1", "error_message"]
+
+
+def test_logs_can_be_told_to_hold_no_texts(pipeline: Pipeline, tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
+    pipeline.configure(logs={"texts": False})
+    pipeline.answer = lambda prompt: said(f"Answer with the marker XYZZY, number {prompt.seed}, %s {{0}} %(name)s.")
+    assert pipeline.run(pipeline.put("t1", description="A task with the marker PLUGH, %s %d {} %(x)s.")).success
+    printed = "".join(capfd.readouterr())
+    logged = b"".join(path.read_bytes() for path in (tmp_path / "dagster_home").rglob("*") if path.is_file())
+    for marker in ("XYZZY", "PLUGH"):
+        assert marker not in printed
+        assert marker.encode() not in logged
+    assert pipeline.table("deliberations")["winner_text"].str.contains("XYZZY").all()
+
+
 def test_only_keys_that_cannot_run_is_a_failed_run_and_no_crash(pipeline: Pipeline) -> None:
     result = pipeline.run(["no-id-at-all"])
     assert _reason(result) is None
