@@ -6,14 +6,17 @@ import contextlib
 import json
 import os
 import pty
+import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pandas as pd
+import psutil
 import pytest
 
-from fleet_pipeline.models.registry import FLEET_TINY
+from fleet_pipeline.models.registry import FLEET_TINY, RANDOM_TINY
 
 GOOD = {"task_id": "limiter", "description": "Implement a rate limiter", "roles": ["DEV", "QA"]}
 BAD = {"task_id": "bad", "description": "x", "rounds": 99}
@@ -241,6 +244,62 @@ def test_config_prints_the_settings_in_force_with_their_origin(tmp_path: Path) -
     assert settings["council.seed"] == {"value": 5, "origin": "environment"}
     assert settings["engine.model"] == {"value": "Qwen/Qwen3-0.6B", "origin": "default"}
     assert "environment" in fleet(tmp_path, "config", FLEET_COUNCIL__SEED="5").stdout
+
+
+def test_export_puts_a_table_into_one_file_and_names_what_it_cannot_read(ran) -> None:
+    folder, _ = ran
+    whole = fleet(folder, "export", "--table", "proposals", "--out", "all.csv")
+    assert (whole.returncode, len(pd.read_csv(folder / "all.csv"))) == (0, 6), whole.stderr
+    lines = fleet(folder, "export", "limiter.qa", "--format", "jsonl", "--out", "-").stdout.splitlines()
+    assert [json.loads(line)["deliberation_id"] for line in lines] == ["limiter.qa"]
+    assert fleet(folder, "export", "nobody.dev", "--out", "x.csv").returncode == 2
+    unwritable = fleet(folder, "export", "--out", "/no/such/folder/x.csv")
+    assert (unwritable.returncode, "/no/such/folder/x.csv" in unwritable.stderr) == (1, True)
+    assert "Traceback" not in unwritable.stderr
+
+
+def test_prune_shows_what_is_old_and_removes_it_only_when_told_to(ran, tmp_path: Path) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(ran[0], folder)
+    unsaid = fleet(folder, "prune")
+    assert (unsaid.returncode, "retention.max_age_days" in unsaid.stderr) == (2, True)
+    shown = fleet(folder, "prune", "--keep", "1")
+    assert "limiter.dev" in shown.stdout
+    assert "would be removed: 1 deliberations" in shown.stdout
+    assert len(list((folder / ".fleet/storage/deliberations").iterdir())) == 2
+    document = json.loads(fleet(folder, "prune", "--keep", "1", "--apply", "--json").stdout)
+    assert (document["removed"], list(document["deliberations"])) == (True, ["limiter.dev"])
+    assert [path.name for path in (folder / ".fleet/storage/deliberations").iterdir()] == ["limiter.qa.parquet"]
+    assert fleet(folder, "prune", "--older-than", "soon").returncode == 2
+
+
+@pytest.mark.timeout(200)
+def test_a_run_that_is_told_to_end_does_so_in_seconds_keeps_what_finished_and_can_go_on(tmp_path: Path) -> None:
+    """SIGTERM, as an evicted pod gets it, while real vLLM generates in a process of its own."""
+    tasks = [{"task_id": f"t{n}", "description": "Design a rate limiter", "rounds": 2} for n in range(150)]
+    backlog = write_backlog(tmp_path, *tasks)
+    program = [sys.executable, "-c", "from fleet_pipeline.cli import main; main()", "run", backlog]
+    environment = os.environ | {"VLLM_ENABLE_V1_MULTIPROCESSING": "1"}
+    process = subprocess.Popen(
+        [*program, "--model", RANDOM_TINY], cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stderr is not None
+    while not (tmp_path / ".fleet/storage/utterances").exists():
+        assert process.poll() is None
+        time.sleep(0.1)
+    family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+    assert len(family) > 1
+    process.terminate()
+    assert process.wait(timeout=10) == 130
+    _, alive = psutil.wait_procs(family[1:], timeout=2)
+    assert [one.cmdline() for one in alive if one.status() != psutil.STATUS_ZOMBIE] == []
+    said = process.stderr.read()
+    assert "it was interrupted" in said
+    assert "the same command goes on from there" in said
+    kept = pd.read_parquet(tmp_path / ".fleet/storage/utterances")["deliberation_id"].nunique()
+    assert 0 < kept < 150
+    counts = json.loads(fleet(tmp_path, "status", "--json").stdout)
+    assert "IN_PROGRESS" not in json.dumps(counts)
 
 
 def test_a_reader_who_has_had_enough_hears_no_complaint(tmp_path: Path) -> None:
