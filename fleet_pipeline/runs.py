@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import Any
 
 import dagster as dg
 from dagster._core.definitions.job_base import InMemoryJob
-from dagster._core.execution.api import execute_run
+from dagster._core.execution.api import execute_run_iterator
 from dagster._core.remote_origin import ManagedGrpcPythonEnvCodeLocationOrigin, RemoteJobOrigin, RemoteRepositoryOrigin
 from dagster._core.storage.tags import MAX_RETRIES_TAG
 from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
@@ -90,8 +90,7 @@ def run_backlog(instance: dg.DagsterInstance, settings: Settings, tasks: Sequenc
     run = instance.create_run_for_job(
         job, None, run_id, _run_config(settings), tags=tags, remote_job_origin=_as_in_workspace(job.name)
     )
-    result = execute_run(InMemoryJob(job), run, instance)
-    return Outcome(run.run_id, keys, last, _reason(result), before)
+    return Outcome(run.run_id, keys, last, execute(job, run, instance), before)
 
 
 def announce_all(instance: dg.DagsterInstance, nats: NatsOptions, outcome: Outcome) -> Receipts:
@@ -139,19 +138,28 @@ def _as_in_workspace(job_name: str) -> RemoteJobOrigin:
     return RemoteRepositoryOrigin(location, "__repository__").get_job_origin(job_name)
 
 
-def _reason(result: dg.JobExecutionResult) -> str | None:
-    """Why a run broke. A `Failure` raised by `deliberations` is its verdict, and no breakage."""
-    if result.success:
-        return None
-    for event in result.all_events:
+def execute(job: dg.JobDefinition, run: dg.DagsterRun, instance: dg.DagsterInstance) -> str | None:
+    """Execute a run in this process; returns why it broke, if it did. Events are not kept: there are three for
+    each deliberation.
+    """
+    succeeded, failures = False, []
+    for event in execute_run_iterator(InMemoryJob(job), run, instance):
+        succeeded = succeeded or event.event_type == dg.DagsterEventType.RUN_SUCCESS
         if event.is_step_failure:
-            if event.step_key == "deliberations" and event.step_failure_data.user_failure_data:
-                return None
-            error = event.step_failure_data.error
-            if error and error.cls_name == "DagsterExecutionInterruptedError":
-                return INTERRUPTED
-            cause = error.cause if error and error.cause else error
-            # "package.module.ErrorClass: what a person can use"
-            message = re.sub(r"^[\w.]+: ", "", cause.message.strip()) if cause else "failed"
-            return f"step {event.step_key}: {message}"
+            failures.append(event)
+    return None if succeeded else why_broken(failures)
+
+
+def why_broken(failures: Iterable[dg.DagsterEvent]) -> str | None:
+    """Why a run broke. A `Failure` raised by `deliberations` is its verdict, and no breakage."""
+    for event in failures:
+        if event.step_key == "deliberations" and event.step_failure_data.user_failure_data:
+            return None
+        error = event.step_failure_data.error
+        if error and error.cls_name == "DagsterExecutionInterruptedError":
+            return INTERRUPTED
+        cause = error.cause if error and error.cause else error
+        # "package.module.ErrorClass: what a person can use"
+        message = re.sub(r"^[\w.]+: ", "", cause.message.strip()) if cause else "failed"
+        return f"step {event.step_key}: {message}"
     return "the run ended before its verdicts"

@@ -10,6 +10,7 @@ import dagster as dg
 import pandas as pd
 from dagster._core.storage.partition_status_cache import get_and_update_asset_status_cache_value
 
+from fleet_pipeline import runs
 from fleet_pipeline.defs.build import build_definitions
 from fleet_pipeline.defs.partitions import deliberation_partitions, register
 from fleet_pipeline.deliberation.prompts import Prompt
@@ -73,6 +74,10 @@ class Pipeline:
         good = value.deserialize_materialized_partition_subsets(deliberation_partitions).get_partition_keys()
         bad = value.deserialize_failed_partition_subsets(deliberation_partitions).get_partition_keys()
         return set(good), set(bad) - set(good)
+
+
+def why_broken(result: dg.ExecuteInProcessResult) -> str | None:
+    return None if result.success else runs.why_broken(event for event in result.all_events if event.is_step_failure)
 
 
 def verdict_of(prompt: Prompt) -> Completion:

@@ -48,22 +48,25 @@ _passed_on = dg.Out(io_manager_key="in_memory")  # between ops of one process
 )
 def score_diversity(transcripts: TableSlice, scoring: ScoringResource) -> pd.DataFrame:
     encoder = scoring.encoder()
-    return score_frame(
-        one
+    # A frame for each chunk: as rows of Python objects they would take ten times the room.
+    frames = [
+        score_frame(diversity(final_proposals(utterances.to_pandas()), encoder))
         for _, utterances in transcripts.chunks()
-        for one in diversity(final_proposals(utterances.to_pandas()), encoder)
-    )
+    ]
+    return pd.concat(frames, ignore_index=True)
 
 
 @dg.op(out=_passed_on, description="How well each proposal fits its task rather than others, and covers what is asked.")
 def score_relevance(
     transcripts: TableSlice, storage: StorageResource, council: CouncilResource, scoring: ScoringResource
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    tasks = _valid_tasks(storage.patient_store(), transcripts.deliberation_ids, council.roles())
-    scorer, encoder = Relevance(tasks.values()), scoring.encoder()
-    embedded = EmbeddedRelevance(tasks.values(), encoder) if encoder else None
+    store, roles, encoder = storage.patient_store(), council.roles(), scoring.encoder()
+    keys = transcripts.deliberation_ids
+    scorer = Relevance(task for _, task in _valid_tasks(store, keys, roles))
+    embedded = EmbeddedRelevance((task for _, task in _valid_tasks(store, keys, roles)), encoder) if encoder else None
     seats, tall = [], []
-    for _, utterances in transcripts.chunks():
+    for part, utterances in transcripts.chunks():
+        tasks = dict(_valid_tasks(store, part, roles))
         proposals = final_proposals(utterances.to_pandas())
         valid = proposals[proposals["deliberation_id"].isin(tasks)]
         seats.append(relevance(valid, tasks, scorer))
@@ -122,7 +125,7 @@ def rank_proposals(
     parts = relevance_scores[0].merge(code_checks, on=SEAT, how="left", validate="1:1")
     parts = parts.merge(novelty(diversity_scores), on=SEAT, how="left").merge(verdicts[0], on=SEAT, how="left")
     tasks = _valid_tasks(store, transcripts.deliberation_ids, council.roles())
-    candidates = {key: task.constraints.architect_rubric.k for key, task in tasks.items()}
+    candidates = {key: task.constraints.architect_rubric.k for key, task in tasks}
     ranked = rank(score(parts, chosen), method, candidates)
     figures = council_figures(diversity_scores)
     tall = pd.concat([diversity_scores, relevance_scores[1], verdicts[1]], ignore_index=True)
@@ -189,10 +192,8 @@ def _write_scores(
     write_rows(store, "scores", key, [row | shared for row in rows])
 
 
-def _valid_tasks(store: Store, keys: Iterable[str], roles: Mapping[str, Role]) -> dict[str, Task]:
-    """The stored tasks of `keys`; one that does not hold is left to the verdict, and costs no other."""
-    tasks = {}
+def _valid_tasks(store: Store, keys: Iterable[str], roles: Mapping[str, Role]) -> Iterator[tuple[str, Task]]:
+    """The stored tasks of `keys`, one at a time; one that does not hold is left to the verdict, and costs no other."""
     for key in keys:
         with suppress(InvalidInput):
-            tasks[key] = get_task(store, key, roles)[0]
-    return tasks
+            yield key, get_task(store, key, roles)[0]

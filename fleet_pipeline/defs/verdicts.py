@@ -114,6 +114,6 @@ def _table_record(seat: Record) -> dg.TableRecord:
             "agent": seat["agent_id"],
             "perspective": seat["perspective"] or "",
             **{name: None if value is None else round(value, 4) for name, value in figures.items()},
-            "error": seat["error_type"] or "",
+            "error": f"{seat['error_type']}: {seat['error_message']}"[:300] if seat["error_type"] else "",
         }
     )

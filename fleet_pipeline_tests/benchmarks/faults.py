@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import dagster as dg
@@ -24,6 +24,7 @@ import pandas as pd
 
 from fleet_pipeline.defs.build import build_definitions
 from fleet_pipeline.defs.partitions import NAME, register
+from fleet_pipeline.runs import execute
 from fleet_pipeline.settings import Settings
 from fleet_pipeline.storage.store import Store
 from fleet_pipeline.storage.task_store import put_task
@@ -51,9 +52,14 @@ def run_scripted(folder: Path, count: int, results: multiprocessing.Queue[tuple[
     with dg.instance_for_test(temp_dir=str(folder)) as instance:
         pipeline = Pipeline(instance, folder / "storage")
         pipeline.asked = Forgetful()
-        keys = pipeline.put(*[f"t{n:05d}" for n in range(count)], constraints={"requirements": ["name the seed"]})
+        keys = []
+        for number in range(count):
+            about = f"Design limiter {number} for tenant {number * 7} and its seed"
+            keys += pipeline.put(f"t{number:05d}", description=about, constraints={"requirements": [f"Name {number}"]})
         began = time.monotonic()
-        assert pipeline.run(keys, run_config=QUIET).success
+        job = pipeline.definitions.resolve_job_def("deliberate")
+        run = instance.create_run_for_job(job, run_config=QUIET, tags=register(instance, keys))
+        assert execute(job, run, instance) is None
         seconds = time.monotonic() - began
     results.put((seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024))
 
@@ -65,11 +71,13 @@ class Forgetful(list):  # type: ignore[type-arg]
         pass
 
 
-def memory(counts: Sequence[int] = (500, 5_000)) -> None:
-    few, many = [apart(run_scripted, count) for count in counts]
-    for count, (seconds, most) in zip(counts, (few, many), strict=True):
+def memory(*counts: int) -> None:
+    found = []
+    for count in counts or (500, 5_000):
+        seconds, most = apart(run_scripted, count)
+        found.append(most)
         print(f"{count:>6} deliberations: {seconds:.0f} s, {most:.0f} MiB at most", flush=True)
-    print(f"ratio {many[1] / few[1]:.2f} (bar 1.2)")
+    print(f"ratio {found[-1] / found[0]:.2f} (bar 1.2)")
 
 
 def poison(count: int = 1_000) -> None:
@@ -120,4 +128,4 @@ POISON: list[Callable[[Store, int], list[str]]] = [
 
 if __name__ == "__main__":
     os.environ["HF_HUB_OFFLINE"] = "1"
-    {"memory": memory, "poison": poison}[sys.argv[1]](*map(int, sys.argv[2:]) if sys.argv[1] == "poison" else ())
+    {"memory": memory, "poison": poison}[sys.argv[1]](*map(int, sys.argv[2:]))

@@ -12,10 +12,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from fleet_pipeline.runs import _reason
 from fleet_pipeline.storage.store import TRIES, Store
 from fleet_pipeline_tests.faulty import FaultyFileSystem, none
-from fleet_pipeline_tests.pipeline import Pipeline
+from fleet_pipeline_tests.pipeline import Pipeline, why_broken
 
 URL = "faulty://fleet"
 
@@ -88,7 +87,7 @@ def test_a_full_or_read_only_store_breaks_the_run_at_once_with_its_reason_and_th
     fails(error, "write", table, lambda n: n >= 4)
     broken = faulty.run(keys)
     assert not broken.success
-    reason = _reason(broken)
+    reason = why_broken(broken)
     assert reason is not None
     assert f"cannot write faulty:///fleet/{table}/" in reason
     assert error.strerror in reason
@@ -109,7 +108,7 @@ def test_storage_that_stays_away_ends_the_run_after_a_bounded_number_of_tries(
     result = faulty.run(keys)
     assert len(tries) == TRIES
     assert len(faulty.asked) == 9
-    assert "503 slow down" in (_reason(result) or "")
+    assert "503 slow down" in (why_broken(result) or "")
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -146,7 +145,7 @@ def test_a_disk_that_is_really_full_tears_nothing_and_what_fits_is_kept(pipeline
         pipeline.configure(storage=str(disk))
         keys = pipeline.put(*[f"t{n:02d}" for n in range(30)])
         broken = pipeline.run(keys)
-        assert "No space left on device" in (_reason(broken) or "")
+        assert "No space left on device" in (why_broken(broken) or "")
         files = list((disk / "utterances").glob("*.parquet"))
         assert 0 < len(files) < 30
         assert pd.read_parquet(disk / "utterances")["deliberation_id"].nunique() == len(files)

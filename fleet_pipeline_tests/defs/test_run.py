@@ -16,10 +16,9 @@ from fleet_pipeline.deliberation.errors import InvalidInput
 from fleet_pipeline.deliberation.prompts import Phase, Prompt
 from fleet_pipeline.deliberation.transcript import AgentError, Completion
 from fleet_pipeline.inference.scripted import ScriptedSource, echo
-from fleet_pipeline.runs import _reason
 from fleet_pipeline.settings import Settings
 from fleet_pipeline_tests.helpers import said
-from fleet_pipeline_tests.pipeline import Pipeline
+from fleet_pipeline_tests.pipeline import Pipeline, why_broken
 
 
 def test_one_run_over_many_partitions_with_one_engine_start(pipeline: Pipeline) -> None:
@@ -178,16 +177,16 @@ def test_a_task_whose_own_model_is_not_there_fails_alone(pipeline: Pipeline) -> 
 def test_the_run_s_own_model_that_is_not_there_breaks_the_run_and_says_so(pipeline: Pipeline) -> None:
     pipeline.unavailable = {"scripted"}
     result = pipeline.run(pipeline.put("a"))
-    assert _reason(result) == "step transcripts: scripted is not here"
+    assert why_broken(result) == "step transcripts: scripted is not here"
 
 
 def test_failed_verdicts_are_no_breakage_but_storage_that_cannot_be_written_is(pipeline: Pipeline) -> None:
     keys = put_described(pipeline, "good", "bad")
     pipeline.answer = silent_for("bad")
-    assert _reason(pipeline.run(keys)) is None
+    assert why_broken(pipeline.run(keys)) is None
     (pipeline.storage / "deliberations/good.dev.parquet").unlink()
     (pipeline.storage / "deliberations/good.dev.parquet").mkdir()
-    reason = _reason(pipeline.run(keys))
+    reason = why_broken(pipeline.run(keys))
     assert reason is not None
     assert "cannot write" in reason
     assert "good.dev.parquet" in reason
@@ -224,7 +223,7 @@ def test_a_damaged_file_that_no_engine_can_mend_costs_its_own_deliberation(pipel
         pipeline.store.write(f"tasks/{name}.dev.json", b"{")
         path = pipeline.storage / f"utterances/{name}.dev.parquet"
         path.write_bytes(path.read_bytes()[:-50] if name == "t1" else b"")
-    assert _reason(pipeline.run(keys)) is None
+    assert why_broken(pipeline.run(keys)) is None
     rows = pipeline.table("deliberations").set_index("task_id")
     assert rows["status"].to_dict() == {"t1": "failed", "t2": "completed", "t3": "failed"}
     assert "not valid JSON" in rows.loc["t1", "error_message"]
@@ -244,7 +243,7 @@ def test_logs_can_be_told_to_hold_no_texts(pipeline: Pipeline, tmp_path: Path, c
 
 def test_only_keys_that_cannot_run_is_a_failed_run_and_no_crash(pipeline: Pipeline) -> None:
     result = pipeline.run(["no-id-at-all"])
-    assert _reason(result) is None
+    assert why_broken(result) is None
     assert pipeline.starts == 0
 
 
@@ -255,7 +254,7 @@ def test_a_range_that_changed_since_is_refused_and_not_run_in_part(pipeline: Pip
     register(pipeline.instance, ["a.dev", "c.dev"])
     job = pipeline.definitions.resolve_job_def("deliberate")
     again = job.execute_in_process(instance=pipeline.instance, tags=tags, raise_on_error=False)
-    assert "no longer holds the keys this run was made for" in _reason(again)
+    assert "no longer holds the keys this run was made for" in why_broken(again)
     assert pipeline.starts == 0
 
 
@@ -303,6 +302,16 @@ def test_the_verdict_shows_winner_scores_and_path_where_people_look(pipeline: Pi
     assert row["winner_agent_id"] in metadata["winner"].value
     assert [r.data["rank"] for r in metadata["proposals"].records] == pipeline.table("proposals")["rank"].tolist()
     assert Path(metadata["parquet"].value).exists()
+
+
+def test_an_agent_that_failed_is_shown_with_its_error_and_what_to_do(pipeline: Pipeline) -> None:
+    reason = "the prompt has 9000 tokens; shorten the task"
+    overlong = Completion(error=AgentError.OVERLONG, error_message=reason)
+    pipeline.answer = lambda prompt: overlong if prompt.seat.index == 1 else echo(prompt)
+    pipeline.run(pipeline.put("t1"))
+    (record,) = pipeline.instance.fetch_materializations(dg.AssetKey("deliberations"), limit=1).records
+    seats = record.asset_materialization.metadata["proposals"].records
+    assert [seat.data["error"] for seat in seats] == ["", "", f"overlong: {reason}"]
 
 
 def test_the_run_says_in_the_event_log_how_far_it_is(pipeline: Pipeline) -> None:

@@ -254,6 +254,18 @@ def test_the_time_an_engine_takes_to_start_again_is_nobody_s_running_time() -> N
     assert {f.result.status for f in finished.values()} == {Status.COMPLETED}
 
 
+def test_the_time_in_which_a_result_is_being_stored_is_nobody_s_running_time() -> None:
+    backend = Backend(lambda p: 1 + p.seed % 3)
+    stream = drive(
+        jobs(9, constraints={"timeout_seconds": 60}), backend, max_in_flight=8, restarts=0, monotonic=backend.clock
+    )
+    statuses = []
+    for finished in stream:
+        statuses.append(finished.result.status)
+        backend.clock.now += 300  # a store that does not answer for a while
+    assert set(statuses) == {Status.COMPLETED}
+
+
 @pytest.mark.parametrize("phase", ["propose", "critique", "revise"])
 @pytest.mark.parametrize("place", [0, 7, 19])
 def test_a_deliberation_that_keeps_killing_the_engine_fails_alone(phase: str, place: int) -> None:
