@@ -56,7 +56,7 @@ class RetentionSettings(BaseModel):
 
     model_config = _FORBID
 
-    max_age_days: float | None = Field(default=None, gt=0, description="Remove what finished longer ago.")
+    max_age_days: float | None = Field(default=None, gt=0, le=36_500, description="Remove what finished longer ago.")
     max_count: int | None = Field(default=None, ge=1, description="Keep so many, the newest.")
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from fleet_pipeline.cli.common import BROKE, COMPLETED, NOTHING_VALID, SOME_FAILED, fail, flags, storage_option
+from fleet_pipeline.deliberation.task import is_key
 from fleet_pipeline.settings import load_settings
 from fleet_pipeline.storage.export import FORMATS
 from fleet_pipeline.storage.export import export as write
@@ -40,7 +41,7 @@ def export(deliberation_ids: tuple[str, ...], form: str | None, out: str, table:
             "texts of models are not written to a terminal; name a file, or pipe it", param_hint="--out"
         )
     store = Store(load_settings(flags(storage=storage)).storage)
-    stored = store.names(table, ".parquet")
+    stored = [key for key in store.names(table, ".parquet") if is_key(key)]
     if unknown := sorted(set(deliberation_ids) - set(stored)):
         fail(f"not in {table} of {store.url}: {', '.join(unknown[:5])}", NOTHING_VALID)
     keys = list(deliberation_ids) or stored

@@ -45,16 +45,17 @@ def prune(older_than: str | None, keep: int | None, really: bool, storage: str |
     roles = read_roles(settings.council.roles_file)
     runs.instance_home()
     with DagsterInstance.get() as instance:
-        old = find_old(instance, store, inbox, roles, settings.retention)
+        old = find_old(instance, store, inbox, roles, settings.retention, settings.nats)
         told = (lambda count: None) if as_json else (lambda count: click.echo(f"{count} removed", err=True))
         removed = remove(instance, store, inbox, roles, old, told) if really else None
+    spared = set(removed.spared) if removed else set()
     if as_json:
         document = {
             "removed": really,
-            "deliberations": {key: at.isoformat() for key, at in old.deliberations.items()},
+            "deliberations": {key: at.isoformat() for key, at in old.deliberations.items() if key not in spared},
             "runs": list(old.runs),
             "files": [*old.files, *old.inbox],
-            "unfinished": [*old.unfinished, *(removed.spared if removed else [])],
+            "unfinished": [*old.unfinished, *spared],
         }
         click.echo(json.dumps(document, indent=2))
         return
@@ -63,9 +64,9 @@ def prune(older_than: str | None, keep: int | None, really: bool, storage: str |
     if len(old.deliberations) > MOST_NAMED:
         click.echo(f"  ... and {len(old.deliberations) - MOST_NAMED} more (--json lists all)")
     files = len(old.files) + len(old.inbox)
-    what = f"{len(old.deliberations)} deliberations, {len(old.runs)} run records, {files} other files"
+    what = f"{len(old.deliberations) - len(spared)} deliberations, {len(old.runs)} run records, {files} other files"
     click.echo(f"removed: {what}" if really else f"would be removed: {what}; nothing was (--apply removes)")
-    if left := [*old.unfinished, *(removed.spared if removed else [])]:
+    if left := [*old.unfinished, *spared]:
         click.echo(f"left alone, since they are unfinished: {', '.join(left[:MOST_NAMED])}")
     raise SystemExit(COMPLETED)
 

@@ -16,6 +16,7 @@ from typing import NamedTuple, TypeVar
 import dagster as dg
 
 from fleet_pipeline.defs.verdicts import STORAGE
+from fleet_pipeline.deliberation.task import is_key
 from fleet_pipeline.events.audit import stored_keys
 from fleet_pipeline.events.completions import deliberation_events
 from fleet_pipeline.events.envelope import Envelope, Sealed
@@ -109,7 +110,7 @@ def merge(logs: Sequence[Sequence[tuple[int, T]]], cursor: int, limit: int, newe
 
 def finished_keys(store: Store, since: datetime | None, unreadable: MutableMapping[str, str]) -> list[str]:
     """Ids of the deliberations on disk that have finished, since then where a time is given."""
-    keys = store.names("deliberations", ".parquet")
+    keys = [key for key in store.names("deliberations", ".parquet") if is_key(key)]
     if since is None:
         return keys
     found = []

@@ -154,7 +154,8 @@ def deliberations(
     if failed:
         sample = "\n".join(f"{key}: {reason}" for key, reason in list(failed.items())[:20])
         raise dg.Failure(
-            f"{len(failed)} of {len(context.partition_keys)} deliberations failed; the others are complete.\n{sample}",
+            f"{len(failed)} of {len(context.partition_keys)} deliberations failed; the others are complete. To try them "
+            f"again materialize them, or re-execute all steps (not from failure): no other costs tokens.\n{sample}",
             metadata={"failed": dg.MetadataValue.json(failed)},
             # Trying the step again would judge the same transcripts the same way.
             allow_retries=False,

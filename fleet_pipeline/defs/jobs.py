@@ -5,9 +5,11 @@
 import dagster as dg
 
 from fleet_pipeline.defs.assets import deliberations, proposals, transcripts
+from fleet_pipeline.defs.processes import RunProcess
 from fleet_pipeline.defs.resources import CouncilResource, StorageResource
 from fleet_pipeline.defs.retention import find_old, remove
-from fleet_pipeline.events.options import RequestOptions
+from fleet_pipeline.deliberation.errors import InvalidInput
+from fleet_pipeline.events.options import NatsOptions, RequestOptions
 from fleet_pipeline.settings import RetentionSettings
 from fleet_pipeline.storage.store import Store
 
@@ -31,14 +33,19 @@ def remove_old(
     council: CouncilResource,
     retention: dg.ResourceParam[RetentionSettings],
     request_options: dg.ResourceParam[RequestOptions],
+    nats: dg.ResourceParam[NatsOptions],
+    process: RunProcess,
 ) -> None:
     store, inbox, roles = storage.patient_store(), Store(request_options.inbox_url(storage.url)), council.roles()
-    old = find_old(context.instance, store, inbox, roles, retention)
+    try:
+        old = find_old(context.instance, store, inbox, roles, retention, nats)
+    except InvalidInput as error:
+        raise dg.Failure(str(error)) from error
     context.log.info(f"{len(old.deliberations)} deliberations and {len(old.runs)} runs are old")
     removed = remove(context.instance, store, inbox, roles, old, lambda count: context.log.info(f"{count} removed"))
     context.add_output_metadata(
         {
-            "deliberations": removed.deliberations,
+            "deliberations": len(removed.deliberations),
             "runs": removed.runs,
             "other files": removed.files,
             "old and unfinished, left alone": len(old.unfinished) + len(removed.spared),

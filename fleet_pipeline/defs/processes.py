@@ -10,9 +10,12 @@ from __future__ import annotations
 
 import os
 import socket
+from pathlib import Path
 
 import dagster as dg
 import psutil
+from dagster._core.errors import DagsterRunNotFoundError
+from dagster._core.storage.tags import RETRY_STRATEGY_TAG
 
 from fleet_pipeline.defs.partitions import UNFINISHED
 
@@ -25,14 +28,22 @@ class RunProcess(dg.ConfigurableResource):  # type: ignore[type-arg]
 
     def setup_for_execution(self, context: dg.InitResourceContext) -> None:
         if context.run and context.instance:
-            context.instance.add_run_tags(context.run.run_id, {PROCESS: this_process(context.run.run_id)})
+            # What passes between scoring ops is in memory: a run that goes on does so from its beginning, which
+            # generates nothing anew.
+            tags = {PROCESS: this_process(context.run.run_id), RETRY_STRATEGY_TAG: "ALL_STEPS"}
+            context.instance.add_run_tags(context.run.run_id, tags)
 
 
 def this_process(run_id: str) -> str:
     """This process, as a tag says it: a run that is tried again inherits the tags of the one before, which
     is why the run's own id is part of it; and numbers of processes come again, which is why the start is.
     """
-    return f"{run_id} {socket.gethostname()} {os.getpid()} {psutil.Process().create_time():.0f}"
+    return " ".join((run_id, *_machine(), str(os.getpid()), f"{psutil.Process().create_time():.0f}"))
+
+
+def _machine() -> tuple[str, str]:
+    """Where a process's number means something: containers share a host's name, and not its numbers."""
+    return socket.gethostname(), str(Path("/proc/self/ns/pid").readlink())
 
 
 def close_dead_runs(instance: dg.DagsterInstance) -> list[str]:
@@ -42,8 +53,10 @@ def close_dead_runs(instance: dg.DagsterInstance) -> list[str]:
     """
     closed = []
     for run in instance.get_runs(filters=dg.RunsFilter(statuses=UNFINISHED)):
-        run_id, host, pid, began = (run.tags.get(PROCESS, "").split(" ") + [""] * 4)[:4]
-        if run_id != run.run_id or host != socket.gethostname() or _lives(int(pid), float(began)):
+        run_id, *place, pid, began = (run.tags.get(PROCESS) or "- - - 0 0").split(" ")
+        if run_id != run.run_id or tuple(place) != _machine() or not pid.isdecimal() or not began.isdecimal():
+            continue
+        if _lives(int(pid), float(began)):
             continue
         now = instance.get_run_by_id(run_id)
         if now is None or now.status not in UNFINISHED:  # it ended by itself while we looked
@@ -57,7 +70,10 @@ def close_dead_runs(instance: dg.DagsterInstance) -> list[str]:
 
 def lineage(instance: dg.DagsterInstance, run: dg.DagsterRun) -> list[str]:
     """The ids of the runs that `run` goes on from."""
-    group = instance.get_run_group(run.run_id) if run.root_run_id else None
+    try:
+        group = instance.get_run_group(run.run_id) if run.root_run_id else None
+    except DagsterRunNotFoundError:  # the record of the first one has been removed
+        return [one for one in (run.parent_run_id, run.root_run_id) if one]
     return [one.run_id for one in group[1]] if group else []
 
 

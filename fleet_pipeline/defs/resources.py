@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, Protocol
 
 import dagster as dg
@@ -23,7 +22,7 @@ from fleet_pipeline.deliberation.roles import Role
 from fleet_pipeline.deliberation.sampling import Sampling
 from fleet_pipeline.inference.engine import Engine
 from fleet_pipeline.inference.vllm import VllmConfig, VllmEngine
-from fleet_pipeline.models.identity import commit, folder_digest
+from fleet_pipeline.models.identity import identity
 from fleet_pipeline.models.registry import resolve
 from fleet_pipeline.scoring.embeddings import Encoder
 from fleet_pipeline.scoring.options import ScoringOptions
@@ -73,17 +72,11 @@ class EngineResource(_EngineFields):
 
     def start(self, model: str) -> Engine:
         """Load `model`, which may differ from the configured one where a task names its own."""
-        config, location = self._config(), resolve(model)
-        if not Path(location).is_dir():
-            # The commit that `identity` speaks of, whatever the name points to a moment later.
-            config = config.model_copy(update={"revision": commit(location, config.revision) or config.revision})
-        return VllmEngine.start(config.model_copy(update={"model": location}))
+        return VllmEngine.start(self._config().model_copy(update={"model": resolve(model)}))
 
     def identity(self, model: str) -> str:
-        config, location = self._config(), resolve(model)
-        if not Path(location).is_dir():
-            return config.words + (commit(location, config.revision) or config.revision or "")
-        return config.words + folder_digest(Path(location))
+        config = self._config()
+        return config.words + identity(resolve(model), config.revision)
 
     def _config(self) -> VllmConfig:
         try:

@@ -1,8 +1,9 @@
 """Removing what is old: results, specs, partition keys and run records of deliberations that finished long ago.
 
-Plain Python over an instance and a storage. Nothing that is unfinished is touched: asked for and not run,
-queued, or under way again. A deliberation's verdict goes last, so that a removal that is cut short is found
-and ended by the next one.
+Plain Python over an instance and a storage. A deliberation is as old as the newest of its files. Nothing that
+is unfinished is touched: asked for and not run, queued, under way again, run and not yet judged, or judged and
+not yet announced. A deliberation's verdict goes last, so that a removal that is cut short is found and ended by
+the next one.
 """
 
 from __future__ import annotations
@@ -12,32 +13,35 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 import dagster as dg
+from dagster._core.execution.backfill import BulkActionStatus
 
+from fleet_pipeline.defs.announcements import read_verdicts
 from fleet_pipeline.defs.partitions import NAME, UNFINISHED, unfinished
+from fleet_pipeline.defs.processes import PROCESS
 from fleet_pipeline.deliberation.errors import InvalidInput
 from fleet_pipeline.deliberation.roles import Role
 from fleet_pipeline.deliberation.task import is_key
+from fleet_pipeline.events.options import NatsOptions
 from fleet_pipeline.settings import RetentionSettings
 from fleet_pipeline.storage.outbox import remove_events
 from fleet_pipeline.storage.pending import pending_batches
-from fleet_pipeline.storage.rows import attempt_path, attempts
 from fleet_pipeline.storage.schemas import TABLES
 from fleet_pipeline.storage.store import Store
 from fleet_pipeline.storage.tables import table_path
 from fleet_pipeline.storage.task_store import remove_spec
 
-ASSETS = frozenset(dg.AssetKey(name) for name in ("transcripts", "proposals", "deliberations"))
 # A file whose writing was cut short is somebody's who is still at it, until then.
 WRITING = timedelta(days=1)
-# Whether anything is unfinished is asked again after so many removals.
-PAGE = 200
+# After so many removals runs are looked at again; batches of requests are before each.
+PAGE = 25
+MOST_DAYS = 36_500
 
 
 @dataclass(frozen=True)
 class Old:
     """What may go. `unfinished` are deliberations that are as old, and stay."""
 
-    deliberations: Mapping[str, datetime]  # key -> when its verdict was written
+    deliberations: Mapping[str, datetime]  # key -> when the newest of its files was written
     runs: tuple[str, ...]
     files: tuple[str, ...]  # whose writing was cut short
     inbox: tuple[str, ...] = ()  # backlogs that were taken, and notes on what was refused of them
@@ -46,7 +50,7 @@ class Old:
 
 @dataclass
 class Removed:
-    deliberations: int = 0
+    deliberations: list[str] = field(default_factory=list)
     runs: int = 0
     files: int = 0
     spared: list[str] = field(default_factory=list)  # that were asked for again meanwhile
@@ -58,21 +62,30 @@ def find_old(
     inbox: Store,
     roles: Mapping[str, Role],
     keep: RetentionSettings,
+    nats: NatsOptions,
     now: datetime | None = None,
 ) -> Old:
-    """What `keep` says may go. Raises `InvalidInput` where it says nothing."""
+    """What `keep` says may go. Raises `InvalidInput` where it says nothing, and while a backfill is under way."""
     if keep.max_age_days is None and keep.max_count is None:
         raise InvalidInput("nothing says what is old: set retention.max_age_days or retention.max_count")
+    if under_way := instance.get_backfills(status=BulkActionStatus.REQUESTED):
+        raise InvalidInput(f"backfill {under_way[0].backfill_id} is under way: prune when it has ended")
     now = now or datetime.now(UTC)
-    finished = store.moments("deliberations", ".parquet")
-    newest_first = sorted(finished, key=lambda key: (finished[key], key), reverse=True)
+    written = {table: store.moments(table, ".parquet") for table in TABLES}
+    asked, finished = store.moments("tasks", ".json"), written["deliberations"]
+    newest = {
+        key: max(asked.get(key, at), *(each.get(key, at) for each in written.values())) for key, at in finished.items()
+    }
+    newest_first = sorted(newest, key=lambda key: (newest[key], key), reverse=True)
     beyond = set(newest_first[keep.max_count :] if keep.max_count else ())
-    since = now - timedelta(days=keep.max_age_days) if keep.max_age_days else None
-    old = [key for key in newest_first if key in beyond or (since and finished[key] < since)]
-    held = _unfinished(instance, store, roles)
-    going = {key: finished[key] for key in reversed(old) if key not in held and is_key(key)}
-    kept = [finished[key] for key in finished if key not in going]
-    # A run that ended before the oldest kept verdict was written has made none of them.
+    since = now - timedelta(days=min(keep.max_age_days, MOST_DAYS)) if keep.max_age_days else None
+    old = [key for key in newest_first if key in beyond or (since and newest[key] < since)]
+    held = _unfinished(instance, store, roles) | _unannounced(instance, nats)
+    # Asked for, or said, after it was judged: the run that is to judge it broke, or has not come yet.
+    held |= {key for key, at in finished.items() if max(asked.get(key, at), written["utterances"].get(key, at)) > at}
+    going = {key: newest[key] for key in reversed(old) if key not in held and is_key(key)}
+    kept = [min(at, written["utterances"].get(key, at)) for key, at in finished.items() if key not in going]
+    # A run that ended before the oldest kept file was written has made none of them.
     oldest = min([*kept, *([since] if since else []), now])
     files = [
         path
@@ -81,9 +94,10 @@ def find_old(
         if at < now - WRITING
     ]
     taken = [
-        f"{folder}/{name}"
+        f"{folder}/{name}{suffix}"
         for folder in ("taken", "refused")
-        for name, at in inbox.moments(folder, "").items()
+        for suffix in (".jsonl", ".ndjson", ".json", ".csv", ".parquet")
+        for name, at in inbox.moments(folder, suffix).items()
         if since and at < since
     ]
     left = tuple(key for key in old if key in held)
@@ -98,31 +112,39 @@ def remove(
     old: Old,
     told: Callable[[int], None] = lambda _: None,
 ) -> Removed:
-    """Remove what `find_old` found; `told` hears how many deliberations have gone."""
+    """Remove what `find_old` found; `told` hears how many deliberations have gone.
+
+    What is asked for again meanwhile is spared: a request is a batch in the storage first, then a spec.
+    """
     removed = Removed()
-    keys = list(old.deliberations)
-    for start in range(0, len(keys), PAGE):
-        held = _unfinished(instance, store, roles)
-        for key in keys[start : start + PAGE]:
-            if key in held:
-                removed.spared.append(key)
-                continue
-            _remove(instance, store, key)
-            removed.deliberations += 1
-        told(removed.deliberations)
+    earlier = [f"attempts/{name}" for name in store.moments("attempts", "")]
+    held: frozenset[str] = frozenset()
+    batches: list[str] = []
+    for place, (key, at) in enumerate(old.deliberations.items()):
+        if place % PAGE == 0 or store.names("pending", ".json") != batches:
+            batches = store.names("pending", ".json")
+            held = _unfinished(instance, store, roles)
+            told(len(removed.deliberations))
+        if key in held or _changed(store, key, at):
+            removed.spared.append(key)
+            continue
+        _remove(instance, store, key, [path for path in earlier if path.startswith(f"attempts/{key}.")])
+        removed.deliberations.append(key)
     for run_id in old.runs:
         instance.delete_run(run_id)
         removed.runs += 1
-    for place, paths in ((store, old.files), (inbox, old.inbox)):
+    for folder, paths in ((store, old.files), (inbox, old.inbox)):
         for path in paths:
-            place.delete(path)
+            folder.delete(path)
             removed.files += 1
     return removed
 
 
-def _remove(instance: dg.DagsterInstance, store: Store, key: str) -> None:
-    for number in attempts(store, key):
-        store.delete(attempt_path(key, number))
+def _remove(instance: dg.DagsterInstance, store: Store, key: str, earlier: Iterable[str]) -> None:
+    for path in earlier:
+        # "a.dev." begins the attempts of "a.dev", and of nothing else: "a.dev.001.parquet".
+        if path.split(".")[-2].isdecimal() and path.rsplit(".", 2)[0] == f"attempts/{key}":
+            store.delete(path)
     for table in TABLES:
         if table != "deliberations":
             store.delete(table_path(table, key))
@@ -132,17 +154,37 @@ def _remove(instance: dg.DagsterInstance, store: Store, key: str) -> None:
     store.delete(table_path("deliberations", key))
 
 
+def _changed(store: Store, key: str, at: datetime) -> bool:
+    """Whether a deliberation was asked for, or judged, after `at`."""
+    paths = [path for path in (f"tasks/{key}.json", table_path("deliberations", key)) if store.read(path) is not None]
+    return any(store.modified(path) > at for path in paths)
+
+
 def _unfinished(instance: dg.DagsterInstance, store: Store, roles: Mapping[str, Role]) -> frozenset[str]:
     """Keys that a run which has not ended holds, or that wait for one."""
     batches, _ = pending_batches(store, roles)
     return frozenset(unfinished(instance)) | {key for batch in batches for key in batch.keys}
 
 
+def _unannounced(instance: dg.DagsterInstance, nats: NatsOptions) -> frozenset[str]:
+    """Keys whose verdicts the sensor `completions` has not come to, where there is a broker to announce them to."""
+    states = [state for state in instance.all_instigator_state() if state.name == "completions"]
+    if nats.url is None or not states:
+        return frozenset()
+    cursor = min(int(getattr(state.instigator_data, "cursor", None) or 0) for state in states)
+    waiting: set[str] = set()
+    while True:
+        verdicts, following = read_verdicts(instance, cursor)
+        if following == cursor:
+            return frozenset(waiting)
+        waiting |= {verdict.key for verdict in verdicts}
+        cursor = following
+
+
 def _ended_runs(instance: dg.DagsterInstance, before: datetime) -> Iterable[str]:
-    """Ids of this project's runs that ended before a time; an instance may serve others as well."""
+    """Ids of the runs that ended before a time, and were executed by this project's code: others share the instance."""
     for record in instance.get_run_records(dg.RunsFilter(updated_before=before)):
         run, ended = record.dagster_run, record.end_time
-        selected = run.asset_selection or frozenset()
-        ours = run.job_name in ("deliberate", "prune") or (selected and selected <= ASSETS)
+        ours = run.tags.get(PROCESS, "").startswith(run.run_id)
         if ours and run.status not in UNFINISHED and ended is not None and ended < before.timestamp():
             yield run.run_id

@@ -128,8 +128,11 @@ def rank_proposals(
     candidates = {key: task.constraints.architect_rubric.k for key, task in tasks}
     ranked = rank(score(parts, chosen), method, candidates)
     figures = council_figures(diversity_scores)
-    tall = pd.concat([diversity_scores, relevance_scores[1], verdicts[1]], ignore_index=True)
-    tall_by_key = tall.groupby("deliberation_id").indices
+    # Not put together as a whole: that would be all figures of the run twice.
+    tall = [
+        (frame, frame.groupby("deliberation_id").indices)
+        for frame in (diversity_scores, relevance_scores[1], verdicts[1])
+    ]
 
     def rows() -> Iterator[DeliberationRows]:
         """Texts and scores joined, a bounded number of deliberations at a time. Writes `scores` beside."""
@@ -142,7 +145,7 @@ def rank_proposals(
                 # Proposals of a failed deliberation are ranked all the same, but nobody wins.
                 wins = facts.get("status") == Status.COMPLETED
                 council_rows = by_key.get(key, seats.head(0))
-                figures_of_council = tall.iloc[tall_by_key.get(key, [])]
+                figures_of_council = pd.concat([frame.iloc[places.get(key, [])] for frame, places in tall])
                 _write_scores(
                     store, key, figures_of_council, council_rows, facts.get("fingerprint", ""), context.run.run_id
                 )

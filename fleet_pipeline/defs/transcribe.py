@@ -26,7 +26,7 @@ from fleet_pipeline.deliberation.judging import Judgement, Judging, judge, judgi
 from fleet_pipeline.deliberation.protocol import deliberate
 from fleet_pipeline.deliberation.roles import Role
 from fleet_pipeline.deliberation.transcript import AgentError, Completion, Status, Transcript
-from fleet_pipeline.inference.engine import Engine, Finished, Heard, Job, ModelUnavailable
+from fleet_pipeline.inference.engine import Engine, EngineError, Finished, Heard, Job
 from fleet_pipeline.scoring.proposals import final_proposals, texts
 from fleet_pipeline.settings import Resume
 from fleet_pipeline.storage.rows import Provenance, write_judgements, write_transcript
@@ -81,7 +81,7 @@ class Transcription:
         """Transcribe every key that has a valid task: each has a transcript on disk afterwards, failed
         ones included. A key without one is left alone, and keeps the transcript it may have.
 
-        Raises `EngineError` when an engine cannot start or breaks; what had finished is kept.
+        Raises `EngineError` when the run's own model cannot be started, or not again; what had finished is kept.
         """
         self.progress.total = len(keys)
         self.report(self.progress)
@@ -90,7 +90,7 @@ class Transcription:
         for model, work in self._missing(keys).items():
             try:
                 self._run_on(model, work)
-            except ModelUnavailable as error:
+            except EngineError as error:
                 if model == self.defaults.model:
                     raise
                 # A model that a task or role names for itself costs no more than its own deliberations.
@@ -239,8 +239,12 @@ class Transcription:
         """Record deliberations that could not be held."""
         now = time.time()
         for key in keys:
-            deliberation = self._convene(key)
-            nothing = Transcript(key, Status.FAILED, (), reason)
+            with suppress(InvalidInput):
+                self._fail_one(self._convene(key), reason, now)
+
+    def _fail_one(self, deliberation: Deliberation, reason: str, now: float) -> None:
+        if not self._done(deliberation):
+            nothing = Transcript(deliberation.id, Status.FAILED, (), reason)
             provenance = Provenance(deliberation.model, "", self.run_id, deliberation.fingerprint)
             write_transcript(self.store, deliberation, nothing, provenance, now, now)
             self.progress.failed += 1

@@ -8,11 +8,11 @@ In-flight work is bounded and the backlog is read lazily: a new deliberation is 
 fewer than `max_in_flight` requests are under way. Those admitted always go on, so that at most
 `max_in_flight` deliberations are open at once, each with at most one batch under way.
 
-An engine that dies is started again, a bounded number of times, and the deliberations under way go on
-from the answers they have: only requests under way are lost. A deliberation that was under way at two
-deaths is set apart until the others are done, and then goes on alone: if the engine dies once more, the
-deliberation is what kills it, and ends. So one that kills the engine costs two or three starts, and no
-neighbour.
+An engine that dies is started again, a bounded number of times in a row, and the deliberations under way
+go on from the answers they have: only requests under way are lost. A deliberation that was under way at
+two deaths is set apart until the others are done, and then goes on alone: if the engine dies once more,
+the deliberation is what kills it, and ends. So one that kills the engine costs three starts, and no
+neighbour; and because the count begins again with everything that ends, so do many of them.
 """
 
 from __future__ import annotations
@@ -81,8 +81,9 @@ class _Loop:
         self.monotonic = monotonic
         self.heard = heard
         self.owners: dict[str, _Active] = {}  # request id -> deliberation
-        self.idle = 0.0  # seconds in which whoever consumes the results made this wait
-        self.death: EngineDied | None = None  # that has not been mended yet,
+        self.idle = 0.0  # seconds in which whoever gives jobs and takes results made this wait
+        self.deaths_in_a_row = 0  # with nothing that ended in between
+        self.death: str | None = None  # that has not been mended yet,
         self.lost: list[_Active] = []  #   and the deliberations it interrupted
         self.apart: deque[_Active] = deque()  # those that may kill the engine; their clocks stand still
         self.finished: deque[Finished[Any]] = deque()
@@ -101,17 +102,19 @@ class _Loop:
                 if self.death is not None and not self._revive(more):
                     return
                 while more and len(self.owners) < self.max_in_flight and not self.finished:
+                    before = self.monotonic()
                     job = next(intake, None)
+                    self.idle += self.monotonic() - before
                     if job is None:
                         more = False
                     else:
                         self._begin(job)
                 if self.owners:
                     self._step()
-                elif self.apart:
-                    self._go_on(self.apart.popleft())
                 elif not more and not self.finished:
-                    return
+                    if not self.apart:
+                        return
+                    self._go_on(self.apart.popleft())
         finally:
             # Left early, by an error or because the consumer stopped: leave nothing in the engine.
             self.backend.abort(list(self.owners))
@@ -204,7 +207,8 @@ class _Loop:
 
     def _bear(self, death: EngineDied) -> None:
         """Take what was under way out of the engine that died; what killed it, ends."""
-        self.death = death
+        self.death = str(death)  # not the error: it holds the dead engine's frames, and so its memory
+        self.deaths_in_a_row += 1
         died_at = self._now()
         under_way = list({id(active): active for active in self.owners.values()}.values())
         for active in under_way:
@@ -219,14 +223,15 @@ class _Loop:
 
     def _revive(self, more: bool) -> bool:
         """Start the engine again, if anything is left for it; whether there is."""
-        death, lost = self.death, self.lost
+        death, lost = str(self.death), self.lost
         self.death, self.lost = None, []
-        if self.restarts == 0:
-            if not (more or lost or self.apart):
-                return False
-            raise EngineError(f"{death}; it has been started again as often as may be (engine.max_restarts)") from death
-        self.restarts -= 1
-        self.backend.revive(str(death))
+        if not (more or lost or self.apart):
+            return False
+        if self.deaths_in_a_row > self.restarts:
+            raise EngineError(
+                f"{death}; it died {self.deaths_in_a_row} times in a row, with nothing finished (engine.max_restarts)"
+            )
+        self.backend.revive(death)
         for active in lost:
             if active.deaths < SUSPECT:
                 self._go_on(active)
@@ -242,6 +247,7 @@ class _Loop:
             self._advance(active)
 
     def _finish(self, active: _Active, result: Any = None, error: BaseException | None = None) -> None:
+        self.deaths_in_a_row = 0
         self.finished.append(Finished(active.job.key, result, active.started_at, time.time(), error))
 
 
@@ -254,8 +260,7 @@ def drive(
     heard: Heard = ignore,
     monotonic: Callable[[], float] = time.monotonic,
 ) -> Iterator[Finished[Result]]:
-    """Run every job on `backend`, yielding each as it finishes; `restarts` is how many deaths are borne.
-
-    `monotonic` is the clock of deadlines, in seconds.
+    """Run every job on `backend`, yielding each as it finishes; `restarts` is how many deaths in a row are
+    borne, with nothing finished in between. `monotonic` is the clock of deadlines, in seconds.
     """
     return _Loop(backend, max_in_flight, restarts, monotonic, heard).run(jobs)

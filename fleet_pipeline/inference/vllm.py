@@ -76,7 +76,10 @@ class VllmConfig(BaseModel):
         default_factory=dict, description='Arguments of the chat template, such as {"enable_thinking": false}.'
     )
     max_restarts: int = Field(
-        default=5, ge=0, le=100, description="How often an engine that dies is started again within a run."
+        default=5,
+        ge=0,
+        le=100,
+        description="How often in a row an engine that dies is started again, with no deliberation finished in between.",
     )
     cpu_kv_cache_gib: int | None = Field(
         default=None, ge=1, le=1_024, description="KV cache on CPU, in GiB; VLLM_CPU_KVCACHE_SPACE, or 2, when absent."
@@ -100,7 +103,7 @@ class VllmEngine:
         self.deaths: list[str] = []
         self.llm: Any = None
         self.core: Any = None
-        self.death: EngineDied | None = None  # seen where it could not be told
+        self.death: str | None = None  # why it is dead, until it is started again
 
     @classmethod
     def start(cls, config: VllmConfig) -> VllmEngine:
@@ -112,19 +115,19 @@ class VllmEngine:
     def _load(self) -> None:
         began = time.monotonic()
         llm = _load_llm(self.config)
-        self.llm, self.core = llm, llm.llm_engine
-        _watch(self.core.engine_core)
-        self.tokenizer = llm.get_tokenizer()
-        self.max_model_len: int = llm.model_config.max_model_len
-        self.model_defaults: dict[str, Any] = llm.model_config.get_diff_sampling_param()
-        self.temperatures: dict[str, float] = {}  # of the requests under way
-        # Not `all_special_tokens`: that holds only those with a name, such as the end of a turn.
-        self.control_tokens = [
-            str(token)
-            for token in self.tokenizer.added_tokens_decoder.values()
-            if token.special and len(str(token)) > 1
-        ]
+        self.llm, self.core, self.death = llm, llm.llm_engine, None
         try:
+            _watch(self.core.engine_core)
+            self.tokenizer = llm.get_tokenizer()
+            self.max_model_len: int = llm.model_config.max_model_len
+            self.model_defaults: dict[str, Any] = llm.model_config.get_diff_sampling_param()
+            self.temperatures: dict[str, float] = {}  # of the requests under way
+            # Not `all_special_tokens`: that holds only those with a name, such as the end of a turn.
+            self.control_tokens = [
+                str(token)
+                for token in self.tokenizer.added_tokens_decoder.values()
+                if token.special and len(str(token)) > 1
+            ]
             self.check_chat_template()
         except BaseException:
             self.close()
@@ -141,12 +144,17 @@ class VllmEngine:
             ) from error
 
     def run(self, jobs: Iterable[Job[Result]], heard: Heard = ignore) -> Iterator[Finished[Result]]:
+        if self.death is not None:  # at the end of what ran before
+            self.revive(self.death)
         # Slightly more than the batch holds, so that a freed slot finds a request waiting.
         most = self.config.max_num_seqs + 8
         return drive(jobs, self, max_in_flight=most, restarts=self.config.max_restarts, heard=heard)
 
     def submit(self, request_id: str, prompt: Prompt) -> Completion | None:
-        tokens = self._tokenise(prompt)
+        try:
+            tokens = self._tokenise(prompt)
+        except Exception as error:  # noqa: BLE001 - a template may fail on one text; the others are none of its business
+            return _refused(error)
         room = self.max_model_len - len(tokens)
         if room < LEAST_ROOM:
             message = (
@@ -157,21 +165,25 @@ class VllmEngine:
         try:
             params = self._params(prompt, room)
             (rendered,) = self.core.renderer.render_cmpl([{"prompt_token_ids": tokens}])
+        except Exception as error:  # noqa: BLE001 - as above
+            return _refused(error, len(tokens))
+        try:
             self.core.add_request(request_id, rendered, params)
-        except ValueError as error:  # vLLM refuses this request; the others are none of its business
-            return Completion(prompt_tokens=len(tokens), error=AgentError.ENGINE, error_message=str(error)[:500])
+        except ValueError as error:  # vLLM refuses this request
+            return _refused(error, len(tokens))
         except Exception as error:  # noqa: BLE001 - the engine is gone; the next step says so
-            self.death = _died(error)
+            self.death = _explain_death(error)
         self.temperatures[request_id] = params.temperature
         return None
 
     def step(self) -> list[tuple[str, Completion]]:
+        if self.death is None:
+            try:
+                outputs = self.core.step()
+            except Exception as error:  # noqa: BLE001 - whatever it is, this engine is no more
+                self.death = _explain_death(error)
         if self.death is not None:
-            raise self.death
-        try:
-            outputs = self.core.step()
-        except Exception as error:
-            raise _died(error) from error
+            raise EngineDied(self.death)
         return [
             (output.request_id, _completion(output, self.temperatures.pop(output.request_id, None)))
             for output in outputs
@@ -187,9 +199,11 @@ class VllmEngine:
 
     def revive(self, reason: str) -> None:
         self.deaths.append(reason)
-        self.death = None
         self.close()
-        self._load()
+        try:
+            self._load()
+        except ModelUnavailable as error:  # it was there a moment ago
+            raise EngineError(f"the engine died ({reason}), and could not be started again: {error}") from error
 
     def __enter__(self) -> Self:
         return self
@@ -300,9 +314,14 @@ def _watch(client: Any) -> None:
     Thread(target=tell, name="fleet-engine-watch", daemon=True).start()
 
 
-def _died(error: Exception) -> EngineDied:
+def _explain_death(error: Exception) -> str:
     detail = (str(error).strip().splitlines() or [""])[0][:300]
-    return EngineDied(f"vLLM broke while generating: {type(error).__name__}: {detail}")
+    return f"vLLM broke while generating: {type(error).__name__}: {detail}"
+
+
+def _refused(error: Exception, prompt_tokens: int = 0) -> Completion:
+    message = f"{type(error).__name__}: {error}"[:500]
+    return Completion(prompt_tokens=prompt_tokens, error=AgentError.ENGINE, error_message=message)
 
 
 def _completion(output: Any, temperature: float | None) -> Completion:

@@ -3,7 +3,8 @@
 A folder is identified by what is in it: a small file's content, a large one's beginning, end and an even
 sample in between. Training, merging and quantising change numbers everywhere, so a sample of 2 MiB of each
 file finds them, and 16 GB of weights take a tenth of a second where reading them all takes half a minute.
-A model of the hub is identified by its commit, which is also what is loaded then.
+A model of the hub is identified by its commit: the hub's word, or where it cannot be asked that of the copy
+that is here, which is what is loaded then.
 """
 
 from __future__ import annotations
@@ -17,6 +18,18 @@ _PIECES, _PIECE = 512, 4_096
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 # What decides a model's words: weights, configuration, tokeniser, chat template. Not a README.
 _DECIDING = {".safetensors", ".bin", ".pt", ".gguf", ".json", ".jinja", ".txt", ".model", ".tiktoken", ".py"}
+
+
+def identity(location: str, revision: str | None) -> str:
+    """What `location`, a folder or a name on the hub, stands for; no more than the revision where that cannot be
+    told. Starting the engine then says why.
+    """
+    try:
+        if Path(location).is_dir():
+            return folder_digest(Path(location))
+        return commit(location, revision) or revision or ""
+    except (OSError, ValueError):
+        return revision or ""
 
 
 def folder_digest(folder: Path) -> str:

@@ -13,7 +13,7 @@ from fleet_pipeline.deliberation.council import Deliberation
 from fleet_pipeline.deliberation.judging import Judgement
 from fleet_pipeline.deliberation.prompts import Prompt
 from fleet_pipeline.deliberation.task import safe_key
-from fleet_pipeline.deliberation.transcript import Completion, Transcript, Utterance
+from fleet_pipeline.deliberation.transcript import Completion, Status, Transcript, Utterance
 from fleet_pipeline.storage.store import Damaged, Store
 from fleet_pipeline.storage.tables import read_file, table_path, write_rows
 
@@ -51,10 +51,14 @@ def write_transcript(
 ) -> None:
     """Make a finished deliberation durable: one atomic file, rows and facts together.
 
+    A complete one that was made from the same inputs stays where this one failed: two runs may race.
+
     What an earlier attempt said is kept in `attempts/<deliberation_id>.<number of the attempt>.parquet`, a
     folder of the same columns. It is copied there before it is replaced: whatever ends this in between, the
     next one does it again.
     """
+    if transcript.status != Status.COMPLETED and _is_complete(store, deliberation.id, provenance.fingerprint):
+        return
     facts = TranscriptFacts(
         transcript.status,
         transcript.error_message,
@@ -73,8 +77,11 @@ def _keep_earlier(store: Store, key: str) -> int:
     """Copy the transcript that stands in the way of another; returns the number of its attempt, 0 for none."""
     try:
         found = read_file(store, "utterances", key)
-    except Damaged:  # nobody can read it
-        return max((number for number in attempts(store, key)), default=0)
+    except Damaged:  # torn, or of another version: kept as it is, under a name that no reader of the folder takes
+        number = max(attempts(store, key), default=0) + 1
+        content = store.read(table_path("utterances", key))
+        store.write(f"attempts/{safe_key(key)}.{number:03d}.damaged", content or b"")
+        return number
     if found is None:
         return 0
     number = int(found[1].get("attempt", 1))
@@ -82,6 +89,14 @@ def _keep_earlier(store: Store, key: str) -> int:
     if content is not None:
         store.write(attempt_path(key, number), content)
     return number
+
+
+def _is_complete(store: Store, key: str, fingerprint: str) -> bool:
+    try:
+        found = read_file(store, "utterances", key)
+    except Damaged:
+        return False
+    return bool(found and (found[1]["status"], found[1]["fingerprint"]) == (Status.COMPLETED, fingerprint))
 
 
 def attempts(store: Store, key: str) -> list[int]:

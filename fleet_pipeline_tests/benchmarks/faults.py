@@ -86,7 +86,7 @@ def poison(count: int = 1_000) -> None:
     with tempfile.TemporaryDirectory() as name, dg.instance_for_test(temp_dir=name) as instance:
         settings = Settings(
             storage=f"{name}/storage", engine={"model": RANDOM_TINY, "max_model_len": 4_096},
-            council={"sampling": {"max_tokens": 40}, "retries": 3},
+            council={"sampling": {"max_tokens": 40}, "retries": 10},  # the random model often says nothing, or too much
         )  # fmt: skip
         store = Store(settings.storage)
         keys = []

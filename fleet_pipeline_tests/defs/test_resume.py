@@ -14,12 +14,13 @@ import dagster as dg
 import pandas as pd
 import pytest
 
-from fleet_pipeline.defs.processes import close_dead_runs, this_process
+from fleet_pipeline.defs.processes import close_dead_runs, lineage, this_process
 from fleet_pipeline.deliberation.prompts import Prompt
 from fleet_pipeline.deliberation.transcript import AgentError, Completion
-from fleet_pipeline.inference.engine import EngineDied
-from fleet_pipeline.inference.scripted import echo
-from fleet_pipeline.models.identity import commit, folder_digest
+from fleet_pipeline.inference.engine import EngineDied, EngineError
+from fleet_pipeline.inference.scripted import ScriptedEngine, echo
+from fleet_pipeline.models.identity import commit, folder_digest, identity
+from fleet_pipeline.runs import execute
 from fleet_pipeline_tests.helpers import said
 from fleet_pipeline_tests.pipeline import Pipeline
 
@@ -136,6 +137,64 @@ def test_an_engine_that_dies_is_started_again_in_the_same_run_and_the_record_say
     assert events[0].metadata["run: engine starts"].value == 4
 
 
+def test_an_engine_that_cannot_be_started_again_leaves_what_finished_as_it_is(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = pipeline.put(*[f"t{n}" for n in range(14)], model="other")
+
+    def dies(prompt: Prompt) -> Completion:
+        if pipeline.store.names("utterances", ".parquet"):
+            raise EngineDied("gone")
+        return echo(prompt)
+
+    def gone(self: ScriptedEngine, reason: str) -> None:
+        raise EngineError(f"{reason}, and the model as well")
+
+    pipeline.answer = dies
+    with monkeypatch.context() as patch:
+        patch.setattr(ScriptedEngine, "revive", gone)
+        pipeline.run(keys)
+    statuses = pipeline.table("deliberations").set_index("task_id")["status"]
+    assert 0 < (statuses == "completed").sum() < 14
+    assert set(pipeline.table("deliberations")["attempt"].dropna()) == {1}
+    assert not (pipeline.storage / "attempts").exists()
+
+
+def test_a_model_of_one_task_that_cannot_start_costs_its_own_deliberations(pipeline: Pipeline, monkeypatch) -> None:
+    keys = [*pipeline.put("a"), *pipeline.put("b", model="too-big"), *pipeline.put("c", model="x" * 400)]
+    start = pipeline.source.start
+
+    def starts(model: str) -> ScriptedEngine:
+        if model != "scripted":
+            raise EngineError("CUDA out of memory")
+        return start(model)
+
+    monkeypatch.setattr(pipeline.source, "start", starts)
+    pipeline.run(keys)
+    assert pipeline.partitions("deliberations") == ({"a.dev"}, {"b.dev", "c.dev"})
+    assert identity("x" * 400, None) == ""
+
+
+def test_of_two_runs_the_one_that_failed_does_not_take_the_place_of_the_one_that_completed(pipeline: Pipeline) -> None:
+    keys = pipeline.put("a")
+    pipeline.run(keys)
+    before = pipeline.table("utterances")
+    pipeline.configure(council={"resume": "never"})
+    pipeline.answer = lambda _: said("")
+    pipeline.run(keys)
+    pd.testing.assert_frame_equal(pipeline.table("utterances"), before)
+    assert pipeline.partitions("deliberations") == ({"a.dev"}, set())
+
+
+def test_a_damaged_transcript_is_kept_beside_the_attempts_before_it_is_replaced(pipeline: Pipeline) -> None:
+    keys = pipeline.put("a")
+    pipeline.run(keys)
+    pipeline.store.write("utterances/a.dev.parquet", b"PAR1 of another version")
+    pipeline.run(keys)
+    assert (pipeline.storage / "attempts/a.dev.001.damaged").read_bytes() == b"PAR1 of another version"
+    assert pipeline.table("deliberations")["attempt"].tolist() == [2]
+
+
 # -- What a model's name stands for ------------------------------------------------------------
 
 
@@ -208,13 +267,16 @@ def test_a_run_whose_process_is_gone_is_ended_and_others_are_not(pipeline: Pipel
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
     host = socket.gethostname()
-    dead = started(pipeline, lambda run_id: f"{run_id} {host} {gone.pid} 1700000000")
-    number_taken_by_another = started(pipeline, lambda run_id: f"{run_id} {host} {os.getpid()} 1700000000")
+    here = f"{host} {Path('/proc/self/ns/pid').readlink()}"
+    dead = started(pipeline, lambda run_id: f"{run_id} {here} {gone.pid} 1700000000")
+    number_taken_by_another = started(pipeline, lambda run_id: f"{run_id} {here} {os.getpid()} 1700000000")
     alive = started(pipeline, this_process)
-    elsewhere = started(pipeline, lambda run_id: f"{run_id} another-machine {gone.pid} 1700000000")
-    tried_again = started(pipeline, lambda run_id: f"the-run-before {host} {gone.pid} 1700000000")
+    elsewhere = started(pipeline, lambda run_id: f"{run_id} another-machine {here.split(' ')[1]} {gone.pid} 1700000000")
+    in_another_container = started(pipeline, lambda run_id: f"{run_id} {host} pid:[1] {gone.pid} 1700000000")
+    unreadable = started(pipeline, lambda run_id: f"{run_id} nonsense")
+    tried_again = started(pipeline, lambda run_id: f"the-run-before {here} {gone.pid} 1700000000")
     untold = started(pipeline, lambda run_id: "")
-    cancelling = started(pipeline, lambda run_id: f"{run_id} {host} {gone.pid} 1700000000", "CANCELING")
+    cancelling = started(pipeline, lambda run_id: f"{run_id} {here} {gone.pid} 1700000000", "CANCELING")
     assert set(close_dead_runs(pipeline.instance)) == {dead, number_taken_by_another, cancelling}
     statuses = {run.run_id: run.status.value for run in pipeline.instance.get_runs()}
     assert (statuses[dead], statuses[number_taken_by_another], statuses[cancelling]) == (
@@ -222,11 +284,25 @@ def test_a_run_whose_process_is_gone_is_ended_and_others_are_not(pipeline: Pipel
         "FAILURE",
         "CANCELED",
     )
-    assert {statuses[run_id] for run_id in (alive, elsewhere, tried_again, untold)} == {"STARTED"}
+    assert {
+        statuses[run_id] for run_id in (alive, elsewhere, in_another_container, unreadable, tried_again, untold)
+    } == {"STARTED"}
     assert close_dead_runs(pipeline.instance) == []
 
 
-def test_every_run_says_which_process_executes_it(pipeline: Pipeline) -> None:
+def test_every_run_says_which_process_executes_it_and_goes_on_with_all_steps(pipeline: Pipeline) -> None:
+    """What passes between scoring ops is in memory: "from failure" could not start."""
     result = pipeline.run(pipeline.put("a"))
     run = pipeline.instance.get_run_by_id(result.run_id)
     assert run.tags["fleet/process"] == this_process(run.run_id)
+    assert run.tags["dagster/retry_strategy"] == "ALL_STEPS"
+
+
+def test_a_run_that_goes_on_from_one_whose_record_is_gone_does_so(pipeline: Pipeline) -> None:
+    first = pipeline.run(pipeline.put("a"))
+    job = pipeline.definitions.resolve_job_def("deliberate")
+    tags = {key: value for key, value in pipeline.instance.get_run_by_id(first.run_id).tags.items() if "range" in key}
+    second = pipeline.instance.create_run_for_job(job, tags=tags, root_run_id=first.run_id, parent_run_id=first.run_id)
+    pipeline.instance.delete_run(first.run_id)
+    assert lineage(pipeline.instance, second) == [first.run_id, first.run_id]
+    assert execute(job, second, pipeline.instance) is None

@@ -9,12 +9,24 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+from dagster._core.definitions.run_request import InstigatorType
+from dagster._core.definitions.sensor_definition import SensorType
+from dagster._core.execution.backfill import BulkActionStatus, PartitionBackfill
+from dagster._core.remote_origin import (
+    ManagedGrpcPythonEnvCodeLocationOrigin,
+    RemoteInstigatorOrigin,
+    RemoteRepositoryOrigin,
+)
+from dagster._core.scheduler.instigation import InstigatorState, InstigatorStatus, SensorInstigatorData
+from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 
+from fleet_pipeline.defs.announcements import read_verdicts
 from fleet_pipeline.defs.build import build_definitions
 from fleet_pipeline.defs.partitions import NAME
-from fleet_pipeline.defs.retention import Old, find_old, remove
+from fleet_pipeline.defs.retention import Old, Removed, find_old, remove
 from fleet_pipeline.deliberation.errors import InvalidInput
 from fleet_pipeline.deliberation.roles import BUILT_IN_ROLES
+from fleet_pipeline.events.options import NatsOptions
 from fleet_pipeline.settings import RetentionSettings, Settings
 from fleet_pipeline.storage.pending import new_batch, put_batch
 from fleet_pipeline.storage.store import Store
@@ -26,10 +38,11 @@ MONTH = RetentionSettings(max_age_days=30)
 
 
 def age(pipeline: Pipeline, *keys: str, days: float) -> None:
-    """Make verdicts look as old as that."""
+    """Make deliberations look as old as that: every file of theirs."""
     then = time.time() - days * 86_400
     for key in keys:
-        os.utime(pipeline.storage / f"deliberations/{key}.parquet", (then, then))
+        for path in pipeline.storage.rglob(f"{key}.*"):
+            os.utime(path, (then, then))
 
 
 def inbox(pipeline: Pipeline) -> Store:
@@ -37,11 +50,11 @@ def inbox(pipeline: Pipeline) -> Store:
 
 
 def old(pipeline: Pipeline, keep: RetentionSettings = MONTH, now: datetime | None = None) -> Old:
-    return find_old(pipeline.instance, pipeline.store, inbox(pipeline), BUILT_IN_ROLES, keep, now)
+    return find_old(pipeline.instance, pipeline.store, inbox(pipeline), BUILT_IN_ROLES, keep, NatsOptions(), now)
 
 
-def prune(pipeline: Pipeline, found: Old) -> None:
-    remove(pipeline.instance, pipeline.store, inbox(pipeline), BUILT_IN_ROLES, found)
+def prune(pipeline: Pipeline, found: Old) -> Removed:
+    return remove(pipeline.instance, pipeline.store, inbox(pipeline), BUILT_IN_ROLES, found)
 
 
 def remains(pipeline: Pipeline, key: str) -> list[Path]:
@@ -100,14 +113,14 @@ def test_what_is_asked_for_again_or_under_way_stays(pipeline: Pipeline) -> None:
 def test_run_records_go_when_they_made_nothing_that_is_kept(pipeline: Pipeline) -> None:
     first = pipeline.run(pipeline.put("a")).run_id
     second = pipeline.run(pipeline.put("b")).run_id
-    foreign = pipeline.instance.create_run_for_job(_foreign, status=dg.DagsterRunStatus.SUCCESS).run_id
+    foreign = prune_of_others.execute_in_process(instance=pipeline.instance).run_id
     in_forty_days = datetime.now(UTC) + timedelta(days=40)
     assert set(old(pipeline, now=in_forty_days).runs) == {first, second}
     age(pipeline, "b.dev", days=-39)  # a verdict written anew keeps itself, and no run before it
     found = old(pipeline, now=in_forty_days)
     assert (list(found.deliberations), set(found.runs)) == (["a.dev"], {first, second})
     age(pipeline, "b.dev", days=0.5)
-    assert old(pipeline, RetentionSettings(max_count=1)).runs == ()  # both ended after the kept verdict
+    assert old(pipeline, RetentionSettings(max_count=1)).runs == ()  # both ended after what is kept was written
     prune(pipeline, found)
     assert {run.run_id for run in pipeline.instance.get_runs()} == {foreign}
 
@@ -116,8 +129,8 @@ def test_run_records_go_when_they_made_nothing_that_is_kept(pipeline: Pipeline) 
 def nothing() -> None: ...
 
 
-@dg.job
-def _foreign() -> None:
+@dg.job(name="prune")
+def prune_of_others() -> None:
     nothing()
 
 
@@ -143,6 +156,59 @@ def test_a_removal_that_is_cut_short_is_ended_by_the_next(pipeline: Pipeline, mo
     prune(pipeline, old(pipeline))
     assert [remains(pipeline, key) for key in keys] == [[], []]
     assert list(pipeline.instance.get_dynamic_partitions(NAME)) == []
+
+
+def test_what_was_said_or_asked_for_after_the_verdict_is_unfinished(pipeline: Pipeline) -> None:
+    """The run that was to judge it broke, and nothing is queued."""
+    keys = pipeline.put("said", "asked", "old")
+    pipeline.run(keys)
+    age(pipeline, *keys, days=31)
+    (pipeline.storage / "utterances/said.dev.parquet").touch()
+    pipeline.put("asked")
+    found = old(pipeline, RetentionSettings(max_count=1, max_age_days=30))
+    assert list(found.deliberations) == ["old.dev"]
+
+
+def test_what_is_run_or_asked_for_again_while_others_are_removed_is_spared(pipeline: Pipeline) -> None:
+    keys = pipeline.put("a", "b", "c", "d")
+    pipeline.run(keys)
+    age(pipeline, *keys, days=31)
+    found = old(pipeline)
+    pipeline.run(["b.dev"])
+    first = iter([True])
+
+    def meanwhile(_: int) -> None:
+        if next(first, False):
+            put_batch(pipeline.store, new_batch("requests", specs(a_task("c")), True, datetime.now(UTC)))
+
+    done = remove(pipeline.instance, pipeline.store, inbox(pipeline), BUILT_IN_ROLES, found, meanwhile)
+    assert (done.deliberations, sorted(done.spared)) == (["a.dev", "d.dev"], ["b.dev", "c.dev"])
+    assert remains(pipeline, "c.dev")
+
+
+def test_what_has_not_been_announced_stays_where_there_is_a_broker(pipeline: Pipeline) -> None:
+    pipeline.run(pipeline.put("told"))
+    cursor = read_verdicts(pipeline.instance, 0)[1]
+    pipeline.run(pipeline.put("untold"))
+    age(pipeline, "told.dev", "untold.dev", days=31)
+    origin = RemoteInstigatorOrigin(RemoteRepositoryOrigin(_LOCATION, "__repository__"), "completions")
+    data = SensorInstigatorData(cursor=str(cursor), sensor_type=SensorType.STANDARD)
+    state = InstigatorState(origin, InstigatorType.SENSOR, InstigatorStatus.RUNNING, data)
+    pipeline.instance.add_instigator_state(state)
+    nats = NatsOptions(url="nats://127.0.0.1:1")
+    found = find_old(pipeline.instance, pipeline.store, inbox(pipeline), BUILT_IN_ROLES, MONTH, nats)
+    assert (list(found.deliberations), found.unfinished) == (["told.dev"], ("untold.dev",))
+
+
+_LOCATION = ManagedGrpcPythonEnvCodeLocationOrigin(LoadableTargetOrigin(module_name="m"), "m")
+
+
+def test_while_a_backfill_is_under_way_nothing_is_removed(pipeline: Pipeline) -> None:
+    pipeline.run(pipeline.put("a"))
+    backfill = PartitionBackfill("b1", BulkActionStatus.REQUESTED, False, {}, 0.0, serialized_asset_backfill_data="{}")
+    pipeline.instance.add_backfill(backfill)
+    with pytest.raises(InvalidInput, match="backfill b1 is under way"):
+        old(pipeline)
 
 
 def test_remains_of_killed_writers_and_old_files_of_the_inbox_go(pipeline: Pipeline) -> None:

@@ -221,6 +221,7 @@ class Mortal(Backend):
     def step(self) -> list[tuple[str, Completion]]:
         self.steps += 1
         if self.steps in self.at_steps or any(self.kills(self.prompts[r]) for r in self.left):
+            self.left.clear()
             raise EngineDied("out of memory")
         done = super().step()
         self.answered += [self.prompts[request_id] for request_id, _ in done]
@@ -290,6 +291,40 @@ def test_two_that_kill_the_engine_fail_and_all_others_complete() -> None:
     assert (failed, len(finished)) == ({"t3.dev", "t12.dev"}, 20)
 
 
+def test_however_many_kill_the_engine_each_fails_and_all_others_complete() -> None:
+    places = (5, 6, 7, 8, 9, 40, 70)
+    backend = Mortal(kills=lambda p: any(f"task {place}\n" in p.user for place in places))
+    finished = survived(backend, jobs(100))
+    failed = {key for key, f in finished.items() if f.result.status is Status.FAILED}
+    assert (failed, len(finished)) == ({f"t{place}.dev" for place in places}, 100)
+
+
+def test_a_suspect_is_alone_even_where_jobs_end_without_a_step() -> None:
+    """A prompt that is refused ends at once; then nothing is under way, and there is more to come."""
+    backend = Mortal(kills=lambda p: "task 0\n" in p.user)
+    refused = [a_job(a_deliberation(f"no{n}", description="refuse me")) for n in range(3)]
+    many = jobs(12)
+    finished = survived(backend, [*many[:2], *refused, *many[2:]])
+    assert [f.key for f in finished.values() if f.result.status is Status.FAILED] == [
+        "no0.dev",
+        "no1.dev",
+        "no2.dev",
+        "t0.dev",
+    ]
+    assert len(backend.deaths) == 2  # the third is the last one's, and nothing is left to start for
+
+
+def test_a_store_that_makes_the_next_job_wait_costs_nobody_s_running_time() -> None:
+    backend = Backend(lambda p: 1 + p.seed % 3)
+
+    def slowly() -> Iterator[Job]:
+        for job in jobs(9, constraints={"timeout_seconds": 60}):
+            backend.clock.now += 300
+            yield job
+
+    assert {f.result.status for f in run(backend, slowly())} == {Status.COMPLETED}
+
+
 def test_one_that_kills_the_engine_and_has_no_neighbours_fails_and_that_is_all() -> None:
     (finished,) = survived(Mortal(kills=lambda _: True), jobs(1), restarts=2).values()
     assert finished.result.status is Status.FAILED
@@ -298,7 +333,7 @@ def test_one_that_kills_the_engine_and_has_no_neighbours_fails_and_that_is_all()
 def test_an_engine_that_dies_too_often_is_given_up_and_what_finished_has_come_out() -> None:
     backend = Mortal(at_steps=tuple(range(12, 200)))
     came: list[Finished] = []
-    with pytest.raises(EngineError, match=r"out of memory; it has been started again as often as may be"):
+    with pytest.raises(EngineError, match=r"out of memory; it died 4 times in a row, with nothing finished"):
         came.extend(drive(jobs(30), backend, max_in_flight=8, restarts=3, monotonic=backend.clock))
     assert len(came) > 1
     assert len(backend.deaths) == 3
