@@ -53,18 +53,18 @@ def close_dead_runs(instance: dg.DagsterInstance) -> list[str]:
     """
     closed = []
     for run in instance.get_runs(filters=dg.RunsFilter(statuses=UNFINISHED)):
-        run_id, *place, pid, began = (run.tags.get(PROCESS) or "- - - 0 0").split(" ")
-        if run_id != run.run_id or tuple(place) != _machine() or not pid.isdecimal() or not began.isdecimal():
+        written = run.tags.get(PROCESS, "").split(" ")
+        if written[:-2] != [run.run_id, *_machine()] or not all(number.isdecimal() for number in written[-2:]):
             continue
-        if _lives(int(pid), float(began)):
+        if _lives(int(written[-2]), float(written[-1])):
             continue
-        now = instance.get_run_by_id(run_id)
+        now = instance.get_run_by_id(run.run_id)
         if now is None or now.status not in UNFINISHED:  # it ended by itself while we looked
             continue
         cancelled = now.status == dg.DagsterRunStatus.CANCELING
         end = instance.report_run_canceled if cancelled else instance.report_run_failed
         end(now, "its process is gone; what had finished is kept")
-        closed.append(run_id)
+        closed.append(run.run_id)
     return closed
 
 

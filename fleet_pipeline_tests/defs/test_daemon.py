@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 
 import psutil
@@ -79,10 +80,11 @@ def status(deployment: Deployment, run_id: str) -> str:
 
 
 @pytest.mark.timeout(600)
-def test_a_run_whose_process_is_killed_goes_on_by_itself(slow: Deployment) -> None:
-    (key,) = slow.add(killed="do")
+@pytest.mark.parametrize("name", ["SIGKILL", "SIGTERM"])
+def test_a_run_whose_process_is_killed_or_evicted_goes_on_by_itself(slow: Deployment, name: str) -> None:
+    (key,) = slow.add(**{name.lower(): "do"})
     run_id = slow.launch(key)
-    slow.process(run_id).kill()
+    slow.process(run_id).send_signal(getattr(signal, name))
     eventually(lambda: status(slow, run_id) == "FAILURE", "the death to be noticed")
     quick(slow)
     eventually(lambda: key in slow.partitions()["materialized"], "the run to go on")

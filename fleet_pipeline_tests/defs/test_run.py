@@ -215,6 +215,36 @@ def test_a_damaged_transcript_is_made_anew_and_its_neighbours_are_not(pipeline: 
     assert len(pipeline.asked) == 9
 
 
+def test_of_a_hundred_the_five_that_cannot_be_held_are_red_with_their_reason_and_the_others_green(
+    pipeline: Pipeline,
+) -> None:
+    """A thousand on real vLLM: `benchmarks/faults.py poison`."""
+    keys = [key for n in range(95) for key in pipeline.put(f"t{n:02d}")]
+    keys[10:10] = pipeline.put("overlong", description="over-long")
+    keys[30:30] = pipeline.put("late", constraints={"timeout_seconds": 1e-9})
+    keys[50:50] = ["../../hostile.dev"]
+    keys[70:70] = pipeline.put("unreadable")
+    keys[90:90] = pipeline.put("silent", description="say nothing", quorum=3)
+    pipeline.store.write("tasks/unreadable.dev.json", b'{"task_id": "../../etc"}')
+
+    def answer(prompt: Prompt) -> Completion:
+        if "over-long" in prompt.user:
+            return Completion(error=AgentError.OVERLONG, error_message="too long")
+        return said("") if "say nothing" in prompt.user and prompt.seat.index == 2 else echo(prompt)
+
+    pipeline.answer = answer
+    result = pipeline.run(keys)
+    red = {"overlong.dev", "late.dev", "../../hostile.dev", "unreadable.dev", "silent.dev"}
+    assert pipeline.partitions("deliberations") == (set(keys) - red, red)
+    failed = result.failure_data_for_node("deliberations").user_failure_data.metadata["failed"].value
+    reasons = {key.split(".dev")[0]: reason for key, reason in failed.items()}
+    assert "overlong: too long" in reasons["overlong"]
+    assert "timeout: not finished after 1e-09 s of running time" in reasons["late"]
+    assert "no deliberation id" in reasons["../../hostile"]
+    assert "description: add this field" in reasons["unreadable"]
+    assert "2 of 3 agents answered, the quorum is 3" in reasons["silent"]
+
+
 def test_a_damaged_file_that_no_engine_can_mend_costs_its_own_deliberation(pipeline: Pipeline) -> None:
     """The task no longer holds, so that it is not run again, and what it said before is torn."""
     keys = pipeline.put("t1", "t2", "t3")

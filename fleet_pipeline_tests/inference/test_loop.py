@@ -216,11 +216,13 @@ class Mortal(Backend):
         self.at_steps = at_steps
         self.steps = 0
         self.deaths: list[str] = []
+        self.died_with: list[set[str]] = []  # tasks under way at each death
         self.answered: list[Prompt] = []
 
     def step(self) -> list[tuple[str, Completion]]:
         self.steps += 1
         if self.steps in self.at_steps or any(self.kills(self.prompts[r]) for r in self.left):
+            self.died_with.append({self.prompts[r].user.split("\n")[2] for r in self.left})
             self.left.clear()
             raise EngineDied("out of memory")
         done = super().step()
@@ -311,7 +313,8 @@ def test_a_suspect_is_alone_even_where_jobs_end_without_a_step() -> None:
         "no2.dev",
         "t0.dev",
     ]
-    assert len(backend.deaths) == 2  # the third is the last one's, and nothing is left to start for
+    assert backend.died_with[-1] == {"task 0"}
+    assert len(backend.deaths) == 3
 
 
 def test_a_store_that_makes_the_next_job_wait_costs_nobody_s_running_time() -> None:
