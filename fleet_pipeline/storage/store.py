@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import re
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -37,6 +38,9 @@ _PASSING = frozenset(
 TRIES = 9
 FIRST_PAUSE_SECONDS = 2.0
 LONGEST_PAUSE_SECONDS = 60.0
+
+
+_DID_NOT_GET_THROUGH = re.compile("Timeout|Connect|Disconnect|Unavailable|Throttl|IncompleteRead|Transport")
 
 
 class StorageError(RuntimeError):
@@ -173,8 +177,8 @@ def _passes(error: Exception) -> bool:
         return True
     if isinstance(error, OSError):
         return error.errno in _PASSING
-    # Of a client library, not of the store: it did not get through. What it was not given does not come by waiting.
-    return "Credential" not in type(error).__name__
+    # Of a client library that did not get through. By name: each driver has its own.
+    return bool(_DID_NOT_GET_THROUGH.search(type(error).__name__))
 
 
 def _moment(entry: Mapping[str, Any]) -> datetime:
