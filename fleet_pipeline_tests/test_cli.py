@@ -207,7 +207,9 @@ def test_wrong_usage_is_exit_code_2(tmp_path: Path, arguments: list[str]) -> Non
     assert "Traceback" not in result.stderr
 
 
-@pytest.mark.parametrize("command", [[], ["run"], ["submit"], ["status"], ["serve"], ["show"], ["config"]])
+@pytest.mark.parametrize(
+    "command", [[], ["run"], ["submit"], ["export"], ["prune"], ["status"], ["serve"], ["show"], ["config"]]
+)
 def test_help_shows_examples(tmp_path: Path, command: list[str]) -> None:
     result = fleet(tmp_path, *command, "--help")
     assert result.returncode == 0

@@ -121,9 +121,9 @@ def proposals(transcripts: TableSlice) -> Any:
     deps=[proposals, transcripts],
     kinds={"parquet"},
     code_version=SCORES_VERSION,
-    # Nothing is yielded: each verdict is logged as it is written, once per partition, and failed
-    # ones are not materialized, so that partition status tells the truth. A yielded output would
-    # add a second materialization to every partition, the failed ones included.
+    # No output is yielded: each verdict is told as it is written, once per partition, and failed ones are
+    # not materialized, so that partition status tells the truth. An output would add a second
+    # materialization to every partition, the failed ones included.
     output_required=False,
     **_partitioned,
 )
@@ -133,7 +133,7 @@ def deliberations(
     council: CouncilResource,
     logs: dg.ResourceParam[LogSettings],
     process: RunProcess,
-) -> Iterator[dg.Output[None]]:
+) -> Iterator[dg.AssetMaterialization | dg.AssetObservation]:
     store, roles = storage.patient_store(), council.roles()
     failed: dict[str, str] = {}
     for key in context.partition_keys:
@@ -145,12 +145,11 @@ def deliberations(
         fill_outbox(store, key)
         event = {"asset_key": context.asset_key, "partition": key, "metadata": metadata(store, row, seats, logs.texts)}
         if row["status"] == Status.COMPLETED:
-            context.log_event(dg.AssetMaterialization(**event))
+            yield dg.AssetMaterialization(**event)
         else:
             failed[key] = f"{row['status']}: {row['error_message']}"
             # For whoever follows the event log: a failure leaves no materialization behind.
-            context.log_event(dg.AssetObservation(**event))
-    yield from ()
+            yield dg.AssetObservation(**event)
     if failed:
         sample = "\n".join(f"{key}: {reason}" for key, reason in list(failed.items())[:20])
         raise dg.Failure(
