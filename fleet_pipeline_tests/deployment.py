@@ -82,7 +82,7 @@ class Deployment:
     def process(self, run_id: str) -> psutil.Process:
         """The process that executes a run; waits for it to say so."""
         eventually(lambda: "fleet/process" in self.run(run_id).tags, f"run {run_id} to start")
-        return psutil.Process(int(self.run(run_id).tags["fleet/process"].split(" ")[2]))
+        return psutil.Process(int(self.run(run_id).tags["fleet/process"].split(" ")[-2]))
 
     def run(self, run_id: str) -> dg.DagsterRun:
         found = self.instance.get_run_by_id(run_id)
