@@ -121,7 +121,7 @@ def proposals(transcripts: TableSlice) -> Any:
     deps=[proposals, transcripts],
     kinds={"parquet"},
     code_version=SCORES_VERSION,
-    # No output is yielded: each verdict is told as it is written, once per partition, and failed ones are
+    # Nothing is yielded: each verdict is logged as it is written, once per partition, and failed ones are
     # not materialized, so that partition status tells the truth. An output would add a second
     # materialization to every partition, the failed ones included.
     output_required=False,
@@ -133,7 +133,7 @@ def deliberations(
     council: CouncilResource,
     logs: dg.ResourceParam[LogSettings],
     process: RunProcess,
-) -> Iterator[dg.AssetMaterialization | dg.AssetObservation]:
+) -> Iterator[dg.Output[None]]:
     store, roles = storage.patient_store(), council.roles()
     failed: dict[str, str] = {}
     for key in context.partition_keys:
@@ -145,11 +145,15 @@ def deliberations(
         fill_outbox(store, key)
         event = {"asset_key": context.asset_key, "partition": key, "metadata": metadata(store, row, seats, logs.texts)}
         if row["status"] == Status.COMPLETED:
-            yield dg.AssetMaterialization(**event)
+            context.log_event(dg.AssetMaterialization(**event))
         else:
             failed[key] = f"{row['status']}: {row['error_message']}"
             # For whoever follows the event log: a failure leaves no materialization behind.
-            yield dg.AssetObservation(**event)
+            context.log_event(dg.AssetObservation(**event))
+        # It is stored by now. Dagster would keep it for hooks until the step ends, with all its texts: 5,000 of them
+        # were 40 MiB, at a few words each.
+        list(context.op_execution_context.consume_events())
+    yield from ()
     if failed:
         sample = "\n".join(f"{key}: {reason}" for key, reason in list(failed.items())[:20])
         raise dg.Failure(
