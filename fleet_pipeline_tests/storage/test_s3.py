@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import socket
+import subprocess
+import sys
 import urllib.request
 from collections.abc import Iterator
 
 import boto3
 import pandas as pd
 import pytest
-from moto.server import ThreadedMotoServer
 from s3fs import S3FileSystem
 
 from fleet_pipeline.storage.store import StorageAway, StorageError, Store
+from fleet_pipeline_tests.deployment import eventually
 from fleet_pipeline_tests.pipeline import Pipeline
 
 READ_ONLY = {
@@ -23,11 +26,25 @@ READ_ONLY = {
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
+    """In a process of its own: vLLM cannot start in one that has imported Flask, whose global proxies refuse to
+    be looked at ("Working outside of application context").
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    program = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    process = subprocess.Popen(program, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        eventually(lambda: _listens(port), "moto's server")
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as connection:
+        return connection.connect_ex(("127.0.0.1", port)) == 0
 
 
 @pytest.fixture
