@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fleet_pipeline.deliberation.errors import InvalidInput
-from fleet_pipeline.storage.rows import Provenance, write_transcript
+from fleet_pipeline.storage.rows import Provenance, TranscriptFacts, write_transcript
 from fleet_pipeline.storage.schemas import SCHEMA_VERSIONS, TABLES
 from fleet_pipeline.storage.store import StorageError, Store
 from fleet_pipeline.storage.tables import TableSlice, read_file, read_rows, write_rows
@@ -58,8 +59,9 @@ def test_pandas_and_duckdb_read_a_folder_as_one_table(tmp_path: Path) -> None:
 def test_files_of_absent_values_have_the_columns_and_types_of_the_table(tmp_path: Path) -> None:
     """A column that is null in one file and text in another would break readers of the folder."""
     store = Store(str(tmp_path))
+    facts = asdict(TranscriptFacts("failed", "", "f", 0.0, 1.0, "r"))
     for table, schema in TABLES.items():
-        write_rows(store, table, "t1.dev", [{}])
+        write_rows(store, table, "t1.dev", [{}], facts)
         write_rows(store, table, "t2.dev", [])
         assert read_rows(store, table, "t1.dev").schema.equals(schema)
         assert len(pd.read_parquet(tmp_path / table)) == 1
