@@ -90,7 +90,8 @@ def run_backlog(instance: dg.DagsterInstance, settings: Settings, tasks: Sequenc
     run = instance.create_run_for_job(
         job, None, run_id, _run_config(settings), tags=tags, remote_job_origin=_as_in_workspace(job.name)
     )
-    return Outcome(run.run_id, keys, last, execute(job, run, instance), before)
+    broke = execute(job, run, instance)  # first: `last` is another one afterwards
+    return Outcome(run.run_id, keys, last, broke, before)
 
 
 def announce_all(instance: dg.DagsterInstance, nats: NatsOptions, outcome: Outcome) -> Receipts:
