@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import fsspec
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -26,6 +27,7 @@ from fleet_pipeline.deliberation.sampling import Sampling
 from fleet_pipeline.events.options import NatsOptions, RequestOptions
 from fleet_pipeline.inference.vllm import VllmConfig
 from fleet_pipeline.scoring.options import ScoringOptions
+from fleet_pipeline.scoring.quality import CheckOptions
 from fleet_pipeline.scoring.ranking import Weights
 
 CONFIG_FILE_VARIABLE = "FLEET_CONFIG_FILE"
@@ -51,6 +53,23 @@ class CouncilSettings(BaseModel):
     )
 
 
+class BulkSettings(BaseModel):
+    """The backlog that is looked through by the clock. What is new or changed in it runs."""
+
+    model_config = _FORBID
+
+    backlog: str | None = Field(
+        default=None, min_length=1, description="A file, a folder or a glob: any fsspec URL. None: no bulk runs."
+    )
+    cron: str = Field(default="0 1 * * *", description="When, in five fields: minute hour day month weekday.")
+    timezone: str = Field(default="UTC", description="Of the cron expression, such as Europe/Berlin.")
+
+    @field_validator("timezone")
+    @classmethod
+    def _is_a_timezone(cls, value: str) -> str:
+        return _known_timezone(value)
+
+
 class RetentionSettings(BaseModel):
     """What is kept of finished deliberations; without a limit, all of it."""
 
@@ -58,6 +77,13 @@ class RetentionSettings(BaseModel):
 
     max_age_days: float | None = Field(default=None, gt=0, le=36_500, description="Remove what finished longer ago.")
     max_count: int | None = Field(default=None, ge=1, description="Keep so many, the newest.")
+    cron: str = Field(default="30 3 * * 0", description="When, in five fields; by default on Sundays at 3:30.")
+    timezone: str = Field(default="UTC", description="Of the cron expression.")
+
+    @field_validator("timezone")
+    @classmethod
+    def _is_a_timezone(cls, value: str) -> str:
+        return _known_timezone(value)
 
 
 class LogSettings(BaseModel):
@@ -87,15 +113,27 @@ class Settings(BaseSettings):
     weights: Weights = Weights()
     scoring: ScoringOptions = ScoringOptions()
     judge: Judging = Judging()
+    checks: CheckOptions = CheckOptions()
     nats: NatsOptions = NatsOptions()
     requests: RequestOptions = RequestOptions()
+    bulk: BulkSettings = BulkSettings()
     retention: RetentionSettings = RetentionSettings()
     logs: LogSettings = LogSettings()
+    owners: tuple[str, ...] = Field(
+        default=("team:fleet",), description="Of the assets, as the UI shows them: e-mail addresses or team:NAME."
+    )
 
     @field_validator("storage")
     @classmethod
     def _storage_is_one_place(cls, value: str) -> str:
         return _same_place_from_anywhere(value)
+
+    @field_validator("bulk")
+    @classmethod
+    def _backlog_is_one_place(cls, value: BulkSettings) -> BulkSettings:
+        return (
+            value.model_copy(update={"backlog": _same_place_from_anywhere(value.backlog)}) if value.backlog else value
+        )
 
     @field_validator("requests")
     @classmethod
@@ -118,6 +156,14 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, config_file())
+
+
+def _known_timezone(name: str) -> str:
+    try:
+        ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        raise ValueError(f"{name!r} is no time zone; name one as the tz database does, such as Europe/Berlin") from None
+    return name
 
 
 def _same_place_from_anywhere(url: str) -> str:

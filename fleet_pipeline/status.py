@@ -103,6 +103,12 @@ class Desk:
                 found[key] = self._standing(key, taken)[0]
         return found
 
+    def undone(self) -> dict[str, Status]:
+        """What failed, timed out, or was never run, and that no run holds or is about to: by id."""
+        asked = self._waiting() | unfinished(self.instance).keys()
+        left = (Status.FAILED, Status.TIMEOUT, Status.PENDING)
+        return {key: status for key, status in self.statuses().items() if status in left and key not in asked}
+
     def counts(self) -> dict[str, int]:
         """How many deliberations there are in all, and of each status."""
         found = list(self.statuses().values())

@@ -24,7 +24,7 @@ def prune(older_than: str | None, keep: int | None, really: bool, storage: str |
     """Show what is old, and with --apply remove it: results, specs, partitions, run records.
 
     What is unfinished stays: asked for and not run, queued, or under way. With [retention] set, the
-    schedule `retention_nightly` does the same every night.
+    schedule `retention` does the same every week.
 
     \b
     fleet prune --older-than 30d

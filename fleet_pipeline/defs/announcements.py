@@ -15,7 +15,7 @@ from typing import NamedTuple, TypeVar
 
 import dagster as dg
 
-from fleet_pipeline.defs.verdicts import STORAGE
+from fleet_pipeline.defs.display import STORAGE
 from fleet_pipeline.deliberation.task import is_key
 from fleet_pipeline.events.audit import stored_keys
 from fleet_pipeline.events.completions import deliberation_events

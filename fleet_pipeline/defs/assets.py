@@ -10,6 +10,7 @@ from typing import Any
 import dagster as dg
 
 from fleet_pipeline.defs.announcements import fill_outbox
+from fleet_pipeline.defs.display import metadata
 from fleet_pipeline.defs.partitions import check_range, deliberation_partitions
 from fleet_pipeline.defs.processes import RunProcess, lineage
 from fleet_pipeline.defs.progress import Progress, Report, log_report
@@ -28,11 +29,12 @@ from fleet_pipeline.defs.scoring import (
     score_relevance,
 )
 from fleet_pipeline.defs.transcribe import Transcription
-from fleet_pipeline.defs.verdicts import metadata, write_verdict
+from fleet_pipeline.defs.verdicts import write_verdict
 from fleet_pipeline.deliberation.council import PROTOCOL_VERSION
 from fleet_pipeline.deliberation.errors import InvalidInput
 from fleet_pipeline.deliberation.task import is_key
 from fleet_pipeline.deliberation.transcript import Status
+from fleet_pipeline.scoring.quality import CheckOptions
 from fleet_pipeline.settings import LogSettings
 from fleet_pipeline.storage.tables import TableSlice
 
@@ -82,22 +84,7 @@ def transcripts(
         lineage(context.instance, context.run),
     )
     state = transcription.run(context.partition_keys)
-    # Of the whole run, and so the same on each of its partitions.
-    context.add_output_metadata(
-        {
-            "run: deliberations": state.total,
-            "run: already done": state.reused,
-            "run: failed": state.failed,
-            "run: engine starts": state.engine_starts,
-            "run: engine start (s)": round(state.engine_start_seconds, 2),
-            "run: engine deaths": "; ".join(state.engine_deaths) or "none",
-            "run: prompt tokens": state.prompt_tokens,
-            "run: cached tokens": state.cached_tokens,
-            "run: completion tokens": state.completion_tokens,
-            "run: completion tokens per second": round(state.tokens_per_second, 1),
-            "run: prefix cache hit rate": round(state.cache_hit_rate, 4),
-        }
-    )
+    context.add_output_metadata(_of_the_run(state))
 
 
 @dg.graph_asset(
@@ -131,6 +118,7 @@ def deliberations(
     context: dg.AssetExecutionContext,
     storage: StorageResource,
     council: CouncilResource,
+    checks: dg.ResourceParam[CheckOptions],
     logs: dg.ResourceParam[LogSettings],
     process: RunProcess,
 ) -> Iterator[dg.Output[None]]:
@@ -140,10 +128,12 @@ def deliberations(
         if not is_key(key):
             failed[key] = "no deliberation id: expected <task_id>.<role in lower case>; delete this partition"
             continue
-        row, seats = write_verdict(store, key, roles, context.run.run_id)
+        verdict = write_verdict(store, key, roles, context.run.run_id, checks)
+        row = verdict.row
         # Before the event log tells of it: who reads there finds the events ready.
         fill_outbox(store, key)
-        event = {"asset_key": context.asset_key, "partition": key, "metadata": metadata(store, row, seats, logs.texts)}
+        shown = metadata(store, verdict, logs.texts)
+        event = {"asset_key": context.asset_key, "partition": key, "metadata": shown}
         if row["status"] == Status.COMPLETED:
             context.log_event(dg.AssetMaterialization(**event))
         else:
@@ -163,3 +153,27 @@ def deliberations(
             # Trying the step again would judge the same transcripts the same way.
             allow_retries=False,
         )
+
+
+def _of_the_run(state: Progress) -> dict[str, Any]:
+    """What the run's engine did, the same on each of its partitions. In one table but for what people plot: Dagster
+    keeps every entry for every partition until the step ends.
+    """
+    figures = {
+        "deliberations": state.total,
+        "already done": state.reused,
+        "failed": state.failed,
+        "engine starts": state.engine_starts,
+        "engine deaths": "; ".join(state.engine_deaths) or "none",
+        "GPU memory": state.gpu_memory or "no GPU",
+        "prompt tokens": state.prompt_tokens,
+        "from the prefix cache": state.cached_tokens,
+        **{f"cache hits, {phase}": f"{rate:.1%}" for phase, rate in state.cache_hit_rates.items()},
+        "completion tokens": state.completion_tokens,
+    }
+    return {
+        "run": dg.MetadataValue.table([dg.TableRecord({"of this run": k, "": str(v)}) for k, v in figures.items()]),
+        "run: engine start (s)": round(state.engine_start_seconds, 2),
+        "run: completion tokens per second": round(state.tokens_per_second, 1),
+        "run: prefix cache hit rate": round(state.cache_hit_rate, 4),
+    }

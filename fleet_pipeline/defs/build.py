@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import dagster as dg
 
 from fleet_pipeline.defs.assets import deliberations, proposals, transcripts
 from fleet_pipeline.defs.checks import council_checks
-from fleet_pipeline.defs.io_managers import ParquetIOManager
-from fleet_pipeline.defs.jobs import deliberate_job, prune_job, rescore_job
+from fleet_pipeline.defs.io_managers import ParquetIOManager, table_of
+from fleet_pipeline.defs.jobs import ask, ask_again, ask_backlog, deliberate_job, prune_job, rescore_job
 from fleet_pipeline.defs.resources import EngineResource, default_resources
-from fleet_pipeline.defs.schedules import retention_nightly
+from fleet_pipeline.defs.schedules import build_schedules
 from fleet_pipeline.defs.sensors import completions, inbox, lost_runs, requests
 from fleet_pipeline.settings import Settings, load_settings
+from fleet_pipeline.storage.schemas import TABLES
 
 
 class ScriptedEngineRefused(RuntimeError):
@@ -33,14 +34,15 @@ def build_definitions(
     vLLM, unless a test allows it: the system this one replaces ran a mock agent in production for
     months, and every test was green.
     """
-    resources = default_resources(settings or load_settings()) | {"progress": _quiet} | dict(overrides or {})
+    settings = settings or load_settings()
+    resources = default_resources(settings) | {"progress": _quiet} | dict(overrides or {})
     if not isinstance(resources["engine"], EngineResource) and not allow_scripted:
         raise ScriptedEngineRefused("the scripted engine is for tests; production definitions run vLLM")
     return dg.Definitions(
-        assets=[transcripts, proposals, deliberations],
+        assets=dg.map_asset_specs(_described_by(settings), [transcripts, proposals, deliberations]),
         asset_checks=[council_checks],
-        jobs=[deliberate_job, rescore_job, prune_job],
-        schedules=[retention_nightly],
+        jobs=[deliberate_job, ask, ask_backlog, ask_again, rescore_job, prune_job],
+        schedules=build_schedules(settings),
         sensors=[completions, requests, inbox, lost_runs],
         # One process: the engine must live in one op, and results pass between ops in memory.
         executor=dg.in_process_executor,
@@ -50,6 +52,30 @@ def build_definitions(
             "in_memory": dg.mem_io_manager,
         },
     )
+
+
+def _described_by(settings: Settings) -> Callable[[dg.AssetSpec], dg.AssetSpec]:
+    """What the UI shows of an asset beside its code: columns, place and owners."""
+
+    def described(spec: dg.AssetSpec) -> dg.AssetSpec:
+        table = table_of(spec.key)
+        columns = [
+            dg.TableColumn(column.name, str(column.type), column.metadata[b"description"].decode())
+            for column in TABLES[table]
+        ]
+        place = f"{settings.storage.rstrip('/')}/{table}"
+        return spec.merge_attributes(
+            metadata={
+                "dagster/column_schema": dg.TableSchema(columns),
+                "dagster/table_name": table,
+                "dagster/uri": place,
+                "read it": dg.MetadataValue.md(f"`pandas.read_parquet({place!r})`, or `fleet export --table {table}`"),
+                "docs": dg.MetadataValue.md("`docs/ui.md` for this page, `docs/scores.md` for what the figures mean"),
+            },
+            owners=settings.owners,
+        )
+
+    return described
 
 
 def _quiet(_: object) -> None:

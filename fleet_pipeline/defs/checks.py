@@ -1,63 +1,73 @@
-"""Asset checks: what people should look at before they trust a run's winners. They warn, and stop nothing."""
+"""Asset checks: what people should look at before they trust a run's winners. They stop nothing.
 
-from collections.abc import Iterator
-from typing import Any
+Checked once a run, naming the councils: an evaluation of each check for each council would be six events for
+every deliberation. What a council's own result does not pass stands in its verdict as well.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 
 import dagster as dg
+import pandas as pd
 
 from fleet_pipeline.defs.assets import proposals
-from fleet_pipeline.defs.resources import ScoringResource, StorageResource
+from fleet_pipeline.defs.resources import CouncilResource, StorageResource
+from fleet_pipeline.deliberation.errors import InvalidInput
+from fleet_pipeline.deliberation.roles import Role
 from fleet_pipeline.deliberation.task import is_key
-from fleet_pipeline.storage.store import StorageError
+from fleet_pipeline.scoring.quality import CHECKS, Check, CheckOptions, doubts
+from fleet_pipeline.storage.schemas import TABLES
+from fleet_pipeline.storage.store import Damaged, StorageError, Store
 from fleet_pipeline.storage.tables import read_file
+from fleet_pipeline.storage.task_store import get_task
 
 MOST_NAMED = 50
 
-_DESCRIPTIONS = {
-    "diversity": "Councils whose final proposals are nearly one: (Vendi - 1) / (proposals - 1) below warn_diversity_below.",
-    "relevance": "Councils whose proposals hardly speak of their task: mean relevance below warn_relevance_below.",
-    "duplicates": "Councils with proposals that repeat another one exactly.",
-}
-
 
 @dg.multi_asset_check(
-    specs=[dg.AssetCheckSpec(name, asset=proposals, description=text) for name, text in _DESCRIPTIONS.items()]
+    specs=[dg.AssetCheckSpec(name, asset=proposals, description=text) for name, text in CHECKS.items()]
 )
 def council_checks(
-    context: dg.AssetCheckExecutionContext, storage: StorageResource, scoring: ScoringResource
+    context: dg.AssetCheckExecutionContext,
+    storage: StorageResource,
+    council: CouncilResource,
+    checks: dg.ResourceParam[CheckOptions],
 ) -> Iterator[dg.AssetCheckResult]:
-    store, options = storage.patient_store(), scoring.options()
-    found: dict[str, dict[str, float]] = {name: {} for name in _DESCRIPTIONS}
-    looked_at = 0
-    for key in _keys(context, store.names("proposals", ".parquet")):
-        try:
-            read = read_file(store, "proposals", key) if is_key(key) else None
-        except StorageError:  # torn, or of an earlier version: the next run over it writes it anew
-            continue
-        if read is None:
-            continue
-        looked_at += 1
-        table, facts = read
-        figures: dict[str, Any] = facts.get("diversity", {})
-        relevance = [value for value in table.column("relevance").to_pylist() if value is not None]
-        if len(relevance) > 1:
-            share = (figures["vendi"] - 1) / (len(relevance) - 1)
-            if share < options.warn_diversity_below:
-                found["diversity"][key] = round(share, 4)
-            if figures["duplicates"]:
-                found["duplicates"][key] = figures["duplicates"]
-        if relevance and (mean := sum(relevance) / len(relevance)) < options.warn_relevance_below:
-            found["relevance"][key] = round(mean, 4)
+    store, roles = storage.patient_store(), council.roles()
+    found: dict[Check, dict[str, str]] = {name: {} for name in CHECKS}
+    keys = [key for key in _keys(context, store.names("proposals", ".parquet")) if is_key(key)]
+    for key in keys:
+        for name, text in _doubts(store, key, roles, checks).items():
+            found[name][key] = text
     for name, councils in found.items():
-        worst = dict(sorted(councils.items(), key=lambda item: item[1], reverse=name == "duplicates")[:MOST_NAMED])
+        some = dict(list(councils.items())[:MOST_NAMED])
         yield dg.AssetCheckResult(
             check_name=name,
             asset_key=proposals.key,
             passed=not councils,
-            severity=dg.AssetCheckSeverity.WARN,
-            description=f"{len(councils)} of {looked_at} councils" if councils else f"none of {looked_at} councils",
-            metadata={"councils": len(councils), "looked at": looked_at, "which": dg.MetadataValue.json(worst)},
+            severity=dg.AssetCheckSeverity.ERROR if name in checks.errors else dg.AssetCheckSeverity.WARN,
+            description=f"{len(councils)} of {len(keys)} councils" if councils else f"none of {len(keys)} councils",
+            metadata={"councils": len(councils), "looked at": len(keys), "which": dg.MetadataValue.json(some)},
         )
+
+
+def _doubts(store: Store, key: str, roles: Mapping[str, Role], options: CheckOptions) -> dict[Check, str]:
+    try:
+        read = {table: read_file(store, table, key) for table in ("utterances", "proposals")}
+    except Damaged as error:
+        return {"schema": str(error)}
+    except StorageError:  # the verdict meets it too, and says so
+        return {}
+    frames: dict[str, pd.DataFrame] = {
+        table: (found[0] if found else TABLES[table].empty_table()).to_pandas() for table, found in read.items()
+    }
+    scored = read["proposals"]
+    quorum = None
+    with suppress(InvalidInput):  # which the verdict tells
+        quorum = get_task(store, key, roles)[0].needed
+    return doubts(
+        frames["utterances"], frames["proposals"], scored[1].get("diversity", {}) if scored else {}, quorum, options
+    )
 
 
 def _keys(context: dg.AssetCheckExecutionContext, stored: list[str]) -> list[str]:

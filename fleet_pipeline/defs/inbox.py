@@ -16,13 +16,12 @@ from datetime import UTC, datetime
 from fleet_pipeline.defs.intake import Intake
 from fleet_pipeline.deliberation.errors import InvalidInput
 from fleet_pipeline.events.requests import Request
-from fleet_pipeline.storage.backlog import Backlog, read_backlog
+from fleet_pipeline.storage.backlog import ENDINGS, Backlog, read_backlog
 from fleet_pipeline.storage.records import Refusal
 from fleet_pipeline.storage.store import StorageError, Store
 
 # A file that is copied in grows for a while. `fleet submit` puts whole ones.
 STILL_SECONDS = 2.0
-ENDINGS = ("jsonl", "ndjson", "json", "csv", "parquet")
 
 
 def take_files(intake: Intake, inbox: Store, most_per_run: int, work_seconds: float) -> list[str]:

@@ -32,7 +32,7 @@ class ParquetIOManager(dg.ConfigurableIOManager):
 
     def handle_output(self, context: dg.OutputContext, obj: Iterable[DeliberationRows]) -> None:
         store = self.storage.patient_store()
-        table = _table(context.asset_key)
+        table = table_of(context.asset_key)
         files = rows = 0
         for part in obj:
             write_rows(store, table, part.deliberation_id, part.rows, part.facts)
@@ -42,8 +42,9 @@ class ParquetIOManager(dg.ConfigurableIOManager):
         context.add_output_metadata({"files": files, "rows": rows, "folder": dg.MetadataValue.path(folder)})
 
     def load_input(self, context: dg.InputContext) -> TableSlice:
-        return TableSlice(self.storage.patient_store(), _table(context.asset_key), context.asset_partition_keys)
+        return TableSlice(self.storage.patient_store(), table_of(context.asset_key), context.asset_partition_keys)
 
 
-def _table(key: dg.AssetKey) -> str:
+def table_of(key: dg.AssetKey) -> str:
+    """The table that an asset is kept in."""
     return _TABLES.get(key.path[-1], key.path[-1])

@@ -20,6 +20,8 @@ class Progress:
     prompt_tokens: int = 0
     cached_tokens: int = 0
     completion_tokens: int = 0
+    by_phase: dict[str, list[int]] = field(default_factory=dict)  # prompt tokens, and those from the cache
+    gpu_memory: str = ""
     engine_starts: int = 0
     engine_start_seconds: float = 0.0
     engine_deaths: list[str] = field(default_factory=list)
@@ -44,6 +46,11 @@ class Progress:
     @property
     def cache_hit_rate(self) -> float:
         return self.cached_tokens / self.prompt_tokens if self.prompt_tokens else 0.0
+
+    @property
+    def cache_hit_rates(self) -> dict[str, float]:
+        """By phase, of what has finished."""
+        return {phase: cached / prompt for phase, (prompt, cached) in self.by_phase.items() if prompt}
 
     @property
     def eta_seconds(self) -> float | None:

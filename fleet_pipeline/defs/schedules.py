@@ -1,18 +1,77 @@
-"""Schedules: what is done by the clock."""
+"""Schedules: what is done by the clock. Their ticks only look; the jobs do the work."""
+
+from collections.abc import Callable
 
 import dagster as dg
 
-from fleet_pipeline.defs.jobs import prune_job
-from fleet_pipeline.settings import RetentionSettings
+from fleet_pipeline.defs.asking import compare
+from fleet_pipeline.defs.jobs import ask_backlog, prune_job
+from fleet_pipeline.defs.resources import CouncilResource, StorageResource
+from fleet_pipeline.deliberation.errors import InvalidInput
+from fleet_pipeline.settings import BulkSettings, RetentionSettings, Settings
+
+FOUND = "fleet/found"
 
 
-@dg.schedule(
-    job=prune_job,
-    cron_schedule="30 3 * * *",
-    description="Removes what is old, where [retention] says what that is.",
-    default_status=dg.DefaultScheduleStatus.RUNNING,
-)
-def retention_nightly(retention: dg.ResourceParam[RetentionSettings]) -> dg.RunRequest | dg.SkipReason:
-    if retention.max_age_days is None and retention.max_count is None:
-        return dg.SkipReason("nothing says what is old: set retention.max_age_days or retention.max_count")
-    return dg.RunRequest()
+def build_schedules(settings: Settings) -> list[dg.ScheduleDefinition]:
+    """The schedules at the times that the settings name. Raises `InvalidInput` for a time that is none."""
+    return [
+        _at(settings.bulk.cron, settings.bulk.timezone, "bulk", _bulk),
+        _at(settings.retention.cron, settings.retention.timezone, "retention", _retention),
+    ]
+
+
+def _at(
+    cron: str, timezone: str, name: str, make: Callable[[str, str], dg.ScheduleDefinition]
+) -> dg.ScheduleDefinition:
+    try:
+        return make(cron, timezone)
+    except dg.DagsterInvalidDefinitionError as error:
+        raise InvalidInput(
+            f"{name}.cron: {cron!r} is no cron expression; give five fields: minute hour day month weekday"
+        ) from error
+
+
+def _bulk(cron: str, timezone: str) -> dg.ScheduleDefinition:
+    @dg.schedule(
+        job=ask_backlog,
+        cron_schedule=cron,
+        execution_timezone=timezone,
+        description="Looks through bulk.backlog; asks for what is new or changed in it since it was last asked for.",
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+    )
+    def bulk(
+        context: dg.ScheduleEvaluationContext,
+        bulk: dg.ResourceParam[BulkSettings],
+        council: CouncilResource,
+        storage: StorageResource,
+    ) -> dg.RunRequest | dg.SkipReason:
+        if bulk.backlog is None:
+            return dg.SkipReason("no backlog is set: bulk.backlog in fleet.toml, or FLEET_BULK__BACKLOG")
+        try:
+            found = compare(storage.store(), bulk.backlog, council.roles())
+        except InvalidInput as error:
+            return dg.SkipReason(str(error))
+        said = f"{bulk.backlog}: {found}"
+        context.log.info(said)
+        if not found.tasks:
+            return dg.SkipReason(said)
+        return dg.RunRequest(tags={FOUND: said[:2_000]})
+
+    return bulk
+
+
+def _retention(cron: str, timezone: str) -> dg.ScheduleDefinition:
+    @dg.schedule(
+        job=prune_job,
+        cron_schedule=cron,
+        execution_timezone=timezone,
+        description="Removes what is old, where [retention] says what that is.",
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+    )
+    def retention(retention: dg.ResourceParam[RetentionSettings]) -> dg.RunRequest | dg.SkipReason:
+        if retention.max_age_days is None and retention.max_count is None:
+            return dg.SkipReason("nothing says what is old: set retention.max_age_days or retention.max_count")
+        return dg.RunRequest()
+
+    return retention

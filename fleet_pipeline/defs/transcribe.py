@@ -27,6 +27,7 @@ from fleet_pipeline.deliberation.protocol import deliberate
 from fleet_pipeline.deliberation.roles import Role
 from fleet_pipeline.deliberation.transcript import AgentError, Completion, Status, Transcript
 from fleet_pipeline.inference.engine import Engine, EngineError, Finished, Heard, Job
+from fleet_pipeline.inference.gpu import gpu_memory
 from fleet_pipeline.scoring.proposals import final_proposals, texts
 from fleet_pipeline.settings import Resume
 from fleet_pipeline.storage.rows import Provenance, write_judgements, write_transcript
@@ -157,6 +158,7 @@ class Transcription:
                 if self.judging.enabled:
                     self._judge(engine, work.judge, heard)
             finally:
+                progress.gpu_memory = gpu_memory()
                 progress.generating_seconds = progress.seconds
                 progress.generating_since = None
 
@@ -223,6 +225,10 @@ class Transcription:
         provenance = Provenance(deliberation.model, engine.name, self.run_id, deliberation.fingerprint)
         write_transcript(self.store, deliberation, transcript, provenance, finished.started_at, finished.finished_at)
         progress = self.progress
+        for utterance in transcript.utterances:
+            tokens = progress.by_phase.setdefault(str(utterance.prompt.phase), [0, 0])
+            tokens[0] += utterance.completion.prompt_tokens
+            tokens[1] += utterance.completion.cached_tokens
         if transcript.status is Status.COMPLETED:
             progress.completed += 1
         else:

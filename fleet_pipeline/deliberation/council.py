@@ -73,7 +73,7 @@ class Deliberation:
     @property
     def quorum(self) -> int:
         """Fewest seats that must answer: the task's own number, or a majority."""
-        return self.task.quorum or len(self.seats) // 2 + 1
+        return self.task.needed
 
     @property
     def timeout_seconds(self) -> float:

@@ -136,6 +136,11 @@ class Task(_Input):
     model: str | None = Field(default=None, min_length=1, max_length=500)
     sampling: Sampling = Sampling()
 
+    @property
+    def needed(self) -> int:
+        """Seats that must answer: the quorum, or a majority where none is set."""
+        return self.quorum or self.num_agents // 2 + 1
+
     @field_validator("task_id")
     @classmethod
     def _safe_id(cls, value: str) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import fsspec
 from pydantic import ValidationError
 
 from fleet_pipeline.deliberation.entries import BadRecord, without_absent
@@ -26,6 +27,7 @@ from fleet_pipeline.storage.records import (
     read_content,
 )
 
+ENDINGS = ("jsonl", "ndjson", "json", "csv", "parquet")
 _JSON_COLUMNS = ("constraints", "sampling")
 
 
@@ -80,3 +82,47 @@ def _flat_columns(entry: dict[str, Any]) -> dict[str, Any]:
         roles = roles.strip()
         flat["roles"] = json_cell("roles", roles) if roles.startswith("[") else roles.replace(";", ",").split(",")
     return flat
+
+
+def read_backlogs(location: str, roles: Mapping[str, Role]) -> dict[str, Backlog]:
+    """The backlogs at a file, in a folder, or that match a glob: any fsspec URL; by file, in order of their names.
+
+    A file that cannot be read is a refusal on its line 0, and so is a task whose id an earlier file has: its
+    neighbours go on. Raises `InvalidInput` where there is no file at all.
+    """
+    found: dict[str, Backlog] = {}
+    first_file: dict[str, str] = {}
+    for file in _files(location):
+        try:
+            backlog = read_backlog(file, roles)
+        except InvalidInput as error:
+            backlog = Backlog(refused=[Refusal(0, "(whole file)", str(error))])
+        kept = []
+        for task in backlog.tasks:
+            earlier = first_file.setdefault(task.task_id.casefold(), file)
+            if earlier == file:
+                kept.append(task)
+            else:
+                message = f"{task.task_id!r} is in {earlier} already; give one of them another id"
+                backlog.refused.append(Refusal(0, "task_id", message))
+        found[file] = Backlog(kept, backlog.refused)
+    return found
+
+
+def _files(location: str) -> list[str]:
+    try:
+        fs, path = fsspec.core.url_to_fs(location)
+        if fs.isdir(path):
+            path = f"{path.rstrip('/')}/*"
+        paths = fs.glob(path) if "*" in path or "?" in path or "[" in path else [path]
+    except Exception as error:
+        # Object stores' drivers raise whatever the client library beneath them does.
+        raise InvalidInput(f"{location}: cannot be read: {error}") from error
+    local = "file" in fs.protocol
+    names = [str(one) for one in paths if not one.rsplit("/", 1)[-1].startswith(".")]
+    files = [name if local else str(fs.unstrip_protocol(name)) for name in names]
+    # A file that is named is read, or refused, whatever its name ends in.
+    chosen = files if len(files) == 1 else [file for file in files if file.lower().rsplit(".", 1)[-1] in ENDINGS]
+    if not chosen:
+        raise InvalidInput(f"{location}: no backlog there; its name ends in .jsonl, .csv or .parquet")
+    return sorted(chosen)

@@ -26,8 +26,8 @@ import dagster as dg
 from fleet_pipeline.client import AsyncClient, Client
 from fleet_pipeline.defs import sensors
 from fleet_pipeline.defs.announcements import VERDICTS
+from fleet_pipeline.defs.display import STORAGE
 from fleet_pipeline.defs.partitions import RANGE_END, RANGE_START, UNFINISHED
-from fleet_pipeline.defs.verdicts import STORAGE
 from fleet_pipeline.events.completions import deliberation_events
 from fleet_pipeline.events.connection import connect
 from fleet_pipeline.events.embedded import embedded_server

@@ -133,8 +133,9 @@ def test_an_engine_that_dies_is_started_again_in_the_same_run_and_the_record_say
     assert "the engine died 3 times while this was under way, the last time alone: CUDA error" in row["error_message"]
     assert set(pipeline.table("utterances").query("task_id == 'poison'")["error_type"]) == {"fatal"}
     events = result.asset_materializations_for_node("transcripts")
-    assert "illegal memory access" in events[0].metadata["run: engine deaths"].value
-    assert events[0].metadata["run: engine starts"].value == 4
+    of_the_run = {record.data["of this run"]: record.data[""] for record in events[0].metadata["run"].records}
+    assert "illegal memory access" in of_the_run["engine deaths"]
+    assert of_the_run["engine starts"] == "4"
 
 
 def test_an_engine_that_cannot_be_started_again_leaves_what_finished_as_it_is(

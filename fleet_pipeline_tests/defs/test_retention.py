@@ -233,7 +233,7 @@ def test_without_a_limit_nothing_is_old_and_that_is_said(pipeline: Pipeline) -> 
 def test_the_schedule_asks_for_a_run_where_the_settings_say_what_is_old(pipeline: Pipeline) -> None:
     for retention, wanted in (({}, 0), ({"max_age_days": 30}, 1)):
         settings = Settings(storage=str(pipeline.storage), retention=retention)
-        schedule = build_definitions(settings).resolve_schedule_def("retention_nightly")
+        schedule = build_definitions(settings).resolve_schedule_def("retention")
         context = dg.build_schedule_context(pipeline.instance, resources={"retention": settings.retention})
         assert len(schedule.evaluate_tick(context).run_requests or ()) == wanted
 

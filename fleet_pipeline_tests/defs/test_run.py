@@ -355,60 +355,6 @@ def test_production_definitions_refuse_the_scripted_engine(tmp_path: Path) -> No
         build_definitions(Settings(storage=str(tmp_path)), overrides={"engine": ScriptedSource()})
 
 
-def check_results(pipeline: Pipeline) -> dict[str, dg.AssetCheckEvaluation]:
-    records = pipeline.instance.event_log_storage.get_asset_check_execution_history
-    found = {}
-    for name in ("diversity", "relevance", "duplicates"):
-        (record,) = records(dg.AssetCheckKey(dg.AssetKey("proposals"), name), limit=1)
-        found[name] = record.event.dagster_event.asset_check_evaluation_data
-    return found
-
-
-def test_councils_that_repeat_themselves_or_miss_their_task_are_named_by_checks_that_stop_nothing(pipeline) -> None:
-    keys = pipeline.put("same", description="Empty the cache hourly") + pipeline.put("good")
-    limiters = {
-        "001": "A rate limiter in Redis keeps counters by tenant and a Lua script expires them.",
-        "002": "Design it as an nginx limiter zone of 10 MB whose rate comes from a config map.",
-        "003": "Envoy's global limiter service shares quotas; the design adds a sidecar and a rate dashboard.",
-    }
-    pipeline.answer = lambda prompt: said(
-        "It depends." if "Empty the cache" in prompt.user else limiters[prompt.seat.agent_id[-3:]]
-    )
-    assert pipeline.run(keys).success
-    found = check_results(pipeline)
-    assert {name: result.metadata["which"].value for name, result in found.items()} == {
-        "diversity": {"same.dev": 0.0}, "relevance": {"same.dev": 0.0}, "duplicates": {"same.dev": 2}
-    }  # fmt: skip
-    assert not any(result.passed for result in found.values())
-    assert {result.severity for result in found.values()} == {dg.AssetCheckSeverity.WARN}
-
-
-def test_a_torn_file_costs_the_checks_of_others_nothing(pipeline) -> None:
-    pipeline.run(pipeline.put("t1", "t2"))
-    (pipeline.storage / "proposals/t1.dev.parquet").write_bytes(b"PAR1 torn")
-    job = pipeline.definitions.resolve_implicit_global_asset_job_def().get_subset(
-        asset_check_selection={
-            dg.AssetCheckKey(dg.AssetKey("proposals"), name) for name in ("diversity", "relevance", "duplicates")
-        },
-        asset_selection=set(),
-    )
-    assert job.execute_in_process(instance=pipeline.instance, resources=None).success
-    assert check_results(pipeline)["diversity"].metadata["looked at"].value == 1
-
-
-def test_checks_of_a_sound_run_pass(pipeline) -> None:
-    answers = {
-        "A": "A limiter in Redis counts by tenant.",
-        "B": "An nginx zone designs the rate away.",
-        "C": "Envoy shares rate quotas.",
-    }
-    pipeline.answer = lambda prompt: said(answers[prompt.seat.label])
-    pipeline.run(pipeline.put("t1"))
-    assert {name: result.passed for name, result in check_results(pipeline).items()} == {
-        "diversity": True, "relevance": True, "duplicates": True
-    }  # fmt: skip
-
-
 def test_a_judge_in_the_same_engine_start_decides_where_it_is_asked_to(judged: Pipeline) -> None:
     assert judged.run(judged.put("t1", "t2")).success
     assert judged.starts == 1

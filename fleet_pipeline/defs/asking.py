@@ -1,0 +1,111 @@
+"""Asking for deliberations from the UI and by the clock: a task that is typed in, a backlog, or what failed.
+
+Each writes a backlog into the inbox, where the sensor `inbox` takes it within seconds: nothing here has a
+second way to get a run. Writing the same file twice is the same request.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from fleet_pipeline.deliberation.errors import InvalidInput
+from fleet_pipeline.deliberation.roles import Role
+from fleet_pipeline.deliberation.task import Task
+from fleet_pipeline.storage.backlog import read_backlogs
+from fleet_pipeline.storage.store import Store
+from fleet_pipeline.storage.task_store import Spec, get_spec, is_stored, specs
+
+MOST_NAMED = 20
+
+
+@dataclass
+class Compared:
+    """A backlog against what is stored. Each task stands for one deliberation: it has one role."""
+
+    files: int = 0
+    new: list[Task] = field(default_factory=list)
+    changed: list[Task] = field(default_factory=list)
+    as_before: int = 0
+    refused: list[str] = field(default_factory=list)
+
+    @property
+    def tasks(self) -> list[Task]:
+        return [*self.new, *self.changed]
+
+    def __str__(self) -> str:
+        """What was found and what is skipped, in deliberations, as a tick says it."""
+        files = "1 file" if self.files == 1 else f"{self.files} files"
+        said = f"{files}: {len(self.new)} new deliberations, {len(self.changed)} changed, {self.as_before} as before"
+        if self.refused:
+            more = f" and {len(self.refused) - MOST_NAMED} more" if len(self.refused) > MOST_NAMED else ""
+            said += f"; {len(self.refused)} refused: {'; '.join(self.refused[:MOST_NAMED])}{more}"
+        return said
+
+
+def compare(store: Store, location: str, roles: Mapping[str, Role]) -> Compared:
+    """Read a backlog (file, folder or glob) and tell what of it is new or changed. Writes nothing."""
+    backlogs = read_backlogs(location, roles)
+    found = Compared(files=len(backlogs))
+    for file, backlog in backlogs.items():
+        found.refused += [f"{file} line {one.line}: {one.field[:80]}: {one.error}" for one in backlog.refused]
+        for task in backlog.tasks:
+            for spec in specs(task):
+                if not is_stored(store, spec.key):
+                    found.new.append(spec.task)
+                elif _is_as_stored(store, spec, roles):
+                    found.as_before += 1
+                else:
+                    found.changed.append(spec.task)
+    return found
+
+
+def put_in_inbox(inbox: Store, name: str, tasks: Sequence[Task]) -> list[str]:
+    """Write tasks for the sensor `inbox` to take, in place of earlier ones of the same ids; returns the files' names.
+
+    An id stands once in a backlog: roles of one task that differ in content are written into several.
+    """
+    files: list[dict[str, Task]] = []
+    for task in tasks:
+        for file in files:
+            known = file.get(task.task_id)
+            if known is None or _content(known) == _content(task):
+                roles = (*known.roles, *task.roles) if known else task.roles
+                file[task.task_id] = task.model_copy(update={"roles": roles})
+                break
+        else:
+            files.append({task.task_id: task})
+    written = []
+    for file in files:
+        lines = "".join(
+            json.dumps(task.model_dump(mode="json", exclude_unset=True)) + "\n" for task in file.values()
+        ).encode()
+        written.append(f"{name}-{hashlib.sha256(lines).hexdigest()[:12]}.rerun.jsonl")
+        inbox.write(written[-1], lines)
+    return written
+
+
+def stored_tasks(store: Store, keys: Iterable[str], roles: Mapping[str, Role]) -> tuple[list[Task], dict[str, str]]:
+    """(the stored tasks of `keys`, of one role each; why others cannot be asked for)."""
+    tasks, broken = [], {}
+    for key in keys:
+        try:
+            tasks.append(get_spec(store, key, roles).task)
+        except InvalidInput as error:
+            broken[key] = str(error)
+    return tasks, broken
+
+
+def _is_as_stored(store: Store, spec: Spec, roles: Mapping[str, Role]) -> bool:
+    try:
+        stored = get_spec(store, spec.key, roles).task
+    except InvalidInput:  # of a role, perhaps, that has changed since
+        return False
+    return stored.model_dump(mode="json") == spec.task.model_dump(mode="json")
+
+
+def _content(task: Task) -> dict[str, Any]:
+    return task.model_dump(mode="json", exclude={"roles"})

@@ -1,0 +1,220 @@
+"""Asking from the launchpad and by the clock: what is typed in, a backlog, what failed."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from fleet_pipeline.defs.build import build_definitions
+from fleet_pipeline.defs.sensors import inbox
+from fleet_pipeline.deliberation.errors import InvalidInput
+from fleet_pipeline.deliberation.transcript import AgentError, Completion
+from fleet_pipeline.inference.scripted import echo
+from fleet_pipeline.settings import Settings, load_settings
+from fleet_pipeline_tests.intakes import Intakes, line
+from fleet_pipeline_tests.pipeline import Pipeline
+
+
+class Desk(Intakes):
+    """The jobs that ask, the schedule, and the inbox behind them."""
+
+    def __init__(self, pipeline: Pipeline, folder: Path) -> None:
+        super().__init__(pipeline, "nats://127.0.0.1:1")
+        self.folder = folder
+        folder.mkdir()
+        self.bulk = {"backlog": str(folder)}
+        pipeline.configure(bulk=self.bulk)
+
+    def write(self, name: str, *lines: Any) -> None:
+        (self.folder / name).write_text(
+            "".join((one if isinstance(one, str) else json.dumps(one)) + "\n" for one in lines)
+        )
+
+    def ask(self, job: str, **config: Any) -> dg.ExecuteInProcessResult:
+        found = self.pipeline.definitions.resolve_job_def(job)
+        (op,) = (node.name for node in found.nodes)
+        given = {"ops": {op: {"config": config}}} if config else {}
+        return found.execute_in_process(run_config=given, instance=self.pipeline.instance, raise_on_error=False)
+
+    def scheduled(self) -> Any:
+        schedule = self.pipeline.definitions.resolve_schedule_def("bulk")
+        resources = {name: self.pipeline.definitions.resources[name] for name in ("bulk", "council", "storage")}
+        return schedule.evaluate_tick(dg.build_schedule_context(self.pipeline.instance, resources=resources))
+
+    def run_what_was_asked(self) -> list[str]:
+        """Let the sensor take the inbox, run what it asks for; returns the keys that ran."""
+        for file in (self.pipeline.storage / "inbox").glob("*.jsonl"):
+            os.utime(file, (time.time() - 60, time.time() - 60))
+        before = self.judged()
+        tick = self.tick(inbox)
+        if tick.run_requests:
+            self.launch(tick)
+        after = self.judged()
+        return sorted(key for key, run in after.items() if before.get(key) != run)
+
+    def judged(self) -> dict[str, str]:
+        if not (self.pipeline.storage / "deliberations").is_dir():
+            return {}
+        rows = self.pipeline.table("deliberations")
+        return dict(zip(rows["deliberation_id"], rows["run_id"], strict=True))
+
+    def night(self) -> tuple[str, list[str]]:
+        """One night: (what the tick said, the deliberations that ran)."""
+        tick = self.scheduled()
+        if not tick.run_requests:
+            return tick.skip_message, []
+        (request,) = tick.run_requests
+        assert self.ask("ask_backlog").success
+        return request.tags["fleet/found"], self.run_what_was_asked()
+
+
+@pytest.fixture
+def desk(pipeline: Pipeline, tmp_path: Path) -> Desk:
+    return Desk(pipeline, tmp_path / "backlogs")
+
+
+def test_in_three_nights_on_a_changing_backlog_exactly_the_new_and_changed_run(desk: Desk) -> None:
+    desk.write("a.jsonl", line("t1"), line("t2", roles=["DEV", "QA"]), "no JSON")
+    said, ran = desk.night()
+    assert ran == ["t1.dev", "t2.dev", "t2.qa"]
+    assert "1 file: 3 new deliberations, 0 changed, 0 as before; 1 refused" in said
+    assert "a.jsonl line 3" in said
+
+    assert desk.night()[1] == []
+    desk.write("a.jsonl", line("t1", description="Another task now"), line("t2", roles=["DEV", "QA", "DATA"]))
+    desk.write("b.jsonl", line("t3"), line("t1"))
+    said, ran = desk.night()
+    assert ran == ["t1.dev", "t2.data", "t3.dev"]
+    assert "2 files: 2 new deliberations, 1 changed, 2 as before; 1 refused" in said
+    assert "'t1' is in" in said
+
+    said, ran = desk.night()
+    assert ran == []
+    assert said.startswith(f"{desk.folder}: 2 files: 0 new deliberations, 0 changed, 5 as before")
+
+
+def test_a_tick_only_looks(desk: Desk) -> None:
+    """Ticks are tried out in the UI, which starts nothing."""
+    desk.write("a.jsonl", line("t1"))
+    assert desk.scheduled().run_requests
+    assert not desk.pipeline.storage.exists() or not list(desk.pipeline.storage.rglob("*.json*"))
+    assert desk.partitions == []
+
+
+def test_asking_twice_before_it_is_taken_runs_once(desk: Desk) -> None:
+    desk.write("a.jsonl", line("t1"), line("t2"))
+    assert desk.ask("ask_backlog").success
+    assert desk.ask("ask_backlog").success
+    assert desk.run_what_was_asked() == ["t1.dev", "t2.dev"]
+    assert len(desk.pipeline.asked) == 2 * 9
+    assert desk.run_what_was_asked() == []
+
+
+def test_a_file_a_folder_and_a_glob_are_read_and_a_bad_file_costs_its_neighbours_nothing(desk: Desk) -> None:
+    desk.write("a.jsonl", line("t1"))
+    desk.write("b.csv", "task_id,description", "t2,Describe it")
+    desk.write("notes.txt", "not a backlog")
+    (desk.folder / "c.parquet").write_bytes(b"torn")
+    for backlog, found in ((desk.folder / "a.jsonl", 1), (desk.folder, 2), (desk.folder / "*.csv", 1)):
+        desk.pipeline.configure(bulk={"backlog": str(backlog)})
+        said = desk.scheduled().run_requests[0].tags["fleet/found"]
+        assert f"{found} new" in said
+        assert ("c.parquet line 0: (whole file)" in said) == (backlog == desk.folder)
+
+
+@pytest.mark.parametrize("place", ["nowhere", "nowhere/*.jsonl", "s3://"])
+def test_a_backlog_that_is_not_there_is_a_tick_that_says_so(desk: Desk, place: str) -> None:
+    place = place if "://" in place else str(desk.folder / place)
+    desk.pipeline.configure(bulk={"backlog": place})
+    assert place in desk.scheduled().skip_message
+
+
+def test_without_a_backlog_the_schedule_says_how_to_name_one(desk: Desk) -> None:
+    desk.pipeline.configure()
+    assert "bulk.backlog in fleet.toml" in desk.scheduled().skip_message
+    failed = desk.ask("ask_backlog")
+    assert "name a file, a folder or a glob" in failed.all_node_events[-1].step_failure_data.error.message
+
+
+def test_a_typed_in_task_is_run_for_each_of_its_roles(desk: Desk) -> None:
+    result = desk.ask("ask", description="Where should we cache?", roles=["dev", "QA"], rubric=["cost"], rounds=0)
+    assert result.success
+    ran = desk.run_what_was_asked()
+    assert [key.rpartition(".")[2] for key in ran] == ["dev", "qa"]
+    assert ran[0].startswith("where-should-we-cache-")
+    assert any("C1. cost" in prompt.user for prompt in desk.pipeline.asked)
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"description": "d", "num_agents": 65}, "num_agents"),
+        ({"description": "d", "roles": ["CEO"]}, "unknown role 'CEO'"),
+        ({"description": " ", "task_id": "t"}, "description"),
+        ({"description": "d", "task_id": "../x"}, "task_id"),
+        ({"description": "d", "timeout_seconds": 0.0}, "timeout_seconds"),
+    ],
+)
+def test_what_is_wrong_with_a_typed_in_task_is_told_with_its_field(desk: Desk, config: dict, said: str) -> None:
+    failed = desk.ask("ask", **config)
+    assert not failed.success
+    message = failed.all_node_events[-1].step_failure_data.error.message
+    assert said in message
+    assert "ops > ask_for_task > config" in message
+    assert desk.run_what_was_asked() == []
+
+
+def test_the_launchpad_knows_which_field_is_absent_or_of_another_type(desk: Desk) -> None:
+    job = desk.pipeline.definitions.resolve_job_def("ask")
+    for config, field in (({}, "description"), ({"description": "d", "num_agents": "three"}, "num_agents")):
+        with pytest.raises(dg.DagsterInvalidConfigError, match=field):
+            job.execute_in_process(run_config={"ops": {"ask_for_task": {"config": config}}})
+
+
+def test_one_action_runs_again_what_failed_or_never_ran_and_nothing_else(desk: Desk) -> None:
+    pipeline = desk.pipeline
+    broken = Completion(error=AgentError.ENGINE, error_message="it broke")
+    pipeline.answer = lambda prompt: broken if "fails" in prompt.user else echo(prompt)
+    keys = pipeline.put("good") + pipeline.put("bad", description="This fails")
+    pipeline.run(keys)
+    pipeline.put("never")
+    pipeline.answer = echo
+    asked = desk.ask("ask_again")
+    assert asked.success
+    assert desk.run_what_was_asked() == ["bad.dev", "never.dev"]
+    assert pipeline.partitions("deliberations") == ({"good.dev", "bad.dev", "never.dev"}, set())
+    assert desk.ask("ask_again").success
+    assert desk.run_what_was_asked() == []
+
+
+def test_roles_of_one_task_that_differ_are_asked_for_again_as_they_are(desk: Desk) -> None:
+    pipeline = desk.pipeline
+    pipeline.put("t1", roles=["DEV"], description="One thing")
+    pipeline.put("t1", roles=["QA"], description="Another thing")
+    assert desk.ask("ask_again").success
+    assert desk.run_what_was_asked() == ["t1.dev", "t1.qa"]
+    rows = pipeline.table("deliberations").set_index("deliberation_id")["description"]
+    assert rows.to_dict() == {"t1.dev": "One thing", "t1.qa": "Another thing"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"bulk": {"cron": "every night"}}, "bulk.cron: 'every night' is no cron expression"),
+        ({"retention": {"cron": "61 * * * *"}}, "retention.cron"),
+    ],
+)
+def test_a_time_that_is_none_is_told_with_its_setting(tmp_path: Path, settings: dict, said: str) -> None:
+    with pytest.raises(InvalidInput, match=said.replace("'", ".")):
+        build_definitions(Settings(storage=str(tmp_path), **settings))
+
+
+def test_an_unknown_time_zone_is_told_with_its_setting() -> None:
+    with pytest.raises(InvalidInput, match=r"bulk.timezone.*no time zone"):
+        load_settings({"bulk": {"timezone": "Mars/Olympus"}})

@@ -1,0 +1,114 @@
+"""Text from elsewhere is shown as text, in Markdown and on terminals."""
+
+from __future__ import annotations
+
+import io
+
+from hypothesis import example, given
+from hypothesis import strategies as st
+from markdown_it import MarkdownIt
+from PIL import Image
+
+from fleet_pipeline.reports.discussion import MOST_TOGETHER, discussion, reasoning
+from fleet_pipeline.reports.pictures import council_picture
+from fleet_pipeline.reports.text import bounded, fenced, printable
+
+HOSTILE = [
+    "<script>alert(1)</script>",
+    "![x](https://example.org/pixel.png)",
+    "```\n# not a heading\n![x](y)\n```",
+    "````\n```\n`",
+    "~~~\n</code></pre><img src=x onerror=alert(1)>",
+    "\x1b[31mred\x1b[0m",
+    "\u202eright to left",
+    "",
+    "\n\n\n",
+]
+
+
+@given(st.text(max_size=300))
+@example("\r``` \r\n```")
+@example("`" * 200)
+def test_any_text_in_a_fence_is_one_block_of_code_and_nothing_else(text: str) -> None:
+    tokens = MarkdownIt("gfm-like", {"linkify": False}).parse(f"## before\n\n{fenced(text)}\n\n## after")
+    kinds = [token.type for token in tokens]
+    assert kinds == [
+        *["heading_open", "inline", "heading_close"],
+        "fence",
+        *["heading_open", "inline", "heading_close"],
+    ]
+    assert tokens[3].content.rstrip("\n") == printable(text).rstrip("\n").replace("\x00", "\ufffd")
+
+
+def test_what_a_terminal_would_act_on_is_written_out() -> None:
+    assert printable("\x1b[31m\u202e") == "\\x1b[31m\\u202e"
+    assert printable("שלום, tab\tand line\n") == "שלום, tab\tand line\n"
+
+
+def test_a_long_text_is_cut_and_says_how_much_is_missing() -> None:
+    assert bounded("a" * 10, 10) == "a" * 10
+    assert bounded("a" * 1_010, 10).endswith("[... 1,000 more characters, in the Parquet file]")
+
+
+def an_utterance(**fields: object) -> dict[str, object]:
+    plain = {
+        "agent_id": "agent-dev-001", "label": "A", "phase": "propose", "round": 0, "attempt": 1, "text": "fine",
+        "about_agent_id": "agent-dev-001", "self_critique": False, "reasoning": None, "error_type": None,
+        "error_message": None,
+    }  # fmt: skip
+    return plain | fields
+
+
+def test_a_discussion_shows_each_proposal_with_its_critiques_and_revisions_as_text() -> None:
+    seat = {"label": "A", "agent_id": "agent-dev-001", "rank": 1, "winner": True}
+    said = [
+        an_utterance(text=HOSTILE[0]),
+        an_utterance(phase="critique", agent_id="agent-dev-002", label="B", round=1, text=HOSTILE[2]),
+        an_utterance(phase="revise", round=1, text=None, error_type="cut_off", error_message="raise max_tokens"),
+        an_utterance(phase="revise", round=1, attempt=2, text="better", reasoning=HOSTILE[1]),
+    ]
+    tokens = MarkdownIt().parse(discussion([seat], said))
+    headings = [tokens[place + 1].content for place, token in enumerate(tokens) if token.type == "heading_open"]
+    assert headings == [
+        "Proposal A: agent-dev-001, the winner",
+        "Opening proposal",
+        "Critique in round 1, by proposal B's author",
+        "Revision 1",
+        "Revision 1 (attempt 2)",
+    ]
+    code = [token.content.rstrip("\n") for token in tokens if token.type == "fence"]
+    assert code == [HOSTILE[0], HOSTILE[2], "raise max_tokens", "better"]
+    assert HOSTILE[1] not in discussion([seat], said)
+    assert HOSTILE[1] in reasoning(said)
+
+
+def test_a_discussion_stays_bounded_however_much_is_said() -> None:
+    seats = [{"label": f"{n}", "agent_id": f"agent-dev-{n:03d}", "rank": n, "winner": n == 1} for n in range(1, 65)]
+    said = [
+        an_utterance(about_agent_id=seat["agent_id"], text="x" * 1_000_000, round=r) for seat in seats for r in range(9)
+    ]
+    assert len(discussion(seats, said)) < 2 * MOST_TOGETHER
+
+
+def test_a_council_of_any_size_has_a_small_picture_also_where_figures_are_absent() -> None:
+    import numpy as np
+
+    for n in (2, 3, 64):
+        labels = [f"{place}" for place in range(n)]
+        nothing: list[float | None] = [None] * n
+        png = council_picture(labels, np.eye(n), nothing, nothing, nothing, None)
+        assert len(png) < 12_000
+        image = Image.open(io.BytesIO(png))
+        assert (image.format, image.width > 500) == ("PNG", True)
+
+
+def test_two_councils_with_other_figures_have_other_pictures() -> None:
+    """The figure is used again: nothing of the council before may stay in it."""
+    import numpy as np
+
+    matrix = np.array([[1.0, 0.3], [0.3, 1.0]])
+    first = council_picture(["A", "B"], matrix, [0.2, 0.4], [0.5, 0.5], [0.1, None], 0)
+    second = council_picture(["A", "B"], np.eye(2), [None, 0.4], [0.5, 0.5], [None, None], None)
+    again = council_picture(["A", "B"], matrix, [0.2, 0.4], [0.5, 0.5], [0.1, None], 0)
+    assert first != second
+    assert first == again
