@@ -1,11 +1,12 @@
 """The ops of the asset `proposals`: how different, how relevant, how sound, how judged; and the rank.
 
-Each reads what was said a bounded number of deliberations at a time and passes figures on in memory;
+Each reads what was said a bounded number of deliberations at a time and passes figures on in the same parts;
 the last writes the tables `proposals` and `scores`.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
+from itertools import repeat
 from typing import Any
 
 import dagster as dg
@@ -20,6 +21,7 @@ from fleet_pipeline.defs.resources import (
     StorageResource,
     WeightsResource,
 )
+from fleet_pipeline.defs.spool import Spool
 from fleet_pipeline.defs.verdicts import proposal_row, records
 from fleet_pipeline.deliberation.errors import InvalidInput
 from fleet_pipeline.deliberation.judging import Judging, judging_fingerprint
@@ -39,6 +41,9 @@ from fleet_pipeline.storage.tables import TableSlice, read_file, write_rows
 from fleet_pipeline.storage.task_store import get_task
 
 SCORES_VERSION = "2"
+# (one row per seat, scores in tall form)
+SeatsAndScores = tuple[pd.DataFrame, pd.DataFrame]
+_JUDGED = [*SEAT, "judge", "judge_low", "judge_high"]
 _passed_on = dg.Out(io_manager_key="in_memory")  # between ops of one process
 
 
@@ -46,63 +51,63 @@ _passed_on = dg.Out(io_manager_key="in_memory")  # between ops of one process
     out=_passed_on,
     description="How different the proposals of each council are, before and after revision, and who moved where.",
 )
-def score_diversity(transcripts: TableSlice, scoring: ScoringResource) -> pd.DataFrame:
+def score_diversity(transcripts: TableSlice, scoring: ScoringResource) -> Spool:
     encoder = scoring.encoder()
-    # A frame for each chunk: as rows of Python objects they would take ten times the room.
-    frames = [
+    return Spool(
         score_frame(diversity(final_proposals(utterances.to_pandas()), encoder))
         for _, utterances in transcripts.chunks()
-    ]
-    return pd.concat(frames, ignore_index=True)
+    )
 
 
 @dg.op(out=_passed_on, description="How well each proposal fits its task rather than others, and covers what is asked.")
 def score_relevance(
     transcripts: TableSlice, storage: StorageResource, council: CouncilResource, scoring: ScoringResource
-) -> tuple[pd.DataFrame, pd.DataFrame]:
+) -> Spool:
     store, roles, encoder = storage.patient_store(), council.roles(), scoring.encoder()
     keys = transcripts.deliberation_ids
     scorer = Relevance(task for _, task in _valid_tasks(store, keys, roles))
     embedded = EmbeddedRelevance((task for _, task in _valid_tasks(store, keys, roles)), encoder) if encoder else None
-    seats, tall = [], []
-    for part, utterances in transcripts.chunks():
-        tasks = dict(_valid_tasks(store, part, roles))
-        proposals = final_proposals(utterances.to_pandas())
-        valid = proposals[proposals["deliberation_id"].isin(tasks)]
-        seats.append(relevance(valid, tasks, scorer))
-        tall += list(embedded.scores(valid, tasks)) if embedded else []
-    return pd.concat(seats, ignore_index=True), score_frame(tall)
+
+    def parts() -> Iterator[SeatsAndScores]:
+        for part, utterances in transcripts.chunks():
+            tasks = dict(_valid_tasks(store, part, roles))
+            proposals = final_proposals(utterances.to_pandas())
+            valid = proposals[proposals["deliberation_id"].isin(tasks)]
+            yield relevance(valid, tasks, scorer), score_frame(embedded.scores(valid, tasks) if embedded else [])
+
+    return Spool(parts())
 
 
 @dg.op(out=_passed_on, description="Parse, lint and validate the code in each proposal. Nothing is run.")
-def check_code(transcripts: TableSlice) -> pd.DataFrame:
-    found = [checks(final_proposals(utterances.to_pandas())) for _, utterances in transcripts.chunks()]
-    return pd.concat(found, ignore_index=True)
+def check_code(transcripts: TableSlice) -> Spool:
+    return Spool(checks(final_proposals(utterances.to_pandas())) for _, utterances in transcripts.chunks())
 
 
 @dg.op(out=_passed_on, description="Read the judge's verdicts: Bradley-Terry strengths and how steady the judge is.")
-def read_verdicts(
-    transcripts: TableSlice, storage: StorageResource, judge: JudgeResource
-) -> tuple[pd.DataFrame, pd.DataFrame]:
+def read_verdicts(transcripts: TableSlice, storage: StorageResource, judge: JudgeResource) -> Spool:
     store, judging = storage.patient_store(), judge.judging()
-    seats: list[dict[str, Any]] = []
-    tall: list[Score] = []
-    for _, utterances in transcripts.chunks() if judging.enabled else ():
-        for key, council in final_proposals(utterances.to_pandas()).groupby("deliberation_id"):
-            rows = _verdicts(store, str(key), council, judging)
-            found = judged(rows, seed=derive_seed(key))
-            tall += judge_scores(str(key), rows, found)
-            seats += [
-                {
-                    "deliberation_id": key,
-                    "agent_id": agent,
-                    "judge": of.value,
-                    "judge_low": of.low,
-                    "judge_high": of.high,
-                }
-                for agent, of in found.items()
-            ]
-    return pd.DataFrame(seats, columns=[*SEAT, "judge", "judge_low", "judge_high"]), score_frame(tall)
+
+    def parts() -> Iterator[SeatsAndScores]:
+        for _, utterances in transcripts.chunks() if judging.enabled else ():
+            seats: list[dict[str, Any]] = []
+            tall: list[Score] = []
+            for key, council in final_proposals(utterances.to_pandas()).groupby("deliberation_id"):
+                rows = _verdicts(store, str(key), council, judging)
+                found = judged(rows, seed=derive_seed(key))
+                tall += judge_scores(str(key), rows, found)
+                seats += [
+                    {
+                        "deliberation_id": key,
+                        "agent_id": agent,
+                        "judge": of.value,
+                        "judge_low": of.low,
+                        "judge_high": of.high,
+                    }
+                    for agent, of in found.items()
+                ]
+            yield pd.DataFrame(seats, columns=_JUDGED), score_frame(tall)
+
+    return Spool(parts())
 
 
 @dg.op(
@@ -111,10 +116,10 @@ def read_verdicts(
 def rank_proposals(
     context: dg.OpExecutionContext,
     transcripts: TableSlice,
-    diversity_scores: pd.DataFrame,
-    relevance_scores: tuple[pd.DataFrame, pd.DataFrame],
-    code_checks: pd.DataFrame,
-    verdicts: tuple[pd.DataFrame, pd.DataFrame],
+    diversity_scores: Spool,
+    relevance_scores: Spool,
+    code_checks: Spool,
+    verdicts: Spool,
     weights: WeightsResource,
     scoring: ScoringResource,
     council: CouncilResource,
@@ -122,21 +127,22 @@ def rank_proposals(
     process: RunProcess,
 ) -> dg.Output[Iterable[DeliberationRows]]:
     store, chosen, method = storage.patient_store(), weights.weights(), scoring.options().method
-    parts = relevance_scores[0].merge(code_checks, on=SEAT, how="left", validate="1:1")
-    parts = parts.merge(novelty(diversity_scores), on=SEAT, how="left").merge(verdicts[0], on=SEAT, how="left")
-    tasks = _valid_tasks(store, transcripts.deliberation_ids, council.roles())
-    candidates = {key: task.constraints.architect_rubric.k for key, task in tasks}
-    ranked = rank(score(parts, chosen), method, candidates)
-    figures = council_figures(diversity_scores)
-    # Not put together as a whole: that would be all figures of the run twice.
-    tall = [
-        (frame, frame.groupby("deliberation_id").indices)
-        for frame in (diversity_scores, relevance_scores[1], verdicts[1])
-    ]
+    roles = council.roles()
+    # Without a judge nothing was read: the same for every part.
+    judgements = verdicts if len(verdicts) else repeat((pd.DataFrame(columns=_JUDGED), score_frame([])))
+    parts = zip(transcripts.chunks(), diversity_scores, relevance_scores, code_checks, judgements, strict=False)
 
     def rows() -> Iterator[DeliberationRows]:
         """Texts and scores joined, a bounded number of deliberations at a time. Writes `scores` beside."""
-        for keys, utterances in transcripts.chunks():
+        for (keys, utterances), diversity_part, (relevance_part, embedded), checked, (judged_part, judge_part) in parts:
+            seats_parts = relevance_part.merge(checked, on=SEAT, how="left", validate="1:1")
+            seats_parts = seats_parts.merge(novelty(diversity_part), on=SEAT, how="left")
+            seats_parts = seats_parts.merge(judged_part, on=SEAT, how="left")
+            candidates = {key: task.constraints.architect_rubric.k for key, task in _valid_tasks(store, keys, roles)}
+            ranked = rank(score(seats_parts, chosen), method, candidates)
+            figures = council_figures(diversity_part)
+            tall = pd.concat([diversity_part, embedded, judge_part], ignore_index=True)
+            places = tall.groupby("deliberation_id").indices
             seats = final_proposals(utterances.to_pandas()).merge(ranked, on=SEAT, how="left")
             seats["run_id"] = context.run.run_id
             by_key = {str(key): part for key, part in seats.groupby("deliberation_id")}
@@ -145,15 +151,13 @@ def rank_proposals(
                 # Proposals of a failed deliberation are ranked all the same, but nobody wins.
                 wins = facts.get("status") == Status.COMPLETED
                 council_rows = by_key.get(key, seats.head(0))
-                figures_of_council = pd.concat([frame.iloc[places.get(key, [])] for frame, places in tall])
-                _write_scores(
-                    store, key, figures_of_council, council_rows, facts.get("fingerprint", ""), context.run.run_id
-                )
+                fingerprint = facts.get("fingerprint", "")
+                _write_scores(store, key, tall.iloc[places.get(key, [])], council_rows, fingerprint, context.run.run_id)
                 yield DeliberationRows(
                     key,
                     [proposal_row(row, wins) for row in records(council_rows)],
                     {
-                        "fingerprint": facts.get("fingerprint", ""),
+                        "fingerprint": fingerprint,
                         "scores_version": SCORES_VERSION,
                         "weights": chosen.model_dump(),
                         "method": method,
