@@ -96,6 +96,14 @@ class LogSettings(BaseModel):
     )
 
 
+class ReportSettings(BaseModel):
+    """The HTML report that a run leaves in `<storage>/reports`."""
+
+    model_config = _FORBID
+
+    at_least: int = Field(default=20, ge=1, description="Deliberations from which a run is reported on by itself.")
+
+
 class Settings(BaseSettings):
     """All settings. The names here are those of the file, the environment and `fleet config`."""
 
@@ -119,6 +127,7 @@ class Settings(BaseSettings):
     bulk: BulkSettings = BulkSettings()
     retention: RetentionSettings = RetentionSettings()
     logs: LogSettings = LogSettings()
+    reports: ReportSettings = ReportSettings()
     owners: tuple[str, ...] = Field(
         default=("team:fleet",), description="Of the assets, as the UI shows them: e-mail addresses or team:NAME."
     )

@@ -8,12 +8,14 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+from playwright.sync_api import Browser
 
 from fleet_pipeline.deliberation.prompts import Phase
 from fleet_pipeline.events.embedded import embedded_server
 from fleet_pipeline.inference.scripted import echo
 from fleet_pipeline.inference.vllm import VllmConfig, VllmEngine
 from fleet_pipeline.models.registry import RANDOM_TINY, resolve
+from fleet_pipeline_tests.browser import a_browser
 from fleet_pipeline_tests.intakes import Intakes
 from fleet_pipeline_tests.pipeline import Pipeline, verdict_of
 
@@ -75,3 +77,9 @@ def judged(pipeline: Pipeline) -> Pipeline:
 @pytest.fixture
 def intakes(pipeline: Pipeline, nats_url: str) -> Intakes:
     return Intakes(pipeline, nats_url)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with a_browser() as found:
+        yield found

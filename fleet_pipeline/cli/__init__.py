@@ -15,6 +15,7 @@ from fleet_pipeline.cli.config import config, home
 from fleet_pipeline.cli.events import events
 from fleet_pipeline.cli.export import export
 from fleet_pipeline.cli.prune import prune
+from fleet_pipeline.cli.report import report
 from fleet_pipeline.cli.run import run
 from fleet_pipeline.cli.score import score
 from fleet_pipeline.cli.show import explain, show
@@ -35,5 +36,5 @@ def main() -> None:
     """
 
 
-for command in (run, submit, status, show, explain, score, export, events, prune, serve, config, home):
+for command in (run, submit, status, show, explain, report, score, export, events, prune, serve, config, home):
     main.add_command(command)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import click
@@ -57,3 +59,20 @@ def flags(**values: Any) -> dict[str, Any]:
                 place = place.setdefault(group, {})
             place[leaf] = value
     return nested
+
+
+def moment(text: str | None) -> datetime | None:
+    """A time, or an age, that was typed as `--since`."""
+    if text is None:
+        return None
+    if age := re.fullmatch(r"(\d{1,6})([mhd])", text):
+        unit = {"m": "minutes", "h": "hours", "d": "days"}[age[2]]
+        try:
+            return datetime.now(UTC) - timedelta(**{unit: int(age[1])})
+        except OverflowError:
+            raise InvalidInput(f"--since {text}: longer ago than there are dates") from None
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise InvalidInput(f"--since {text}: expected a time such as 2026-11-20T08:00, or an age such as 12h") from None
+    return moment if moment.tzinfo else moment.astimezone()

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
-from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import click
 
-from fleet_pipeline.cli.common import SOME_FAILED, flags, json_option, storage_option
+from fleet_pipeline.cli.common import SOME_FAILED, flags, json_option, moment, storage_option
 from fleet_pipeline.deliberation.errors import InvalidInput
 from fleet_pipeline.events.options import NatsOptions
 from fleet_pipeline.reports.text import printable
@@ -104,7 +102,7 @@ def replay(
     if not deliberation_ids and since is None:
         raise InvalidInput("name deliberations, or a time with --since; `fleet events reconcile` sends what is missing")
     total = Announced()
-    known = finished_keys(store, _moment(since), total.unreadable)
+    known = finished_keys(store, moment(since), total.unreadable)
     if unknown := [key for key in deliberation_ids if key not in known]:
         raise InvalidInput(f"no finished deliberation {', '.join(unknown[:5])} in {settings.storage}")
     keys = list(deliberation_ids) or known
@@ -132,7 +130,7 @@ def reconcile(since: str | None, storage: str | None, nats: str | None, as_json:
     settings = load_settings(flags(storage=storage, nats__url=nats))
     store, broker = Store(settings.storage), _broker(settings)
     total = Announced()
-    keys = finished_keys(store, _moment(since or "7d"), total.unreadable)
+    keys = finished_keys(store, moment(since or "7d"), total.unreadable)
     send_missing(store, broker, keys, total)
     _report(total, len(keys), as_json)
 
@@ -141,22 +139,6 @@ def _broker(settings: Settings) -> NatsOptions:
     if settings.nats.url is None:
         raise InvalidInput("no broker is configured: --nats URL, FLEET_NATS__URL, or nats.url in fleet.toml")
     return settings.nats
-
-
-def _moment(text: str | None) -> datetime | None:
-    if text is None:
-        return None
-    if age := re.fullmatch(r"(\d{1,6})([mhd])", text):
-        unit = {"m": "minutes", "h": "hours", "d": "days"}[age[2]]
-        try:
-            return datetime.now(UTC) - timedelta(**{unit: int(age[1])})
-        except OverflowError:
-            raise InvalidInput(f"--since {text}: longer ago than there are dates") from None
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise InvalidInput(f"--since {text}: expected a time such as 2026-11-20T08:00, or an age such as 12h") from None
-    return moment if moment.tzinfo else moment.astimezone()
 
 
 def _report(total: Announced, deliberations: int, as_json: bool) -> None:

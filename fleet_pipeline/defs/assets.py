@@ -34,8 +34,10 @@ from fleet_pipeline.deliberation.council import PROTOCOL_VERSION
 from fleet_pipeline.deliberation.errors import InvalidInput
 from fleet_pipeline.deliberation.task import is_key
 from fleet_pipeline.deliberation.transcript import Status
+from fleet_pipeline.report import store_report
 from fleet_pipeline.scoring.quality import CheckOptions
-from fleet_pipeline.settings import LogSettings
+from fleet_pipeline.settings import LogSettings, ReportSettings
+from fleet_pipeline.storage.store import StorageError, Store
 from fleet_pipeline.storage.tables import TableSlice
 
 GROUP = "deliberation"
@@ -120,6 +122,7 @@ def deliberations(
     council: CouncilResource,
     checks: dg.ResourceParam[CheckOptions],
     logs: dg.ResourceParam[LogSettings],
+    reports: dg.ResourceParam[ReportSettings],
     process: RunProcess,
 ) -> Iterator[dg.Output[None]]:
     store, roles = storage.patient_store(), council.roles()
@@ -144,6 +147,8 @@ def deliberations(
         # were 40 MiB, at a few words each.
         list(context.op_execution_context.consume_events())
     yield from ()
+    if len(context.partition_keys) >= reports.at_least:
+        _report(context, store)
     if failed:
         sample = "\n".join(f"{key}: {reason}" for key, reason in list(failed.items())[:20])
         raise dg.Failure(
@@ -153,6 +158,20 @@ def deliberations(
             # Trying the step again would judge the same transcripts the same way.
             allow_retries=False,
         )
+
+
+def _report(context: dg.AssetExecutionContext, store: Store) -> None:
+    """Leave the run's report in the storage, and its place on the run's page."""
+    try:
+        place = store_report(store, context.run.run_id, context.partition_keys)
+    except StorageError as error:  # the results are there: `fleet report` writes it when it can be
+        context.log.warning(f"no report was written: {error}")
+        return
+    report = {
+        "report": dg.MetadataValue.path(place),
+        "open it": f"a file for any browser; or: fleet report {context.run.run_id}",
+    }
+    context.log_event(dg.AssetObservation(context.asset_key, description="the run's report", metadata=report))
 
 
 def _of_the_run(state: Progress) -> dict[str, Any]:

@@ -165,4 +165,5 @@ def default_resources(settings: Settings) -> dict[str, Any]:
         "bulk": settings.bulk,
         "retention": settings.retention,
         "logs": settings.logs,
+        "reports": settings.reports,
     }

@@ -22,6 +22,7 @@ from fleet_pipeline.deliberation.errors import InvalidInput
 from fleet_pipeline.deliberation.roles import Role
 from fleet_pipeline.deliberation.task import is_key
 from fleet_pipeline.events.options import NatsOptions
+from fleet_pipeline.report import report_path
 from fleet_pipeline.settings import RetentionSettings
 from fleet_pipeline.storage.outbox import remove_events
 from fleet_pipeline.storage.pending import pending_batches
@@ -132,6 +133,7 @@ def remove(
         removed.deliberations.append(key)
     for run_id in old.runs:
         instance.delete_run(run_id)
+        store.delete(report_path(run_id))
         removed.runs += 1
     for folder, paths in ((store, old.files), (inbox, old.inbox)):
         for path in paths:

@@ -1,0 +1,50 @@
+"""`fleet report`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from fleet_pipeline.cli.common import BROKE, fail, flags, moment, storage_option
+from fleet_pipeline.settings import load_settings
+from fleet_pipeline.storage.store import Store
+
+
+@click.command()
+@click.argument("run_id", required=False)
+@click.option("--since", metavar="TIME", help="What finished since then: 2026-11-20, 2026-11-20T08:00, 90m, 12h or 7d.")
+@click.option("--out", metavar="FILE", help="fleet-report.html where absent; - for standard output.")
+@storage_option
+def report(run_id: str | None, since: str | None, out: str | None, storage: str | None) -> None:
+    """Write one HTML file on a run: figures, pictures, failures, and every deliberation in full.
+
+    Of the last run, of the one that is named (the first letters of its id will do), or of what finished since a
+    time. The file needs nothing else: no network, no script.
+
+    \b
+    fleet report
+    fleet report 3f0c2a91 --out nightly.html
+    fleet report --since 12h --storage s3://bucket/fleet
+    """
+    from fleet_pipeline.report import chosen, verdicts, write, write_file
+
+    if run_id and since:
+        raise click.UsageError("name a run, or a time with --since")
+    store = Store(load_settings(flags(storage=storage)).storage)
+
+    def told(done: int, of: int) -> None:
+        if of > 1_000:
+            click.echo(f"read {done} of {of}", err=True)
+
+    title, rows = chosen(verdicts(store, told=told), run_id, moment(since), store.url)
+    if out == "-":
+        write(sys.stdout, store, title, rows)
+        return
+    file = Path(out or "fleet-report.html")
+    try:
+        write_file(file, store, title, rows)
+    except OSError as error:
+        fail(f"cannot write {file}: {error.strerror or error}", BROKE)
+    click.echo(f"{title}: {len(rows)} deliberations in {file} ({file.stat().st_size / 1e6:.1f} MB)", err=True)
