@@ -26,10 +26,14 @@ from fleet_pipeline_tests.helpers import a_task
 ROOT = Path(__file__).parents[1]
 ASSETS = ("transcripts", "proposals", "deliberations")
 PATIENCE = 120.0
+SCRIPTED = "fleet_pipeline_tests.scripted_definitions"
 
 
 class Deployment:
-    def __init__(self, port: int, instance: dg.DagsterInstance, storage: Path, nats_url: str) -> None:
+    def __init__(
+        self, port: int, instance: dg.DagsterInstance, storage: Path, nats_url: str, location: str = SCRIPTED
+    ) -> None:
+        self.location = location
         self.url = f"http://127.0.0.1:{port}/graphql"
         self.instance = instance
         self.storage = storage
@@ -60,7 +64,7 @@ class Deployment:
         named = {"dagster/partition": key, **{f"dagster/{name}": value for name, value in tags.items()}}
         parameters = {
             "selector": {
-                "repositoryLocationName": "fleet_pipeline_tests.scripted_definitions",
+                "repositoryLocationName": self.location,
                 "repositoryName": "__repository__",
                 "jobName": "deliberate",
             },
@@ -116,7 +120,7 @@ def environment(home: Path, storage: Path, nats_url: str) -> dict[str, str]:
     return os.environ | {
         "DAGSTER_HOME": str(home),
         "FLEET_STORAGE": str(storage),
-        "FLEET_NATS__URL": nats_url,
+        **({"FLEET_NATS__URL": nats_url} if nats_url else {}),
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
     }
 
@@ -135,7 +139,7 @@ def start_daemon(home: Path, storage: Path, nats_url: str) -> subprocess.Popen[b
         Path(sys.executable).with_name("dagster-daemon"),
         "run",
         "-m",
-        "fleet_pipeline_tests.scripted_definitions",
+        SCRIPTED,
     ]
     with (home.parent / "daemon.log").open("a") as log:
         return subprocess.Popen(
@@ -144,8 +148,8 @@ def start_daemon(home: Path, storage: Path, nats_url: str) -> subprocess.Popen[b
 
 
 @contextmanager
-def deployed(folder: Path, nats_url: str) -> Iterator[Deployment]:
-    """`dagster dev` on definitions with a scripted engine, in `folder`."""
+def deployed(folder: Path, nats_url: str = "", module: str = SCRIPTED, **settings: str) -> Iterator[Deployment]:
+    """`dagster dev` in `folder`, on definitions with a scripted engine or on others. `settings` are variables."""
     home, storage = make_home(folder), folder / "storage"
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -156,15 +160,16 @@ def deployed(folder: Path, nats_url: str) -> Iterator[Deployment]:
         "dagster",
         "dev",
         "-m",
-        "fleet_pipeline_tests.scripted_definitions",
+        module,
         "-p",
         str(port),
     ]
     with (folder / "log").open("w") as log:
-        process = subprocess.Popen(program, env=environment(home, storage, nats_url), stdout=log, stderr=log, cwd=ROOT)
+        variables = environment(home, storage, nats_url) | settings
+        process = subprocess.Popen(program, env=variables, stdout=log, stderr=log, cwd=ROOT)
         try:
             with dg.DagsterInstance.from_config(str(home)) as instance:
-                deployment = Deployment(port, instance, storage, nats_url)
+                deployment = Deployment(port, instance, storage, nats_url, module)
                 eventually(lambda: _answers(deployment), f"the UI; see {folder / 'log'}")
                 yield deployment
         finally:

@@ -167,7 +167,7 @@ def _report(context: dg.AssetExecutionContext, store: Store) -> None:
     except StorageError as error:  # the results are there: `fleet report` writes it when it can be
         context.log.warning(f"no report was written: {error}")
         return
-    report = {
+    report: dict[str, Any] = {
         "report": dg.MetadataValue.path(place),
         "open it": f"a file for any browser; or: fleet report {context.run.run_id}",
     }

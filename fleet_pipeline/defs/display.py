@@ -43,7 +43,7 @@ def metadata(store: Store, verdict: Verdict, texts: bool) -> dict[str, dg.Metada
         if texts:
             values["winner's proposal"] = _text(row["winner_text"])
     if ranked:
-        values["proposals"] = dg.MetadataValue.table([_seat_record(seat) for seat in ranked], schema=_SEATS)
+        values["proposals"] = _seat_table(ranked)
     if picture := _picture(seats):
         values["picture"] = dg.MetadataValue.md(picture)
     if texts and ranked:
@@ -87,17 +87,9 @@ def _picture(seats: list[Record]) -> str:
     return f"![similarity, and novelty against relevance](data:image/png;base64,{base64.b64encode(png).decode()})"
 
 
-_FIGURES = ("score", "fit", "coverage", "relevance", "novelty", "checks", "judge")
-_SEATS = dg.TableSchema(
-    columns=[
-        dg.TableColumn("rank", "int", "1 is best; equals share a rank"),
-        dg.TableColumn("proposal", "string", "the letter by which peers know it"),
-        dg.TableColumn("agent", "string"),
-        dg.TableColumn("perspective", "string"),
-        *[dg.TableColumn(name, "float", "0 to 1; docs/scores.md says what it means") for name in _FIGURES],
-        dg.TableColumn("error", "string"),
-    ]
-)
+# Of each seat, in the order of the columns. The others are in the Parquet file: a wider table pushes every text
+# of the page out of sight.
+_FIGURES = ("score", "relevance", "novelty", "checks", "judge")
 _PHASE = dg.TableSchema(
     columns=[
         dg.TableColumn("phase", "string"),
@@ -110,17 +102,35 @@ _PHASE = dg.TableSchema(
 )
 
 
-def _seat_record(seat: Record) -> dg.TableRecord:
-    return dg.TableRecord(
-        {
-            "rank": None if seat["rank"] is None else int(seat["rank"]),
-            "proposal": seat["label"],
-            "agent": seat["agent_id"],
-            "perspective": seat["perspective"] or "",
-            **{name: None if seat[name] is None else round(seat[name], 4) for name in _FIGURES},
-            "error": printable(f"{seat['error_type']}: {seat['error_message']}"[:300]) if seat["error_type"] else "",
-        }
-    )
+def _seat_table(ranked: list[Record]) -> dg.MetadataValue:
+    figures = [name for name in _FIGURES if any(seat[name] is not None for seat in ranked)]
+    failed = any(seat["error_type"] for seat in ranked)
+    columns = [
+        dg.TableColumn("rank", "int", "1 is best; equals share a rank"),
+        dg.TableColumn("proposal", "string", "the letter by which peers know it"),
+        dg.TableColumn("agent", "string"),
+        dg.TableColumn("perspective", "string"),
+        *[dg.TableColumn(name, "float", "0 to 1; docs/scores.md says what it means") for name in figures],
+        *([dg.TableColumn("error", "string")] if failed else []),
+    ]
+    records = [
+        dg.TableRecord(
+            {
+                "rank": None if seat["rank"] is None else int(seat["rank"]),
+                "proposal": seat["label"],
+                "agent": seat["agent_id"],
+                "perspective": seat["perspective"] or "",
+                **{name: None if seat[name] is None else round(seat[name], 3) for name in figures},
+                **({"error": _error(seat)} if failed else {}),
+            }
+        )
+        for seat in ranked
+    ]
+    return dg.MetadataValue.table(records, schema=dg.TableSchema(columns))
+
+
+def _error(seat: Record) -> str:
+    return printable(f"{seat['error_type']}: {seat['error_message']}"[:300]) if seat["error_type"] else ""
 
 
 def _phase_records(utterances: pd.DataFrame) -> list[dg.TableRecord]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ from fleet_pipeline.reports.text import bounded, fenced
 Row = Mapping[str, Any]
 
 MOST_TEXT = 20_000  # characters of one text
+WIDTH = 110  # characters of a line
 MOST_TOGETHER = 200_000  # of all of them: a council of 64 over 8 rounds says a thousand
 
 
@@ -30,9 +32,14 @@ def reasoning(utterances: Sequence[Row]) -> str:
     """What was thought aloud before answers; empty where nothing was. It is never shown to peers nor scored."""
     thought = [one for one in utterances if one["reasoning"]]
     most = _share(len(thought))
-    return "\n\n".join(
-        f"### {one['agent_id']}, {_heading(one)}\n\n{fenced(bounded(one['reasoning'], most))}" for one in thought
-    )
+    return "\n\n".join(f"### {one['agent_id']}, {_heading(one)}\n\n{_shown(one['reasoning'], most)}" for one in thought)
+
+
+def _shown(text: str, most: int) -> str:
+    """A block of it: Dagster's dialog cuts long lines off, so they are folded."""
+    lines = bounded(text, most).splitlines()
+    folded = [part for line in lines for part in (textwrap.wrap(line, WIDTH, drop_whitespace=False) or [""])]
+    return fenced("\n".join(folded))
 
 
 def _share(texts: int) -> int:
@@ -47,6 +54,10 @@ def _heading(one: Row) -> str:
 
 
 def _body(one: Row, most: int) -> str:
-    wrong = f"Does not count: {one['error_type']}\n\n{fenced(one['error_message'] or '')}" if one["error_type"] else ""
-    text = fenced(bounded(one["text"], most)) if one["text"] else ""
+    wrong = (
+        f"Does not count: {one['error_type']}\n\n{_shown(one['error_message'] or '', most)}"
+        if one["error_type"]
+        else ""
+    )
+    text = _shown(one["text"], most) if one["text"] else ""
     return "\n\n".join(part for part in (wrong, text) if part)

@@ -82,6 +82,14 @@ def test_a_discussion_shows_each_proposal_with_its_critiques_and_revisions_as_te
     assert HOSTILE[1] in reasoning(said)
 
 
+def test_long_lines_are_folded_and_lose_nothing_but_that() -> None:
+    seat = {"label": "A", "agent_id": "agent-dev-001", "rank": 1, "winner": True}
+    text = "    indented " + "word " * 100 + "\n\n" + "x" * 500
+    (block,) = [one for one in MarkdownIt().parse(discussion([seat], [an_utterance(text=text)])) if one.type == "fence"]
+    assert max(len(line) for line in block.content.splitlines()) <= 110
+    assert block.content.replace("\n", "") == text.replace("\n", "")
+
+
 def test_a_discussion_stays_bounded_however_much_is_said() -> None:
     seats = [{"label": f"{n}", "agent_id": f"agent-dev-{n:03d}", "rank": n, "winner": n == 1} for n in range(1, 65)]
     said = [

@@ -1,0 +1,163 @@
+"""The Dagster UI as a person uses it: a real browser, webserver and daemon, and real vLLM behind them.
+
+With FLEET_SCREENSHOTS set to a folder, the pictures of the README and of docs/ui.md are taken on the way.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from fleet_pipeline.models.registry import FLEET_TINY
+from fleet_pipeline.storage.store import Store
+from fleet_pipeline.storage.task_store import put_task
+from fleet_pipeline_tests.deployment import Deployment, deployed, eventually
+from fleet_pipeline_tests.helpers import a_task
+
+PATIENCE_MS = 60_000
+SCREENSHOTS = os.environ.get("FLEET_SCREENSHOTS")
+MARK = "window.defaced = true"
+HOSTILE = f"<img src=x onerror='{MARK}'> ![x](http://127.0.0.1:9/pixel.png) **Plan** the move of the billing data."
+TYPED_IN = """
+ops:
+  ask_for_task:
+    config:
+      task_id: catalogue-caches
+      description: Design how the product catalogue's caches are invalidated when prices change.
+      roles: [ARCHITECT]
+      requirements: [Prices are never older than five seconds]
+      rubric: [Cost of the caches, Behaviour when a node is lost]
+"""
+
+pytestmark = pytest.mark.timeout(600)
+
+
+@pytest.fixture(scope="module")
+def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+    settings = {"FLEET_ENGINE__MODEL": FLEET_TINY, "FLEET_ENGINE__MAX_MODEL_LEN": "4096"}
+    with deployed(tmp_path_factory.mktemp("ui"), module="fleet_pipeline.definitions", **settings) as found:
+        yield found
+
+
+@pytest.fixture
+def page(browser: Browser, deployment: Deployment) -> Iterator[Page]:
+    context = browser.new_context(viewport={"width": 1440, "height": 1000})
+    page = context.new_page()
+    page.set_default_timeout(PATIENCE_MS)
+    page.asked_for = []  # type: ignore[attr-defined]
+    page.on("request", lambda request: page.asked_for.append(request.url))
+    yield page
+    context.close()
+
+
+def goto(page: Page, deployment: Deployment, place: str) -> None:
+    page.goto(deployment.url.removesuffix("/graphql") + place)
+
+
+def look(page: Page, name: str) -> None:
+    if SCREENSHOTS:
+        page.wait_for_timeout(1_000)
+        page.screenshot(path=f"{SCREENSHOTS}/{name}.png")
+
+
+def type_in(page: Page, config: str) -> None:
+    """Into the launchpad's editor, which is no input field."""
+    page.wait_for_selector(".CodeMirror")
+    expect(page.get_by_role("button", name="Launch Run")).to_be_disabled()
+    page.evaluate("text => document.querySelector('.CodeMirror').CodeMirror.setValue(text)", config)
+
+
+def test_a_task_typed_into_the_launchpad_is_deliberated_and_everything_about_it_is_on_its_page(
+    deployment: Deployment, page: Page
+) -> None:
+    goto(page, deployment, f"/locations/{deployment.location}/jobs/ask/playground")
+    expect(page.get_by_text('Missing required config entry "description"')).to_be_visible()
+    type_in(page, TYPED_IN)
+    expect(page.get_by_role("button", name="Launch Run")).to_be_enabled()
+    look(page, "ui-launchpad")
+    page.get_by_role("button", name="Launch Run").click()
+    eventually(lambda: "catalogue-caches.architect" in deployment.partitions()["materialized"], "the deliberation")
+
+    goto(page, deployment, "/assets/deliberations?view=partitions&partition=catalogue-caches.architect")
+    winner = page.get_by_role("row").filter(has_text="winner's proposal")
+    expect(winner).to_contain_text("As a software architect I put")
+    table = page.get_by_role("row").filter(has_text="perspective").filter(has_text="novelty")
+    for agent in ("agent-architect-001", "agent-architect-002", "agent-architect-003"):
+        expect(table.first).to_contain_text(agent)
+    look(page, "ui-partition")
+
+    page.get_by_role("row").filter(has_text="picture").get_by_text("[Show Markdown]").click()
+    image = page.locator("img[alt*='similarity']")
+    expect(image).to_be_visible()
+    assert image.evaluate("one => one.naturalWidth") > 500
+    look(page, "ui-picture")
+    page.get_by_role("button", name="Close").click()
+
+    page.get_by_role("row").filter(has_text="everything said").get_by_text("[Show Markdown]").click()
+    expect(page.get_by_role("heading", name="Opening proposal")).to_have_count(3)
+    expect(page.get_by_role("heading", name="Critique in round 1")).to_have_count(3)
+    look(page, "ui-discussion")
+
+
+def test_hostile_text_stands_on_the_page_as_text(deployment: Deployment, page: Page) -> None:
+    store = Store(str(deployment.storage))
+    (key,) = put_task(store, a_task("hostile", description=HOSTILE, num_agents=1, rounds=0))
+    deployment.instance.add_dynamic_partitions("deliberations", [key])
+    deployment.launch(key)
+    eventually(lambda: key in deployment.partitions()["materialized"], "the deliberation")
+    goto(page, deployment, f"/assets/deliberations?view=partitions&partition={key}")
+    expect(page.get_by_role("row").filter(has_text="onerror").first).to_contain_text(
+        "![x](http://127.0.0.1:9/pixel.png) **Plan**"
+    )
+    page.get_by_role("row").filter(has_text="everything said").get_by_text("[Show Markdown]").click()
+    expect(page.get_by_role("heading", name="Opening proposal")).to_be_visible()
+    assert page.evaluate("window.defaced") is None
+    assert not [url for url in page.asked_for if "pixel.png" in url]
+
+
+def test_the_failed_ones_are_run_again_with_one_dialog(deployment: Deployment, page: Page) -> None:
+    store = Store(str(deployment.storage))
+    (key,) = put_task(store, a_task("too-short", constraints={"timeout_seconds": 0.001}))
+    deployment.instance.add_dynamic_partitions("deliberations", [key])
+    deployment.launch(key, max_retries="0")
+    eventually(lambda: key in deployment.partitions()["failed"], "the deadline")
+    before = deployment.partitions()["materialized"]
+    put_task(store, a_task("too-short"))
+
+    goto(page, deployment, f"/locations/{deployment.location}/jobs/deliberate")
+    page.get_by_role("button", name="Materialize all").click()
+    page.get_by_role("button", name="Failed and missing").click()
+    expect(page.get_by_role("button", name="Launch 1 run")).to_be_enabled()
+    look(page, "ui-failed-and-missing")
+    page.get_by_role("button", name="Launch 1 run").click()
+    eventually(lambda: key in deployment.partitions()["materialized"], "the failed one to be run again")
+    assert deployment.partitions()["materialized"] == before | {key}
+
+
+def test_a_schedule_is_tried_out_and_switched_off_and_on_again(deployment: Deployment, page: Page) -> None:
+    def on() -> bool:
+        schedules = deployment.ask(
+            "query($selector: RepositorySelector!) { schedulesOrError(repositorySelector: $selector) {"
+            " ... on Schedules { results { name scheduleState { status } } } } }",
+            selector={"repositoryName": "__repository__", "repositoryLocationName": deployment.location},
+        )["schedulesOrError"]["results"]
+        return {one["name"]: one["scheduleState"]["status"] for one in schedules}["bulk"] == "RUNNING"
+
+    goto(page, deployment, "/automation")
+    expect(page.get_by_text("At 03:30 AM UTC, only on Sunday")).to_be_visible()
+    look(page, "ui-automation")
+    goto(page, deployment, f"/locations/{deployment.location}/schedules/bulk")
+    page.get_by_role("button", name="Preview tick result").click()
+    page.get_by_role("button", name="Continue").click()
+    expect(page.get_by_text("no backlog is set: bulk.backlog in fleet.toml")).to_be_visible()
+    look(page, "ui-schedule")
+    page.get_by_role("button", name="Close").first.click()
+    switch = page.locator("input[type=checkbox]")
+    assert on()
+    switch.click(force=True)
+    eventually(lambda: not on(), "the schedule to be off")
+    switch.click(force=True)
+    eventually(on, "the schedule to be on")
