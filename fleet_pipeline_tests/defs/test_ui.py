@@ -1,6 +1,6 @@
 """The Dagster UI as a person uses it: a real browser, webserver and daemon, and real vLLM behind them.
 
-With FLEET_SCREENSHOTS set to a folder, the pictures of the README and of docs/ui.md are taken on the way.
+With SCREENSHOTS set to a folder, the pictures of the README and of docs/ui.md are taken on the way.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from playwright.sync_api import Browser, Page, expect
 from fleet_pipeline.models.registry import FLEET_TINY
 from fleet_pipeline.storage.store import Store
 from fleet_pipeline.storage.task_store import put_task
-from fleet_pipeline_tests.deployment import Deployment, deployed, eventually
+from fleet_pipeline_tests.deployment import ROOT, Deployment, deployed, eventually
 from fleet_pipeline_tests.helpers import a_task
 
 PATIENCE_MS = 60_000
-SCREENSHOTS = os.environ.get("FLEET_SCREENSHOTS")
+SCREENSHOTS = os.environ.get("SCREENSHOTS")
 MARK = "window.defaced = true"
 HOSTILE = f"<img src=x onerror='{MARK}'> ![x](http://127.0.0.1:9/pixel.png) **Plan** the move of the billing data."
 TYPED_IN = """
@@ -37,7 +37,12 @@ pytestmark = pytest.mark.timeout(600)
 
 @pytest.fixture(scope="module")
 def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
-    settings = {"FLEET_ENGINE__MODEL": FLEET_TINY, "FLEET_ENGINE__MAX_MODEL_LEN": "4096"}
+    settings = {
+        "FLEET_ENGINE__MODEL": FLEET_TINY,
+        "FLEET_ENGINE__MAX_MODEL_LEN": "4096",
+        "FLEET_BULK__BACKLOG": str(ROOT / "examples/backlog.jsonl"),
+        "FLEET_BULK__CRON": "0 0 29 2 *",  # not while this runs
+    }
     with deployed(tmp_path_factory.mktemp("ui"), module="fleet_pipeline.definitions", **settings) as found:
         yield found
 
@@ -102,30 +107,16 @@ def test_a_task_typed_into_the_launchpad_is_deliberated_and_everything_about_it_
     look(page, "ui-discussion")
 
 
-def test_hostile_text_stands_on_the_page_as_text(deployment: Deployment, page: Page) -> None:
+def test_the_failed_ones_are_run_again_with_one_dialog_and_hostile_text_stands_on_the_page_as_text(
+    deployment: Deployment, page: Page
+) -> None:
     store = Store(str(deployment.storage))
-    (key,) = put_task(store, a_task("hostile", description=HOSTILE, num_agents=1, rounds=0))
-    deployment.instance.add_dynamic_partitions("deliberations", [key])
-    deployment.launch(key)
-    eventually(lambda: key in deployment.partitions()["materialized"], "the deliberation")
-    goto(page, deployment, f"/assets/deliberations?view=partitions&partition={key}")
-    expect(page.get_by_role("row").filter(has_text="onerror").first).to_contain_text(
-        "![x](http://127.0.0.1:9/pixel.png) **Plan**"
-    )
-    page.get_by_role("row").filter(has_text="everything said").get_by_text("[Show Markdown]").click()
-    expect(page.get_by_role("heading", name="Opening proposal")).to_be_visible()
-    assert page.evaluate("window.defaced") is None
-    assert not [url for url in page.asked_for if "pixel.png" in url]
-
-
-def test_the_failed_ones_are_run_again_with_one_dialog(deployment: Deployment, page: Page) -> None:
-    store = Store(str(deployment.storage))
-    (key,) = put_task(store, a_task("too-short", constraints={"timeout_seconds": 0.001}))
+    (key,) = put_task(store, a_task("too-short", description=HOSTILE, constraints={"timeout_seconds": 0.001}))
     deployment.instance.add_dynamic_partitions("deliberations", [key])
     deployment.launch(key, max_retries="0")
     eventually(lambda: key in deployment.partitions()["failed"], "the deadline")
     before = deployment.partitions()["materialized"]
-    put_task(store, a_task("too-short"))
+    put_task(store, a_task("too-short", description=HOSTILE))
 
     goto(page, deployment, f"/locations/{deployment.location}/jobs/deliberate")
     page.get_by_role("button", name="Materialize all").click()
@@ -135,6 +126,14 @@ def test_the_failed_ones_are_run_again_with_one_dialog(deployment: Deployment, p
     page.get_by_role("button", name="Launch 1 run").click()
     eventually(lambda: key in deployment.partitions()["materialized"], "the failed one to be run again")
     assert deployment.partitions()["materialized"] == before | {key}
+
+    goto(page, deployment, f"/assets/deliberations?view=partitions&partition={key}")
+    task = page.get_by_role("row").filter(has_text="onerror").first
+    expect(task).to_contain_text("![x](http://127.0.0.1:9/pixel.png) **Plan**")
+    page.get_by_role("row").filter(has_text="everything said").get_by_text("[Show Markdown]").click()
+    expect(page.get_by_role("heading", name="Opening proposal").first).to_be_visible()
+    assert page.evaluate("window.defaced") is None
+    assert not [url for url in page.asked_for if "pixel.png" in url]
 
 
 def test_a_schedule_is_tried_out_and_switched_off_and_on_again(deployment: Deployment, page: Page) -> None:
@@ -152,12 +151,13 @@ def test_a_schedule_is_tried_out_and_switched_off_and_on_again(deployment: Deplo
     goto(page, deployment, f"/locations/{deployment.location}/schedules/bulk")
     page.get_by_role("button", name="Preview tick result").click()
     page.get_by_role("button", name="Continue").click()
-    expect(page.get_by_text("no backlog is set: bulk.backlog in fleet.toml")).to_be_visible()
+    expect(page.get_by_text("Requested runs (1)")).to_be_visible()
+    assert not list((deployment.storage / "inbox").glob("*.jsonl"))  # it was only looked at
     look(page, "ui-schedule")
     page.get_by_role("button", name="Close").first.click()
     switch = page.locator("input[type=checkbox]")
     assert on()
-    switch.click(force=True)
+    switch.evaluate("one => one.click()")
     eventually(lambda: not on(), "the schedule to be off")
-    switch.click(force=True)
+    switch.evaluate("one => one.click()")
     eventually(on, "the schedule to be on")
