@@ -12,8 +12,10 @@ import click
 
 from fleet_pipeline.cli.common import Commands
 from fleet_pipeline.cli.config import config, home
+from fleet_pipeline.cli.doctor import doctor
 from fleet_pipeline.cli.events import events
 from fleet_pipeline.cli.export import export
+from fleet_pipeline.cli.metrics import metrics
 from fleet_pipeline.cli.prune import prune
 from fleet_pipeline.cli.report import report
 from fleet_pipeline.cli.run import run
@@ -36,5 +38,21 @@ def main() -> None:
     """
 
 
-for command in (run, submit, status, show, explain, report, score, export, events, prune, serve, config, home):
+for command in (
+    run,
+    submit,
+    status,
+    show,
+    explain,
+    report,
+    score,
+    export,
+    events,
+    prune,
+    serve,
+    metrics,
+    doctor,
+    config,
+    home,
+):
     main.add_command(command)

@@ -43,7 +43,7 @@ def status(deliberation_ids: tuple[str, ...], storage: str | None, as_json: bool
     from fleet_pipeline.status import Reception
 
     settings = load_settings(flags(storage=storage))
-    with _desk(settings) as desk:
+    with desk_of(settings) as desk:
         if not deliberation_ids:
             _overview(desk, settings, as_json)
             return
@@ -78,7 +78,7 @@ def serve(nats: str | None, storage: str | None) -> None:
     settings = load_settings(flags(storage=storage, nats__url=nats))
     if settings.nats.url is None:
         raise InvalidInput("no broker is configured: --nats URL, FLEET_NATS__URL, or nats.url in fleet.toml")
-    with _desk(settings) as desk:
+    with desk_of(settings) as desk:
         reception = Reception(desk, settings.nats)
 
         def answer(subject: str, key: str, request_id: str, with_texts: bool) -> dict[str, Any]:
@@ -100,7 +100,7 @@ def serve(nats: str | None, storage: str | None) -> None:
 
 
 @contextmanager
-def _desk(settings: Settings) -> Iterator[Desk]:
+def desk_of(settings: Settings) -> Iterator[Desk]:
     from dagster import DagsterInstance
 
     from fleet_pipeline import runs

@@ -95,6 +95,21 @@ def read_verdicts(instance: dg.DagsterInstance, cursor: int, limit: int = PAGE) 
     return [judged for judged in entries if judged.key and judged.storage], following
 
 
+def unannounced(instance: dg.DagsterInstance, nats: NatsOptions) -> frozenset[str]:
+    """Keys whose verdicts the sensor `completions` has not come to, where there is a broker to announce them to."""
+    states = [state for state in instance.all_instigator_state() if state.name == "completions"]
+    if nats.url is None or not states:
+        return frozenset()
+    cursor = min(int(getattr(state.instigator_data, "cursor", None) or 0) for state in states)
+    waiting: set[str] = set()
+    while True:
+        verdicts, following = read_verdicts(instance, cursor)
+        if following == cursor:
+            return frozenset(waiting)
+        waiting |= {verdict.key for verdict in verdicts}
+        cursor = following
+
+
 def merge(logs: Sequence[Sequence[tuple[int, T]]], cursor: int, limit: int, newest: int) -> tuple[list[T], int]:
     """Merge pages of logs by position, up to where all of them have been read.
 

@@ -41,6 +41,8 @@ from fleet_pipeline.storage.store import StorageError, Store
 from fleet_pipeline.storage.tables import TableSlice
 
 GROUP = "deliberation"
+# One place for each engine that fits the machine: runs wait for one another here, and score beside each other.
+GPU_POOL = "gpu"
 _partitioned: dict[str, Any] = {
     "partitions_def": deliberation_partitions,
     "backfill_policy": dg.BackfillPolicy.single_run(),
@@ -53,6 +55,7 @@ _partitioned: dict[str, Any] = {
     kinds={"vllm", "parquet"},
     code_version=str(PROTOCOL_VERSION),
     io_manager_key="parquet",
+    pool=GPU_POOL,
     **_partitioned,
 )
 def transcripts(

@@ -49,7 +49,8 @@ def _machine() -> tuple[str, str]:
 def close_dead_runs(instance: dg.DagsterInstance) -> list[str]:
     """End the runs of this machine whose process is gone; returns their ids.
 
-    They are marked failed, or cancelled where that was asked for; what they had finished is kept.
+    They are marked failed, or cancelled where that was asked for; what they had finished is kept. Places in pools
+    that ended runs hold are given back.
     """
     closed = []
     for run in instance.get_runs(filters=dg.RunsFilter(statuses=UNFINISHED)):
@@ -65,7 +66,17 @@ def close_dead_runs(instance: dg.DagsterInstance) -> list[str]:
         end = instance.report_run_canceled if cancelled else instance.report_run_failed
         end(now, "its process is gone; what had finished is kept")
         closed.append(run.run_id)
+    _free_slots(instance)
     return closed
+
+
+def _free_slots(instance: dg.DagsterInstance) -> None:
+    """Give back the places in pools that ended runs still hold: whoever waits for one waits for ever otherwise."""
+    storage = instance.event_log_storage
+    for run_id in storage.get_concurrency_run_ids() if storage.supports_global_concurrency_limits else ():
+        run = instance.get_run_by_id(run_id)
+        if run is None or run.is_finished:
+            storage.free_concurrency_slots_for_run(run_id)
 
 
 def lineage(instance: dg.DagsterInstance, run: dg.DagsterRun) -> list[str]:

@@ -15,7 +15,7 @@ from datetime import UTC, datetime, timedelta
 import dagster as dg
 from dagster._core.execution.backfill import BulkActionStatus
 
-from fleet_pipeline.defs.announcements import read_verdicts
+from fleet_pipeline.defs.announcements import unannounced
 from fleet_pipeline.defs.partitions import NAME, UNFINISHED, unfinished
 from fleet_pipeline.defs.processes import PROCESS
 from fleet_pipeline.deliberation.errors import InvalidInput
@@ -81,7 +81,7 @@ def find_old(
     beyond = set(newest_first[keep.max_count :] if keep.max_count else ())
     since = now - timedelta(days=min(keep.max_age_days, MOST_DAYS)) if keep.max_age_days else None
     old = [key for key in newest_first if key in beyond or (since and newest[key] < since)]
-    held = _unfinished(instance, store, roles) | _unannounced(instance, nats)
+    held = _unfinished(instance, store, roles) | unannounced(instance, nats)
     # Asked for, or said, after it was judged: the run that is to judge it broke, or has not come yet.
     held |= {key for key, at in finished.items() if max(asked.get(key, at), written["utterances"].get(key, at)) > at}
     going = {key: newest[key] for key in reversed(old) if key not in held and is_key(key)}
@@ -166,21 +166,6 @@ def _unfinished(instance: dg.DagsterInstance, store: Store, roles: Mapping[str, 
     """Keys that a run which has not ended holds, or that wait for one."""
     batches, _ = pending_batches(store, roles)
     return frozenset(unfinished(instance)) | {key for batch in batches for key in batch.keys}
-
-
-def _unannounced(instance: dg.DagsterInstance, nats: NatsOptions) -> frozenset[str]:
-    """Keys whose verdicts the sensor `completions` has not come to, where there is a broker to announce them to."""
-    states = [state for state in instance.all_instigator_state() if state.name == "completions"]
-    if nats.url is None or not states:
-        return frozenset()
-    cursor = min(int(getattr(state.instigator_data, "cursor", None) or 0) for state in states)
-    waiting: set[str] = set()
-    while True:
-        verdicts, following = read_verdicts(instance, cursor)
-        if following == cursor:
-            return frozenset(waiting)
-        waiting |= {verdict.key for verdict in verdicts}
-        cursor = following
 
 
 def _ended_runs(instance: dg.DagsterInstance, before: datetime) -> Iterable[str]:

@@ -307,3 +307,15 @@ def test_a_run_that_goes_on_from_one_whose_record_is_gone_does_so(pipeline: Pipe
     pipeline.instance.delete_run(first.run_id)
     assert lineage(pipeline.instance, second) == [first.run_id, first.run_id]
     assert execute(job, second, pipeline.instance) is None
+
+
+def test_a_place_in_the_pool_that_an_ended_run_holds_is_given_back_and_no_other(pipeline: Pipeline) -> None:
+    slots = pipeline.instance.event_log_storage
+    slots.set_concurrency_slots("gpu", 2)
+    ended = pipeline.run(pipeline.put("t1")).run_id
+    assert slots.get_concurrency_info("gpu").active_slot_count == 0
+    under_way = pipeline.instance.create_run_for_job(pipeline.definitions.resolve_job_def("deliberate")).run_id
+    for run_id in (ended, under_way):
+        slots.claim_concurrency_slot("gpu", run_id, "transcripts")
+    close_dead_runs(pipeline.instance)
+    assert slots.get_concurrency_info("gpu").active_run_ids == {under_way}

@@ -1,0 +1,50 @@
+"""`fleet doctor`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+
+import click
+from rich.console import Console
+from rich.text import Text
+
+from fleet_pipeline.cli.common import BROKE, COMPLETED, flags, json_option, storage_option
+from fleet_pipeline.reports.text import printable
+from fleet_pipeline.settings import load_settings
+
+_STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red"}
+
+
+@click.command()
+@click.option("--model", metavar="NAME_OR_PATH", help="Look at this model; engine.model where absent.")
+@click.option("--nats", metavar="URL", help="Look at this broker; nats.url of the settings where absent.")
+@storage_option
+@json_option
+def doctor(model: str | None, nats: str | None, storage: str | None, as_json: bool) -> None:
+    """Look at Python, vLLM, GPU, model, storage, Dagster and NATS, and say what to mend.
+
+    Exit code 1 where something would keep runs from working.
+
+    \b
+    fleet doctor
+    fleet doctor --model /models/Qwen3-8B --json | jq '.[] | select(.health != "ok")'
+    """
+    from fleet_pipeline.doctor import Health, examine
+
+    settings = load_settings(flags(storage=storage, engine__model=model, nats__url=nats))
+    console = Console(highlight=False, soft_wrap=True)
+    found = []
+    for finding in examine(settings):
+        found.append(finding)
+        if not as_json:
+            console.print(
+                Text.assemble(
+                    (f"{finding.health:<5}", _STYLES[finding.health]), f"{finding.what:<9}", printable(finding.said)
+                )
+            )
+            if finding.remedy:
+                console.print(Text(f"{'':14}{finding.remedy}", style="dim"))
+    if as_json:
+        click.echo(json.dumps([asdict(finding) for finding in found], indent=2))
+    raise SystemExit(BROKE if any(one.health is Health.FAIL for one in found) else COMPLETED)

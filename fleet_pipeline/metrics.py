@@ -1,0 +1,114 @@
+"""Figures for Prometheus, from what is durable: results, the Dagster instance, and the broker.
+
+Nothing is counted where it happens, so that a figure is the same whichever process is asked, and after any
+restart. A file of results is read once, and again when it has changed.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Any
+
+import dagster as dg
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from fleet_pipeline.defs.announcements import unannounced
+from fleet_pipeline.defs.partitions import STARTED, UNFINISHED
+from fleet_pipeline.events.connection import BrokerUnavailable
+from fleet_pipeline.events.options import NatsOptions
+from fleet_pipeline.status import Desk, requests_at_the_broker
+from fleet_pipeline.storage.store import Damaged
+from fleet_pipeline.storage.tables import read_rows
+
+TOKENS = ("prompt", "cached", "completion")
+BUCKETS = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 300.0, 500.0, 1_000.0)  # seconds
+# What the last run of the engine says of itself, by the entry of its materialization.
+_OF_THE_LAST_RUN = {
+    "fleet_last_run_tokens_per_second": ("run: completion tokens per second", "Tokens generated a second."),
+    "fleet_last_run_prefix_cache_hit_ratio": ("run: prefix cache hit rate", "Share of prompt tokens from the cache."),
+    "fleet_last_run_engine_start_seconds": ("run: engine start (s)", "Seconds of all engine starts together."),
+}
+
+
+class FleetCollector(Collector):
+    """Looks when it is asked. One for one registry: it remembers what it has read."""
+
+    def __init__(self, desk: Desk, nats: NatsOptions) -> None:
+        self.desk = desk
+        self.nats = nats
+        self._one_at_a_time = threading.Lock()
+        self._read: dict[str, datetime] = {}
+        self._tokens = dict.fromkeys(TOKENS, 0.0)
+        self._durations: dict[str, list[float]] = {}  # by role: a count for each bucket and beyond, then the sum
+
+    def collect(self) -> Iterable[Metric]:
+        with self._one_at_a_time:  # the server has a thread for each question
+            return list(self._collect())
+
+    def _collect(self) -> Iterable[Metric]:
+        self._read_results()
+        deliberations = GaugeMetricFamily("fleet_deliberations", "Deliberations that are known.", labels=["status"])
+        for status, count in self.desk.counts().items():
+            if status != "total_deliberations":
+                deliberations.add_metric([status], count)
+        yield deliberations
+        tokens = CounterMetricFamily("fleet_tokens", "Tokens of the results that were seen.", labels=["kind"])
+        for kind, amount in self._tokens.items():
+            tokens.add_metric([kind], amount)
+        yield tokens
+        durations = HistogramMetricFamily("fleet_deliberation_seconds", "First to last answer.", labels=["role"])
+        for role, (*counts, total) in sorted(self._durations.items()):
+            bounds = [*(str(bound) for bound in BUCKETS), "+Inf"]
+            cumulative = [(bound, sum(counts[: place + 1])) for place, bound in enumerate(bounds)]
+            durations.add_metric([role], cumulative, total)
+        yield durations
+        yield from self._queue()
+        yield from self._last_run()
+
+    def _read_results(self) -> None:
+        for key, written in self.desk.store.moments("deliberations", ".parquet").items():
+            if self._read.get(key) == written:
+                continue
+            self._read[key] = written
+            try:
+                rows = read_rows(self.desk.store, "deliberations", key)
+            except Damaged:
+                continue
+            for row in rows.to_pylist() if rows is not None else ():
+                for kind in TOKENS:
+                    self._tokens[kind] += row[f"{kind}_tokens"] or 0
+                if row["wall_s"] is not None:
+                    found = self._durations.setdefault(row["role"], [0.0] * (len(BUCKETS) + 2))
+                    found[sum(bound < row["wall_s"] for bound in BUCKETS)] += 1
+                    found[-1] += row["wall_s"]
+
+    def _queue(self) -> Iterable[Metric]:
+        instance = self.desk.instance
+        runs = GaugeMetricFamily("fleet_runs", "Dagster runs that have not ended.", labels=["state"])
+        under_way = instance.get_runs_count(dg.RunsFilter(statuses=STARTED))
+        runs.add_metric(["started"], under_way)
+        runs.add_metric(["queued"], instance.get_runs_count(dg.RunsFilter(statuses=UNFINISHED)) - under_way)
+        yield runs
+        lag = len(unannounced(instance, self.nats))
+        yield GaugeMetricFamily("fleet_events_lag", "Verdicts that have not been announced yet.", value=lag)
+        if self.nats.url is None:
+            return
+        requests = GaugeMetricFamily("fleet_requests", "Requests at the broker.", labels=["state"])
+        try:
+            counts, up = requests_at_the_broker(self.nats), 1
+        except BrokerUnavailable:
+            counts, up = {}, 0
+        for name, count in counts.items():
+            requests.add_metric([name.removeprefix("requests_")], count)
+        yield requests
+        yield GaugeMetricFamily("fleet_broker_up", "Whether the broker answers.", value=up)
+
+    def _last_run(self) -> Iterable[Metric]:
+        last = self.desk.instance.get_latest_materialization_event(dg.AssetKey("transcripts"))
+        found: dict[str, Any] = dict(last.asset_materialization.metadata) if last and last.asset_materialization else {}
+        for name, (entry, text) in _OF_THE_LAST_RUN.items():
+            if entry in found:
+                yield GaugeMetricFamily(name, text, value=float(found[entry].value))

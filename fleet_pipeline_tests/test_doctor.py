@@ -1,0 +1,70 @@
+"""The doctor finds what is wrong, says what to mend, and changes nothing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from fleet_pipeline.cli import main
+
+
+@pytest.fixture
+def examined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DAGSTER_HOME", raising=False)
+
+    def run(*arguments: str) -> tuple[int, dict[str, dict[str, Any]]]:
+        result = CliRunner().invoke(main, ["doctor", "--json", *arguments])
+        return result.exit_code, {one["what"]: one for one in json.loads(result.stdout)}
+
+    yield run
+    monkeypatch.delenv("DAGSTER_HOME", raising=False)
+
+
+def test_a_machine_that_is_well_is_told_so_and_nothing_is_left_behind(examined, tmp_path: Path, nats_url: str) -> None:
+    code, found = examined("--model", "fleet-tiny", "--storage", str(tmp_path / "storage"), "--nats", nats_url)
+    assert code == 0
+    assert {what for what, one in found.items() if one["health"] != "ok"} <= {"GPU"}
+    assert list(found) == ["Python", "vLLM", "GPU", "model", "storage", "Dagster", "NATS"]
+    assert list((tmp_path / "storage").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "what", "said"),
+    [
+        (["--model", "no/such-model"], "model", "no copy here"),
+        (["--model", "/no/such/folder"], "model", "is no folder"),
+        (["--model", "."], "model", "has no config.json"),
+        (["--storage", "/proc/nothing"], "storage", "cannot write"),
+        (["--storage", "nope://x"], "storage", "nope"),
+        (["--nats", "nats://127.0.0.1:9"], "NATS", "NATS at nats://127.0.0.1:9"),
+    ],
+)
+def test_what_is_wrong_is_told_with_its_remedy_and_the_rest_is_looked_at(examined, arguments, what, said) -> None:
+    code, found = examined(*arguments)
+    assert code == 1
+    assert found[what]["health"] == "fail"
+    assert said in found[what]["said"]
+    assert found[what]["remedy"]
+    assert len(found) == 7
+
+
+def test_a_dagster_yaml_that_says_nothing_of_lost_runs_is_a_warning(examined, tmp_path: Path, monkeypatch) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
+    monkeypatch.setenv("DAGSTER_HOME", str(home))
+    _, found = examined("--model", "fleet-tiny")
+    assert found["Dagster"]["health"] == "warn"
+    assert "run_monitoring, run_retries, concurrency" in found["Dagster"]["said"]
+
+
+def test_people_read_a_line_for_each_and_its_remedy_below(examined) -> None:
+    result = CliRunner().invoke(main, ["doctor", "--model", "no/such-model"])
+    assert result.exit_code == 1
+    assert "fail model" in result.stdout
+    assert "name a local folder in engine.model" in result.stdout
