@@ -92,7 +92,12 @@ class LogSettings(BaseModel):
     model_config = _FORBID
 
     texts: bool = Field(
-        default=True, description="The task's and the winner's text. Off, texts are in the Parquet files alone."
+        default=True, description="The task's and the agents' texts. Off, they are in the Parquet files alone."
+    )
+    format: Literal["text", "json"] = Field(
+        default="text",
+        description="Of what this project writes to standard error; json: one object a line. Dagster's own lines follow where "
+        "a run's config names the logger `console`, as that of `fleet run` does.",
     )
 
 

@@ -31,10 +31,14 @@ def main() -> None:
     """Councils of LLM agents deliberate over a backlog, on Dagster and vLLM.
 
     \b
-    fleet run examples/backlog.jsonl --model /models/Qwen3-0.6B
-    fleet show rate-limiter.dev
-    fleet submit tasks.jsonl && fleet status
-    fleet config
+    fleet doctor                            is all there that is needed?
+    fleet run backlog.jsonl --model MODEL   hold the deliberations, here and now
+    fleet show rate-limiter.dev             read one: the winner, the others, who said what
+    fleet report                            read a run: one HTML file
+    fleet submit more.jsonl                 hand tasks to a pipeline that runs (make ui)
+    fleet status                            where they stand
+
+    Each command's --help shows examples. Exit codes: 0 all completed, 1 the pipeline broke, 2 usage, 3 some failed.
     """
 
 

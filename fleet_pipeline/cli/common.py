@@ -25,8 +25,39 @@ storage_option = click.option("--storage", metavar="URL", help="Where results ar
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of text.")
 
 
+# What each command is for, as `fleet --help` lists them.
+SECTIONS = {
+    "Have deliberations held": {
+        "run": "those of a backlog, here and now",
+        "submit": "hand tasks to a pipeline that runs, and return at once",
+        "status": "where they stand",
+    },
+    "Read what came of it": {
+        "show": "one deliberation: winner, others, who said what",
+        "explain": "why the winner won",
+        "report": "a run as one HTML file",
+        "export": "a table of many deliberations as one file",
+        "score": "proposals made elsewhere, without an engine",
+    },
+    "Keep it running": {
+        "doctor": "look at everything it needs, and say what to mend",
+        "metrics": "figures for Prometheus",
+        "events": "the broker: check, replay, reconcile, schemas",
+        "serve": "answer questions on NATS",
+        "prune": "remove what is old",
+        "config": "the settings in force, and where each comes from",
+        "home": "the folder of the Dagster instance",
+    },
+}
+
+
 class Commands(click.Group):
-    """Turns the errors that people can act on into one message and an exit code."""
+    """Turns the errors that people can act on into one message and an exit code; lists commands by what they are for."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        for title, commands in SECTIONS.items():
+            with formatter.section(title):
+                formatter.write_dl(list(commands.items()))
 
     def invoke(self, ctx: click.Context) -> Any:
         try:

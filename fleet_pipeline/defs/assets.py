@@ -34,6 +34,7 @@ from fleet_pipeline.deliberation.council import PROTOCOL_VERSION
 from fleet_pipeline.deliberation.errors import InvalidInput
 from fleet_pipeline.deliberation.task import is_key
 from fleet_pipeline.deliberation.transcript import Status
+from fleet_pipeline.logs import install_json
 from fleet_pipeline.report import store_report
 from fleet_pipeline.scoring.quality import CheckOptions
 from fleet_pipeline.settings import LogSettings, ReportSettings
@@ -64,9 +65,12 @@ def transcripts(
     council: CouncilResource,
     storage: StorageResource,
     judge: JudgeResource,
+    logs: dg.ResourceParam[LogSettings],
     process: RunProcess,
     progress: dg.ResourceParam[Report],
 ) -> None:
+    if logs.format == "json":
+        install_json()
     try:
         check_range(context.run.tags, context.partition_keys)
     except InvalidInput as error:

@@ -14,6 +14,7 @@ from fleet_pipeline.defs.jobs import ask, ask_again, ask_backlog, deliberate_job
 from fleet_pipeline.defs.resources import EngineResource, default_resources
 from fleet_pipeline.defs.schedules import build_schedules
 from fleet_pipeline.defs.sensors import completions, inbox, lost_runs, requests
+from fleet_pipeline.logs import json_console
 from fleet_pipeline.settings import Settings, load_settings
 from fleet_pipeline.storage.schemas import TABLES
 
@@ -46,6 +47,7 @@ def build_definitions(
         sensors=[completions, requests, inbox, lost_runs],
         # One process: the engine must live in one op, and results pass between ops in memory.
         executor=dg.in_process_executor,
+        loggers={"console": json_console} if settings.logs.format == "json" else None,
         resources={
             **resources,
             "parquet": ParquetIOManager(storage=resources["storage"]),

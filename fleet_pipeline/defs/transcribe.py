@@ -10,6 +10,7 @@ every two of them, and save a minute.)
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -28,12 +29,15 @@ from fleet_pipeline.deliberation.roles import Role
 from fleet_pipeline.deliberation.transcript import AgentError, Completion, Status, Transcript
 from fleet_pipeline.inference.engine import Engine, EngineError, Finished, Heard, Job
 from fleet_pipeline.inference.gpu import gpu_memory
+from fleet_pipeline.logs import fields
 from fleet_pipeline.scoring.proposals import final_proposals, texts
 from fleet_pipeline.settings import Resume
 from fleet_pipeline.storage.rows import Provenance, write_judgements, write_transcript
 from fleet_pipeline.storage.store import Damaged, Store
 from fleet_pipeline.storage.tables import read_file, read_rows
 from fleet_pipeline.storage.task_store import get_task
+
+_log = logging.getLogger(__name__)
 
 # What says nothing about the question: asked another time, the judge may answer.
 NOT_ANSWERED = frozenset({AgentError.DEADLINE, AgentError.ENGINE, AgentError.FATAL})
@@ -224,6 +228,7 @@ class Transcription:
         )
         provenance = Provenance(deliberation.model, engine.name, self.run_id, deliberation.fingerprint)
         write_transcript(self.store, deliberation, transcript, provenance, finished.started_at, finished.finished_at)
+        self._log(transcript, finished.finished_at - finished.started_at)
         progress = self.progress
         for utterance in transcript.utterances:
             tokens = progress.by_phase.setdefault(str(utterance.prompt.phase), [0, 0])
@@ -233,6 +238,21 @@ class Transcription:
             progress.completed += 1
         else:
             progress.failed += 1
+
+    def _log(self, transcript: Transcript, seconds: float) -> None:
+        """One line for each deliberation that ended, and each answer that did not count."""
+        where = {"run_id": self.run_id, "deliberation_id": transcript.deliberation_id}
+        for utterance in transcript.utterances:
+            if utterance.error:
+                seat, phase = utterance.prompt.seat.agent_id, str(utterance.prompt.phase)
+                known = fields(**where, agent_id=seat, phase=phase, error_type=str(utterance.error))
+                key = transcript.deliberation_id
+                _log.warning(
+                    "%s %s %s: %s: %s", key, seat, phase, utterance.error, utterance.error_message, extra=known
+                )
+        tokens = sum(utterance.completion.completion_tokens for utterance in transcript.utterances)
+        known = fields(**where, status=str(transcript.status), seconds=round(seconds, 3), completion_tokens=tokens)
+        _log.info("%s %s", transcript.deliberation_id, transcript.status, extra=known)
 
     def _heard(self, answer: Completion) -> None:
         progress = self.progress
