@@ -1,6 +1,6 @@
 # Everything a person types. `make help` lists it.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo ui test lint lock model clean
+.PHONY: help setup demo ui test browser lint lock model clean
 
 # The demo's model: fleet-tiny comes with the package and shows what councils do; it decides nothing.
 # For real answers: make demo MODEL=Qwen/Qwen3-8B, or a local folder.
@@ -27,8 +27,11 @@ ui: setup ## Open the Dagster UI on what has been run, at http://localhost:3000
 	@$(if $(filter file,$(origin MODEL)),,FLEET_ENGINE__MODEL=$(MODEL)) DAGSTER_HOME=$$(.venv/bin/fleet home) \
 		PATH="$(CURDIR)/.venv/bin:$$PATH" dagster dev --workspace workspace.yaml --port $(PORT)
 
-test: setup lint ## Run every check: lint, types, tests
-	@.venv/bin/python -m pytest
+test: setup lint browser ## Run every check: lint, types, tests (two at a time)
+	@.venv/bin/python -m pytest -n 2 --dist loadfile
+
+browser: setup ## Install a Chromium for the tests, where there is none
+	@requirements/browser.sh
 
 lint: setup ## Run ruff and mypy
 	@.venv/bin/ruff check .

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from dagster import Definitions
+from dagster import DagsterInstance, Definitions
+
+from fleet_pipeline.storage.schemas import TABLES
 
 ROOT = Path(__file__).parents[2]
 HEAVY = ["vllm", "torch", "transformers", "nats", "ray", "kubernetes", "sklearn", "scipy"]
@@ -58,7 +60,7 @@ def test_the_default_model_is_the_production_one() -> None:
 
 
 @pytest.mark.parametrize("name", ["transcripts", "proposals", "deliberations"])
-def test_every_asset_says_what_it_is(name: str) -> None:
+def test_every_asset_says_what_it_is_who_keeps_it_and_where(name: str, instance: DagsterInstance) -> None:
     from fleet_pipeline.defs.build import build_definitions
 
     definitions = build_definitions()
@@ -68,6 +70,11 @@ def test_every_asset_says_what_it_is(name: str) -> None:
     assert spec.group_name == "deliberation"
     assert spec.kinds
     assert spec.code_version
+    assert spec.owners == ["team:fleet"]
+    columns = spec.metadata["dagster/column_schema"].columns
+    assert [column.name for column in columns] == TABLES[spec.metadata["dagster/table_name"]].names
+    assert all(column.description for column in columns)
+    assert spec.metadata["dagster/uri"].endswith(f"/storage/{spec.metadata['dagster/table_name']}")
 
 
 def test_every_field_of_the_launchpad_is_described() -> None:

