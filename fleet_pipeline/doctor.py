@@ -1,5 +1,5 @@
-"""Whether this machine can do what it is set up for, and what to mend. Nothing is changed but a probe file,
-which is removed again, and the broker's absent streams, which are made as every command makes them.
+"""Whether this machine can do what it is set up for, and what to mend. A probe file is written and removed again;
+an absent Dagster home and the broker's absent streams are made, as every command makes them.
 """
 
 from __future__ import annotations
@@ -157,7 +157,10 @@ def _dagster(_: Settings) -> Finding:
     chosen = (
         yaml.safe_load((home / "dagster.yaml").read_text(encoding="utf-8")) if (home / "dagster.yaml").is_file() else {}
     )
-    missing = [name for name in ("run_monitoring", "run_retries", "concurrency") if name not in (chosen or {})]
+    chosen = chosen or {}
+    missing = [name for name in ("run_monitoring", "run_retries") if name not in chosen]
+    if "pools" not in (chosen.get("concurrency") or {}):
+        missing.append("concurrency.pools")
     said = f"{home}: {runs} runs, {'a daemon runs' if daemon else 'no daemon runs'}"
     if missing:
         return Finding(

@@ -1,7 +1,7 @@
 """Figures for Prometheus, from what is durable: results, the Dagster instance, and the broker.
 
-Nothing is counted where it happens, so that a figure is the same whichever process is asked, and after any
-restart. A file of results is read once, and again when it has changed.
+Nothing is counted where it happens: every figure is a gauge of what stands there now, the same whichever process
+is asked, and after any restart. A file of results is read once, and again when it has changed.
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ from datetime import datetime
 from typing import Any
 
 import dagster as dg
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from fleet_pipeline.defs.announcements import unannounced
 from fleet_pipeline.defs.partitions import STARTED, UNFINISHED
+from fleet_pipeline.deliberation.task import is_key
 from fleet_pipeline.events.connection import BrokerUnavailable
 from fleet_pipeline.events.options import NatsOptions
 from fleet_pipeline.status import Desk, requests_at_the_broker
@@ -24,7 +25,9 @@ from fleet_pipeline.storage.store import Damaged
 from fleet_pipeline.storage.tables import read_rows
 
 TOKENS = ("prompt", "cached", "completion")
-BUCKETS = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 300.0, 500.0, 1_000.0)  # seconds
+QUANTILES = (0.5, 0.95)
+_COLUMNS = ["role", "wall_s", *(f"{kind}_tokens" for kind in TOKENS)]
+Row = dict[str, Any]
 # What the last run of the engine says of itself, by the entry of its materialization.
 _OF_THE_LAST_RUN = {
     "fleet_last_run_tokens_per_second": ("run: completion tokens per second", "Tokens generated a second."),
@@ -40,9 +43,7 @@ class FleetCollector(Collector):
         self.desk = desk
         self.nats = nats
         self._one_at_a_time = threading.Lock()
-        self._read: dict[str, datetime] = {}
-        self._tokens = dict.fromkeys(TOKENS, 0.0)
-        self._durations: dict[str, list[float]] = {}  # by role: a count for each bucket and beyond, then the sum
+        self._read: dict[str, tuple[datetime, Row]] = {}  # by deliberation: when it was written, and its row
 
     def collect(self) -> Iterable[Metric]:
         with self._one_at_a_time:  # the server has a thread for each question
@@ -55,35 +56,37 @@ class FleetCollector(Collector):
             if status != "total_deliberations":
                 deliberations.add_metric([status], count)
         yield deliberations
-        tokens = CounterMetricFamily("fleet_tokens", "Tokens of the results that were seen.", labels=["kind"])
-        for kind, amount in self._tokens.items():
-            tokens.add_metric([kind], amount)
+        rows = [row for _, row in self._read.values()]
+        tokens = GaugeMetricFamily("fleet_stored_tokens", "Tokens that the stored results took.", labels=["kind"])
+        for kind in TOKENS:
+            tokens.add_metric([kind], sum(row[f"{kind}_tokens"] or 0 for row in rows))
         yield tokens
-        durations = HistogramMetricFamily("fleet_deliberation_seconds", "First to last answer.", labels=["role"])
-        for role, (*counts, total) in sorted(self._durations.items()):
-            bounds = [*(str(bound) for bound in BUCKETS), "+Inf"]
-            cumulative = [(bound, sum(counts[: place + 1])) for place, bound in enumerate(bounds)]
-            durations.add_metric([role], cumulative, total)
-        yield durations
+        seconds = GaugeMetricFamily(
+            "fleet_deliberation_seconds",
+            "First to last answer, of the stored results: so many of a hundred were quicker.",
+            labels=["role", "quantile"],
+        )
+        for role in sorted({row["role"] for row in rows}):
+            taken = sorted(row["wall_s"] for row in rows if row["role"] == role and row["wall_s"] is not None)
+            for quantile in QUANTILES if taken else ():
+                seconds.add_metric([role, str(quantile)], taken[int(quantile * (len(taken) - 1))])
+        yield seconds
         yield from self._queue()
         yield from self._last_run()
 
     def _read_results(self) -> None:
-        for key, written in self.desk.store.moments("deliberations", ".parquet").items():
-            if self._read.get(key) == written:
+        there = {key: at for key, at in self.desk.store.moments("deliberations", ".parquet").items() if is_key(key)}
+        for key in self._read.keys() - there.keys():  # pruned
+            del self._read[key]
+        for key, written in there.items():
+            if key in self._read and self._read[key][0] == written:
                 continue
-            self._read[key] = written
             try:
                 rows = read_rows(self.desk.store, "deliberations", key)
             except Damaged:
                 continue
-            for row in rows.to_pylist() if rows is not None else ():
-                for kind in TOKENS:
-                    self._tokens[kind] += row[f"{kind}_tokens"] or 0
-                if row["wall_s"] is not None:
-                    found = self._durations.setdefault(row["role"], [0.0] * (len(BUCKETS) + 2))
-                    found[sum(bound < row["wall_s"] for bound in BUCKETS)] += 1
-                    found[-1] += row["wall_s"]
+            if rows is not None and rows.num_rows:
+                self._read[key] = (written, rows.select(_COLUMNS).to_pylist()[0])
 
     def _queue(self) -> Iterable[Metric]:
         instance = self.desk.instance

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import io
+import tempfile
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -28,18 +28,23 @@ def report_path(run_id: str) -> str:
 
 def store_report(store: Store, run_id: str, keys: Sequence[str]) -> str:
     """Write the report of a run over `keys` into the storage; returns its full path."""
-    out = io.StringIO()
     rows = verdicts(store, keys)
-    write(out, store, f"Run {run_id}", rows[rows["run_id"] == run_id])
-    store.write(report_path(run_id), out.getvalue().encode())
+    # By way of a file: a report of thousands has hundreds of megabytes.
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "report.html"
+        write_file(file, store, f"Run {run_id}", rows[rows["run_id"] == run_id])
+        store.upload(report_path(run_id), file)
     return store.full_path(report_path(run_id))
 
 
 def verdicts(
     store: Store, keys: Sequence[str] | None = None, told: Callable[[int, int], None] | None = None
 ) -> pd.DataFrame:
-    """The rows of `deliberations` without their texts: of `keys`, or all there are."""
-    wanted = [key for key in (store.names("deliberations", ".parquet") if keys is None else keys) if is_key(key)]
+    """The rows of `deliberations` without their texts: of `keys`, or all there are. `ended_at` is when they were
+    written, where they have no last answer.
+    """
+    written = store.moments("deliberations", ".parquet")
+    wanted = [key for key in (sorted(written) if keys is None else keys) if is_key(key)]
     columns = [name for name in TABLES["deliberations"].names if name not in _TEXTS]
     parts, done = [], 0
     for part, rows in TableSlice(store, "deliberations", wanted).chunks(CHUNK):
@@ -48,6 +53,8 @@ def verdicts(
         if told:
             told(done, len(wanted))
     found: pd.DataFrame = pd.concat(parts, ignore_index=True)
+    moments = pd.to_datetime(found["deliberation_id"].map(written), utc=True)
+    found["ended_at"] = found["finished_at"].fillna(moments)
     return found
 
 
@@ -59,12 +66,12 @@ def chosen(rows: pd.DataFrame, run: str | None, since: datetime | None, place: s
     if rows.empty:
         raise InvalidInput(f"no deliberations in {place} yet")
     if since is not None:
-        found = rows[rows["finished_at"] >= pd.Timestamp(since)]
+        found = rows[rows["ended_at"] >= pd.Timestamp(since)]
         if found.empty:
             raise InvalidInput(f"nothing in {place} finished since {since:%Y-%m-%d %H:%M %Z}")
         return f"Deliberations since {since:%Y-%m-%d %H:%M %Z}", found
     if run is None:
-        run = str(rows.sort_values("finished_at", na_position="first")["run_id"].iloc[-1])
+        run = str(rows.sort_values("ended_at")["run_id"].iloc[-1])
     runs = sorted({found for found in rows["run_id"].dropna() if found.startswith(run)})
     if len(runs) != 1:
         why = f"several runs begin with {run}: {', '.join(runs[:5])}" if runs else f"no deliberations of run {run}"

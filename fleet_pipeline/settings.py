@@ -64,6 +64,11 @@ class BulkSettings(BaseModel):
     cron: str = Field(default="0 1 * * *", description="When, in five fields: minute hour day month weekday.")
     timezone: str = Field(default="UTC", description="Of the cron expression, such as Europe/Berlin.")
 
+    @field_validator("backlog")
+    @classmethod
+    def _is_one_place(cls, value: str | None) -> str | None:
+        return one_place(value) if value else None
+
     @field_validator("timezone")
     @classmethod
     def _is_a_timezone(cls, value: str) -> str:
@@ -137,22 +142,23 @@ class Settings(BaseSettings):
         default=("team:fleet",), description="Of the assets, as the UI shows them: e-mail addresses or team:NAME."
     )
 
+    @field_validator("owners")
+    @classmethod
+    def _as_dagster_takes_them(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for owner in value:
+            if not re.fullmatch(r"team:[A-Za-z0-9_-]+|[^@\s]+@[^@\s]+\.[^@\s]+", owner):
+                raise ValueError(f"{owner!r} is neither an e-mail address nor team:NAME")
+        return value
+
     @field_validator("storage")
     @classmethod
     def _storage_is_one_place(cls, value: str) -> str:
-        return _same_place_from_anywhere(value)
-
-    @field_validator("bulk")
-    @classmethod
-    def _backlog_is_one_place(cls, value: BulkSettings) -> BulkSettings:
-        return (
-            value.model_copy(update={"backlog": _same_place_from_anywhere(value.backlog)}) if value.backlog else value
-        )
+        return one_place(value)
 
     @field_validator("requests")
     @classmethod
     def _inbox_is_one_place(cls, value: RequestOptions) -> RequestOptions:
-        return value.model_copy(update={"inbox": _same_place_from_anywhere(value.inbox)}) if value.inbox else value
+        return value.model_copy(update={"inbox": one_place(value.inbox)}) if value.inbox else value
 
     @model_validator(mode="after")
     def _a_judge_where_one_decides(self) -> Settings:
@@ -180,13 +186,15 @@ def _known_timezone(name: str) -> str:
     return name
 
 
-def _same_place_from_anywhere(url: str) -> str:
+def one_place(url: str) -> str:
     """A relative path means one place, however the working directory of later processes differs."""
     if "://" not in url:
         return str(Path(url).expanduser().absolute())
     if "@" in urlsplit(url).netloc:
         # The URL goes into run records and the UI.
         raise ValueError("holds credentials; give them in the environment, as its fsspec driver reads them")
+    if urlsplit(url).scheme in ("http", "https") and urlsplit(url).query:
+        raise ValueError("holds a query, which may be a signature; name it by the URL of its storage")
     return url
 
 

@@ -19,7 +19,7 @@ from fleet_pipeline.defs.intake import has_run
 from fleet_pipeline.defs.partitions import STARTED, UNFINISHED, deliberation_partitions, unfinished
 from fleet_pipeline.deliberation.errors import InvalidInput
 from fleet_pipeline.deliberation.roles import Role
-from fleet_pipeline.deliberation.task import safe_key
+from fleet_pipeline.deliberation.task import is_key, safe_key
 from fleet_pipeline.events.completions import completion_payload
 from fleet_pipeline.events.lookup import refusal, untaken, waiting
 from fleet_pipeline.events.options import NatsOptions
@@ -85,7 +85,7 @@ class Desk:
     def statuses(self) -> dict[str, Status]:
         """The status of every deliberation that is known, by id."""
         finished = set(self.store.names("deliberations", ".parquet"))
-        keys = sorted({*stored_keys(self.store), *finished})
+        keys = sorted(key for key in {*stored_keys(self.store), *finished} if is_key(key))
         registered = set(self.instance.get_dynamic_partitions(str(deliberation_partitions.name)))
         asked = [key for key in keys if key in registered]
         recorded = self.instance.get_status_by_partition(VERDICTS, asked, deliberation_partitions) or {}
@@ -94,14 +94,20 @@ class Desk:
         for key in keys:
             mark = recorded.get(key)
             if key in taken or key in held or (mark is None and key in finished):
-                found[key] = self._standing(key, taken)[0]
+                found[key] = self._status(key, taken)
             elif mark is None:
                 found[key] = Status.PENDING
             elif mark.value == "MATERIALIZED":
                 found[key] = Status.COMPLETED
             else:
-                found[key] = self._standing(key, taken)[0]
+                found[key] = self._status(key, taken)
         return found
+
+    def _status(self, key: str, taken: Collection[str]) -> Status:
+        try:
+            return self._standing(key, taken)[0]
+        except Damaged:  # what it says cannot be read: to be run again, as if it had failed
+            return Status.FAILED
 
     def undone(self) -> dict[str, Status]:
         """What failed, timed out, or was never run, and that no run holds or is about to: by id."""

@@ -60,7 +60,7 @@ def test_a_dagster_yaml_that_says_nothing_of_lost_runs_is_a_warning(examined, tm
     monkeypatch.setenv("DAGSTER_HOME", str(home))
     _, found = examined("--model", "fleet-tiny")
     assert found["Dagster"]["health"] == "warn"
-    assert "run_monitoring, run_retries, concurrency" in found["Dagster"]["said"]
+    assert "run_monitoring, run_retries, concurrency.pools" in found["Dagster"]["said"]
 
 
 def test_people_read_a_line_for_each_and_its_remedy_below(examined) -> None:

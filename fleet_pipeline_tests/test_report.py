@@ -17,7 +17,7 @@ from fleet_pipeline.cli import main
 from fleet_pipeline.deliberation.transcript import AgentError, Completion
 from fleet_pipeline.inference.scripted import echo
 from fleet_pipeline_tests.helpers import said
-from fleet_pipeline_tests.pipeline import Pipeline
+from fleet_pipeline_tests.pipeline import Pipeline, why_broken
 from fleet_pipeline_tests.reports.test_text import HOSTILE
 
 MARK = "window.defaced = true"
@@ -184,3 +184,25 @@ def test_a_run_whose_report_cannot_be_written_is_none_the_worse(pipeline: Pipeli
     (pipeline.storage / "reports").parent.mkdir(parents=True, exist_ok=True)
     (pipeline.storage / "reports").write_text("a file where the folder should be")
     assert pipeline.run(pipeline.put("t1")).success
+
+
+def test_what_could_not_be_held_is_in_the_report_of_a_stretch_of_time(pipeline: Pipeline, tmp_path: Path) -> None:
+    keys = pipeline.put("good", "lost")
+    (pipeline.storage / "tasks/lost.dev.json").write_text("{}")
+    pipeline.run(keys)
+    assert pipeline.table("deliberations").set_index("task_id")["finished_at"].isna()["lost"]
+    assert '<details id="lost.dev">' in written(pipeline, tmp_path, "--since", "1h").read_text()
+
+
+def test_a_report_that_breaks_hides_no_failure_of_a_deliberation(pipeline: Pipeline, monkeypatch) -> None:
+    pipeline.configure(reports={"at_least": 1})
+    broken = Completion(error=AgentError.ENGINE, error_message="it broke")
+    pipeline.answer = lambda _: broken
+
+    def breaks(*_: object) -> str:
+        raise ValueError("no such colour")
+
+    monkeypatch.setattr("fleet_pipeline.defs.assets.store_report", breaks)
+    result = pipeline.run(pipeline.put("bad"))
+    assert why_broken(result) is None
+    assert pipeline.partitions("deliberations") == (set(), {"bad.dev"})

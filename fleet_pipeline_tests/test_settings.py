@@ -88,3 +88,9 @@ def test_an_error_in_a_setting_does_not_repeat_its_value(monkeypatch: pytest.Mon
     with pytest.raises(InvalidInput) as caught:
         load_settings()
     assert "hunter2" not in str(caught.value)
+
+
+def test_an_owner_that_dagster_does_not_take_is_told_with_its_setting() -> None:
+    assert load_settings({"owners": ["team:a-team", "a@b.example"]}).owners == ("team:a-team", "a@b.example")
+    with pytest.raises(InvalidInput, match=r"owners.*'bob' is neither"):
+        load_settings({"owners": ["bob"]})

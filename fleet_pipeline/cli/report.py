@@ -43,6 +43,8 @@ def report(run_id: str | None, since: str | None, out: str | None, storage: str 
         write(sys.stdout, store, title, rows)
         return
     file = Path(out or "fleet-report.html")
+    if file.is_dir():
+        file /= "fleet-report.html"
     try:
         write_file(file, store, title, rows)
     except OSError as error:

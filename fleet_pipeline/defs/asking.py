@@ -8,18 +8,22 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from fleet_pipeline.deliberation.entries import MAX_BYTES
 from fleet_pipeline.deliberation.errors import InvalidInput
 from fleet_pipeline.deliberation.roles import Role
 from fleet_pipeline.deliberation.task import Task
-from fleet_pipeline.storage.backlog import read_backlogs
+from fleet_pipeline.storage.backlog import read_backlog, read_backlogs
+from fleet_pipeline.storage.pending import pending_batches
 from fleet_pipeline.storage.store import Store
-from fleet_pipeline.storage.task_store import Spec, get_spec, is_stored, specs
+from fleet_pipeline.storage.task_store import Spec, get_spec, specs, stored_keys
 
 MOST_NAMED = 20
+BULK = "bulk"  # how files begin that come from a backlog
 
 
 @dataclass
@@ -30,6 +34,7 @@ class Compared:
     new: list[Task] = field(default_factory=list)
     changed: list[Task] = field(default_factory=list)
     as_before: int = 0
+    not_looked_at: int = 0
     refused: list[str] = field(default_factory=list)
 
     @property
@@ -40,21 +45,38 @@ class Compared:
         """What was found and what is skipped, in deliberations, as a tick says it."""
         files = "1 file" if self.files == 1 else f"{self.files} files"
         said = f"{files}: {len(self.new)} new deliberations, {len(self.changed)} changed, {self.as_before} as before"
+        if self.not_looked_at:
+            said += f", {self.not_looked_at} not looked at yet"
         if self.refused:
             more = f" and {len(self.refused) - MOST_NAMED} more" if len(self.refused) > MOST_NAMED else ""
             said += f"; {len(self.refused)} refused: {'; '.join(self.refused[:MOST_NAMED])}{more}"
         return said
 
 
-def compare(store: Store, location: str, roles: Mapping[str, Role]) -> Compared:
-    """Read a backlog (file, folder or glob) and tell what of it is new or changed. Writes nothing."""
+def compare(
+    store: Store, inbox: Store, location: str, roles: Mapping[str, Role], seconds: float | None = None
+) -> Compared:
+    """Read a backlog (file, folder or glob) and tell what of it is new or changed. Writes nothing.
+
+    What has been asked for and waits for its run is as before. A spec is read for each deliberation that is known:
+    after `seconds` what is left is only counted.
+    """
+    began = time.monotonic()
     backlogs = read_backlogs(location, roles)
     found = Compared(files=len(backlogs))
+    known, asked = set(stored_keys(store)), _asked(store, inbox, roles)
     for file, backlog in backlogs.items():
         found.refused += [f"{file} line {one.line}: {one.field[:80]}: {one.error}" for one in backlog.refused]
         for task in backlog.tasks:
             for spec in specs(task):
-                if not is_stored(store, spec.key):
+                if seconds is not None and time.monotonic() - began > seconds:
+                    found.not_looked_at += 1
+                elif spec.key in asked:
+                    if asked[spec.key] == _content(spec.task):
+                        found.as_before += 1
+                    else:
+                        found.changed.append(spec.task)
+                elif spec.key not in known:
                     found.new.append(spec.task)
                 elif _is_as_stored(store, spec, roles):
                     found.as_before += 1
@@ -66,26 +88,43 @@ def compare(store: Store, location: str, roles: Mapping[str, Role]) -> Compared:
 def put_in_inbox(inbox: Store, name: str, tasks: Sequence[Task]) -> list[str]:
     """Write tasks for the sensor `inbox` to take, in place of earlier ones of the same ids; returns the files' names.
 
-    An id stands once in a backlog: roles of one task that differ in content are written into several.
+    An id stands once in a backlog, in any case: roles of one task that differ in content are written into several.
+    Raises `InvalidInput` where one is longer than a line may be.
     """
     files: list[dict[str, Task]] = []
     for task in tasks:
+        if len(_line(task)) > MAX_BYTES:
+            raise InvalidInput(f"{task.task_id}: has more than {MAX_BYTES:,} bytes as a line of a backlog; shorten it")
+        place = task.task_id.casefold()
         for file in files:
-            known = file.get(task.task_id)
-            if known is None or _content(known) == _content(task):
+            known = file.get(place)
+            if known is None or (known.task_id, _content(known)) == (task.task_id, _content(task)):
                 roles = (*known.roles, *task.roles) if known else task.roles
-                file[task.task_id] = task.model_copy(update={"roles": roles})
+                file[place] = task.model_copy(update={"roles": roles})
                 break
         else:
-            files.append({task.task_id: task})
+            files.append({place: task})
     written = []
     for file in files:
-        lines = "".join(
-            json.dumps(task.model_dump(mode="json", exclude_unset=True)) + "\n" for task in file.values()
-        ).encode()
+        lines = b"".join(_line(task) for task in file.values())
         written.append(f"{name}-{hashlib.sha256(lines).hexdigest()[:12]}.rerun.jsonl")
         inbox.write(written[-1], lines)
     return written
+
+
+def _line(task: Task) -> bytes:
+    return (json.dumps(task.model_dump(mode="json", exclude_unset=True), ensure_ascii=False) + "\n").encode()
+
+
+def _asked(store: Store, inbox: Store, roles: Mapping[str, Role]) -> dict[str, dict[str, Any]]:
+    """The content of what has been asked for from a backlog, and has no run yet, by deliberation."""
+    batches, _ = pending_batches(store, roles)
+    waiting = {spec.key: _content(spec.task) for batch in batches for spec in batch.specs}
+    for name in inbox.names("", ".rerun.jsonl"):
+        if name.startswith(f"{BULK}-"):
+            backlog = read_backlog(inbox.full_path(f"{name}.rerun.jsonl"), roles)
+            waiting |= {spec.key: _content(spec.task) for task in backlog.tasks for spec in specs(task)}
+    return waiting
 
 
 def stored_tasks(store: Store, keys: Iterable[str], roles: Mapping[str, Role]) -> tuple[list[Task], dict[str, str]]:
@@ -104,7 +143,7 @@ def _is_as_stored(store: Store, spec: Spec, roles: Mapping[str, Role]) -> bool:
         stored = get_spec(store, spec.key, roles).task
     except InvalidInput:  # of a role, perhaps, that has changed since
         return False
-    return stored.model_dump(mode="json") == spec.task.model_dump(mode="json")
+    return _content(stored) == _content(spec.task)
 
 
 def _content(task: Task) -> dict[str, Any]:

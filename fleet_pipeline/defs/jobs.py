@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import dagster as dg
 from pydantic import Field, ValidationError
 
-from fleet_pipeline.defs.asking import compare, put_in_inbox, stored_tasks
+from fleet_pipeline.defs.asking import BULK, compare, put_in_inbox, stored_tasks
 from fleet_pipeline.defs.assets import deliberations, proposals, transcripts
 from fleet_pipeline.defs.processes import RunProcess
 from fleet_pipeline.defs.resources import CouncilResource, StorageResource
@@ -16,9 +16,10 @@ from fleet_pipeline.defs.retention import find_old, remove
 from fleet_pipeline.deliberation.errors import InvalidInput, describe
 from fleet_pipeline.deliberation.task import Task, deliberation_id
 from fleet_pipeline.events.options import NatsOptions, RequestOptions
-from fleet_pipeline.settings import BulkSettings, RetentionSettings
+from fleet_pipeline.settings import BulkSettings, LogSettings, RetentionSettings, one_place
 from fleet_pipeline.status import Desk
 from fleet_pipeline.storage.store import Store
+from fleet_pipeline.storage.task_store import is_stored
 
 deliberate_job = dg.define_asset_job(
     "deliberate",
@@ -67,10 +68,12 @@ def ask_for_task(
     config: AskConfig,
     council: CouncilResource,
     storage: StorageResource,
+    logs: dg.ResourceParam[LogSettings],
     request_options: dg.ResourceParam[RequestOptions],
 ) -> None:
     fields = config.model_dump(exclude={"requirements", "rubric", "timeout_seconds", "model", "task_id"})
-    fields["task_id"] = config.task_id.strip() or _id_for(config.description, datetime.now(UTC))
+    about = config.description if logs.texts else ""
+    fields["task_id"] = config.task_id.strip() or _id_for(about, datetime.now(UTC))
     fields["constraints"] = config.model_dump(include={"requirements", "rubric", "timeout_seconds"})
     if config.model:
         fields["model"] = config.model
@@ -78,8 +81,14 @@ def ask_for_task(
         task = Task.model_validate(fields, context={"roles": council.roles()})
     except ValidationError as error:
         raise dg.Failure(f"ops > ask_for_task > config: {describe(error)}", allow_retries=False) from error
-    _ask(context, storage, request_options, "typed", [task])
     keys = [deliberation_id(task.task_id, role) for role in task.roles]
+    if there := [key for key in keys if is_stored(storage.patient_store(), key)]:
+        raise dg.Failure(
+            f"ops > ask_for_task > config: task_id: {', '.join(there)} has been asked for already; give it another id, or "
+            "launch that partition again",
+            allow_retries=False,
+        )
+    _ask(context, storage, request_options, "typed", [task])
     context.add_output_metadata({"deliberations": dg.MetadataValue.text(", ".join(keys))})
 
 
@@ -92,20 +101,22 @@ def ask_for_backlog(
     bulk: dg.ResourceParam[BulkSettings],
     request_options: dg.ResourceParam[RequestOptions],
 ) -> None:
-    location = config.backlog or bulk.backlog
+    try:
+        location = one_place(config.backlog) if config.backlog else bulk.backlog
+    except ValueError as error:
+        raise dg.Failure(f"ops > ask_for_backlog > config: backlog: {error}", allow_retries=False) from error
     if not location:
         raise dg.Failure(
             "ops > ask_for_backlog > config: backlog: name a file, a folder or a glob, or set bulk.backlog",
             allow_retries=False,
         )
     try:
-        found = compare(storage.patient_store(), location, council.roles())
+        inbox = Store(request_options.inbox_url(storage.url))
+        found = compare(storage.patient_store(), inbox, location, council.roles())
     except InvalidInput as error:
         raise dg.Failure(str(error), allow_retries=False) from error
     context.log.info(str(found))
-    for refusal in found.refused:
-        context.log.warning(refusal)
-    _ask(context, storage, request_options, "bulk", found.tasks)
+    _ask(context, storage, request_options, BULK, found.tasks)
     context.add_output_metadata(
         {
             "backlog": dg.MetadataValue.path(location),
@@ -142,7 +153,10 @@ def _ask(
     if not tasks:
         context.log.info("nothing to ask for")
         return
-    put_in_inbox(Store(options.inbox_url(storage.url)), name, tasks)
+    try:
+        put_in_inbox(Store(options.inbox_url(storage.url)), name, tasks)
+    except InvalidInput as error:
+        raise dg.Failure(str(error), allow_retries=False) from error
     context.log.info(f"{sum(len(task.roles) for task in tasks)} deliberations asked for; {THEN}")
 
 

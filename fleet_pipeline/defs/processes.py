@@ -75,8 +75,17 @@ def _free_slots(instance: dg.DagsterInstance) -> None:
     storage = instance.event_log_storage
     for run_id in storage.get_concurrency_run_ids() if storage.supports_global_concurrency_limits else ():
         run = instance.get_run_by_id(run_id)
-        if run is None or run.is_finished:
+        # A run that was ended by force is finished at once, and its engine some seconds later.
+        if run is None or (run.is_finished and not _has_a_process(run)):
             storage.free_concurrency_slots_for_run(run_id)
+
+
+def _has_a_process(run: dg.DagsterRun) -> bool:
+    """Whether another process than this one, on this machine, is still at it."""
+    written = run.tags.get(PROCESS, "").split(" ")
+    if written[:-2] != [run.run_id, *_machine()] or not all(number.isdecimal() for number in written[-2:]):
+        return False
+    return int(written[-2]) != os.getpid() and _lives(int(written[-2]), float(written[-1]))
 
 
 def lineage(instance: dg.DagsterInstance, run: dg.DagsterRun) -> list[str]:

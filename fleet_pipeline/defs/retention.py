@@ -90,7 +90,7 @@ def find_old(
     oldest = min([*kept, *([since] if since else []), now])
     files = [
         path
-        for folder in ("tasks", "outbox", "attempts", "pending", *TABLES)
+        for folder in ("tasks", "outbox", "attempts", "pending", "reports", *TABLES)
         for path, at in store.remains(folder).items()
         if at < now - WRITING
     ]
@@ -132,8 +132,8 @@ def remove(
         _remove(instance, store, key, [path for path in earlier if path.startswith(f"attempts/{key}.")])
         removed.deliberations.append(key)
     for run_id in old.runs:
+        store.delete(report_path(run_id))  # first: nothing would lead to it afterwards
         instance.delete_run(run_id)
-        store.delete(report_path(run_id))
         removed.runs += 1
     for folder, paths in ((store, old.files), (inbox, old.inbox)):
         for path in paths:

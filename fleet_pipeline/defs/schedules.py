@@ -8,9 +8,13 @@ from fleet_pipeline.defs.asking import compare
 from fleet_pipeline.defs.jobs import ask_backlog, prune_job
 from fleet_pipeline.defs.resources import CouncilResource, StorageResource
 from fleet_pipeline.deliberation.errors import InvalidInput
+from fleet_pipeline.events.options import RequestOptions
 from fleet_pipeline.settings import BulkSettings, RetentionSettings, Settings
+from fleet_pipeline.storage.store import Store
 
 FOUND = "fleet/found"
+# Dagster ends a tick after 60 s. What is not looked at until then, the job looks at.
+LOOK_SECONDS = 30.0
 
 
 def build_schedules(settings: Settings) -> list[dg.ScheduleDefinition]:
@@ -45,16 +49,18 @@ def _bulk(cron: str, timezone: str) -> dg.ScheduleDefinition:
         bulk: dg.ResourceParam[BulkSettings],
         council: CouncilResource,
         storage: StorageResource,
+        request_options: dg.ResourceParam[RequestOptions],
     ) -> dg.RunRequest | dg.SkipReason:
         if bulk.backlog is None:
             return dg.SkipReason("no backlog is set: bulk.backlog in fleet.toml, or FLEET_BULK__BACKLOG")
         try:
-            found = compare(storage.store(), bulk.backlog, council.roles())
+            inbox = Store(request_options.inbox_url(storage.url))
+            found = compare(storage.store(), inbox, bulk.backlog, council.roles(), LOOK_SECONDS)
         except InvalidInput as error:
             return dg.SkipReason(str(error))
         said = f"{bulk.backlog}: {found}"
         context.log.info(said)
-        if not found.tasks:
+        if not found.tasks and not found.not_looked_at:
             return dg.SkipReason(said)
         return dg.RunRequest(tags={FOUND: said[:2_000]})
 

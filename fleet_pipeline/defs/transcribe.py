@@ -30,6 +30,7 @@ from fleet_pipeline.deliberation.transcript import AgentError, Completion, Statu
 from fleet_pipeline.inference.engine import Engine, EngineError, Finished, Heard, Job
 from fleet_pipeline.inference.gpu import gpu_memory
 from fleet_pipeline.logs import fields
+from fleet_pipeline.reports.text import printable
 from fleet_pipeline.scoring.proposals import final_proposals, texts
 from fleet_pipeline.settings import Resume
 from fleet_pipeline.storage.rows import Provenance, write_judgements, write_transcript
@@ -247,9 +248,8 @@ class Transcription:
                 seat, phase = utterance.prompt.seat.agent_id, str(utterance.prompt.phase)
                 known = fields(**where, agent_id=seat, phase=phase, error_type=str(utterance.error))
                 key = transcript.deliberation_id
-                _log.warning(
-                    "%s %s %s: %s: %s", key, seat, phase, utterance.error, utterance.error_message, extra=known
-                )
+                why = printable(f"{utterance.error}: {utterance.error_message}")
+                _log.warning("%s %s %s: %s", key, seat, phase, why, extra=known)
         tokens = sum(utterance.completion.completion_tokens for utterance in transcript.utterances)
         known = fields(**where, status=str(transcript.status), seconds=round(seconds, 3), completion_tokens=tokens)
         _log.info("%s %s", transcript.deliberation_id, transcript.status, extra=known)
@@ -273,4 +273,5 @@ class Transcription:
             nothing = Transcript(deliberation.id, Status.FAILED, (), reason)
             provenance = Provenance(deliberation.model, "", self.run_id, deliberation.fingerprint)
             write_transcript(self.store, deliberation, nothing, provenance, now, now)
+            self._log(nothing, 0.0)
             self.progress.failed += 1

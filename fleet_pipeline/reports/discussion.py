@@ -38,7 +38,13 @@ def reasoning(utterances: Sequence[Row]) -> str:
 def _shown(text: str, most: int) -> str:
     """A block of it: Dagster's dialog cuts long lines off, so they are folded."""
     lines = bounded(text, most).splitlines()
-    folded = [part for line in lines for part in (textwrap.wrap(line, WIDTH, drop_whitespace=False) or [""])]
+    folded = [
+        part
+        for line in lines
+        for part in (
+            textwrap.wrap(line, WIDTH, drop_whitespace=False, expand_tabs=False, replace_whitespace=False) or [""]
+        )
+    ]
     return fenced("\n".join(folded))
 
 

@@ -5,6 +5,7 @@ No script and no address in it, and a policy that forbids both: texts of models 
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -112,7 +113,7 @@ def _plots(rows: pd.DataFrame, seats: pd.DataFrame) -> dict[str, str]:
         "Seconds a deliberation took": distribution(rows["wall_s"], "seconds", unit_range=False),
     }
     if found:
-        labels = [_plain(f"{row['role']}: {row['perspective']}") for row in found]
+        labels = [_plain(f"{row['role']}: {textwrap.shorten(row['perspective'], 32)}") for row in found]
         plots["Who wins"] = bars(labels, [row["share"] for row in found], "share of its proposals that won", "Who wins")
     return plots
 

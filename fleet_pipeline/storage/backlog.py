@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import fsspec
+from fsspec.implementations.local import LocalFileSystem
 from pydantic import ValidationError
 
 from fleet_pipeline.deliberation.entries import BadRecord, without_absent
@@ -112,17 +113,20 @@ def read_backlogs(location: str, roles: Mapping[str, Role]) -> dict[str, Backlog
 def _files(location: str) -> list[str]:
     try:
         fs, path = fsspec.core.url_to_fs(location)
+        # Object stores' drivers remember listings, for ever where nobody says otherwise.
+        fs.invalidate_cache()
         if fs.isdir(path):
-            path = f"{path.rstrip('/')}/*"
-        paths = fs.glob(path) if "*" in path or "?" in path or "[" in path else [path]
+            paths = fs.ls(path, detail=False)
+        elif any(mark in path for mark in "*?[") and not fs.exists(path):
+            paths = fs.glob(path)
+        else:  # a file that is named is read, or refused, whatever its name ends in
+            return [location]
     except Exception as error:
         # Object stores' drivers raise whatever the client library beneath them does.
         raise InvalidInput(f"{location}: cannot be read: {error}") from error
-    local = "file" in fs.protocol
-    names = [str(one) for one in paths if not one.rsplit("/", 1)[-1].startswith(".")]
-    files = [name if local else str(fs.unstrip_protocol(name)) for name in names]
-    # A file that is named is read, or refused, whatever its name ends in.
-    chosen = files if len(files) == 1 else [file for file in files if file.lower().rsplit(".", 1)[-1] in ENDINGS]
+    names = [str(one) for one in paths if not str(one).rsplit("/", 1)[-1].startswith(".")]
+    files = [name if isinstance(fs, LocalFileSystem) else str(fs.unstrip_protocol(name)) for name in names]
+    chosen = [file for file in files if file.lower().rsplit(".", 1)[-1] in ENDINGS]
     if not chosen:
         raise InvalidInput(f"{location}: no backlog there; its name ends in .jsonl, .csv or .parquet")
     return sorted(chosen)

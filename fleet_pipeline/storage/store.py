@@ -10,6 +10,7 @@ import errno
 import logging
 import os
 import re
+import shutil
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -87,6 +88,10 @@ class Store:
         """The file's content, or None when there is no such file."""
         return self._tries(self._read, path)
 
+    def upload(self, path: str, file: Path) -> None:
+        """Take over a file of this machine, however large: it is never in memory as a whole."""
+        self._tries(self._upload, path, file)
+
     def delete(self, path: str) -> None:
         """Remove a file; one that is not there is removed already."""
         self._tries(self._delete, path)
@@ -131,6 +136,20 @@ class Store:
                 _write_local(Path(self.root, path), content)
             else:
                 self.fs.pipe_file(f"{self.root}/{path}", content)
+
+    def _upload(self, path: str, file: Path) -> None:
+        with self._naming("write", path):
+            if not self.is_local:
+                self.fs.put_file(str(file), f"{self.root}/{path}")
+                return
+            target = Path(self.root, path)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            temporary = target.parent / f"{_TEMPORARY_PREFIX}{uuid.uuid4().hex}"
+            try:
+                shutil.copyfile(file, temporary)
+                temporary.replace(target)
+            finally:
+                temporary.unlink(missing_ok=True)
 
     def _read(self, path: str) -> bytes | None:
         with self._naming("read", path):

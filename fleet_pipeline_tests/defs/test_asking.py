@@ -11,12 +11,15 @@ from typing import Any
 import dagster as dg
 import pytest
 
+from fleet_pipeline.defs.asking import put_in_inbox
 from fleet_pipeline.defs.build import build_definitions
 from fleet_pipeline.defs.sensors import inbox
 from fleet_pipeline.deliberation.errors import InvalidInput
 from fleet_pipeline.deliberation.transcript import AgentError, Completion
 from fleet_pipeline.inference.scripted import echo
 from fleet_pipeline.settings import Settings, load_settings
+from fleet_pipeline.storage.task_store import specs
+from fleet_pipeline_tests.helpers import a_task
 from fleet_pipeline_tests.intakes import Intakes, line
 from fleet_pipeline_tests.pipeline import Pipeline
 
@@ -33,7 +36,7 @@ class Desk(Intakes):
 
     def write(self, name: str, *lines: Any) -> None:
         (self.folder / name).write_text(
-            "".join((one if isinstance(one, str) else json.dumps(one)) + "\n" for one in lines)
+            "".join((one if isinstance(one, str) else json.dumps(one, ensure_ascii=False)) + "\n" for one in lines)
         )
 
     def ask(self, job: str, **config: Any) -> dg.ExecuteInProcessResult:
@@ -44,7 +47,10 @@ class Desk(Intakes):
 
     def scheduled(self) -> Any:
         schedule = self.pipeline.definitions.resolve_schedule_def("bulk")
-        resources = {name: self.pipeline.definitions.resources[name] for name in ("bulk", "council", "storage")}
+        resources = {
+            name: self.pipeline.definitions.resources[name]
+            for name in ("bulk", "council", "storage", "request_options")
+        }
         return schedule.evaluate_tick(dg.build_schedule_context(self.pipeline.instance, resources=resources))
 
     def run_what_was_asked(self) -> list[str]:
@@ -126,6 +132,77 @@ def test_a_file_a_folder_and_a_glob_are_read_and_a_bad_file_costs_its_neighbours
         said = desk.scheduled().run_requests[0].tags["fleet/found"]
         assert f"{found} new" in said
         assert ("c.parquet line 0: (whole file)" in said) == (backlog == desk.folder)
+
+
+def test_what_waits_for_a_run_under_way_is_not_asked_for_at_every_tick(desk: Desk) -> None:
+    desk.write("a.jsonl", line("t1"))
+    desk.night()
+    job = desk.pipeline.definitions.resolve_job_def("deliberate")
+    busy = desk.pipeline.instance.create_run_for_job(
+        job, status=dg.DagsterRunStatus.STARTED, tags={"dagster/partition": "t1.dev"}
+    )
+    desk.write("a.jsonl", line("t1", description="Another task now"))
+    assert "1 changed" in desk.night()[0]
+    for _ in range(2):
+        assert "0 changed, 1 as before" in desk.night()[0]
+    assert len(list((desk.pipeline.storage / "pending").glob("*.json"))) == 1
+    desk.pipeline.instance.report_run_failed(busy)
+    assert desk.run_what_was_asked() == ["t1.dev"]
+
+
+def test_names_in_any_case_and_in_any_script_are_asked_for_as_they_are(desk: Desk) -> None:
+    long = "\u6f22" * 99_000
+    desk.write("a.jsonl", line("t1", description=long, context="\u5b57" * 400_000))
+    assert desk.ask("ask_backlog").success
+    assert desk.run_what_was_asked() == ["t1.dev"]
+    desk.pipeline.put("job")
+    desk.pipeline.put("Job")
+    assert desk.ask("ask_again").success
+    assert desk.run_what_was_asked() == ["Job.dev", "job.dev"]
+
+
+def test_a_task_longer_than_a_line_may_be_is_told_and_not_asked_for(desk: Desk) -> None:
+    (task,) = [one.task for one in specs(a_task("long", context="\u5b57" * 500_000, description="\u6f22" * 100_000))]
+    with pytest.raises(InvalidInput, match=r"long: has more than 2,000,000 bytes"):
+        put_in_inbox(desk.pipeline.store, "x", [task.model_copy(update={"context": "\u5b57" * 700_000})])
+
+
+def test_an_id_that_is_there_already_is_not_replaced_from_the_launchpad(desk: Desk) -> None:
+    desk.pipeline.put("t1")
+    failed = desk.ask("ask", description="Another task", task_id="t1")
+    assert "t1.dev has been asked for already" in failed.all_node_events[-1].step_failure_data.error.message
+    assert desk.run_what_was_asked() == []
+
+
+def test_what_cannot_be_read_is_run_again_and_a_foreign_file_is_no_deliberation(desk: Desk) -> None:
+    desk.pipeline.run(desk.pipeline.put("bad", description="d"))
+    (desk.pipeline.storage / "deliberations/summary.parquet").write_bytes(b"foreign")
+    desk.pipeline.instance.delete_dynamic_partition("deliberations", "bad.dev")
+    (desk.pipeline.storage / "deliberations/bad.dev.parquet").write_bytes(b"PAR1 torn")
+    assert desk.ask("ask_again").success
+    (asked,) = (desk.pipeline.storage / "inbox").glob("again-*.jsonl")
+    assert [json.loads(one)["task_id"] for one in asked.read_text().splitlines()] == ["bad"]
+
+
+@pytest.mark.parametrize("place", ["s3://key:secret@bucket/x.jsonl", "https://host/x.jsonl?X-Amz-Signature=abc"])
+def test_a_backlog_whose_url_holds_a_secret_is_refused_and_the_secret_stays_untold(desk: Desk, place: str) -> None:
+    failed = desk.ask("ask_backlog", backlog=place)
+    message = failed.all_node_events[-1].step_failure_data.error.message
+    assert "config: backlog: holds" in message
+    assert "secret" not in message
+    assert "abc" not in message
+    with pytest.raises(InvalidInput, match=r"bulk.backlog: holds"):
+        load_settings({"bulk": {"backlog": place}})
+
+
+def test_names_that_look_like_globs_are_names_where_there_are_such_files(desk: Desk) -> None:
+    desk.write("t[1].jsonl", line("t1"))
+    folder = desk.folder / "f[2026]"
+    folder.mkdir()
+    (folder / "b.jsonl").write_text(json.dumps(line("t2")) + "\n")
+    for place in (desk.folder / "t[1].jsonl", folder):
+        desk.pipeline.configure(bulk={"backlog": str(place)})
+        assert "1 new" in desk.scheduled().run_requests[0].tags["fleet/found"]
 
 
 @pytest.mark.parametrize("place", ["nowhere", "nowhere/*.jsonl", "s3://"])

@@ -14,6 +14,8 @@ import pandas as pd
 import pytest
 from s3fs import S3FileSystem
 
+from fleet_pipeline.deliberation.roles import BUILT_IN_ROLES
+from fleet_pipeline.storage.backlog import read_backlogs
 from fleet_pipeline.storage.store import StorageAway, StorageError, Store
 from fleet_pipeline_tests.deployment import eventually
 from fleet_pipeline_tests.pipeline import Pipeline
@@ -134,3 +136,23 @@ def _ask_for_permissions(server: str, from_call: int) -> None:
     request = urllib.request.Request(f"{server}/moto-api/reset-auth", data=str(from_call).encode())
     request.add_header("Content-Type", "text/plain")
     urllib.request.urlopen(request, timeout=10).close()
+
+
+def test_backlogs_that_are_put_or_changed_on_an_object_store_are_seen_by_the_next_look(bucket: str) -> None:
+    """Drivers remember listings: a schedule's ticks run in a process that lives for weeks."""
+    store = Store(f"{bucket}/backlogs")
+
+    def task(name: str) -> bytes:
+        return f'{{"task_id": "{name}", "description": "d"}}\n'.encode()
+
+    def seen(location: str) -> list[str]:
+        found = read_backlogs(location, BUILT_IN_ROLES).values()
+        assert not [refusal for backlog in found for refusal in backlog.refused]
+        return [one.task_id for backlog in found for one in backlog.tasks]
+
+    store.write("a.jsonl", task("t1"))
+    assert seen(store.url) == seen(f"{store.url}/*.jsonl") == seen(f"{store.url}/a.jsonl") == ["t1"]
+    store.write("a.jsonl", task("another-name"))
+    store.write("b.jsonl", task("t2"))
+    assert seen(store.url) == seen(f"{store.url}/*.jsonl") == ["another-name", "t2"]
+    assert seen(f"{store.url}/a.jsonl") == ["another-name"]
