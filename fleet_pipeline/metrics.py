@@ -17,10 +17,10 @@ from prometheus_client.registry import Collector
 
 from fleet_pipeline.defs.announcements import unannounced
 from fleet_pipeline.defs.partitions import STARTED, UNFINISHED
+from fleet_pipeline.defs.status import Desk, requests_at_the_broker
 from fleet_pipeline.deliberation.task import is_key
 from fleet_pipeline.events.connection import BrokerUnavailable
 from fleet_pipeline.events.options import NatsOptions
-from fleet_pipeline.status import Desk, requests_at_the_broker
 from fleet_pipeline.storage.store import Damaged
 from fleet_pipeline.storage.tables import read_rows
 

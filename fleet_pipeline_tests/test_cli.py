@@ -310,3 +310,10 @@ def test_a_reader_who_has_had_enough_hears_no_complaint(tmp_path: Path) -> None:
     result = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=tmp_path)
     assert result.stdout == "t0.dev\n"
     assert result.stderr == ""
+
+
+def test_commands_are_completed_by_the_shell(tmp_path: Path) -> None:
+    fleet = Path(sys.executable).with_name("fleet")
+    asked = os.environ | {"_FLEET_COMPLETE": "bash_complete", "COMP_WORDS": "fleet re", "COMP_CWORD": "1"}
+    done = subprocess.run([fleet], env=asked, capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert done.stdout.split() == ["plain,report"]

@@ -15,12 +15,12 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
+from fleet_pipeline.defs.status import Desk
 from fleet_pipeline.deliberation.roles import BUILT_IN_ROLES
 from fleet_pipeline.deliberation.transcript import AgentError, Completion
 from fleet_pipeline.events.options import NatsOptions
 from fleet_pipeline.inference.scripted import echo
 from fleet_pipeline.metrics import FleetCollector
-from fleet_pipeline.status import Desk
 from fleet_pipeline_tests.deployment import environment, eventually, make_home
 from fleet_pipeline_tests.pipeline import Pipeline
 

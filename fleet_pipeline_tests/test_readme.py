@@ -15,10 +15,10 @@ import pytest
 from fleet_pipeline.deliberation.prompts import Phase
 from fleet_pipeline.deliberation.task import Task
 from fleet_pipeline.settings import Settings
+from fleet_pipeline_tests.defs.test_status import serving
 from fleet_pipeline_tests.deliberation.test_protocol import OVERLONG, failing
 from fleet_pipeline_tests.intakes import Intakes
 from fleet_pipeline_tests.pipeline import Pipeline
-from fleet_pipeline_tests.test_status import serving
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 

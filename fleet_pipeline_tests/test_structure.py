@@ -51,3 +51,19 @@ def test_nothing_that_runs_needs_the_code_that_trains() -> None:
 def test_only_the_dagster_layer_and_the_programs_import_dagster() -> None:
     for room in MAY_IMPORT:
         assert "dagster" not in {name.split(".")[0] for name in imports(room)}
+
+
+def test_the_dagster_layer_imports_no_program_that_stands_on_it() -> None:
+    """Modules at the top that import the Dagster layer are programs: it imports none of them back."""
+    above = {
+        path.stem
+        for path in PACKAGE.glob("*.py")
+        if any(name.startswith("fleet_pipeline.defs") for name in _imported_by(path))
+    }
+    assert {"runs", "metrics"} <= above
+    assert not [name for name in imports("defs") for program in above if name.startswith(f"fleet_pipeline.{program}.")]
+
+
+def _imported_by(path: Path) -> set[str]:
+    tree = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+    return {f"{node.module}.{alias.name}" for node in tree if isinstance(node, ast.ImportFrom) for alias in node.names}

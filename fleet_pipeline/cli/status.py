@@ -21,7 +21,7 @@ from fleet_pipeline.settings import Settings, load_settings, read_roles
 from fleet_pipeline.storage.store import Store
 
 if TYPE_CHECKING:
-    from fleet_pipeline.status import Desk, Reception
+    from fleet_pipeline.defs.status import Desk, Reception
 
 
 @click.command()
@@ -40,7 +40,7 @@ def status(deliberation_ids: tuple[str, ...], storage: str | None, as_json: bool
     fleet status rate-limiter.dev rate-limiter.qa
     fleet status rate-limiter.dev --json | jq '.[0].results'
     """
-    from fleet_pipeline.status import Reception
+    from fleet_pipeline.defs.status import Reception
 
     settings = load_settings(flags(storage=storage))
     with desk_of(settings) as desk:
@@ -70,10 +70,10 @@ def serve(nats: str | None, storage: str | None) -> None:
     fleet serve --nats nats://broker:4222
     nats request fleet.status '{"id": "rate-limiter.dev"}'
     """
+    from fleet_pipeline.defs.status import Reception
     from fleet_pipeline.events.connection import ask
     from fleet_pipeline.events.service import STATS
     from fleet_pipeline.events.service import serve as answer_questions
-    from fleet_pipeline.status import Reception
 
     settings = load_settings(flags(storage=storage, nats__url=nats))
     if settings.nats.url is None:
@@ -104,7 +104,7 @@ def desk_of(settings: Settings) -> Iterator[Desk]:
     from dagster import DagsterInstance
 
     from fleet_pipeline import runs
-    from fleet_pipeline.status import Desk
+    from fleet_pipeline.defs.status import Desk
 
     runs.instance_home()
     with DagsterInstance.get() as instance:
@@ -142,8 +142,8 @@ def _told_by_the_broker(settings: Settings) -> tuple[dict[str, Any], str]:
     """(figures, the same in words) of the requests that nobody has taken yet, and of those that were refused."""
     if settings.nats.url is None:
         return {}, ""
+    from fleet_pipeline.defs.status import requests_at_the_broker
     from fleet_pipeline.events.connection import BrokerUnavailable
-    from fleet_pipeline.status import requests_at_the_broker
 
     try:
         counts = requests_at_the_broker(settings.nats)

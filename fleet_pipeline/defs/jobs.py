@@ -13,11 +13,11 @@ from fleet_pipeline.defs.assets import deliberations, proposals, transcripts
 from fleet_pipeline.defs.processes import RunProcess
 from fleet_pipeline.defs.resources import CouncilResource, StorageResource
 from fleet_pipeline.defs.retention import find_old, remove
+from fleet_pipeline.defs.status import Desk
 from fleet_pipeline.deliberation.errors import InvalidInput, describe
 from fleet_pipeline.deliberation.task import Task, deliberation_id
 from fleet_pipeline.events.options import NatsOptions, RequestOptions
 from fleet_pipeline.settings import BulkSettings, LogSettings, RetentionSettings, one_place
-from fleet_pipeline.status import Desk
 from fleet_pipeline.storage.store import Store
 from fleet_pipeline.storage.task_store import is_stored
 

@@ -18,11 +18,11 @@ from fleet_pipeline import status
 from fleet_pipeline.cli import main
 from fleet_pipeline.client import AsyncClient, Client
 from fleet_pipeline.defs.partitions import register
+from fleet_pipeline.defs.status import Desk, Reception
 from fleet_pipeline.deliberation.errors import InvalidInput
 from fleet_pipeline.deliberation.roles import BUILT_IN_ROLES
 from fleet_pipeline.events.connection import BrokerUnavailable, connect
 from fleet_pipeline.events.options import NatsOptions
-from fleet_pipeline.status import Desk, Reception
 from fleet_pipeline_tests.broker import Broker
 from fleet_pipeline_tests.defs.test_run import put_described, silent_for
 from fleet_pipeline_tests.deployment import eventually
