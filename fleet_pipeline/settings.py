@@ -101,7 +101,7 @@ class LogSettings(BaseModel):
     )
     format: Literal["text", "json"] = Field(
         default="text",
-        description="Of what this project writes to standard error; json: one object a line. Dagster's own lines follow where "
+        description="Of the lines a run writes to standard error of itself; json: one object a line. Dagster's own lines follow where "
         "a run's config names the logger `console`, as that of `fleet run` does.",
     )
 
