@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from fleet_pipeline import status
 from fleet_pipeline.cli import main
 from fleet_pipeline.client import AsyncClient, Client
+from fleet_pipeline.defs import status
 from fleet_pipeline.defs.partitions import register
 from fleet_pipeline.defs.status import Desk, Reception
 from fleet_pipeline.deliberation.errors import InvalidInput
