@@ -54,10 +54,8 @@ def close_dead_runs(instance: dg.DagsterInstance) -> list[str]:
     """
     closed = []
     for run in instance.get_runs(filters=dg.RunsFilter(statuses=UNFINISHED)):
-        written = run.tags.get(PROCESS, "").split(" ")
-        if written[:-2] != [run.run_id, *_machine()] or not all(number.isdecimal() for number in written[-2:]):
-            continue
-        if _lives(int(written[-2]), float(written[-1])):
+        process = _process(run)
+        if process is None or _lives(*process):
             continue
         now = instance.get_run_by_id(run.run_id)
         if now is None or now.status not in UNFINISHED:  # it ended by itself while we looked
@@ -82,10 +80,16 @@ def _free_slots(instance: dg.DagsterInstance) -> None:
 
 def _has_a_process(run: dg.DagsterRun) -> bool:
     """Whether another process than this one, on this machine, is still at it."""
+    process = _process(run)
+    return process is not None and process[0] != os.getpid() and _lives(*process)
+
+
+def _process(run: dg.DagsterRun) -> tuple[int, float] | None:
+    """Number and start of the process that a run has written down, where it is one of this machine."""
     written = run.tags.get(PROCESS, "").split(" ")
     if written[:-2] != [run.run_id, *_machine()] or not all(number.isdecimal() for number in written[-2:]):
-        return False
-    return int(written[-2]) != os.getpid() and _lives(int(written[-2]), float(written[-1]))
+        return None
+    return int(written[-2]), float(written[-1])
 
 
 def lineage(instance: dg.DagsterInstance, run: dg.DagsterRun) -> list[str]:

@@ -232,7 +232,7 @@ def test_a_typed_in_task_is_run_for_each_of_its_roles(desk: Desk) -> None:
     ("config", "said"),
     [
         ({"description": "d", "num_agents": 65}, "num_agents"),
-        ({"description": "d", "roles": ["CEO"]}, "unknown role 'CEO'"),
+        ({"description": "d", "roles": ["BUTLER"]}, "unknown role 'BUTLER'"),
         ({"description": " ", "task_id": "t"}, "description"),
         ({"description": "d", "task_id": "../x"}, "task_id"),
         ({"description": "d", "timeout_seconds": 0.0}, "timeout_seconds"),

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import dagster as dg
 import pandas as pd
+import psutil
 import pytest
 
 from fleet_pipeline.defs.processes import close_dead_runs, lineage, this_process
@@ -319,3 +320,18 @@ def test_a_place_in_the_pool_that_an_ended_run_holds_is_given_back_and_no_other(
         slots.claim_concurrency_slot("gpu", run_id, "transcripts")
     close_dead_runs(pipeline.instance)
     assert slots.get_concurrency_info("gpu").active_run_ids == {under_way}
+
+
+def test_a_place_in_the_pool_is_kept_while_the_process_of_a_run_that_was_ended_by_force_still_ends(pipeline) -> None:
+    slots = pipeline.instance.event_log_storage
+    slots.set_concurrency_slots("gpu", 1)
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as process:
+        here = f"{socket.gethostname()} {Path('/proc/self/ns/pid').readlink()}"
+        began = psutil.Process(process.pid).create_time()
+        ended = started(pipeline, lambda run_id: f"{run_id} {here} {process.pid} {began:.0f}", "CANCELED")
+        slots.claim_concurrency_slot("gpu", ended, "transcripts")
+        close_dead_runs(pipeline.instance)
+        assert slots.get_concurrency_info("gpu").active_run_ids == {ended}
+        process.kill()
+    close_dead_runs(pipeline.instance)
+    assert slots.get_concurrency_info("gpu").active_slot_count == 0
