@@ -112,6 +112,9 @@ class ReportSettings(BaseModel):
     model_config = _FORBID
 
     at_least: int = Field(default=20, ge=1, description="Deliberations from which a run is reported on by itself.")
+    at_most: int = Field(
+        default=2_000, ge=1, description="And up to which: a larger page is no pleasure, and `fleet report` makes it."
+    )
 
 
 class Settings(BaseSettings):

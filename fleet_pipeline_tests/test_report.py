@@ -167,8 +167,9 @@ def test_a_report_of_a_deliberation_that_is_damaged_tells_the_others(pipeline: P
 
 
 def test_a_bulk_run_leaves_its_report_in_the_storage_and_says_where_on_its_page(pipeline: Pipeline) -> None:
-    pipeline.configure(reports={"at_least": 2})
+    pipeline.configure(reports={"at_least": 2, "at_most": 2})
     small = pipeline.run(pipeline.put("t1")).run_id
+    large = pipeline.run(pipeline.put("t4", "t5", "t6")).run_id
     run = pipeline.run(pipeline.put("t2", "t3")).run_id
     seen = pipeline.instance.fetch_observations(dg.AssetKey("deliberations"), limit=5).records
     (observed,) = [record for record in seen if record.partition_key is None]
@@ -177,6 +178,7 @@ def test_a_bulk_run_leaves_its_report_in_the_storage_and_says_where_on_its_page(
     assert place == pipeline.storage / f"reports/{run}.html"
     assert '<details id="t3.dev">' in place.read_text()
     assert not (pipeline.storage / f"reports/{small}.html").exists()
+    assert not (pipeline.storage / f"reports/{large}.html").exists()
 
 
 def test_a_run_whose_report_cannot_be_written_is_none_the_worse(pipeline: Pipeline) -> None:

@@ -154,7 +154,7 @@ def deliberations(
         # were 40 MiB, at a few words each.
         list(context.op_execution_context.consume_events())
     yield from ()
-    if len(context.partition_keys) >= reports.at_least:
+    if reports.at_least <= len(context.partition_keys) <= reports.at_most:
         _report(context, store)
     if failed:
         sample = "\n".join(f"{key}: {reason}" for key, reason in list(failed.items())[:20])
