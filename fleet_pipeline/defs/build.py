@@ -45,7 +45,7 @@ def build_definitions(
         jobs=[deliberate_job, ask, ask_backlog, ask_again, rescore_job, prune_job],
         schedules=build_schedules(settings),
         sensors=[completions, requests, inbox, lost_runs],
-        # One process: the engine must live in one op, and results pass between ops in memory.
+        # One process: the engine must live in one op, and what passes between ops goes with it.
         executor=dg.in_process_executor,
         loggers={"console": json_console} if settings.logs.format == "json" else None,
         resources={

@@ -28,7 +28,7 @@ class RunProcess(dg.ConfigurableResource):  # type: ignore[type-arg]
 
     def setup_for_execution(self, context: dg.InitResourceContext) -> None:
         if context.run and context.instance:
-            # What passes between scoring ops is in memory: a run that goes on does so from its beginning, which
+            # What passes between scoring ops goes with its process: a run that goes on does so from its beginning, which
             # generates nothing anew.
             tags = {PROCESS: this_process(context.run.run_id), RETRY_STRATEGY_TAG: "ALL_STEPS"}
             context.instance.add_run_tags(context.run.run_id, tags)

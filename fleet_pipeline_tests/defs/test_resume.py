@@ -293,7 +293,7 @@ def test_a_run_whose_process_is_gone_is_ended_and_others_are_not(pipeline: Pipel
 
 
 def test_every_run_says_which_process_executes_it_and_goes_on_with_all_steps(pipeline: Pipeline) -> None:
-    """What passes between scoring ops is in memory: "from failure" could not start."""
+    """What passes between scoring ops goes with its process: "from failure" could not start."""
     result = pipeline.run(pipeline.put("a"))
     run = pipeline.instance.get_run_by_id(result.run_id)
     assert run.tags["fleet/process"] == this_process(run.run_id)
