@@ -16,35 +16,27 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-import fsspec
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
-from fleet_pipeline.deliberation.errors import InvalidInput, describe
+from fleet_pipeline.common.errors import InvalidInput
+from fleet_pipeline.common.validation import describe
+from fleet_pipeline.deliberation.council import CouncilOptions, Resume
 from fleet_pipeline.deliberation.judging import Judging
-from fleet_pipeline.deliberation.roles import BUILT_IN_ROLES, Role, load_roles
-from fleet_pipeline.deliberation.sampling import Sampling
-from fleet_pipeline.events.options import NatsOptions, RequestOptions
+from fleet_pipeline.events.options import NatsOptions
 from fleet_pipeline.inference.vllm import VllmConfig
-from fleet_pipeline.scoring.options import ScoringOptions
-from fleet_pipeline.scoring.quality import CheckOptions
-from fleet_pipeline.scoring.ranking import Weights
+from fleet_pipeline.ingest.options import RequestOptions
+from fleet_pipeline.scoring.options import CouncilCheckOptions, ScoringOptions, Weights
 
 CONFIG_FILE_VARIABLE = "FLEET_CONFIG_FILE"
 # What Kubernetes puts into every pod beside a Service named "fleet" or "fleet-...".
 _OF_KUBERNETES = re.compile(r"FLEET_(.*_)?(SERVICE_HOST|SERVICE_PORT.*|PORT|PORT_.*)$")
-Resume = Literal["if-possible", "always", "never"]
 _FORBID = ConfigDict(frozen=True, extra="forbid")
 
 
-class CouncilSettings(BaseModel):
-    """What every council does unless its task or role says otherwise."""
+class CouncilSettings(CouncilOptions):
+    """What every council does unless its task or role says otherwise, the roles there are, and what is run again."""
 
-    model_config = _FORBID
-
-    sampling: Sampling = Sampling()
-    seed: int = Field(default=0, ge=0, description="Run seed; the seed of every utterance derives from it.")
-    retries: int = Field(default=1, ge=0, le=10, description="Further attempts for an answer that does not count.")
     roles_file: str | None = Field(default=None, description="TOML file that adds or replaces roles.")
     resume: Resume = Field(
         default="if-possible",
@@ -134,7 +126,7 @@ class Settings(BaseSettings):
     weights: Weights = Weights()
     scoring: ScoringOptions = ScoringOptions()
     judge: Judging = Judging()
-    checks: CheckOptions = CheckOptions()
+    checks: CouncilCheckOptions = CouncilCheckOptions()
     nats: NatsOptions = NatsOptions()
     requests: RequestOptions = RequestOptions()
     bulk: BulkSettings = BulkSettings()
@@ -256,18 +248,6 @@ def origins(settings: Settings) -> list[tuple[str, Any, str]]:
             origin = "default"
         found.append((name, value, origin))
     return found
-
-
-def read_roles(location: str | None) -> Mapping[str, Role]:
-    """The built-in roles, with those of a roles file where one is named."""
-    if location is None:
-        return BUILT_IN_ROLES
-    try:
-        with fsspec.open(location, "rt", encoding="utf-8") as file:
-            text = file.read()
-    except (OSError, ImportError, ValueError) as error:
-        raise InvalidInput(f"roles file {location}: cannot be read: {error}") from error
-    return load_roles(text, location)
 
 
 def _flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -1,41 +1,65 @@
-"""What tests share: one vLLM engine for the whole run, real brokers, real Dagster instances."""
+"""What tests share, each made when it is first asked for, and the layers that tests belong to.
+
+Nothing here imports Dagster, vLLM, NATS or a browser at module level: the unit layer runs without them.
+"""
 
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import dagster as dg
 import pytest
-from playwright.sync_api import Browser
 
-from fleet_pipeline.deliberation.prompts import Phase
-from fleet_pipeline.events.embedded import embedded_server
-from fleet_pipeline.inference.scripted import echo
-from fleet_pipeline.inference.vllm import VllmConfig, VllmEngine
-from fleet_pipeline.models.registry import RANDOM_TINY, resolve
-from fleet_pipeline_tests.browser import a_browser
-from fleet_pipeline_tests.intakes import Intakes
-from fleet_pipeline_tests.pipeline import Pipeline, verdict_of
+if TYPE_CHECKING:
+    import dagster as dg
+    from playwright.sync_api import Browser
+
+    from fleet_pipeline.inference.vllm import VllmEngine
+    from fleet_pipeline_tests.support.intakes import Intakes
+    from fleet_pipeline_tests.support.pipeline import Pipeline
 
 # Nothing a developer has set may change what the tests see.
 for name in [name for name in os.environ if name.startswith("FLEET_") or name == "DAGSTER_HOME"]:
     del os.environ[name]
 os.environ["HF_HUB_OFFLINE"] = "1"
+# Threads that wait sleep. Spinning, as OpenMP has it, two busy processes on two cores wait for each other's threads:
+# beside one of them the engine fell from 778 tokens a second to 163.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-# The engine's context in tests: room for ordinary prompts, small enough to overrun on purpose.
-CONTEXT = 4_096
+LAYERS = ("unit", "instance", "engine", "broker", "daemon", "browser")
+NOT_IN_UNIT_TESTS = {"dagster", "vllm", "torch", "playwright", "nats"}
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """With `-m unit` read the modules of that layer alone: to import the others takes longer than to run these."""
+    if config.option.markexpr == "unit" and collection_path.name.startswith("test_"):
+        return "pytestmark = pytest.mark.unit" not in collection_path.read_text(encoding="utf-8") or None
+    return None
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """The unit layer imports nothing of what it promises to do without."""
+    imported = NOT_IN_UNIT_TESTS & set(sys.modules)
+    if session.config.option.markexpr == "unit" and imported:
+        raise pytest.UsageError(f"tests of the unit layer imported {', '.join(sorted(imported))}")
 
 
 @pytest.fixture(scope="session")
 def random_tiny() -> str:
+    from fleet_pipeline.models.registry import RANDOM_TINY, resolve
+
     return resolve(RANDOM_TINY)
 
 
 @pytest.fixture(scope="session")
 def vllm_engine(random_tiny: str) -> Iterator[VllmEngine]:
     """Real vLLM on CPU with a random model, started once: a start takes 15 s."""
+    from fleet_pipeline.inference.vllm import VllmConfig, VllmEngine
+    from fleet_pipeline_tests.support.engine import CONTEXT
+
     with VllmEngine.start(VllmConfig(model=random_tiny, max_model_len=CONTEXT, max_num_seqs=32)) as engine:
         yield engine
 
@@ -43,6 +67,8 @@ def vllm_engine(random_tiny: str) -> Iterator[VllmEngine]:
 @pytest.fixture
 def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
     """A real instance on disk, of this test alone."""
+    import dagster as dg
+
     home = tmp_path / "dagster_home"
     home.mkdir()
     with dg.instance_for_test(temp_dir=str(home)) as instance:
@@ -52,23 +78,33 @@ def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
 @pytest.fixture
 def nats_url() -> Iterator[str]:
     """A real nats-server with JetStream, of this test alone."""
+    from fleet_pipeline.events.embedded import embedded_server
+
     with embedded_server() as url:
         yield url
 
 
 @pytest.fixture
 def another_nats_url() -> Iterator[str]:
+    from fleet_pipeline.events.embedded import embedded_server
+
     with embedded_server() as url:
         yield url
 
 
 @pytest.fixture
 def pipeline(instance: dg.DagsterInstance, tmp_path: Path) -> Pipeline:
+    from fleet_pipeline_tests.support.pipeline import Pipeline
+
     return Pipeline(instance, tmp_path / "storage")
 
 
 @pytest.fixture
 def judged(pipeline: Pipeline) -> Pipeline:
+    from fleet_pipeline.deliberation.prompts import Phase
+    from fleet_pipeline.inference.scripted import echo
+    from fleet_pipeline_tests.support.pipeline import verdict_of
+
     pipeline.configure(judge={"enabled": True}, scoring={"method": "judge"})
     pipeline.answer = lambda prompt: verdict_of(prompt) if prompt.phase is Phase.JUDGE else echo(prompt)
     return pipeline
@@ -76,10 +112,14 @@ def judged(pipeline: Pipeline) -> Pipeline:
 
 @pytest.fixture
 def intakes(pipeline: Pipeline, nats_url: str) -> Intakes:
+    from fleet_pipeline_tests.support.intakes import Intakes
+
     return Intakes(pipeline, nats_url)
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
+    from fleet_pipeline_tests.support.browser import a_browser
+
     with a_browser() as found:
         yield found

@@ -6,8 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from fleet_pipeline_tests.helpers import said
-from fleet_pipeline_tests.pipeline import Pipeline
+from fleet_pipeline_tests.support.councils import said
+from fleet_pipeline_tests.support.pipeline import Pipeline
 
 ROOT = Path(__file__).parents[1]
 
@@ -31,7 +31,7 @@ def test_the_analysis_answers_its_five_questions(pipeline: Pipeline) -> None:
 
 def test_the_example_backlogs_hold_no_line_that_is_refused() -> None:
     from fleet_pipeline.deliberation.roles import BUILT_IN_ROLES
-    from fleet_pipeline.storage.backlog import read_backlogs
+    from fleet_pipeline.ingest.backlog import read_backlogs
 
     found = read_backlogs(str(ROOT / "examples"), BUILT_IN_ROLES)
     assert len(found) == 2

@@ -15,10 +15,10 @@ import pytest
 from fleet_pipeline.deliberation.prompts import Phase
 from fleet_pipeline.deliberation.task import Task
 from fleet_pipeline.settings import Settings
-from fleet_pipeline_tests.defs.test_status import serving
-from fleet_pipeline_tests.deliberation.test_protocol import OVERLONG, failing
-from fleet_pipeline_tests.intakes import Intakes
-from fleet_pipeline_tests.pipeline import Pipeline
+from fleet_pipeline_tests.support.councils import OVERLONG, failing
+from fleet_pipeline_tests.support.intakes import Intakes
+from fleet_pipeline_tests.support.pipeline import Pipeline
+from fleet_pipeline_tests.support.serving import serving
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 
@@ -43,10 +43,9 @@ def test_the_examples_read_the_results_of_a_run_failed_seats_included(
 
 def test_the_client_example_submits_and_prints_the_result(
     intakes: Intakes,
-    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr("fleet_pipeline.defs.sensors.WAIT_SECONDS", 5.0)
+    intakes.timing(wait_seconds=5.0)
     (example,) = re.findall(r"```python\n# client\n(.*?)```", README, re.DOTALL)
     with serving(intakes.pipeline, intakes.url):
         other_service = threading.Thread(target=exec, args=(example.replace("nats://127.0.0.1:4222", intakes.url), {}))

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from fleet_pipeline.deliberation.errors import InvalidInput
+from fleet_pipeline.common.errors import InvalidInput
 from fleet_pipeline.settings import Settings, load_settings, origins
 
 

@@ -1,4 +1,4 @@
-"""The command line. `fleet --help` lists the commands.
+"""The command line. `fleet --help` lists the commands; `registry` holds them.
 
 Exit codes: 0 all completed; 3 some were refused or failed; 2 usage, or nothing valid to run; 1 the
 pipeline broke. Results go to standard output, everything else to standard error.
@@ -6,23 +6,50 @@ pipeline broke. Results go to standard output, everything else to standard error
 
 from __future__ import annotations
 
+import os
+import sys
+from importlib import import_module
 from importlib.metadata import version
+from typing import Any
 
 import click
 
-from fleet_pipeline.cli.common import Commands
-from fleet_pipeline.cli.config import config, home
-from fleet_pipeline.cli.doctor import doctor
-from fleet_pipeline.cli.events import events
-from fleet_pipeline.cli.export import export
-from fleet_pipeline.cli.metrics import metrics
-from fleet_pipeline.cli.prune import prune
-from fleet_pipeline.cli.report import report
-from fleet_pipeline.cli.run import run
-from fleet_pipeline.cli.score import score
-from fleet_pipeline.cli.show import explain, show
-from fleet_pipeline.cli.status import serve, status
-from fleet_pipeline.cli.submit import submit
+from fleet_pipeline.cli.common import fail
+from fleet_pipeline.cli.registry import COMMANDS, SECTIONS
+from fleet_pipeline.common.errors import BROKE, INTERRUPTED, treatment
+
+
+class Commands(click.Group):
+    """Imports a command when it is called, and turns errors that people can act on into a message and an exit code."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = getattr(import_module(f"{__name__}.{COMMANDS[cmd_name].module}"), cmd_name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        for title, entries in SECTIONS.items():
+            with formatter.section(title):
+                formatter.write_dl([(entry.name, entry.help) for entry in entries])
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            # Whoever reads has had enough, as `head` has. Python would complain when it closes the pipe.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(BROKE)
+        except KeyboardInterrupt:
+            fail("interrupted; what had finished is kept", INTERRUPTED)
+        except Exception as error:
+            known = treatment(error)
+            if known is None:
+                raise
+            fail(str(error), known.exit_code)
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -40,23 +67,3 @@ def main() -> None:
 
     Each command's --help shows examples. Exit codes: 0 all completed, 1 the pipeline broke, 2 usage, 3 some failed.
     """
-
-
-for command in (
-    run,
-    submit,
-    status,
-    show,
-    explain,
-    report,
-    score,
-    export,
-    events,
-    prune,
-    serve,
-    metrics,
-    doctor,
-    config,
-    home,
-):
-    main.add_command(command)

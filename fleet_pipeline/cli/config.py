@@ -48,6 +48,6 @@ def home() -> None:
     \b
     DAGSTER_HOME=$(fleet home) dagster dev
     """
-    from fleet_pipeline.runs import instance_home
+    from fleet_pipeline.instance.home import instance_home
 
     click.echo(instance_home())

@@ -9,8 +9,9 @@ import click
 from rich.console import Console
 from rich.text import Text
 
-from fleet_pipeline.cli.common import BROKE, COMPLETED, flags, json_option, storage_option
-from fleet_pipeline.reports.text import printable
+from fleet_pipeline.cli.common import flags, json_option, storage_option
+from fleet_pipeline.common.errors import BROKE, COMPLETED
+from fleet_pipeline.common.text import printable
 from fleet_pipeline.settings import load_settings
 
 _STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red"}
@@ -30,7 +31,7 @@ def doctor(model: str | None, nats: str | None, storage: str | None, as_json: bo
     fleet doctor
     fleet doctor --model /models/Qwen3-8B --json | jq '.[] | select(.health != "ok")'
     """
-    from fleet_pipeline.doctor import Health, examine
+    from fleet_pipeline.services.doctor import Health, examine
 
     settings = load_settings(flags(storage=storage, engine__model=model, nats__url=nats))
     console = Console(highlight=False, soft_wrap=True)

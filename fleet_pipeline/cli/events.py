@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fleet_pipeline.cli.common import SOME_FAILED, flags, json_option, moment, storage_option
-from fleet_pipeline.deliberation.errors import InvalidInput
+from fleet_pipeline.cli.common import flags, json_option, parse_since, storage_option
+from fleet_pipeline.common.errors import SOME_FAILED, InvalidInput
+from fleet_pipeline.common.text import printable
 from fleet_pipeline.events.options import NatsOptions
-from fleet_pipeline.reports.text import printable
 from fleet_pipeline.settings import Settings, load_settings
 from fleet_pipeline.storage.store import Store
 
 if TYPE_CHECKING:
-    from fleet_pipeline.defs.announcements import Announced
+    from fleet_pipeline.services.publishing import PublishSummary
 
 _nats = click.option("--nats", metavar="URL", help="The broker; nats.url of the settings where absent.")
 _since = click.option(
@@ -42,11 +42,11 @@ def check(nats: str | None, as_json: bool) -> None:
     FLEET_NATS__USER=setup FLEET_NATS__PASSWORD=... fleet events check --json
     """
     from fleet_pipeline.events.options import without_secrets
-    from fleet_pipeline.events.publisher import check as check_broker
+    from fleet_pipeline.events.publisher import prepare_broker
     from fleet_pipeline.events.streams import STREAMS
 
     broker = _broker(load_settings(flags(nats__url=nats)))
-    remarks = check_broker(broker)
+    remarks = prepare_broker(broker)
     if as_json:
         streams = {stream.name: list(stream.subjects) for stream in STREAMS}
         click.echo(
@@ -68,7 +68,7 @@ def schema(event_type: str | None) -> None:
     fleet events schema deliberation.completed
     fleet events schema | jq keys
     """
-    from fleet_pipeline.events.payloads import schemas
+    from fleet_pipeline.services.event_schemas import schemas
 
     known = schemas()
     if event_type is not None and event_type not in known:
@@ -94,15 +94,15 @@ def replay(
     fleet events replay rate-limiter.dev rate-limiter.qa
     fleet events replay --since 12h --nats nats://broker:4222
     """
-    from fleet_pipeline.defs.announcements import Announced, finished_keys
-    from fleet_pipeline.defs.announcements import replay as send_again
+    from fleet_pipeline.services.publishing import PublishSummary, finished_keys
+    from fleet_pipeline.services.publishing import replay as send_again
 
     settings = load_settings(flags(storage=storage, nats__url=nats))
     store, broker = Store(settings.storage), _broker(settings)
     if not deliberation_ids and since is None:
         raise InvalidInput("name deliberations, or a time with --since; `fleet events reconcile` sends what is missing")
-    total = Announced()
-    known = finished_keys(store, moment(since), total.unreadable)
+    total = PublishSummary()
+    known = finished_keys(store, parse_since(since), total.unreadable)
     if unknown := [key for key in deliberation_ids if key not in known]:
         raise InvalidInput(f"no finished deliberation {', '.join(unknown[:5])} in {settings.storage}")
     keys = list(deliberation_ids) or known
@@ -124,13 +124,13 @@ def reconcile(since: str | None, storage: str | None, nats: str | None, as_json:
     \b
     fleet events reconcile --since 7d
     """
-    from fleet_pipeline.defs.announcements import Announced, finished_keys
-    from fleet_pipeline.defs.announcements import reconcile as send_missing
+    from fleet_pipeline.services.publishing import PublishSummary, finished_keys
+    from fleet_pipeline.services.publishing import reconcile as send_missing
 
     settings = load_settings(flags(storage=storage, nats__url=nats))
     store, broker = Store(settings.storage), _broker(settings)
-    total = Announced()
-    keys = finished_keys(store, moment(since or "7d"), total.unreadable)
+    total = PublishSummary()
+    keys = finished_keys(store, parse_since(since or "7d"), total.unreadable)
     send_missing(store, broker, keys, total)
     _report(total, len(keys), as_json)
 
@@ -141,7 +141,7 @@ def _broker(settings: Settings) -> NatsOptions:
     return settings.nats
 
 
-def _report(total: Announced, deliberations: int, as_json: bool) -> None:
+def _report(total: PublishSummary, deliberations: int, as_json: bool) -> None:
     sent, known = len(total.receipts.stored), len(total.receipts.duplicates)
     if as_json:
         document = {

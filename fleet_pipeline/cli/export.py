@@ -7,8 +7,9 @@ from pathlib import Path
 
 import click
 
-from fleet_pipeline.cli.common import BROKE, COMPLETED, NOTHING_VALID, SOME_FAILED, fail, flags, storage_option
-from fleet_pipeline.deliberation.task import is_key
+from fleet_pipeline.cli.common import fail, flags, storage_option
+from fleet_pipeline.common.errors import BROKE, COMPLETED, INVALID, SOME_FAILED
+from fleet_pipeline.deliberation.task import is_deliberation_id
 from fleet_pipeline.settings import load_settings
 from fleet_pipeline.storage.export import FORMATS
 from fleet_pipeline.storage.export import export as write
@@ -41,12 +42,12 @@ def export(deliberation_ids: tuple[str, ...], form: str | None, out: str, table:
             "texts of models are not written to a terminal; name a file, or pipe it", param_hint="--out"
         )
     store = Store(load_settings(flags(storage=storage)).storage)
-    stored = [key for key in store.names(table, ".parquet") if is_key(key)]
+    stored = [key for key in store.names(table, ".parquet") if is_deliberation_id(key)]
     if unknown := sorted(set(deliberation_ids) - set(stored)):
-        fail(f"not in {table} of {store.url}: {', '.join(unknown[:5])}", NOTHING_VALID)
+        fail(f"not in {table} of {store.url}: {', '.join(unknown[:5])}", INVALID)
     keys = list(deliberation_ids) or stored
     if not keys:
-        fail(f"no {table} in {store.url} yet", NOTHING_VALID)
+        fail(f"no {table} in {store.url} yet", INVALID)
     told = (lambda done: click.echo(f"{done} of {len(keys)}", err=True)) if len(keys) > 1_000 else (lambda done: None)
     try:
         rows, damaged = write(store, table, keys, form, sys.stdout.buffer if out == "-" else Path(out), told)

@@ -7,7 +7,8 @@ import threading
 
 import click
 
-from fleet_pipeline.cli.common import BROKE, fail, flags, storage_option
+from fleet_pipeline.cli.common import fail, flags, storage_option
+from fleet_pipeline.common.errors import BROKE
 from fleet_pipeline.settings import load_settings
 
 
@@ -27,20 +28,20 @@ def metrics(address: str | None, nats: str | None, storage: str | None) -> None:
     """
     from prometheus_client import CollectorRegistry, generate_latest, start_http_server
 
-    from fleet_pipeline.cli.status import desk_of
-    from fleet_pipeline.metrics import FleetCollector
+    from fleet_pipeline.services.fleet import Fleet
+    from fleet_pipeline.services.metrics import FleetCollector
 
     settings = load_settings(flags(storage=storage, nats__url=nats))
-    with desk_of(settings) as desk:
+    with Fleet.of(settings).open_status() as status_service:
         registry = CollectorRegistry(auto_describe=False)
         if address is None:
-            registry.register(FleetCollector(desk, settings.nats))
+            registry.register(FleetCollector(status_service, settings.nats))
             click.echo(generate_latest(registry).decode(), nl=False)
             return
         host, _, port = address.rpartition(":")
         if not host or not port.isdecimal() or int(port) > 65_535:
             raise click.BadParameter("expected HOST:PORT, such as 127.0.0.1:9464", param_hint="--serve")
-        registry.register(FleetCollector(desk, settings.nats))
+        registry.register(FleetCollector(status_service, settings.nats))
         told = threading.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: told.set())

@@ -7,8 +7,9 @@ import re
 
 import click
 
-from fleet_pipeline.cli.common import COMPLETED, flags, json_option, storage_option
-from fleet_pipeline.settings import load_settings, read_roles
+from fleet_pipeline.cli.common import flags, json_option, storage_option
+from fleet_pipeline.common.errors import COMPLETED
+from fleet_pipeline.settings import load_settings
 
 MOST_NAMED = 20
 _DAYS = {"h": 1 / 24, "d": 1.0, "w": 7.0}
@@ -31,23 +32,19 @@ def prune(older_than: str | None, keep: int | None, really: bool, storage: str |
     fleet prune --older-than 30d --apply
     fleet prune --keep 20000 --apply --json
     """
-    from dagster import DagsterInstance
-
-    from fleet_pipeline import runs
-    from fleet_pipeline.defs.retention import find_old, remove
-    from fleet_pipeline.storage.store import Store
+    from fleet_pipeline.instance.home import open_instance
+    from fleet_pipeline.services.fleet import Fleet
+    from fleet_pipeline.services.retention import find_old, remove
 
     given = flags(storage=storage, retention__max_age_days=_days(older_than), retention__max_count=keep)
     if "retention" in given:  # a flag stands for itself: what the settings say beside it is not meant
         given["retention"] = {"max_age_days": None, "max_count": None} | given["retention"]
     settings = load_settings(given)
-    store, inbox = Store(settings.storage), Store(settings.requests.inbox_url(settings.storage))
-    roles = read_roles(settings.council.roles_file)
-    runs.instance_home()
-    with DagsterInstance.get() as instance:
-        old = find_old(instance, store, inbox, roles, settings.retention, settings.nats)
+    fleet = Fleet.of(settings)
+    with open_instance() as instance:
+        old = find_old(instance, fleet.tasks, fleet.inbox, settings.retention, settings.nats)
         told = (lambda count: None) if as_json else (lambda count: click.echo(f"{count} removed", err=True))
-        removed = remove(instance, store, inbox, roles, old, told) if really else None
+        removed = remove(instance, fleet.tasks, fleet.inbox, old, told) if really else None
     spared = set(removed.spared) if removed else set()
     if as_json:
         document = {

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import click
 
-from fleet_pipeline.cli.common import BROKE, fail, flags, moment, storage_option
+from fleet_pipeline.cli.common import fail, flags, parse_since, storage_option
+from fleet_pipeline.common.errors import BROKE
 from fleet_pipeline.settings import load_settings
 from fleet_pipeline.storage.store import Store
 
@@ -28,7 +29,7 @@ def report(run_id: str | None, since: str | None, out: str | None, storage: str 
     fleet report 3f0c2a91 --out nightly.html
     fleet report --since 12h --storage s3://bucket/fleet
     """
-    from fleet_pipeline.report import chosen, verdicts, write, write_file
+    from fleet_pipeline.services.run_report import chosen, outcome_table, write, write_file
 
     if run_id and since:
         raise click.UsageError("name a run, or a time with --since")
@@ -38,7 +39,7 @@ def report(run_id: str | None, since: str | None, out: str | None, storage: str 
         if of > 1_000:
             click.echo(f"read {done} of {of}", err=True)
 
-    title, rows = chosen(verdicts(store, told=told), run_id, moment(since), store.url)
+    title, rows = chosen(outcome_table(store, told=told), run_id, parse_since(since), store.url)
     if out == "-":
         write(sys.stdout, store, title, rows)
         return

@@ -17,24 +17,16 @@ import click
 from rich.console import Console
 from rich.text import Text
 
-from fleet_pipeline.cli.common import (
-    BROKE,
-    COMPLETED,
-    INTERRUPTED,
-    NOTHING_VALID,
-    SOME_FAILED,
-    fail,
-    flags,
-    json_option,
-    storage_option,
-)
-from fleet_pipeline.defs.progress import Progress
-from fleet_pipeline.events.connection import BrokerUnavailable
+from fleet_pipeline.cli.common import fail, flags, json_option, storage_option
+from fleet_pipeline.common.errors import BROKE, COMPLETED, INTERRUPTED, INVALID, SOME_FAILED, BrokerUnavailable
+from fleet_pipeline.common.text import printable
+from fleet_pipeline.deliberation.council import Resume
 from fleet_pipeline.events.options import NatsOptions
 from fleet_pipeline.events.publisher import Receipts
-from fleet_pipeline.reports.text import printable
-from fleet_pipeline.settings import Resume, Settings, load_settings, read_roles
-from fleet_pipeline.storage.backlog import Backlog, read_backlog
+from fleet_pipeline.ingest.backlog import Backlog, read_backlog
+from fleet_pipeline.services.fleet import Fleet
+from fleet_pipeline.services.progress import Progress
+from fleet_pipeline.settings import Settings, load_settings
 
 
 @click.command()
@@ -84,13 +76,13 @@ def run(
             nats__url=nats if _is_url(nats) else None,
         )
     )
-    read = read_backlog(backlog, read_roles(settings.council.roles_file))
+    read = read_backlog(backlog, Fleet.of(settings).roles)
     if not as_json:
         _print_refusals(read)
     if not read.tasks:
         if as_json:
             click.echo(json.dumps(_document(None, settings, [], read, None), indent=2))
-        fail(f"{backlog}: no valid task in it", NOTHING_VALID)
+        fail(f"{backlog}: no valid task in it", INVALID)
     with ExitStack() as stack:
         shown = nullcontext(_Terminal(sys.stdout, sys.stderr))
         terminal = stack.enter_context(shown if verbose else _logs_set_aside())
@@ -104,60 +96,57 @@ def run(
 
 
 def _run(settings: Settings, read: Backlog, broker: NatsOptions, as_json: bool, terminal: _Terminal) -> int:
-    from dagster import DagsterInstance
-
-    from fleet_pipeline import runs
-    from fleet_pipeline.events.publisher import check
-    from fleet_pipeline.events.streams import ANNOUNCING
+    from fleet_pipeline.cli import local_run
+    from fleet_pipeline.events.publisher import prepare_broker
+    from fleet_pipeline.events.streams import PUBLISHED_STREAMS
     from fleet_pipeline.events.subscriber import arriving
+    from fleet_pipeline.instance.home import open_instance
+    from fleet_pipeline.instance.in_process import INTERRUPTED as WAS_INTERRUPTED
     from fleet_pipeline.reports.terminal import ProgressLine, run_table
 
     if broker.url:
-        for remark in check(broker, ANNOUNCING):
+        for remark in prepare_broker(broker, PUBLISHED_STREAMS):
             click.echo(f"NATS: {remark}", terminal.err)
-    runs.instance_home()
-    unannounced = ""
+    unpublished = ""
     out = Console(file=terminal.out, highlight=False, soft_wrap=not terminal.out.isatty())
     err = Console(file=terminal.err, highlight=False, soft_wrap=not terminal.err.isatty())
     receipts: Receipts | None = None
-    with DagsterInstance.get() as instance:
+    with open_instance() as instance:
         with ProgressLine(err) as line, _ended_like_ctrl_c():
-            outcome = runs.run_backlog(instance, settings, read.tasks, lambda state: line(str(state), state.phase))
-        if broker.url and not outcome.broke:
+            result = local_run.run_backlog(instance, settings, read.tasks, lambda state: line(str(state), state.phase))
+        if broker.url and not result.broke:
             try:
                 with arriving(broker) as arrived:
-                    receipts = runs.announce_all(instance, broker, outcome)
+                    receipts = local_run.publish_run(instance, broker, result)
                     for subject, event in arrived(() if as_json else receipts.stored):
                         if not subject.startswith("deliberation."):
                             continue
                         who = f"winner {event['payload']['winner_id']}" if event["payload"]["winner_id"] else ""
                         out.print(f"event {subject}  {event['payload']['deliberation_id']}  {who}", style="dim")
             except BrokerUnavailable as error:  # the results are there all the same
-                unannounced = str(error)
-    if outcome.broke:
-        err.print(Text(f"fleet: run {outcome.run_id} broke: {outcome.broke}"))
+                unpublished = str(error)
+    if result.broke:
+        err.print(Text(f"fleet: run {result.run_id} broke: {result.broke}"))
         err.print(
             "fleet: what had finished is kept; the same command goes on from there. Logs: .fleet/logs/last-run.log"
         )
-    rows = [] if outcome.broke else runs.verdicts(settings, outcome)
+    rows = [] if result.broke else local_run.outcome_rows(settings, result)
     if as_json:
-        click.echo(
-            json.dumps(_document(outcome.run_id, settings, rows, read, outcome.progress), indent=2), terminal.out
-        )
-    elif not outcome.broke:
+        click.echo(json.dumps(_document(result.run_id, settings, rows, read, result.progress), indent=2), terminal.out)
+    elif not result.broke:
         out.print()
         out.print(run_table(rows))
-        out.print(Text(f"\n{_summary(outcome.progress)}\nresults in {settings.storage}"))
+        out.print(Text(f"\n{_summary(result.progress)}\nresults in {settings.storage}"))
         if receipts:
             known = len(receipts.duplicates)
             out.print(Text(f"{len(receipts.stored)} events published, {known} already known to the broker"))
-    if unannounced:
-        err.print(Text(f"fleet: events were not published: {unannounced}\nThe same command publishes them."))
-    if outcome.broke == runs.INTERRUPTED:
+    if unpublished:
+        err.print(Text(f"fleet: events were not published: {unpublished}\nThe same command publishes them."))
+    if result.broke == WAS_INTERRUPTED:
         return INTERRUPTED
-    if outcome.broke or unannounced:
+    if result.broke or unpublished:
         return BROKE
-    completed = all(row["status"] == "completed" for row in rows) and len(rows) == len(outcome.keys)
+    completed = all(row["status"] == "completed" for row in rows) and len(rows) == len(result.keys)
     return COMPLETED if completed and not read.refused else SOME_FAILED
 
 
@@ -196,7 +185,7 @@ def _summary(progress: Progress) -> str:
         f"{progress.done} deliberations ({progress.reused} done before), {progress.failed} failed; "
         f"{progress.completion_tokens:,} tokens generated in {progress.generating_seconds:.1f} s "
         f"({progress.tokens_per_second:,.0f} a second), {progress.cache_hit_rate:.0%} of prompt tokens from the cache; "
-        f"{progress.engine_starts} engine start, {progress.engine_start_seconds:.1f} s"
+        f"{progress.engine_starts} engine start{'s' if progress.engine_starts > 1 else ''}, {progress.engine_start_seconds:.1f} s"
     )
 
 

@@ -10,9 +10,9 @@ from typing import Any
 import click
 from rich.console import Console
 
-from fleet_pipeline.cli.common import COMPLETED, NOTHING_VALID, SOME_FAILED, WIDTH, fail, flags, json_option
-from fleet_pipeline.deliberation.errors import InvalidInput
-from fleet_pipeline.reports.text import printable
+from fleet_pipeline.cli.common import WIDTH, fail, flags, json_option
+from fleet_pipeline.common.errors import COMPLETED, INVALID, SOME_FAILED, InvalidInput
+from fleet_pipeline.common.text import printable
 from fleet_pipeline.settings import load_settings
 
 
@@ -34,11 +34,11 @@ def score(file: str, embeddings: str | None, as_json: bool) -> None:
     fleet score proposals.json
     fleet score cases.jsonl --json | jq '.[0].proposals[] | {agent_id, score}'
     """
-    from fleet_pipeline.deliberation.entries import BadRecord
+    from fleet_pipeline.common.errors import InvalidRecord
+    from fleet_pipeline.ingest.records import read_cases
     from fleet_pipeline.reports.terminal import cases_table
     from fleet_pipeline.scoring.cases import Case, case_results, read_case, score_cases
     from fleet_pipeline.scoring.embeddings import Encoder
-    from fleet_pipeline.storage.records import read_cases
 
     settings = load_settings(flags(scoring__embeddings=embeddings))
     cases: list[Case] = []
@@ -52,13 +52,13 @@ def score(file: str, embeddings: str | None, as_json: bool) -> None:
             name = given if isinstance(given, str) and given else name
             cases.append(read_case(entry))
             names.append(name)
-        except (BadRecord, InvalidInput) as error:
-            field = f"{error.field}: " if isinstance(error, BadRecord) else ""
+        except (InvalidRecord, InvalidInput) as error:
+            field = f"{error.field}: " if isinstance(error, InvalidRecord) else ""
             refused.append({"case": number, "name": name, "error": f"{field}{error}"})
     for refusal in refused:
         click.echo(printable(f"refused: case {refusal['case']} ({refusal['name'][:80]}): {refusal['error']}"), err=True)
     if not cases:
-        fail(f"{file}: no valid case in it", NOTHING_VALID)
+        fail(f"{file}: no valid case in it", INVALID)
     options = settings.scoring
     encoder = Encoder(options.embeddings, options.embeddings_device) if options.embeddings else None
     results = case_results(names, score_cases(cases, settings.weights, encoder, processes=_processes(len(cases))))

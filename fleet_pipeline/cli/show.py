@@ -11,8 +11,8 @@ import click
 from rich.console import Console
 
 from fleet_pipeline.cli.common import flags, json_option, storage_option
-from fleet_pipeline.deliberation.errors import InvalidInput
-from fleet_pipeline.reports.text import printable
+from fleet_pipeline.common.errors import InvalidInput
+from fleet_pipeline.common.text import printable
 from fleet_pipeline.settings import load_settings
 from fleet_pipeline.storage.store import Store
 
@@ -33,12 +33,12 @@ def show(deliberation_id: str, storage: str | None, as_json: bool) -> None:
 
     settings = load_settings(flags(storage=storage))
     store = Store(settings.storage)
-    verdict = _verdict(store, deliberation_id)
+    outcome = _outcome(store, deliberation_id)
     tables = {name: read_rows(store, name, deliberation_id) for name in ("proposals", "utterances")}
     rows = {name: table.to_pylist() if table is not None else [] for name, table in tables.items()}
     if as_json:
         document = {
-            "deliberation": verdict,
+            "deliberation": outcome,
             "proposals": rows["proposals"],
             "utterances": rows["utterances"],
         }
@@ -48,7 +48,7 @@ def show(deliberation_id: str, storage: str | None, as_json: bool) -> None:
         # -R shows colours, -F leaves at once when all fits on the screen, -X leaves it there.
         os.environ.setdefault("LESS", "-RFX")
         with console.pager(styles=True) if console.is_terminal else nullcontext():
-            console.print(deliberation_page(verdict, rows["proposals"], rows["utterances"]))
+            console.print(deliberation_page(outcome, rows["proposals"], rows["utterances"]))
 
 
 @click.command()
@@ -67,11 +67,11 @@ def explain(deliberation_id: str, storage: str | None, as_json: bool) -> None:
 
     settings = load_settings(flags(storage=storage))
     store = Store(settings.storage)
-    verdict = _verdict(store, deliberation_id)
+    outcome = _outcome(store, deliberation_id)
     found = read_file(store, "proposals", deliberation_id)
     seats, scoring = (found[0].to_pylist(), found[1]) if found else ([], {})
     figures = read_rows(store, "scores", deliberation_id)
-    lines = sentences(verdict, seats, scoring, figures.to_pylist() if figures is not None else [])
+    lines = sentences(outcome, seats, scoring, figures.to_pylist() if figures is not None else [])
     if as_json:
         document = {"deliberation_id": deliberation_id, "explanation": lines, **scoring, "proposals": seats}
         click.echo(json.dumps(document, indent=2, default=str))
@@ -79,7 +79,7 @@ def explain(deliberation_id: str, storage: str | None, as_json: bool) -> None:
         click.echo(printable("\n".join(lines)))
 
 
-def _verdict(store: Store, deliberation_id: str) -> dict[str, Any]:
+def _outcome(store: Store, deliberation_id: str) -> dict[str, Any]:
     """The row of a deliberation. Raises `InvalidInput`, with what is near, where there is none."""
     from fleet_pipeline.storage.tables import read_rows
 

@@ -10,13 +10,14 @@ from datetime import UTC, datetime
 
 import click
 
-from fleet_pipeline.cli.common import NOTHING_VALID, SOME_FAILED, fail, flags, json_option, storage_option
-from fleet_pipeline.client import Client, Submitted
+from fleet_pipeline.api.client import Client, Submitted
+from fleet_pipeline.cli.common import fail, flags, json_option, storage_option
+from fleet_pipeline.common.errors import INVALID, SOME_FAILED
+from fleet_pipeline.common.text import printable
 from fleet_pipeline.deliberation.task import Task, deliberation_id
-from fleet_pipeline.reports.text import printable
-from fleet_pipeline.settings import Settings, load_settings, read_roles
-from fleet_pipeline.storage.backlog import read_backlog
-from fleet_pipeline.storage.store import Store
+from fleet_pipeline.ingest.backlog import read_backlog
+from fleet_pipeline.services.fleet import Fleet
+from fleet_pipeline.settings import Settings, load_settings
 
 
 @click.command()
@@ -38,11 +39,11 @@ def submit(backlog: str, nats: str | None, inbox: str | None, storage: str | Non
     fleet submit corrected.jsonl --rerun --json | jq -r '.submitted[].deliberation_ids[]'
     """
     settings = load_settings(flags(storage=storage, nats__url=None if nats == "off" else nats, requests__inbox=inbox))
-    read = read_backlog(backlog, read_roles(settings.council.roles_file))
+    read = read_backlog(backlog, Fleet.of(settings).roles)
     for refusal in read.refused:
         click.echo(printable(f"refused: line {refusal.line}: {refusal.field[:80]}: {refusal.error}"), err=True)
     if not read.tasks:
-        fail(f"{backlog}: no valid task in it", NOTHING_VALID)
+        fail(f"{backlog}: no valid task in it", INVALID)
     if settings.nats.url and nats != "off" and not inbox:
         with Client(settings.nats) as fleet:
             submitted = fleet.submit_all(read.tasks, rerun=rerun)
@@ -65,7 +66,7 @@ def submit(backlog: str, nats: str | None, inbox: str | None, storage: str | Non
 
 
 def _into_the_inbox(settings: Settings, tasks: list[Task], rerun: bool) -> tuple[list[Submitted], str]:
-    folder = Store(settings.requests.inbox_url(settings.storage))
+    folder = Fleet.of(settings).inbox
     name = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}{'.rerun' if rerun else ''}.jsonl"
     lines = "".join(json.dumps(task.model_dump(mode="json", exclude_unset=True)) + "\n" for task in tasks)
     folder.write(name, lines.encode())

@@ -1,7 +1,7 @@
 """The assets, in order: `transcripts` (the GPU op), `proposals` (scored and ranked), `deliberations`.
 
 Few partitioned assets, because each costs events per deliberation. One run covers many partitions
-and starts the engine once. The GPU op, the scoring ops and the verdicts share one process.
+and starts the engine once. The GPU op, the scoring ops and the outcomes share one process.
 """
 
 from collections.abc import Iterator
@@ -9,41 +9,38 @@ from typing import Any
 
 import dagster as dg
 
-from fleet_pipeline.defs.announcements import fill_outbox
-from fleet_pipeline.defs.display import metadata
-from fleet_pipeline.defs.partitions import check_range, deliberation_partitions
-from fleet_pipeline.defs.processes import RunProcess, lineage
-from fleet_pipeline.defs.progress import Progress, Report, log_report
-from fleet_pipeline.defs.resources import (
-    CouncilResource,
-    EngineSource,
-    JudgeResource,
-    StorageResource,
-)
-from fleet_pipeline.defs.scoring import (
+from fleet_pipeline.common.errors import InvalidInput
+from fleet_pipeline.common.logs import install_json
+from fleet_pipeline.defs.resources import CouncilResource, JudgeResource, RunProcess, StorageResource, fleet_of
+from fleet_pipeline.defs.score_ops import (
     SCORES_VERSION,
     check_code,
     rank_proposals,
-    read_verdicts,
+    read_judgements,
     score_diversity,
     score_relevance,
 )
-from fleet_pipeline.defs.transcribe import Transcription
-from fleet_pipeline.defs.verdicts import write_verdict
 from fleet_pipeline.deliberation.council import PROTOCOL_VERSION
-from fleet_pipeline.deliberation.errors import InvalidInput
-from fleet_pipeline.deliberation.task import is_key
+from fleet_pipeline.deliberation.task import is_deliberation_id
 from fleet_pipeline.deliberation.transcript import Status
-from fleet_pipeline.logs import install_json
-from fleet_pipeline.report import store_report
-from fleet_pipeline.scoring.quality import CheckOptions
+from fleet_pipeline.inference.engine import EngineProvider
+from fleet_pipeline.instance import metadata_keys
+from fleet_pipeline.instance.failures import failure
+from fleet_pipeline.instance.names import GPU_POOL
+from fleet_pipeline.instance.partitions import deliberation_partitions, verify_range
+from fleet_pipeline.instance.run_processes import lineage
+from fleet_pipeline.scoring.options import CouncilCheckOptions
+from fleet_pipeline.services.outcome_page import metadata
+from fleet_pipeline.services.outcomes import write_outcome
+from fleet_pipeline.services.progress import Progress, Report, log_progress
+from fleet_pipeline.services.publishing import fill_outbox
+from fleet_pipeline.services.run_report import store_report
+from fleet_pipeline.services.transcribe import Transcription
 from fleet_pipeline.settings import LogSettings, ReportSettings
 from fleet_pipeline.storage.store import Store
 from fleet_pipeline.storage.tables import TableSlice
 
 GROUP = "deliberation"
-# One place for each engine that fits the machine: runs wait for one another here, and score beside each other.
-GPU_POOL = "gpu"
 _partitioned: dict[str, Any] = {
     "partitions_def": deliberation_partitions,
     "backfill_policy": dg.BackfillPolicy.single_run(),
@@ -61,7 +58,7 @@ _partitioned: dict[str, Any] = {
 )
 def transcripts(
     context: dg.AssetExecutionContext,
-    engine: dg.ResourceParam[EngineSource],
+    engine: dg.ResourceParam[EngineProvider],
     council: CouncilResource,
     storage: StorageResource,
     judge: JudgeResource,
@@ -72,24 +69,23 @@ def transcripts(
     if logs.format == "json":
         install_json()
     try:
-        check_range(context.run.tags, context.partition_keys)
+        verify_range(context.run.tags, context.partition_keys)
     except InvalidInput as error:
-        raise dg.Failure(str(error), allow_retries=False) from error
-    to_log = log_report(context.log)
+        raise failure(error) from error
+    to_log = log_progress(context.log)
 
     def report(state: Progress) -> None:
         to_log(state)
         progress(state)
 
     transcription = Transcription(
-        storage.patient_store(),
-        council.roles(),
+        fleet_of(storage, council, retries=True).tasks,
         council.defaults(engine),
         engine,
         context.run.run_id,
         report,
         judge.judging(),
-        council.resume_mode(),
+        council.settings().resume,
         lineage(context.instance, context.run),
     )
     state = transcription.run(context.partition_keys)
@@ -108,7 +104,7 @@ def proposals(transcripts: TableSlice) -> Any:
         score_diversity(transcripts),
         score_relevance(transcripts),
         check_code(transcripts),
-        read_verdicts(transcripts),
+        read_judgements(transcripts),
     )
 
 
@@ -117,7 +113,7 @@ def proposals(transcripts: TableSlice) -> Any:
     deps=[proposals, transcripts],
     kinds={"parquet"},
     code_version=SCORES_VERSION,
-    # Nothing is yielded: each verdict is logged as it is written, once per partition, and failed ones are
+    # Nothing is yielded: each outcome is logged as it is written, once per partition, and failed ones are
     # not materialized, so that partition status tells the truth. An output would add a second
     # materialization to every partition, the failed ones included.
     output_required=False,
@@ -127,22 +123,23 @@ def deliberations(
     context: dg.AssetExecutionContext,
     storage: StorageResource,
     council: CouncilResource,
-    checks: dg.ResourceParam[CheckOptions],
+    checks: dg.ResourceParam[CouncilCheckOptions],
     logs: dg.ResourceParam[LogSettings],
     reports: dg.ResourceParam[ReportSettings],
     process: RunProcess,
 ) -> Iterator[dg.Output[None]]:
-    store, roles = storage.patient_store(), council.roles()
+    tasks = fleet_of(storage, council, retries=True).tasks
+    store = tasks.store
     failed: dict[str, str] = {}
     for key in context.partition_keys:
-        if not is_key(key):
+        if not is_deliberation_id(key):
             failed[key] = "no deliberation id: expected <task_id>.<role in lower case>; delete this partition"
             continue
-        verdict = write_verdict(store, key, roles, context.run.run_id, checks)
-        row = verdict.row
+        outcome = write_outcome(tasks, key, context.run.run_id, checks)
+        row = outcome.row
         # Before the event log tells of it: who reads there finds the events ready.
         fill_outbox(store, key)
-        shown = metadata(store, verdict, logs.texts)
+        shown = metadata(store, outcome, logs.texts)
         event = {"asset_key": context.asset_key, "partition": key, "metadata": shown}
         if row["status"] == Status.COMPLETED:
             context.log_event(dg.AssetMaterialization(**event))
@@ -199,7 +196,7 @@ def _of_the_run(state: Progress) -> dict[str, Any]:
     }
     return {
         "run": dg.MetadataValue.table([dg.TableRecord({"of this run": k, "": str(v)}) for k, v in figures.items()]),
-        "run: engine start (s)": round(state.engine_start_seconds, 2),
-        "run: completion tokens per second": round(state.tokens_per_second, 1),
-        "run: prefix cache hit rate": round(state.cache_hit_rate, 4),
+        metadata_keys.ENGINE_START_SECONDS: round(state.engine_start_seconds, 2),
+        metadata_keys.TOKENS_PER_SECOND: round(state.tokens_per_second, 1),
+        metadata_keys.CACHE_HIT_RATE: round(state.cache_hit_rate, 4),
     }

@@ -7,20 +7,17 @@ from typing import Any
 
 import dagster as dg
 
+from fleet_pipeline.common.errors import ScriptedEngineRefused
+from fleet_pipeline.defs.asset_checks import council_checks
 from fleet_pipeline.defs.assets import deliberations, proposals, transcripts
-from fleet_pipeline.defs.checks import council_checks
 from fleet_pipeline.defs.io_managers import ParquetIOManager, table_of
 from fleet_pipeline.defs.jobs import ask, ask_again, ask_backlog, deliberate_job, prune_job, rescore_job
+from fleet_pipeline.defs.loggers import json_console
 from fleet_pipeline.defs.resources import EngineResource, default_resources
 from fleet_pipeline.defs.schedules import build_schedules
-from fleet_pipeline.defs.sensors import completions, inbox, lost_runs, requests
-from fleet_pipeline.logs import json_console
+from fleet_pipeline.defs.sensors import completions, inbox, orphaned_runs, requests
 from fleet_pipeline.settings import Settings, load_settings
 from fleet_pipeline.storage.schemas import TABLES
-
-
-class ScriptedEngineRefused(RuntimeError):
-    """Definitions that would run the scripted engine outside tests."""
 
 
 def build_definitions(
@@ -44,7 +41,7 @@ def build_definitions(
         asset_checks=[council_checks],
         jobs=[deliberate_job, ask, ask_backlog, ask_again, rescore_job, prune_job],
         schedules=build_schedules(settings),
-        sensors=[completions, requests, inbox, lost_runs],
+        sensors=[completions, requests, inbox, orphaned_runs],
         # One process: the engine must live in one op, and what passes between ops goes with it.
         executor=dg.in_process_executor,
         loggers={"console": json_console} if settings.logs.format == "json" else None,

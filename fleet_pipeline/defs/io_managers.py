@@ -31,7 +31,7 @@ class ParquetIOManager(dg.ConfigurableIOManager):
     storage: dg.ResourceDependency[StorageResource]
 
     def handle_output(self, context: dg.OutputContext, obj: Iterable[DeliberationRows]) -> None:
-        store = self.storage.patient_store()
+        store = self.storage.retrying_store()
         table = table_of(context.asset_key)
         files = rows = 0
         for part in obj:
@@ -42,7 +42,7 @@ class ParquetIOManager(dg.ConfigurableIOManager):
         context.add_output_metadata({"files": files, "rows": rows, "folder": dg.MetadataValue.path(folder)})
 
     def load_input(self, context: dg.InputContext) -> TableSlice:
-        return TableSlice(self.storage.patient_store(), table_of(context.asset_key), context.asset_partition_keys)
+        return TableSlice(self.storage.retrying_store(), table_of(context.asset_key), context.asset_partition_keys)
 
 
 def table_of(key: dg.AssetKey) -> str:

@@ -8,21 +8,23 @@ from datetime import UTC, datetime
 import dagster as dg
 from pydantic import Field, ValidationError
 
-from fleet_pipeline.defs.asking import BULK, compare, put_in_inbox, stored_tasks
+from fleet_pipeline.common.errors import InvalidInput
+from fleet_pipeline.common.validation import describe
 from fleet_pipeline.defs.assets import deliberations, proposals, transcripts
-from fleet_pipeline.defs.processes import RunProcess
-from fleet_pipeline.defs.resources import CouncilResource, StorageResource
-from fleet_pipeline.defs.retention import find_old, remove
-from fleet_pipeline.defs.status import Desk
-from fleet_pipeline.deliberation.errors import InvalidInput, describe
+from fleet_pipeline.defs.resources import CouncilResource, RunProcess, StorageResource, fleet_of
 from fleet_pipeline.deliberation.task import Task, deliberation_id
-from fleet_pipeline.events.options import NatsOptions, RequestOptions
+from fleet_pipeline.events.options import NatsOptions
+from fleet_pipeline.ingest.options import RequestOptions
+from fleet_pipeline.instance.failures import failure, invalid
+from fleet_pipeline.instance.names import DELIBERATE_JOB
+from fleet_pipeline.services.backlog_diff import BULK, diff_backlog, put_in_inbox, stored_tasks
+from fleet_pipeline.services.fleet import Fleet
+from fleet_pipeline.services.retention import find_old, remove
+from fleet_pipeline.services.status import StatusService
 from fleet_pipeline.settings import BulkSettings, LogSettings, RetentionSettings, one_place
-from fleet_pipeline.storage.store import Store
-from fleet_pipeline.storage.task_store import is_stored
 
 deliberate_job = dg.define_asset_job(
-    "deliberate",
+    DELIBERATE_JOB,
     selection=dg.AssetSelection.assets(transcripts, proposals, deliberations),
     description="Transcribe, score and judge deliberations: one run, one engine start, many partitions.",
 )
@@ -33,6 +35,9 @@ rescore_job = dg.define_asset_job(
     description="Score and judge again from what was said: no engine, no tokens.",
 )
 
+# Where in the launchpad a field is.
+_TASK = "ops > ask_for_task > config: "
+_BACKLOG = "ops > ask_for_backlog > config: backlog: "
 THEN = "the sensor `inbox` starts their run within seconds, or when the run that is under way has ended"
 
 
@@ -71,6 +76,7 @@ def ask_for_task(
     logs: dg.ResourceParam[LogSettings],
     request_options: dg.ResourceParam[RequestOptions],
 ) -> None:
+    fleet = fleet_of(storage, council, request_options, retries=True)
     fields = config.model_dump(exclude={"requirements", "rubric", "timeout_seconds", "model", "task_id"})
     about = config.description if logs.texts else ""
     fields["task_id"] = config.task_id.strip() or _id_for(about, datetime.now(UTC))
@@ -78,17 +84,16 @@ def ask_for_task(
     if config.model:
         fields["model"] = config.model
     try:
-        task = Task.model_validate(fields, context={"roles": council.roles()})
+        task = Task.model_validate(fields, context={"roles": fleet.roles})
     except ValidationError as error:
-        raise dg.Failure(f"ops > ask_for_task > config: {describe(error)}", allow_retries=False) from error
+        raise invalid(f"{_TASK}{describe(error)}") from error
     keys = [deliberation_id(task.task_id, role) for role in task.roles]
-    if there := [key for key in keys if is_stored(storage.patient_store(), key)]:
-        raise dg.Failure(
-            f"ops > ask_for_task > config: task_id: {', '.join(there)} has been asked for already; give it another id, or "
-            "launch that partition again",
-            allow_retries=False,
+    if there := [key for key in keys if fleet.tasks.has(key)]:
+        raise invalid(
+            f"{_TASK}task_id: {', '.join(there)} has been asked for already; give it another id, or launch that "
+            "partition again"
         )
-    _ask(context, storage, request_options, "typed", [task])
+    _put_in_inbox(context, fleet, "typed", [task])
     context.add_output_metadata({"deliberations": dg.MetadataValue.text(", ".join(keys))})
 
 
@@ -101,22 +106,19 @@ def ask_for_backlog(
     bulk: dg.ResourceParam[BulkSettings],
     request_options: dg.ResourceParam[RequestOptions],
 ) -> None:
+    fleet = fleet_of(storage, council, request_options, retries=True)
     try:
         location = one_place(config.backlog) if config.backlog else bulk.backlog
     except ValueError as error:
-        raise dg.Failure(f"ops > ask_for_backlog > config: backlog: {error}", allow_retries=False) from error
+        raise invalid(f"{_BACKLOG}{error}") from error
     if not location:
-        raise dg.Failure(
-            "ops > ask_for_backlog > config: backlog: name a file, a folder or a glob, or set bulk.backlog",
-            allow_retries=False,
-        )
+        raise invalid(f"{_BACKLOG}name a file, a folder or a glob, or set bulk.backlog")
     try:
-        inbox = Store(request_options.inbox_url(storage.url))
-        found = compare(storage.patient_store(), inbox, location, council.roles())
+        found = diff_backlog(fleet.tasks, fleet.inbox, location)
     except InvalidInput as error:
-        raise dg.Failure(str(error), allow_retries=False) from error
+        raise failure(error) from error
     context.log.info(str(found))
-    _ask(context, storage, request_options, BULK, found.tasks)
+    _put_in_inbox(context, fleet, BULK, found.tasks)
     context.add_output_metadata(
         {
             "backlog": dg.MetadataValue.path(location),
@@ -135,28 +137,26 @@ def ask_for_undone(
     storage: StorageResource,
     request_options: dg.ResourceParam[RequestOptions],
 ) -> None:
-    store, roles = storage.patient_store(), council.roles()
-    undone = Desk(context.instance, store, roles).undone()
-    tasks, broken = stored_tasks(store, undone, roles)
+    fleet = fleet_of(storage, council, request_options, retries=True)
+    undone = StatusService(context.instance, fleet.tasks).undone()
+    tasks, broken = stored_tasks(fleet.tasks, undone)
     for reason in broken.values():
         context.log.warning(f"cannot be asked for: {reason}")
-    _ask(context, storage, request_options, "again", tasks)
+    _put_in_inbox(context, fleet, "again", tasks)
     states = list(undone.values())
     context.add_output_metadata(
         {state.lower(): states.count(state) for state in sorted(set(states))} | {"cannot be asked for": len(broken)}
     )
 
 
-def _ask(
-    context: dg.OpExecutionContext, storage: StorageResource, options: RequestOptions, name: str, tasks: list[Task]
-) -> None:
+def _put_in_inbox(context: dg.OpExecutionContext, fleet: Fleet, name: str, tasks: list[Task]) -> None:
     if not tasks:
         context.log.info("nothing to ask for")
         return
     try:
-        put_in_inbox(Store(options.inbox_url(storage.url)), name, tasks)
+        put_in_inbox(fleet.inbox, name, tasks)
     except InvalidInput as error:
-        raise dg.Failure(str(error), allow_retries=False) from error
+        raise failure(error) from error
     context.log.info(f"{sum(len(task.roles) for task in tasks)} deliberations asked for; {THEN}")
 
 
@@ -190,13 +190,15 @@ def remove_old(
     nats: dg.ResourceParam[NatsOptions],
     process: RunProcess,
 ) -> None:
-    store, inbox, roles = storage.patient_store(), Store(request_options.inbox_url(storage.url)), council.roles()
+    fleet = fleet_of(storage, council, request_options, retries=True)
     try:
-        old = find_old(context.instance, store, inbox, roles, retention, nats)
+        old = find_old(context.instance, fleet.tasks, fleet.inbox, retention, nats)
     except InvalidInput as error:
-        raise dg.Failure(str(error)) from error
+        raise failure(error) from error
     context.log.info(f"{len(old.deliberations)} deliberations and {len(old.runs)} runs are old")
-    removed = remove(context.instance, store, inbox, roles, old, lambda count: context.log.info(f"{count} removed"))
+    removed = remove(
+        context.instance, fleet.tasks, fleet.inbox, old, lambda count: context.log.info(f"{count} removed")
+    )
     context.add_output_metadata(
         {
             "deliberations": len(removed.deliberations),

@@ -7,28 +7,33 @@ them for one run.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any
 
 import dagster as dg
 from pydantic import BaseModel, ValidationError, create_model
 
-from fleet_pipeline.defs.processes import RunProcess
-from fleet_pipeline.deliberation.council import CouncilDefaults
-from fleet_pipeline.deliberation.errors import InvalidInput, describe
+from fleet_pipeline.common.errors import InvalidInput
+from fleet_pipeline.common.validation import describe
+from fleet_pipeline.deliberation.council import CouncilDefaults, CouncilOptions
 from fleet_pipeline.deliberation.judging import Judging
-from fleet_pipeline.deliberation.roles import Role
 from fleet_pipeline.deliberation.sampling import Sampling
-from fleet_pipeline.inference.engine import Engine
-from fleet_pipeline.inference.vllm import VllmConfig, VllmEngine
-from fleet_pipeline.models.identity import identity
-from fleet_pipeline.models.registry import resolve
+from fleet_pipeline.events.options import NatsOptions
+from fleet_pipeline.events.publisher import CHUNK
+from fleet_pipeline.events.receiver import DeliveryPolicy
+from fleet_pipeline.inference.engine import Engine, EngineProvider
+from fleet_pipeline.inference.vllm import VllmConfig
+from fleet_pipeline.ingest.options import RequestOptions
+from fleet_pipeline.instance.event_log import PAGE
+from fleet_pipeline.instance.run_processes import record_process
 from fleet_pipeline.scoring.embeddings import Encoder
-from fleet_pipeline.scoring.options import ScoringOptions
-from fleet_pipeline.scoring.ranking import Weights
-from fleet_pipeline.settings import CouncilSettings, Resume, Settings, read_roles
-from fleet_pipeline.storage.store import TRIES, Store
+from fleet_pipeline.scoring.options import ScoringOptions, Weights
+from fleet_pipeline.services.engines import VllmProvider
+from fleet_pipeline.services.fleet import Fleet
+from fleet_pipeline.services.inbox import STILL_SECONDS
+from fleet_pipeline.settings import CouncilSettings, Settings
+from fleet_pipeline.storage.store import NO_RETRIES, Retries, Store
 
 
 def _fields(*models: type[BaseModel], leave_out: frozenset[str] = frozenset()) -> dict[str, Any]:
@@ -55,32 +60,18 @@ def _values(resource: Any, model: type[BaseModel]) -> dict[str, Any]:
     return {name: getattr(resource, name) for name in model.model_fields if hasattr(resource, name)}
 
 
-class EngineSource(Protocol):
-    """What starts engines. `model` is the one used where a task and role name none."""
-
-    model: str
-
-    def identity(self, model: str) -> str:
-        """What decides a model's words beside its name."""
-        ...
-
-    def start(self, model: str) -> Engine: ...
-
-
 class EngineResource(_EngineFields):
-    """vLLM, offline, in the process of the op that uses it."""
+    """vLLM, offline, in the process of the op that uses it. An `EngineProvider`."""
 
     def start(self, model: str) -> Engine:
-        """Load `model`, which may differ from the configured one where a task names its own."""
-        return VllmEngine.start(self._config().model_copy(update={"model": resolve(model)}))
+        return self._provider().start(model)
 
     def identity(self, model: str) -> str:
-        config = self._config()
-        return config.words + identity(resolve(model), config.revision)
+        return self._provider().identity(model)
 
-    def _config(self) -> VllmConfig:
+    def _provider(self) -> VllmProvider:
         try:
-            return VllmConfig(**_values(self, VllmConfig))
+            return VllmProvider(VllmConfig(**_values(self, VllmConfig)))
         except ValidationError as error:
             raise InvalidInput(f"engine: {describe(error)}") from error
 
@@ -88,18 +79,12 @@ class EngineResource(_EngineFields):
 class CouncilResource(_CouncilFields):
     """What every council does unless its task or role says otherwise."""
 
-    def defaults(self, engine: EngineSource) -> CouncilDefaults:
-        own = _values(self, CouncilDefaults)
-        sampling = Sampling(**_values(self, Sampling))
-        return CouncilDefaults(**own | {"model": engine.model, "sampling": sampling})
+    def settings(self) -> CouncilSettings:
+        return CouncilSettings(**_values(self, CouncilSettings), sampling=Sampling(**_values(self, Sampling)))
 
-    def resume_mode(self) -> Resume:
-        mode: Resume = _values(self, CouncilSettings)["resume"]
-        return mode
-
-    def roles(self) -> Mapping[str, Role]:
-        location: str | None = _values(self, CouncilSettings)["roles_file"]
-        return read_roles(location)
+    def defaults(self, engine: EngineProvider) -> CouncilDefaults:
+        options = self.settings().model_dump(include=set(CouncilOptions.model_fields))
+        return CouncilDefaults(model=engine.model, **options)
 
 
 class WeightsResource(_WeightFields):
@@ -134,17 +119,57 @@ class JudgeResource(_JudgeFields):
         return Judging(**_values(self, Judging))
 
 
+class RunProcess(dg.ConfigurableResource):  # type: ignore[type-arg]
+    """Writes down the process of every run that uses it."""
+
+    def setup_for_execution(self, context: dg.InitResourceContext) -> None:
+        if context.run and context.instance:
+            record_process(context.instance, context.run.run_id)
+
+
 class StorageResource(dg.ConfigurableResource):  # type: ignore[type-arg]
     """Where tasks and results are kept: any fsspec URL."""
 
     url: str
 
-    def store(self) -> Store:
-        return Store(self.url)
+    def retries(self) -> Retries:
+        """How storage that does not answer is waited for by ops, which lose more by ending than by waiting."""
+        return Retries()
 
-    def patient_store(self) -> Store:
-        """For ops, which lose more by ending than by waiting: tries again where storage does not answer."""
-        return Store(self.url, TRIES)
+    def retrying_store(self) -> Store:
+        return Store(self.url, self.retries())
+
+
+@dataclass(frozen=True)
+class TickOptions:
+    """How long a tick of a sensor works and waits, and how much it sends at a time."""
+
+    # Dagster ends a tick after 60 s, and a tick that is ended keeps nothing of what it did.
+    work_seconds: float = 40.0
+    # Dagster looks at a sensor every 5 s at most: one that waits inside its tick starts runs sooner.
+    wait_seconds: float = 20.0
+    still_seconds: float = STILL_SECONDS
+    page: int = PAGE
+    chunk: int = CHUNK
+    delivery: DeliveryPolicy = field(default_factory=DeliveryPolicy)
+
+
+def fleet_of(
+    storage: StorageResource,
+    council: CouncilResource,
+    requests: RequestOptions | None = None,
+    nats: NatsOptions | None = None,
+    *,
+    retries: bool,
+) -> Fleet:
+    """The parts that a run's or a tick's own resources name."""
+    return Fleet(
+        storage.url,
+        council.settings().roles_file,
+        requests or RequestOptions(),
+        nats or NatsOptions(),
+        storage.retries() if retries else NO_RETRIES,
+    )
 
 
 def default_resources(settings: Settings) -> dict[str, Any]:
@@ -165,5 +190,6 @@ def default_resources(settings: Settings) -> dict[str, Any]:
         "bulk": settings.bulk,
         "retention": settings.retention,
         "logs": settings.logs,
+        "ticks": TickOptions(),
         "reports": settings.reports,
     }

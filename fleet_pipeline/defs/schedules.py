@@ -4,15 +4,14 @@ from collections.abc import Callable
 
 import dagster as dg
 
-from fleet_pipeline.defs.asking import compare
+from fleet_pipeline.common.errors import InvalidInput
 from fleet_pipeline.defs.jobs import ask_backlog, prune_job
-from fleet_pipeline.defs.resources import CouncilResource, StorageResource
-from fleet_pipeline.deliberation.errors import InvalidInput
-from fleet_pipeline.events.options import RequestOptions
+from fleet_pipeline.defs.resources import CouncilResource, StorageResource, fleet_of
+from fleet_pipeline.ingest.options import RequestOptions
+from fleet_pipeline.instance.tags import BACKLOG_DIFF
+from fleet_pipeline.services.backlog_diff import diff_backlog
 from fleet_pipeline.settings import BulkSettings, RetentionSettings, Settings
-from fleet_pipeline.storage.store import Store
 
-FOUND = "fleet/found"
 # Dagster ends a tick after 60 s. What is not looked at until then, the job looks at.
 LOOK_SECONDS = 30.0
 
@@ -54,15 +53,15 @@ def _bulk(cron: str, timezone: str) -> dg.ScheduleDefinition:
         if bulk.backlog is None:
             return dg.SkipReason("no backlog is set: bulk.backlog in fleet.toml, or FLEET_BULK__BACKLOG")
         try:
-            inbox = Store(request_options.inbox_url(storage.url))
-            found = compare(storage.store(), inbox, bulk.backlog, council.roles(), LOOK_SECONDS)
+            fleet = fleet_of(storage, council, request_options, retries=False)
+            found = diff_backlog(fleet.tasks, fleet.inbox, bulk.backlog, LOOK_SECONDS)
         except InvalidInput as error:
             return dg.SkipReason(str(error))
         said = f"{bulk.backlog}: {found}"
         context.log.info(said)
         if not found.tasks and not found.not_looked_at:
             return dg.SkipReason(said)
-        return dg.RunRequest(tags={FOUND: said[:2_000]})
+        return dg.RunRequest(tags={BACKLOG_DIFF: said[:2_000]})
 
     return bulk
 

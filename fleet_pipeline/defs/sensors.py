@@ -1,45 +1,42 @@
 """Sensors read; they do not compute.
 
 `completions` announces finished deliberations on NATS. `requests` takes what is asked for there, and `inbox`
-what is put into a folder; both ask for runs, many requests sharing one. `lost_runs` ends runs that were killed.
+what is put into a folder; both ask for runs, many requests sharing one. `orphaned_runs` ends runs that were killed.
 """
 
 import time
 
 import dagster as dg
 
-from fleet_pipeline.defs.announcements import Announced, announce
-from fleet_pipeline.defs.inbox import take_files
-from fleet_pipeline.defs.intake import Intake
+from fleet_pipeline.common.errors import BrokerUnavailable, StorageError, StreamMismatch
 from fleet_pipeline.defs.jobs import deliberate_job
-from fleet_pipeline.defs.processes import close_dead_runs
-from fleet_pipeline.defs.resources import CouncilResource, StorageResource
-from fleet_pipeline.events.connection import BrokerUnavailable
-from fleet_pipeline.events.intake import receive
-from fleet_pipeline.events.options import NatsOptions, RequestOptions
-from fleet_pipeline.events.streams import StreamMismatch
-from fleet_pipeline.storage.store import StorageError, Store
+from fleet_pipeline.defs.resources import CouncilResource, StorageResource, TickOptions, fleet_of
+from fleet_pipeline.events.options import NatsOptions
+from fleet_pipeline.events.receiver import receive
+from fleet_pipeline.ingest.options import RequestOptions
+from fleet_pipeline.instance.run_processes import fail_orphaned_runs
+from fleet_pipeline.services.inbox import take_files
+from fleet_pipeline.services.intake import Intake
+from fleet_pipeline.services.publishing import PublishSummary, publish_pending
 
-# Dagster ends a tick after 60 s, and a tick that is ended keeps nothing of what it did.
-TICK_SECONDS = 40.0
-# Dagster looks at a sensor every 5 s at most: one that waits inside its tick starts runs sooner.
-WAIT_SECONDS = 20.0
 NO_BROKER = "no broker is configured: set FLEET_NATS__URL or nats.url in fleet.toml"
 
 
 @dg.sensor(
-    description="Publishes deliberation.completed, .failed and .timeout to NATS JetStream for every verdict.",
+    description="Publishes deliberation.completed, .failed and .timeout to NATS JetStream for every outcome.",
     minimum_interval_seconds=5,
     default_status=dg.DefaultSensorStatus.RUNNING,
 )
-def completions(context: dg.SensorEvaluationContext, nats: dg.ResourceParam[NatsOptions]) -> dg.SkipReason:
+def completions(
+    context: dg.SensorEvaluationContext, nats: dg.ResourceParam[NatsOptions], ticks: dg.ResourceParam[TickOptions]
+) -> dg.SkipReason:
     if nats.url is None:
         return dg.SkipReason(NO_BROKER)
-    total, began, broke = Announced(), time.monotonic(), ""
-    while time.monotonic() - began < TICK_SECONDS:
+    total, began, broke = PublishSummary(), time.monotonic(), ""
+    while time.monotonic() - began < ticks.work_seconds:
         cursor = int(context.cursor or 0)
         try:
-            following = announce(context.instance, nats, cursor, total)
+            following = publish_pending(context.instance, nats, cursor, total, ticks.page, ticks.chunk)
         except (BrokerUnavailable, StreamMismatch, StorageError) as error:
             # A tick that fails keeps no cursor: what has been sent would be sent again by every one.
             if not total.receipts:
@@ -54,7 +51,7 @@ def completions(context: dg.SensorEvaluationContext, nats: dg.ResourceParam[Nats
         context.log.warning(f"{key} is not announced: {reason}")
     receipts = total.receipts
     if not receipts and not total.unreadable:
-        return dg.SkipReason("no verdicts since the last tick")
+        return dg.SkipReason("no outcomes since the last tick")
     known, torn = len(receipts.duplicates), len(total.unreadable)
     unsent = f"; {torn} deliberations cannot be read (see the tick's log)" if torn else ""
     return dg.SkipReason(
@@ -74,8 +71,10 @@ def requests(
     request_options: dg.ResourceParam[RequestOptions],
     council: CouncilResource,
     storage: StorageResource,
+    ticks: dg.ResourceParam[TickOptions],
 ) -> dg.SensorResult | dg.SkipReason:
-    intake = Intake(context.instance, storage.store(), council.roles(), "requests", deliberate_job.name)
+    fleet = fleet_of(storage, council, request_options, retries=False)
+    intake = Intake(context.instance, fleet.tasks, "requests", deliberate_job.name)
     intake.resume()
     if nats.url is None:
         return _result(context, intake, NO_BROKER)
@@ -83,9 +82,10 @@ def requests(
         counts = receive(
             nats,
             lambda messages: intake.take_messages(messages, request_options),
-            wait_seconds=0.0 if intake.run_requests else WAIT_SECONDS,
-            work_seconds=TICK_SECONDS,
+            wait_seconds=0.0 if intake.run_requests else ticks.wait_seconds,
+            work_seconds=ticks.work_seconds,
             batch=request_options.most_per_run,
+            policy=ticks.delivery,
         )
     except (BrokerUnavailable, StreamMismatch, StorageError) as error:
         if not intake.run_requests:
@@ -109,17 +109,18 @@ def inbox(
     request_options: dg.ResourceParam[RequestOptions],
     council: CouncilResource,
     storage: StorageResource,
+    ticks: dg.ResourceParam[TickOptions],
 ) -> dg.SensorResult | dg.SkipReason:
-    intake = Intake(context.instance, storage.store(), council.roles(), "inbox", deliberate_job.name)
+    fleet = fleet_of(storage, council, request_options, retries=False)
+    intake = Intake(context.instance, fleet.tasks, "inbox", deliberate_job.name)
     intake.resume()
-    folder = Store(request_options.inbox_url(storage.url))
     try:
-        reports = take_files(intake, folder, request_options.most_per_run, TICK_SECONDS)
+        done = take_files(intake, fleet.inbox, request_options.most_per_run, ticks.work_seconds, ticks.still_seconds)
     except StorageError as error:
         if not intake.run_requests:
             raise
-        reports = [str(error)]  # what has been taken is run all the same
-    return _result(context, intake, "; ".join(reports) or "nothing in the inbox")
+        done = [str(error)]  # what has been taken is run all the same
+    return _result(context, intake, "; ".join(done) or "nothing in the inbox")
 
 
 @dg.sensor(
@@ -127,8 +128,8 @@ def inbox(
     minimum_interval_seconds=30,
     default_status=dg.DefaultSensorStatus.RUNNING,
 )
-def lost_runs(context: dg.SensorEvaluationContext) -> dg.SkipReason:
-    closed = close_dead_runs(context.instance)
+def orphaned_runs(context: dg.SensorEvaluationContext) -> dg.SkipReason:
+    closed = fail_orphaned_runs(context.instance)
     return dg.SkipReason(f"ended {', '.join(closed)}" if closed else "every run that is under way has its process")
 
 

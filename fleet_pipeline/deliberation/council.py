@@ -6,6 +6,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -22,20 +23,30 @@ PROTOCOL_VERSION = 2
 HOTTEST = 1.3
 
 
-class CouncilDefaults(BaseModel):
-    """What a run decides for every council that does not decide it itself."""
+# What is generated anew: all but what is complete and was made from the same inputs; only what is not complete,
+# whatever it was made from; everything.
+Resume = Literal["if-possible", "always", "never"]
+
+
+class CouncilOptions(BaseModel):
+    """What every council does unless its task or role says otherwise."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    model: str = Field(min_length=1)
     sampling: Sampling = Sampling()
-    seed: int = Field(default=0, ge=0, description="Run seed; every utterance's seed derives from it.")
+    seed: int = Field(default=0, ge=0, description="Run seed; the seed of every utterance derives from it.")
     retries: int = Field(
         default=1,
         ge=0,
         le=10,
         description="Further attempts, with fresh seeds, for an empty, cut-off or broken answer.",
     )
+
+
+class CouncilDefaults(CouncilOptions):
+    """The same, with the model of the run."""
+
+    model: str = Field(min_length=1)
 
 
 @dataclass(frozen=True)
@@ -114,7 +125,7 @@ class Deliberation:
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 
-def convene(task: Task, role: Role, defaults: CouncilDefaults) -> Deliberation:
+def seat_council(task: Task, role: Role, defaults: CouncilDefaults) -> Deliberation:
     """Seat the council of `role` for `task`."""
     n = task.num_agents
     seats = tuple(

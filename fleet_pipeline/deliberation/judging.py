@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from fleet_pipeline.deliberation.council import Deliberation, Seat
 from fleet_pipeline.deliberation.prompts import Phase, Prompt, bullets, material, task_brief
-from fleet_pipeline.deliberation.protocol import Course
+from fleet_pipeline.deliberation.protocol import Dialogue
 from fleet_pipeline.deliberation.sampling import Sampling
 from fleet_pipeline.deliberation.seeds import derive_seed
 from fleet_pipeline.deliberation.transcript import Utterance, hear
@@ -76,7 +76,9 @@ class Judgement:
     verdict: Verdict | None
 
 
-def judge(deliberation: Deliberation, proposals: Mapping[str, str], judging: Judging) -> Course[tuple[Judgement, ...]]:
+def judge(
+    deliberation: Deliberation, proposals: Mapping[str, str], judging: Judging
+) -> Dialogue[tuple[Judgement, ...]]:
     """Compare `proposals` (texts by agent id); returns every comparison asked for.
 
     Each proposal meets the next `opponents` in the order of seats, round the table: all pairs in

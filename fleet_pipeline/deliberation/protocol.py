@@ -36,7 +36,7 @@ from fleet_pipeline.deliberation.transcript import (
 
 Result = TypeVar("Result")
 # What an engine drives: it yields prompts, is sent their completions, and returns its result.
-Course = Generator[list[Prompt], list[Completion], Result]
+Dialogue = Generator[list[Prompt], list[Completion], Result]
 
 
 class _Ended(Exception):
@@ -47,17 +47,17 @@ class _Ended(Exception):
         self.reason = reason
 
 
-def deliberate(deliberation: Deliberation) -> Course[Transcript]:
+def deliberate(deliberation: Deliberation) -> Dialogue[Transcript]:
     """The course of one deliberation. Batches are never empty."""
-    minutes: list[Utterance] = []
+    said: list[Utterance] = []
 
     def ask(prompts: list[Prompt]) -> Generator[list[Prompt], list[Completion], dict[int, str]]:
-        """The good answers by seat index. Every attempt goes into the minutes."""
+        """The good answers by seat index. Every attempt goes into the said."""
         answers: dict[int, str] = {}
         pending = [_attempt(deliberation, prompt, 1) for prompt in prompts]
         while pending:
             heard = [hear(*pair) for pair in zip(pending, (yield pending), strict=True)]
-            minutes.extend(heard)
+            said.extend(heard)
             errors = {utterance.error: utterance.error_message for utterance in heard}
             if AgentError.DEADLINE in errors:
                 limit = f"{deliberation.timeout_seconds:g} s of running time"
@@ -73,13 +73,13 @@ def deliberate(deliberation: Deliberation) -> Course[Transcript]:
         return answers
 
     def transcript(status: Status, error_message: str = "") -> Transcript:
-        return Transcript(deliberation.id, status, tuple(minutes), error_message)
+        return Transcript(deliberation.id, status, tuple(said), error_message)
 
     seats = deliberation.seats
     try:
         proposals = yield from ask([propose(deliberation, seat) for seat in seats])
         if len(proposals) < deliberation.quorum:
-            return transcript(Status.FAILED, _no_quorum(deliberation, len(proposals), minutes))
+            return transcript(Status.FAILED, _no_quorum(deliberation, len(proposals), said))
         for round_ in range(1, deliberation.rounds + 1):
             critics = {seat.index: deliberation.critic_of(seat, round_) for seat in seats if seat.index in proposals}
             critiques = yield from ask(
@@ -105,7 +105,7 @@ def _attempt(deliberation: Deliberation, prompt: Prompt, attempt: int) -> Prompt
     return replace(prompt, attempt=attempt, seed=seed)
 
 
-def _no_quorum(deliberation: Deliberation, answered: int, minutes: list[Utterance]) -> str:
-    last_errors = {u.prompt.seat.agent_id: u for u in minutes if u.error}
+def _no_quorum(deliberation: Deliberation, answered: int, said: list[Utterance]) -> str:
+    last_errors = {u.prompt.seat.agent_id: u for u in said if u.error}
     reasons = "; ".join(f"{agent}: {u.error}: {u.error_message}" for agent, u in list(last_errors.items())[:3])
     return f"{answered} of {len(deliberation.seats)} agents answered, the quorum is {deliberation.quorum} ({reasons})"

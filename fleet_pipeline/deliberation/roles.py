@@ -13,7 +13,8 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from fleet_pipeline.deliberation.errors import InvalidInput, describe
+from fleet_pipeline.common.errors import InvalidInput
+from fleet_pipeline.common.validation import describe
 from fleet_pipeline.deliberation.sampling import Sampling
 
 RoleName = Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]{0,31}$")]

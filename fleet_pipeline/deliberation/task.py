@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
-from fleet_pipeline.deliberation.errors import InvalidInput
+from fleet_pipeline.common.errors import InvalidInput
 from fleet_pipeline.deliberation.roles import BUILT_IN_ROLES
 from fleet_pipeline.deliberation.sampling import Sampling
 
@@ -187,17 +187,17 @@ def deliberation_id(task_id: str, role: str) -> str:
     return f"{task_id}.{role.lower()}"
 
 
-def is_key(key: str) -> bool:
+def is_deliberation_id(key: str) -> bool:
     """Whether `key` has the form of a deliberation id."""
     task_id, _, role = key.rpartition(".")
     return _is_safe_id(task_id) and bool(_ROLE_IN_ID.fullmatch(role))
 
 
-def safe_key(key: str) -> str:
+def checked_id(key: str) -> str:
     """`key`, when it has the form of a deliberation id. Partition keys can be typed in the UI: one
     that is no id must never become a path. Raises `InvalidInput`.
     """
-    if not is_key(key):
+    if not is_deliberation_id(key):
         raise InvalidInput(f"{key[:80]!r} is no deliberation id: expected <task_id>.<role in lower case>")
     return key
 

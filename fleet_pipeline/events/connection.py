@@ -10,21 +10,17 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from fleet_pipeline.deliberation.errors import InvalidInput
+from fleet_pipeline.common.errors import BrokerUnavailable, InvalidInput
 from fleet_pipeline.events.options import NatsOptions, without_secrets
 
 T = TypeVar("T")
-
-
-class BrokerUnavailable(RuntimeError):
-    """The broker cannot be reached or did not acknowledge. Sending again later is safe."""
 
 
 class NotPermitted(TimeoutError):
     """The broker does not let this user do that."""
 
 
-def ask(options: NatsOptions, conversation: Coroutine[Any, Any, T]) -> T:
+def run_blocking(options: NatsOptions, conversation: Coroutine[Any, Any, T]) -> T:
     """Hold a conversation to its end. Raises `BrokerUnavailable`, without anything secret in it."""
     with unavailable(options):
         return asyncio.run(conversation)

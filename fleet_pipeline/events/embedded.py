@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from fleet_pipeline.events.connection import BrokerUnavailable
+from fleet_pipeline.common.errors import BrokerUnavailable
 
 START_SECONDS = 10.0
 

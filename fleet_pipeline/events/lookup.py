@@ -6,29 +6,30 @@ import json
 from contextlib import suppress
 from datetime import datetime
 
-from fleet_pipeline.deliberation.entries import BadRecord, parse_entry
+from fleet_pipeline.common.errors import InvalidRecord
+from fleet_pipeline.common.json_input import parse_json
+from fleet_pipeline.common.messages import PLAN_APPROVED, REQUESTED
 from fleet_pipeline.deliberation.task import deliberation_id
-from fleet_pipeline.events.connection import ask, connect
-from fleet_pipeline.events.intake import REQUEST_HEADER, SOURCES, stream_of
+from fleet_pipeline.events.connection import connect, run_blocking
+from fleet_pipeline.events.consumer import iter_messages
 from fleet_pipeline.events.options import NatsOptions
-from fleet_pipeline.events.pull import reading
-from fleet_pipeline.events.requests import PLAN_APPROVED, REQUESTED
+from fleet_pipeline.events.receiver import REQUEST_HEADER, SOURCES, stream_of
 from fleet_pipeline.events.streams import POISON, ensure_streams
 
 
 def waiting(options: NatsOptions) -> dict[str, int]:
     """How many messages have not been taken yet, by subject, and how many lie in the poison stream."""
-    return ask(options, _waiting(options))
+    return run_blocking(options, _waiting(options))
 
 
 def untaken(options: NatsOptions) -> frozenset[str]:
     """Of the requests that have come in and have not been taken yet: their own ids, and the deliberations they ask for."""
-    return ask(options, _untaken(options))
+    return run_blocking(options, _untaken(options))
 
 
 def refusal(options: NatsOptions, request_id: str, since: datetime) -> str | None:
     """Why a request was put into the poison stream since then; None where it was not."""
-    return ask(options, _refusal(options, request_id, since))
+    return run_blocking(options, _refusal(options, request_id, since))
 
 
 async def _waiting(options: NatsOptions) -> dict[str, int]:
@@ -64,9 +65,9 @@ async def _untaken(options: NatsOptions) -> frozenset[str]:
                 try:
                     start = (await jetstream.consumer_info(stream, source.durable)).ack_floor.stream_seq + 1
                 except NotFoundError:
-                    if source.from_age_seconds is not None:
+                    if source.recent_only:
                         continue  # nobody has begun with this stream, and most of it is old
-                async for message in reading(connection, stream, source.subject, opt_start_seq=start):
+                async for message in iter_messages(connection, stream, source.subject, opt_start_seq=start):
                     found.add((message.headers or {}).get("Nats-Msg-Id", ""))
                     found |= _asked_for(message.data)
     return frozenset(found)
@@ -76,7 +77,7 @@ async def _refusal(options: NatsOptions, request_id: str, since: datetime) -> st
     wanted = " ".join(request_id.split())
     async with connect(options) as connection:
         await ensure_streams(connection.jetstream(), (POISON,))
-        async for message in reading(connection, POISON.name, POISON.subjects[0], opt_start_time=since):
+        async for message in iter_messages(connection, POISON.name, POISON.subjects[0], opt_start_time=since):
             if (message.headers or {}).get(REQUEST_HEADER) == wanted:
                 reason: str = json.loads(message.data)["payload"]["reason"]
                 return reason
@@ -86,11 +87,11 @@ async def _refusal(options: NatsOptions, request_id: str, since: datetime) -> st
 def _asked_for(content: bytes) -> set[str]:
     """The deliberations that a request asks for, and its own id, as far as it can be read."""
     try:
-        found = parse_entry(content)
+        found = parse_json(content)
         fields = found.get("payload", found)
         roles = fields.get("roles") or ["DEV"]
         named = str(fields.get("task_id") or fields.get("plan_id"))
         ids = {deliberation_id(named, str(role)) for role in ([roles] if isinstance(roles, str) else roles)}
         return ids | {str(found.get("idempotency_key", ""))}
-    except (BadRecord, AttributeError, TypeError):
+    except (InvalidRecord, AttributeError, TypeError):
         return set()

@@ -7,8 +7,6 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
-from fleet_pipeline.deliberation.entries import MAX_BYTES
-
 
 class NatsOptions(BaseModel):
     """Where events go and come from. Nothing is sent, and no request taken, without a URL.
@@ -80,23 +78,3 @@ def without_secrets(url: str) -> str:
         parts = urlsplit(server.strip() if "://" in server else f"nats://{server.strip()}")
         shown.append(f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}")
     return ",".join(shown)
-
-
-class RequestOptions(BaseModel):
-    """What is asked for from outside: how much of it, how old, and where besides the broker."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    inbox: str | None = Field(
-        default=None, description="Folder (fsspec URL) where backlogs are put to be run; <storage>/inbox when absent."
-    )
-    max_age_seconds: float = Field(
-        default=3 * 86_400, gt=0, description="A request that has waited longer is refused, not run."
-    )
-    max_bytes: int = Field(default=MAX_BYTES, ge=1_000, le=MAX_BYTES, description="Of one request.")
-    most_per_run: int = Field(
-        default=500, ge=1, le=5_000, description="Requests taken together; they share a run and an engine start."
-    )
-
-    def inbox_url(self, storage: str) -> str:
-        return self.inbox or f"{storage.rstrip('/')}/inbox"

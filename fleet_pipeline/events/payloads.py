@@ -8,12 +8,9 @@ schema version; new ones may be added.
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
-
-from fleet_pipeline.events.envelope import Envelope
-from fleet_pipeline.events.requests import PLAN_APPROVED, REQUESTED, DeliberationRequested, PlanApproved
 
 
 class _Payload(BaseModel):
@@ -138,28 +135,3 @@ PAYLOADS: dict[str, type[BaseModel]] = {
     "fleet.poison.request": Poisoned,
     "fleet.poison.plan": Poisoned,
 }
-
-
-# What comes in, bare or in an envelope.
-REQUESTS: dict[str, type[BaseModel]] = {REQUESTED: DeliberationRequested, PLAN_APPROVED: PlanApproved}
-
-
-def schemas() -> dict[str, Any]:
-    """The JSON Schema (2020-12) of each event by event type: what is sent in whole envelopes, what is taken with the
-    envelope or without."""
-    sent = {event_type: _schema(event_type, payload, "serialization") for event_type, payload in PAYLOADS.items()}
-    taken = {event_type: _schema(event_type, payload, "validation") for event_type, payload in REQUESTS.items()}
-    return sent | taken
-
-
-def _schema(event_type: str, payload: type[BaseModel], mode: Literal["serialization", "validation"]) -> dict[str, Any]:
-    envelope = Envelope.model_json_schema(mode=mode)
-    inner = payload.model_json_schema(mode=mode, ref_template="#/$defs/{model}")
-    definitions = inner.pop("$defs", {})
-    properties = envelope["properties"] | {"event_type": {"const": event_type}, "payload": inner}
-    document = envelope | {"title": event_type, "properties": properties, "additionalProperties": True}
-    if mode == "serialization":
-        document["required"] = list(properties)
-    else:
-        document = {"title": event_type, "anyOf": [document | {"required": ["event_type", "payload"]}, inner]}
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **document, "$defs": definitions}

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from fleet_pipeline.events.connection import ask, connect
+from fleet_pipeline.events.connection import connect, run_blocking
 from fleet_pipeline.events.envelope import Sealed
 from fleet_pipeline.events.options import NatsOptions
-from fleet_pipeline.events.streams import ANNOUNCING, STREAMS, Stream, ensure_streams, largest_message
+from fleet_pipeline.events.streams import PUBLISHED_STREAMS, STREAMS, Stream, ensure_streams, largest_message
 
 ACK_TIMEOUT_SECONDS = 10.0
 # Events are sent so many at a time, and two such chunks are under way without an ack. Each event may be a megabyte.
@@ -36,37 +36,37 @@ class Receipts:
 MakeEvents = Callable[[int], Iterable[Sealed]]
 
 
-def publish(options: NatsOptions, make_events: MakeEvents) -> Receipts:
+def publish(options: NatsOptions, make_events: MakeEvents, chunk_size: int = CHUNK) -> Receipts:
     """Send `make_events(largest payload in bytes)` to JetStream; return when every ack is in.
 
     Raises `BrokerUnavailable` when one is missing: some events may then be stored, and sending all
     of them again is safe. Raises `StreamMismatch` where a stream would lose them.
     """
-    return ask(options, _publish(options, make_events))
+    return run_blocking(options, _publish(options, make_events, chunk_size))
 
 
-def check(options: NatsOptions, streams: tuple[Stream, ...] = STREAMS) -> list[str]:
+def prepare_broker(options: NatsOptions, streams: tuple[Stream, ...] = STREAMS) -> list[str]:
     """Make sure that the broker answers and has `streams`; returns what differs without harm.
 
     Raises `BrokerUnavailable` and `StreamMismatch`.
     """
-    return ask(options, _check(options, streams))
+    return run_blocking(options, _prepare(options, streams))
 
 
-async def _check(options: NatsOptions, streams: tuple[Stream, ...]) -> list[str]:
+async def _prepare(options: NatsOptions, streams: tuple[Stream, ...]) -> list[str]:
     async with connect(options) as connection:
         return await ensure_streams(connection.jetstream(), streams)
 
 
-async def _publish(options: NatsOptions, make_events: MakeEvents) -> Receipts:
+async def _publish(options: NatsOptions, make_events: MakeEvents, chunk_size: int) -> Receipts:
     async with connect(options) as connection:
-        jetstream = connection.jetstream(publish_async_max_pending=2 * CHUNK)
-        await ensure_streams(jetstream, ANNOUNCING)
-        events = iter(make_events(await largest_message(jetstream, ANNOUNCING, connection.max_payload)))
+        jetstream = connection.jetstream(publish_async_max_pending=2 * chunk_size)
+        await ensure_streams(jetstream, PUBLISHED_STREAMS)
+        events = iter(make_events(await largest_message(jetstream, PUBLISHED_STREAMS, connection.max_payload)))
         stored: list[str] = []
         known: list[str] = []
         under_way: list[Sent] = []
-        while chunk := list(islice(events, CHUNK)):
+        while chunk := list(islice(events, chunk_size)):
             # Without `wait_stall`, whose timer would put every event into a packet of its own.
             sent = [
                 (key, await jetstream.publish_async(subject, body, headers={"Nats-Msg-Id": key}))

@@ -6,12 +6,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from fleet_pipeline.common.errors import StreamMismatch
+
 HOUR = 3_600.0
 DAY = 24 * HOUR
-
-
-class StreamMismatch(RuntimeError):
-    """A stream on the server would lose what is sent to it. The message says how to mend it."""
 
 
 @dataclass(frozen=True)
@@ -50,9 +48,9 @@ ORCHESTRATION = Stream(
 )
 POISON = Stream("FLEET_POISON", ("fleet.poison.>",), ("fleet.poison.request", "fleet.poison.plan"), 30 * DAY, 100_000)
 # What whoever announces needs: it may have no right to look at the others.
-ANNOUNCING = (DELIBERATIONS, RESPONSES, ORCHESTRATION)
-OUTGOING = tuple(subject for stream in ANNOUNCING for subject in stream.needs)
-STREAMS = (*ANNOUNCING, REQUESTS, PLANS, POISON)
+PUBLISHED_STREAMS = (DELIBERATIONS, RESPONSES, ORCHESTRATION)
+OUTGOING = tuple(subject for stream in PUBLISHED_STREAMS for subject in stream.needs)
+STREAMS = (*PUBLISHED_STREAMS, REQUESTS, PLANS, POISON)
 
 
 async def ensure_streams(jetstream: Any, streams: tuple[Stream, ...] = STREAMS) -> list[str]:
@@ -82,7 +80,7 @@ async def ensure_streams(jetstream: Any, streams: tuple[Stream, ...] = STREAMS) 
                 f"stream {stream.name} on the server acknowledges nothing (no_ack), so that nobody can know what it "
                 "has; make it anew without that"
             )
-        if found.retention == "interest" and stream in ANNOUNCING:
+        if found.retention == "interest" and stream in PUBLISHED_STREAMS:
             raise StreamMismatch(
                 f"stream {stream.name} on the server keeps only what somebody waits for (retention interest); events "
                 "would be lost: make it anew with retention limits"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Generic, Protocol, Self, TypeVar
 
-from fleet_pipeline.deliberation.protocol import Course
+from fleet_pipeline.deliberation.protocol import Dialogue
 from fleet_pipeline.deliberation.transcript import Completion
 
 Result = TypeVar("Result")
@@ -18,7 +18,7 @@ class Job(Generic[Result]):
     """A course to run: a deliberation, or its judging. `course` is fresh: it has not been started."""
 
     key: str
-    course: Course[Result]
+    course: Dialogue[Result]
     timeout_seconds: float
 
 
@@ -37,23 +37,11 @@ class Finished(Generic[Result]):
     error: BaseException | None = None
 
 
-Heard = Callable[[Completion], None]
+OnCompletion = Callable[[Completion], None]
 
 
 def ignore(_: Completion) -> None:
     """For callers that need no news between finished deliberations."""
-
-
-class EngineError(RuntimeError):
-    """The engine cannot go on. What had finished before has been handed over."""
-
-
-class EngineDied(EngineError):
-    """The engine broke while generating. Started again, it may go on."""
-
-
-class ModelUnavailable(EngineError):
-    """The configured model cannot be loaded. The message says how to choose another."""
 
 
 class Engine(Protocol):
@@ -63,7 +51,7 @@ class Engine(Protocol):
     start_seconds: float  # of all starts together
     deaths: list[str]  # why it had to be started again, each time
 
-    def run(self, jobs: Iterable[Job[Result]], heard: Heard = ignore) -> Iterator[Finished[Result]]:
+    def run(self, jobs: Iterable[Job[Result]], heard: OnCompletion = ignore) -> Iterator[Finished[Result]]:
         """Run every job, reading `jobs` only as room becomes free.
 
         `heard` is called with every answer as it comes. Raises `EngineError` when the engine breaks and
@@ -76,3 +64,15 @@ class Engine(Protocol):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
+
+
+class EngineProvider(Protocol):
+    """What starts engines. `model` is the one used where a task and role name none."""
+
+    model: str
+
+    def identity(self, model: str) -> str:
+        """What decides a model's words beside its name."""
+        ...
+
+    def start(self, model: str) -> Engine: ...

@@ -10,7 +10,7 @@ fewer than `max_in_flight` requests are under way. Those admitted always go on, 
 
 An engine that dies is started again, a bounded number of times in a row, and the deliberations under way
 go on from the answers they have: only requests under way are lost. A deliberation that was under way at
-two deaths is set apart until the others are done, and then goes on alone: if the engine dies once more,
+two deaths is quarantined until the others are done, and then goes on alone: if the engine dies once more,
 the deliberation is what kills it, and ends. So one that kills the engine costs three starts, and no
 neighbour; and because the count begins again with everything that ends, so do many of them.
 """
@@ -24,12 +24,13 @@ from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Any, Protocol
 
+from fleet_pipeline.common.errors import EngineDied, EngineError
 from fleet_pipeline.deliberation.prompts import Prompt
 from fleet_pipeline.deliberation.transcript import AgentError, Completion
-from fleet_pipeline.inference.engine import EngineDied, EngineError, Finished, Heard, Job, Result, ignore
+from fleet_pipeline.inference.engine import Finished, Job, OnCompletion, Result, ignore
 
 # A deliberation under way at so many deaths of the engine goes on alone.
-SUSPECT = 2
+QUARANTINE_AFTER = 2
 
 
 class Backend(Protocol):
@@ -73,7 +74,7 @@ class _Loop:
     """One run of `drive`. An object because its parts share the same few tables."""
 
     def __init__(
-        self, backend: Backend, max_in_flight: int, restarts: int, monotonic: Callable[[], float], heard: Heard
+        self, backend: Backend, max_in_flight: int, restarts: int, monotonic: Callable[[], float], heard: OnCompletion
     ) -> None:
         self.backend = backend
         self.max_in_flight = max_in_flight
@@ -85,7 +86,7 @@ class _Loop:
         self.deaths_in_a_row = 0  # with nothing that ended in between
         self.death: str | None = None  # that has not been mended yet,
         self.lost: list[_Active] = []  #   and the deliberations it interrupted
-        self.apart: deque[_Active] = deque()  # those that may kill the engine; their clocks stand still
+        self.quarantined: deque[_Active] = deque()  # those that may kill the engine; their clocks stand still
         self.finished: deque[Finished[Any]] = deque()
         self.request_ids = count()
 
@@ -112,9 +113,9 @@ class _Loop:
                 if self.owners:
                     self._step()
                 elif not more and not self.finished:
-                    if not self.apart:
+                    if not self.quarantined:
                         return
-                    self._go_on(self.apart.popleft())
+                    self._resume(self.quarantined.popleft())
         finally:
             # Left early, by an error or because the consumer stopped: leave nothing in the engine.
             self.backend.abort(list(self.owners))
@@ -123,7 +124,7 @@ class _Loop:
         try:
             answers = self.backend.step()
         except EngineDied as death:
-            self._bear(death)
+            self._on_crash(death)
             return
         for request_id, completion in answers:
             self._deliver(request_id, completion)
@@ -205,7 +206,7 @@ class _Loop:
                 self._answer(active, place, Completion(error=error, error_message=message))
         self._advance(active)
 
-    def _bear(self, death: EngineDied) -> None:
+    def _on_crash(self, death: EngineDied) -> None:
         """Take what was under way out of the engine that died; what killed it, ends."""
         self.death = str(death)  # not the error: it holds the dead engine's frames, and so its memory
         self.deaths_in_a_row += 1
@@ -215,7 +216,7 @@ class _Loop:
             self._withdraw(active)
             active.deaths += 1
             active.deadline -= died_at  # what is left of its time, until it goes on
-        if len(under_way) == 1 and under_way[0].deaths > SUSPECT:
+        if len(under_way) == 1 and under_way[0].deaths > QUARANTINE_AFTER:
             times = f"the engine died {under_way[0].deaths} times while this was under way, the last time alone"
             self._end(under_way[0], AgentError.FATAL, f"{times}: {death}")
         else:
@@ -225,7 +226,7 @@ class _Loop:
         """Start the engine again, if anything is left for it; whether there is."""
         death, lost = str(self.death), self.lost
         self.death, self.lost = None, []
-        if not (more or lost or self.apart):
+        if not (more or lost or self.quarantined):
             return False
         if self.deaths_in_a_row > self.restarts:
             raise EngineError(
@@ -233,13 +234,13 @@ class _Loop:
             )
         self.backend.revive(death)
         for active in lost:
-            if active.deaths < SUSPECT:
-                self._go_on(active)
+            if active.deaths < QUARANTINE_AFTER:
+                self._resume(active)
             else:
-                self.apart.append(active)
+                self.quarantined.append(active)
         return True
 
-    def _go_on(self, active: _Active) -> None:
+    def _resume(self, active: _Active) -> None:
         """Submit again what a deliberation waits for. The time the engine was away does not count."""
         active.deadline += self._now()
         self._submit(active)
@@ -257,7 +258,7 @@ def drive(
     *,
     max_in_flight: int,
     restarts: int = 0,
-    heard: Heard = ignore,
+    heard: OnCompletion = ignore,
     monotonic: Callable[[], float] = time.monotonic,
 ) -> Iterator[Finished[Result]]:
     """Run every job on `backend`, yielding each as it finishes; `restarts` is how many deaths in a row are

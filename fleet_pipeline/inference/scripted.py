@@ -13,7 +13,7 @@ from typing import Self
 
 from fleet_pipeline.deliberation.prompts import Prompt
 from fleet_pipeline.deliberation.transcript import Completion
-from fleet_pipeline.inference.engine import Finished, Heard, Job, Result, ignore
+from fleet_pipeline.inference.engine import Finished, Job, OnCompletion, Result, ignore
 from fleet_pipeline.inference.loop import drive
 
 Script = Callable[[Prompt], Completion]
@@ -53,7 +53,7 @@ class ScriptedEngine:
         for request_id in request_ids:
             self.queue.pop(request_id, None)
 
-    def run(self, jobs: Iterable[Job[Result]], heard: Heard = ignore) -> Iterator[Finished[Result]]:
+    def run(self, jobs: Iterable[Job[Result]], heard: OnCompletion = ignore) -> Iterator[Finished[Result]]:
         return drive(jobs, self, max_in_flight=self.max_in_flight, restarts=self.restarts, heard=heard)
 
     def revive(self, reason: str) -> None:
@@ -69,7 +69,7 @@ class ScriptedEngine:
         self.queue.clear()
 
 
-class ScriptedSource:
+class ScriptedProvider:
     """Starts scripted engines. `build_definitions` refuses it, as all that is not vLLM, outside tests."""
 
     model = "scripted"

@@ -31,18 +31,10 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from fleet_pipeline.common.errors import EngineDied, EngineError, ModelUnavailable
 from fleet_pipeline.deliberation.prompts import Prompt
 from fleet_pipeline.deliberation.transcript import AgentError, Completion
-from fleet_pipeline.inference.engine import (
-    EngineDied,
-    EngineError,
-    Finished,
-    Heard,
-    Job,
-    ModelUnavailable,
-    Result,
-    ignore,
-)
+from fleet_pipeline.inference.engine import Finished, Job, OnCompletion, Result, ignore
 from fleet_pipeline.inference.loop import drive
 
 # Where neither task, role, run nor model says how long an answer may be (the original's limit).
@@ -86,8 +78,8 @@ class VllmConfig(BaseModel):
     )
 
     @property
-    def words(self) -> str:
-        """What here decides a model's words, for fingerprints. Its name and commit are told apart from this."""
+    def output_options(self) -> str:
+        """What here decides a model's words, for fingerprints. Its name and commit are kept apart from this."""
         chosen = {"dtype", "quantization", "max_model_len", "chat_template_kwargs"}
         return json.dumps(self.model_dump(include=chosen), sort_keys=True)
 
@@ -143,7 +135,7 @@ class VllmEngine:
                 f"the chat template of model {self.config.model!r} cannot render a system and a user message: {error}"
             ) from error
 
-    def run(self, jobs: Iterable[Job[Result]], heard: Heard = ignore) -> Iterator[Finished[Result]]:
+    def run(self, jobs: Iterable[Job[Result]], heard: OnCompletion = ignore) -> Iterator[Finished[Result]]:
         if self.death is not None:  # at the end of what ran before
             self.revive(self.death)
         # Slightly more than the batch holds, so that a freed slot finds a request waiting.

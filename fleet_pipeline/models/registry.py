@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
-import tempfile
 from pathlib import Path
+
+from fleet_pipeline.common.files import built_whole
 
 FLEET_TINY = "fleet-tiny"
 RANDOM_TINY = "random-tiny"
@@ -40,14 +40,6 @@ def _random_tiny() -> Path:
     version = hashlib.sha256("".join(recipe).encode()).hexdigest()[:12]
     folder = _cache() / f"{RANDOM_TINY}-{version}"
     if not (folder / "config.json").exists():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        building = Path(tempfile.mkdtemp(prefix=".building-", dir=folder.parent))
-        try:
+        with built_whole(folder, complete="config.json") as building:
             random_tiny.build(building, corpus)
-            building.rename(folder)
-        except OSError:
-            if not (folder / "config.json").exists():  # else another process was faster: its build is as good
-                raise
-        finally:
-            shutil.rmtree(building, ignore_errors=True)
     return folder

@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fleet_pipeline.reports.text import bounded, fenced
+from fleet_pipeline.common.text import bounded, fenced
 
 Row = Mapping[str, Any]
 

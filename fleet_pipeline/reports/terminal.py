@@ -14,7 +14,7 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from fleet_pipeline.reports.text import printable
+from fleet_pipeline.common.text import printable
 
 Row = Mapping[str, Any]
 MOST_ROWS = 60
@@ -113,33 +113,33 @@ def number(value: float | None, of: int | None = None) -> str:
     return f"{value:.2f} of {of}" if of else f"{value:.3f}"
 
 
-def deliberation_page(verdict: Row, seats: Sequence[Row], utterances: Sequence[Row]) -> RenderableType:
+def deliberation_page(outcome: Row, seats: Sequence[Row], utterances: Sequence[Row]) -> RenderableType:
     """A deliberation as a person wants to read it: the task, the winner, the others, who said what."""
-    key = verdict["deliberation_id"]
+    key = outcome["deliberation_id"]
     head = Text.assemble(
-        (key, "bold"), "  ", (verdict["status"], _STYLES.get(verdict["status"], "")), f"  model {verdict['model']}"
+        (key, "bold"), "  ", (outcome["status"], _STYLES.get(outcome["status"], "")), f"  model {outcome['model']}"
     )
-    if verdict["engine"] and verdict["engine"] != "vllm":
-        head.append(f"  engine {verdict['engine']}: not a model", style="bold red")
+    if outcome["engine"] and outcome["engine"] != "vllm":
+        head.append(f"  engine {outcome['engine']}: not a model", style="bold red")
     parts: list[RenderableType] = [head]
-    if verdict["error_message"]:
-        parts.append(Text(printable(verdict["error_message"]), style="red"))
-    parts.append(_section("Task", printable(verdict["description"] or "(not stored)")))
-    parts.append(Padding(_figures(verdict), (1, 0, 0, 0)))
+    if outcome["error_message"]:
+        parts.append(Text(printable(outcome["error_message"]), style="red"))
+    parts.append(_section("Task", printable(outcome["description"] or "(not stored)")))
+    parts.append(Padding(_figures(outcome), (1, 0, 0, 0)))
     order = sorted(seats, key=lambda seat: (seat["rank"] is None, seat["rank"], not seat["winner"]))
     parts += [_seat(seat, utterances) for seat in order]
     return Group(*parts)
 
 
-def _figures(verdict: Row) -> Text:
-    cached, prompt = verdict["cached_tokens"], verdict["prompt_tokens"]
+def _figures(outcome: Row) -> Text:
+    cached, prompt = outcome["cached_tokens"], outcome["prompt_tokens"]
     lines = [
-        f"{verdict['answered']} of {verdict['num_agents']} agents answered, {verdict['agent_errors']} answers did not count",
-        f"diversity (Vendi) {number(verdict['initial_vendi'])} before revision, {number(verdict['vendi'])} after; "
-        f"mean distance {number(verdict['initial_mean_distance'])}, then {number(verdict['mean_distance'])}",
-        f"{verdict['completion_tokens']:,} tokens generated, {prompt:,} read"
+        f"{outcome['answered']} of {outcome['num_agents']} agents answered, {outcome['agent_errors']} answers did not count",
+        f"diversity (Vendi) {number(outcome['initial_vendi'])} before revision, {number(outcome['vendi'])} after; "
+        f"mean distance {number(outcome['initial_mean_distance'])}, then {number(outcome['mean_distance'])}",
+        f"{outcome['completion_tokens']:,} tokens generated, {prompt:,} read"
         + (f", {cached / prompt:.0%} of them from the prefix cache" if prompt else "")
-        + (f"; {verdict['wall_s']:.1f} s" if verdict["wall_s"] is not None else ""),
+        + (f"; {outcome['wall_s']:.1f} s" if outcome["wall_s"] is not None else ""),
     ]
     return Text("\n".join(lines), style="dim")
 

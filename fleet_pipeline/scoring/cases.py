@@ -8,10 +8,11 @@ from typing import Annotated, Any
 import pandas as pd
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from fleet_pipeline.deliberation.errors import InvalidInput, describe
+from fleet_pipeline.common.errors import InvalidInput
+from fleet_pipeline.common.validation import describe
 from fleet_pipeline.deliberation.task import Constraints, Task, rubric_points
 from fleet_pipeline.scoring.embeddings import Encoder
-from fleet_pipeline.scoring.ranking import Weights
+from fleet_pipeline.scoring.options import Weights
 from fleet_pipeline.scoring.score import Scored, score_proposals
 
 

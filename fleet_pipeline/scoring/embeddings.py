@@ -12,15 +12,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fleet_pipeline.common.errors import EmbeddingsUnavailable
 from fleet_pipeline.scoring.similarity import Matrix, alike
 
 # Small models read 256 word pieces and leave off the rest. Longer texts are read in parts of so many words.
 WORDS = 120
 MOST_PARTS = 64
-
-
-class EmbeddingsUnavailable(RuntimeError):
-    """The configured embedding model cannot be loaded. The message says what to do."""
 
 
 class Encoder:

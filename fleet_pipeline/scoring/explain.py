@@ -17,19 +17,19 @@ _WORDS = {
 MOST_TEXT = 160
 
 
-def explain(verdict: Row, seats: Sequence[Row], scoring: Mapping[str, Any], scores: Sequence[Row]) -> list[str]:
-    """Sentences, one a line. `verdict` is the row of `deliberations`, `seats` the rows of `proposals`, `scoring` the
+def explain(outcome: Row, seats: Sequence[Row], scoring: Mapping[str, Any], scores: Sequence[Row]) -> list[str]:
+    """Sentences, one a line. `outcome` is the row of `deliberations`, `seats` the rows of `proposals`, `scoring` the
     footer of their file (`weights`, `method`, `diversity`), `scores` the rows of `scores`."""
     answered = sorted((seat for seat in seats if seat["score"] is not None), key=lambda seat: seat["rank"])
     winners = [seat for seat in answered if seat["winner"]]
     if not winners:
-        reason = verdict["error_message"] or "no proposal was ranked"
-        return [f"{verdict['deliberation_id']} has no winner: it is {verdict['status']}: {reason}"]
+        reason = outcome["error_message"] or "no proposal was ranked"
+        return [f"{outcome['deliberation_id']} has no winner: it is {outcome['status']}: {reason}"]
     winner, weights = winners[0], scoring["weights"]
     lines = [_how(winner, answered), *_judge(winner, scoring["method"], scores)]
     lines += ["", "Its score and the others':"]
     lines += [_sum(seat, weights) for seat in answered]
-    lines += [*_beside_the_next(winner, answered, weights), *_covered(winner), *_found(winner), *_conformity(verdict)]
+    lines += [*_beside_the_next(winner, answered, weights), *_covered(winner), *_found(winner), *_conformity(outcome)]
     return lines
 
 
@@ -136,9 +136,9 @@ def _found(winner: Row) -> list[str]:
     return lines
 
 
-def _conformity(verdict: Row) -> list[str]:
-    before, after = verdict["initial_vendi"], verdict["vendi"]
-    if before is None or after is None or verdict["answered"] < 2:
+def _conformity(outcome: Row) -> list[str]:
+    before, after = outcome["initial_vendi"], outcome["vendi"]
+    if before is None or after is None or outcome["answered"] < 2:
         return []
     trend = "lowered" if after < before - 0.05 else "raised" if after > before + 0.05 else "hardly changed"
     return [

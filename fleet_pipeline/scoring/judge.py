@@ -22,7 +22,7 @@ Row = Mapping[str, Any]
 Floats = npt.NDArray[np.float64]
 
 
-class Judged(NamedTuple):
+class Rating(NamedTuple):
     """A proposal as judged: the chance to win against an average peer of its council, 0 to 1."""
 
     value: float
@@ -32,7 +32,7 @@ class Judged(NamedTuple):
     comparisons: int
 
 
-def judged(rows: Sequence[Row], seed: int) -> dict[str, Judged]:
+def rate_proposals(rows: Sequence[Row], seed: int) -> dict[str, Rating]:
     """By agent id, from the `judgements` rows of one council; without the unparseable, empty without any other.
 
     `seed` decides which comparisons the bootstrap draws.
@@ -55,7 +55,7 @@ def judged(rows: Sequence[Row], seed: int) -> dict[str, Judged]:
         for side in ("first", "second"):
             marks[row[f"{side}_agent_id"]].append(row[f"{side}_mark"])
     return {
-        agent: Judged(
+        agent: Rating(
             float(value[place]), float(low[place]), float(high[place]), float(np.mean(marks[agent])), len(marks[agent])
         )
         for agent, place in index.items()
@@ -85,7 +85,7 @@ def chances(strength: Floats) -> Floats:
     return mean
 
 
-def judge_scores(key: str, rows: Sequence[Row], found: Mapping[str, Judged]) -> list[Score]:
+def judge_scores(key: str, rows: Sequence[Row], found: Mapping[str, Rating]) -> list[Score]:
     """The verdicts in tall form, and what they are worth: consistency, stability, the unreadable."""
     scores = [
         Score(key, agent, None, "final", metric, VERSION, value, of.comparisons)

@@ -1,10 +1,33 @@
-"""What can be chosen about scores."""
+"""What can be chosen about scores and checks. Pydantic alone, since the settings are composed of these."""
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
+from typing import Literal
 
-from fleet_pipeline.scoring.ranking import Method
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class Weights(BaseModel):
+    """Weights of the parts of a score. Where a part is absent the others share its weight."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    fit: float = Field(default=0.4, ge=0, le=1, description="How much better it fits its task than other tasks.")
+    coverage: float = Field(default=0.4, ge=0, le=1, description="Share of each requirement and criterion taken up.")
+    novelty: float = Field(default=0.1, ge=0, le=1, description="Distance to the nearest peer, times relevance.")
+    checks: float = Field(default=0.1, ge=0, le=1, description="Share of checks on its code passed, times relevance.")
+
+    @model_validator(mode="after")
+    def _some_weight(self) -> Weights:
+        if self.fit + self.coverage <= 0:
+            raise ValueError(
+                "fit or coverage must be above 0: novelty and checks count as far as a proposal is relevant"
+            )
+        return self
+
+
+# By what the winner is chosen among the candidates; both is the mean of the two, each from 0 to 1.
+Method = Literal["score", "judge", "both"]
 
 
 class ScoringOptions(BaseModel):
@@ -18,3 +41,21 @@ class ScoringOptions(BaseModel):
         description="Hub name or local folder of a sentence-transformers model; none is loaded when absent.",
     )
     embeddings_device: str = Field(default="cpu", description="cpu or cuda.")
+
+
+CouncilCheck = Literal["quorum", "schema", "truncation", "duplicates", "diversity", "relevance"]
+
+
+class CouncilCheckOptions(BaseModel):
+    """From where on people are warned of a council's result, and of what as an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    errors: tuple[CouncilCheck, ...] = Field(
+        default=("quorum", "schema"), description="Checks that fail as errors; the others warn. None stops a run."
+    )
+    truncated_above: float = Field(default=0.1, ge=0, le=1, description="Share of a council's answers.")
+    diversity_below: float = Field(
+        default=0.25, ge=0, le=1, description="Share of the possible diversity: (Vendi score - 1) / (proposals - 1)."
+    )
+    relevance_below: float = Field(default=0.15, ge=0, le=1, description="Mean relevance of a council.")

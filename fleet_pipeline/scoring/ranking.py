@@ -4,39 +4,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from typing import Literal
 
 import pandas as pd
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from fleet_pipeline.scoring.options import Method, Weights
 
 # What of a proposal is relevance, and what counts as far as it is relevant: a text on another
 # subject is the most novel of all, and its code may be flawless.
 RELEVANCE, QUALIFIED = ("fit", "coverage"), ("novelty", "checks")
 PARTS = (*RELEVANCE, *QUALIFIED)
 DIGITS = 9  # scores that are equal to so many decimals are tied
-
-
-class Weights(BaseModel):
-    """Weights of the parts of a score. Where a part is absent the others share its weight."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    fit: float = Field(default=0.4, ge=0, le=1, description="How much better it fits its task than other tasks.")
-    coverage: float = Field(default=0.4, ge=0, le=1, description="Share of each requirement and criterion taken up.")
-    novelty: float = Field(default=0.1, ge=0, le=1, description="Distance to the nearest peer, times relevance.")
-    checks: float = Field(default=0.1, ge=0, le=1, description="Share of checks on its code passed, times relevance.")
-
-    @model_validator(mode="after")
-    def _some_weight(self) -> Weights:
-        if self.fit + self.coverage <= 0:
-            raise ValueError(
-                "fit or coverage must be above 0: novelty and checks count as far as a proposal is relevant"
-            )
-        return self
-
-
-# By what the winner is chosen among the candidates; both is the mean of the two, each from 0 to 1.
-Method = Literal["score", "judge", "both"]
 
 
 def score(parts: pd.DataFrame, weights: Weights) -> pd.DataFrame:

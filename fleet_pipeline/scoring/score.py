@@ -11,11 +11,12 @@ from typing import Any
 import pandas as pd
 
 from fleet_pipeline.deliberation.task import Task
-from fleet_pipeline.scoring.checks.check import CHECKS_VERSION, check
+from fleet_pipeline.scoring.code_checks.check import CHECKS_VERSION, check_code
 from fleet_pipeline.scoring.diversity import diversity
 from fleet_pipeline.scoring.embeddings import Encoder
+from fleet_pipeline.scoring.options import Weights
 from fleet_pipeline.scoring.proposals import SEAT
-from fleet_pipeline.scoring.ranking import Weights, rank, score
+from fleet_pipeline.scoring.ranking import rank, score
 from fleet_pipeline.scoring.relevance import VERSION, EmbeddedRelevance, Relevance, relevance
 from fleet_pipeline.scoring.scores import Score, score_frame
 from fleet_pipeline.scoring.similarity import LEXICAL
@@ -90,10 +91,10 @@ def _score_there(part: pd.DataFrame) -> tuple[pd.DataFrame, list[Score]]:
 
 def checks(proposals: pd.DataFrame) -> pd.DataFrame:
     """`deliberation_id`, `agent_id`, `checks` (share passed; null where there was nothing to check) and
-    `findings` (a list of `Check`) of each proposal with a text."""
+    `findings` (a list of `CodeCheck`) of each proposal with a text."""
     present = proposals[proposals["text"].notna()].reset_index(drop=True)
     found = present[SEAT].copy()
-    results = [check(text) for text in present["text"]]
+    results = [check_code(text) for text in present["text"]]
     shares = [sum(one.passed for one in each) / len(each) if each else None for each in results]
     found["checks"] = pd.Series(shares, dtype="float64")
     found["findings"] = pd.Series(results, dtype="object")

@@ -35,10 +35,10 @@ def stems(text: str) -> tuple[str, ...]:
     """Its words in order: English stems (Snowball), nearly the words themselves in other languages; function
     words of seven languages with a hyphen before them. Scripts without spaces come as pairs of characters.
     """
-    apart = _HUMP.sub(" ", text)
-    if apart.isascii():  # which most are, and which is read three times as fast
-        return tuple(map(_stem, _ASCII_WORD.findall(apart.lower())))
-    return tuple(map(_stem, _words(unicodedata.normalize("NFKC", apart).lower())))
+    quarantined = _HUMP.sub(" ", text)
+    if quarantined.isascii():  # which most are, and which is read three times as fast
+        return tuple(map(_stem, _ASCII_WORD.findall(quarantined.lower())))
+    return tuple(map(_stem, _words(unicodedata.normalize("NFKC", quarantined).lower())))
 
 
 def content(words: tuple[str, ...]) -> frozenset[str]:

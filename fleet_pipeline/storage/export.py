@@ -8,18 +8,18 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
-import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from fleet_pipeline.common.errors import CorruptFile
+from fleet_pipeline.common.files import written_whole
 from fleet_pipeline.storage.schemas import TABLES
-from fleet_pipeline.storage.store import Damaged, Store
+from fleet_pipeline.storage.store import Store
 from fleet_pipeline.storage.tables import read_rows
 
 FORMATS = ("parquet", "jsonl", "csv")
@@ -40,7 +40,8 @@ def export(
     """
     damaged: dict[str, str] = {}
     rows = 0
-    with _opened(out) as file, _WRITERS[form](file, TABLES[table]) as write:
+    opened = written_whole(out) if isinstance(out, Path) else nullcontext(out)
+    with opened as file, _WRITERS[form](file, TABLES[table]) as write:
         for start in range(0, len(keys), CHUNK):
             found = _read(store, table, keys[start : start + CHUNK], damaged)
             rows += found.num_rows
@@ -55,28 +56,12 @@ def _read(store: Store, table: str, keys: Sequence[str], damaged: dict[str, str]
     for key in keys:
         try:
             rows = read_rows(store, table, key)
-        except Damaged as error:
+        except CorruptFile as error:
             damaged[key] = str(error)
             continue
         if rows is not None:
             found.append(rows.cast(schema))
     return pa.concat_tables(found)
-
-
-@contextmanager
-def _opened(out: Path | IO[bytes]) -> Iterator[IO[bytes]]:
-    if not isinstance(out, Path):
-        yield out
-        return
-    temporary = out.with_name(f".{out.name}.{uuid.uuid4().hex}")
-    try:
-        with temporary.open("xb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(out)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """The outbox: events of a finished deliberation, ready to be sent: `<storage>/outbox/<deliberation_id>.gz`.
 
-Made from the Parquet tables when the verdict is written, and not the truth: where a file is absent or
+Made from the Parquet tables when the outcome is written, and not the truth: where a file is absent or
 torn the events are made again from the tables. It is there for speed: reading two Parquet files and
 building five events takes 2.5 ms, reading this 0.1 ms, and a night's 10,000 deliberations are waiting.
 
@@ -13,7 +13,7 @@ import gzip
 import zlib
 from collections.abc import Iterable
 
-from fleet_pipeline.deliberation.task import safe_key
+from fleet_pipeline.deliberation.task import checked_id
 from fleet_pipeline.storage.store import Store
 
 # (subject, idempotency key, JSON in UTF-8 without line breaks or tabs)
@@ -43,4 +43,4 @@ def remove_events(store: Store, key: str) -> None:
 
 
 def _path(key: str) -> str:
-    return f"outbox/{safe_key(key)}.gz"
+    return f"outbox/{checked_id(key)}.gz"

@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 from pydantic import ValidationError
 
-from fleet_pipeline.deliberation.errors import InvalidInput, describe
-from fleet_pipeline.deliberation.roles import Role
+from fleet_pipeline.common.errors import InvalidInput
+from fleet_pipeline.common.validation import describe
 from fleet_pipeline.storage.store import Store
-from fleet_pipeline.storage.task_store import Spec
+from fleet_pipeline.storage.task_store import Spec, TaskStore
 
 
 @dataclass(frozen=True)
@@ -49,12 +49,12 @@ def put_batch(store: Store, batch: Batch) -> None:
     store.write(_path(batch.id), json.dumps(document).encode())
 
 
-def pending_batches(store: Store, roles: Mapping[str, Role]) -> tuple[list[Batch], dict[str, str]]:
+def pending_batches(tasks: TaskStore) -> tuple[list[Batch], dict[str, str]]:
     """(batches, oldest first; the files that cannot be read, and why)."""
     batches: list[Batch] = []
     damaged: dict[str, str] = {}
-    for name in store.names("pending", ".json"):
-        content = store.read(_path(name))
+    for name in tasks.store.names("pending", ".json"):
+        content = tasks.store.read(_path(name))
         if content is None:
             continue
         try:
@@ -62,7 +62,7 @@ def pending_batches(store: Store, roles: Mapping[str, Role]) -> tuple[list[Batch
             found: list[Spec] = []
             for entry in document["specs"]:
                 try:
-                    found.append(Spec.parse(entry, roles))
+                    found.append(Spec.parse(entry, tasks.roles))
                 except ValidationError as error:  # of a role, perhaps, that is no longer there
                     damaged[name] = describe(error)
             if found:

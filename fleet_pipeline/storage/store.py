@@ -11,9 +11,9 @@ import logging
 import os
 import re
 import shutil
-import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,8 @@ from typing import Any
 import fsspec
 from tenacity import Retrying, before_sleep_log, retry_if_exception_type, stop_after_attempt, wait_exponential_jitter
 
-# Parquet readers, pandas and DuckDB's globs included, pass over names that begin with a dot.
-_TEMPORARY_PREFIX = ".writing-"
-
+from fleet_pipeline.common.errors import StorageError, StorageUnavailable
+from fleet_pipeline.common.files import TEMPORARY_PREFIX, written_whole
 
 # What may be gone a moment later. All else, a full disk or a refusal, is for a person to mend.
 _PASSING = frozenset(
@@ -34,38 +33,35 @@ _PASSING = frozenset(
 )  # fmt: skip
 
 
-# For those who wait for storage that does not answer: pauses of 2, 4, 8 ... 60 s, and up to 2 more by chance, so
-# that many do not come back at once; about five minutes in all.
-TRIES = 9
-FIRST_PAUSE_SECONDS = 2.0
-LONGEST_PAUSE_SECONDS = 60.0
+@dataclass(frozen=True)
+class Retries:
+    """How storage that does not answer is waited for: by default pauses of 2, 4, 8 ... 60 s, about five minutes in all.
+
+    Each pause is up to `first_pause_seconds` longer by chance, so that many do not come back at once.
+    """
+
+    tries: int = 9
+    first_pause_seconds: float = 2.0
+    longest_pause_seconds: float = 60.0
+
+
+NO_RETRIES = Retries(tries=1)
 
 
 _DID_NOT_GET_THROUGH = re.compile("Timeout|Connect|Disconnect|Unavailable|Throttl|IncompleteRead|Transport")
 
 
-class StorageError(RuntimeError):
-    """Storage could not be read or written. The message names the place."""
-
-
-class Damaged(StorageError):
-    """A file is there and is not what it should be."""
-
-
-class StorageAway(StorageError):
-    """Storage does not answer now. Another try may succeed."""
-
-
 class Store:
     """Files under `url`, addressed by relative paths such as `proposals/t1.dev.parquet`."""
 
-    def __init__(self, url: str, tries: int = 1) -> None:
-        """`tries` is how often an operation is tried while storage does not answer."""
+    def __init__(self, url: str, retries: Retries = NO_RETRIES) -> None:
         self.url = url
         self._tries = Retrying(
-            retry=retry_if_exception_type(StorageAway),
-            stop=stop_after_attempt(tries),
-            wait=wait_exponential_jitter(FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS, jitter=FIRST_PAUSE_SECONDS),
+            retry=retry_if_exception_type(StorageUnavailable),
+            stop=stop_after_attempt(retries.tries),
+            wait=wait_exponential_jitter(
+                retries.first_pause_seconds, retries.longest_pause_seconds, jitter=retries.first_pause_seconds
+            ),
             before_sleep=before_sleep_log(logging.getLogger(__name__), logging.WARNING),
             reraise=True,
         )
@@ -114,9 +110,9 @@ class Store:
 
     def names(self, folder: str, suffix: str) -> list[str]:
         """Sorted names in a folder that end in `suffix`, without it. Unfinished files are left out."""
-        return sorted(self.moments(folder, suffix))
+        return sorted(self.mtimes(folder, suffix))
 
-    def moments(self, folder: str, suffix: str) -> dict[str, datetime]:
+    def mtimes(self, folder: str, suffix: str) -> dict[str, datetime]:
         """When each of `names` was last written, in UTC: one listing, however many there are."""
         listed = self._tries(self._listed, folder)
         return {
@@ -125,10 +121,10 @@ class Store:
             if name.endswith(suffix) and not name.startswith(".")
         }
 
-    def remains(self, folder: str) -> dict[str, datetime]:
+    def orphaned_temporaries(self, folder: str) -> dict[str, datetime]:
         """Paths of files whose writing was cut short, and when: of processes that were killed, or are at it."""
         listed = self._tries(self._listed, folder)
-        return {f"{folder}/{name}": at for name, at in listed.items() if name.startswith(_TEMPORARY_PREFIX)}
+        return {f"{folder}/{name}": at for name, at in listed.items() if name.startswith(TEMPORARY_PREFIX)}
 
     def _write(self, path: str, content: bytes) -> None:
         with self._naming("write", path):
@@ -142,14 +138,8 @@ class Store:
             if not self.is_local:
                 self.fs.put_file(str(file), f"{self.root}/{path}")
                 return
-            target = Path(self.root, path)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            temporary = target.parent / f"{_TEMPORARY_PREFIX}{uuid.uuid4().hex}"
-            try:
-                shutil.copyfile(file, temporary)
-                temporary.replace(target)
-            finally:
-                temporary.unlink(missing_ok=True)
+            with written_whole(Path(self.root, path)) as target, file.open("rb") as source:
+                shutil.copyfileobj(source, target)
 
     def _read(self, path: str) -> bytes | None:
         with self._naming("read", path):
@@ -186,7 +176,7 @@ class Store:
             # Object stores' drivers raise whatever the client library beneath them does.
             if self.is_local and not isinstance(error, OSError):
                 raise
-            kind = StorageAway if _passes(error) else StorageError
+            kind = StorageUnavailable if _passes(error) else StorageError
             reason = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
             raise kind(f"cannot {doing} {self.full_path(path)}: {reason}") from error
 
@@ -223,20 +213,5 @@ def _listed_local(folder: Path) -> dict[str, datetime]:
 
 
 def _write_local(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Not tempfile: its files are for their owner alone, whatever the umask says.
-    temporary = path.parent / f"{_TEMPORARY_PREFIX}{uuid.uuid4().hex}"
-    try:
-        with temporary.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    with written_whole(path) as file:
+        file.write(content)

@@ -16,9 +16,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from fleet_pipeline.deliberation.task import is_key, safe_key
+from fleet_pipeline.common.errors import CorruptFile
+from fleet_pipeline.common.parquet import parse_parquet
+from fleet_pipeline.deliberation.task import checked_id, is_deliberation_id
 from fleet_pipeline.storage.schemas import SCHEMA_VERSIONS, TABLES
-from fleet_pipeline.storage.store import Damaged, Store
+from fleet_pipeline.storage.store import Store
 
 _FOOTER = b"fleet"
 # What the footer of a table must say, beside the version of its schema.
@@ -36,7 +38,7 @@ _FACTS: dict[str, dict[str, type | tuple[type, ...]]] = {
 
 
 def table_path(table: str, deliberation_id: str) -> str:
-    return f"{table}/{safe_key(deliberation_id)}.parquet"
+    return f"{table}/{checked_id(deliberation_id)}.parquet"
 
 
 def write_rows(
@@ -61,20 +63,10 @@ def write_rows(
     store.write(table_path(table, deliberation_id), buffer.getvalue())
 
 
-def parse_parquet(content: bytes) -> pa.Table:
-    """The table in a Parquet file's content. Raises what pyarrow raises.
-
-    Not `pq.read_table`: it reads on threads that may let go of `content` when the interpreter is
-    already ending, which aborts the process (exit code 134 in 4 of 25 processes).
-    """
-    file = pq.ParquetFile(pa.BufferReader(content), pre_buffer=False, page_checksum_verification=True)
-    return file.read(use_threads=False)
-
-
 def read_file(store: Store, table: str, deliberation_id: str) -> tuple[pa.Table, dict[str, Any]] | None:
     """(rows, footer facts) of one deliberation, or None when it has no file in this table.
 
-    Raises `Damaged` for a file that is torn, damaged, foreign, or of another schema version.
+    Raises `CorruptFile` for a file that is torn, damaged, foreign, or of another schema version.
     """
     content = store.read(table_path(table, deliberation_id))
     if content is None:
@@ -94,7 +86,7 @@ def read_file(store: Store, table: str, deliberation_id: str) -> tuple[pa.Table,
     except (pa.ArrowException, KeyError, ValueError, OSError, RecursionError) as error:
         path = store.full_path(table_path(table, deliberation_id))
         detail = (str(error).splitlines() or [type(error).__name__])[0][:200]
-        raise Damaged(
+        raise CorruptFile(
             f"{path} is damaged or not a file of this project ({detail}); delete it and run {deliberation_id} again"
         ) from error
 
@@ -116,12 +108,12 @@ class TableSlice:
     def chunks(self, size: int = 256) -> Iterator[tuple[list[str], pa.Table]]:
         """(ids, their rows) for `size` deliberations at a time, in order.
 
-        A deliberation without a file has no rows, nor has one whose file is damaged: its verdict says so, and its
+        A deliberation without a file has no rows, nor has one whose file is damaged: its outcome says so, and its
         neighbours go on. A key that is no deliberation id can have none
         and is left out. There is at least one chunk, if only an empty one.
         """
         schema = TABLES[self.table]
-        ids = [deliberation_id for deliberation_id in self.deliberation_ids if is_key(deliberation_id)]
+        ids = [deliberation_id for deliberation_id in self.deliberation_ids if is_deliberation_id(deliberation_id)]
         for start in range(0, max(len(ids), 1), size):
             part = ids[start : start + size]
             found = [self._rows(deliberation_id) for deliberation_id in part]
@@ -131,5 +123,5 @@ class TableSlice:
     def _rows(self, deliberation_id: str) -> pa.Table | None:
         try:
             return read_rows(self.store, self.table, deliberation_id)
-        except Damaged:
+        except CorruptFile:
             return None

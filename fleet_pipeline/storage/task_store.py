@@ -13,9 +13,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from fleet_pipeline.deliberation.errors import InvalidInput, describe
+from fleet_pipeline.common.errors import InvalidInput
+from fleet_pipeline.common.validation import describe
 from fleet_pipeline.deliberation.roles import Role
-from fleet_pipeline.deliberation.task import Task, deliberation_id, safe_key
+from fleet_pipeline.deliberation.task import Task, checked_id, deliberation_id
 from fleet_pipeline.storage.store import Store
 
 # Beside the task's own fields in its file: the id of the request that brought it.
@@ -55,53 +56,54 @@ def specs(task: Task, request_id: str = "", requested_at: str = "") -> list[Spec
     return [Spec(task.model_copy(update={"roles": (role,)}), request_id, requested_at) for role in task.roles]
 
 
-def put_task(store: Store, task: Task) -> list[str]:
-    """Store one spec per role of the task; returns the deliberation ids."""
-    return [put_spec(store, spec) for spec in specs(task)]
+class TaskStore:
+    """The stored tasks of one storage. They are read with the roles in force, which say whether a task still holds."""
 
+    def __init__(self, store: Store, roles: Mapping[str, Role]) -> None:
+        self.store = store
+        self.roles = roles
 
-def put_spec(store: Store, spec: Spec) -> str:
-    store.write(_path(spec.key), json.dumps(spec.document()).encode())
-    return spec.key
+    def put(self, task: Task) -> list[str]:
+        """Store one spec per role of the task; returns the deliberation ids."""
+        return [self.put_spec(spec) for spec in specs(task)]
 
+    def put_spec(self, spec: Spec) -> str:
+        self.store.write(_path(spec.key), json.dumps(spec.document()).encode())
+        return spec.key
 
-def get_task(store: Store, key: str, roles: Mapping[str, Role]) -> tuple[Task, Role]:
-    """The task and role of a deliberation. Raises `InvalidInput` when it is absent or does not hold."""
-    task = get_spec(store, key, roles).task
-    return task, roles[task.roles[0]]
+    def get(self, key: str) -> tuple[Task, Role]:
+        """The task and role of a deliberation. Raises `InvalidInput` when it is absent or does not hold."""
+        task = self.get_spec(key).task
+        return task, self.roles[task.roles[0]]
 
+    def get_spec(self, key: str) -> Spec:
+        """Raises `InvalidInput` when it is absent or does not hold."""
+        content = self.store.read(_path(key))
+        place = self.store.full_path(_path(key))
+        if content is None:
+            raise InvalidInput(f"no task is stored at {place}; put it in a backlog and run that")
+        try:
+            spec = Spec.parse(json.loads(content), self.roles)
+        except ValidationError as error:
+            raise InvalidInput(f"{place}: {describe(error)}") from error
+        except InvalidInput as error:
+            raise InvalidInput(f"{place}: {error}") from error
+        except ValueError as error:
+            raise InvalidInput(f"{place}: not valid JSON: {error}") from error
+        if spec.key != key:
+            raise InvalidInput(f"{place}: holds another deliberation than its name says")
+        return spec
 
-def get_spec(store: Store, key: str, roles: Mapping[str, Role]) -> Spec:
-    """Raises `InvalidInput` when it is absent or does not hold."""
-    content = store.read(_path(key))
-    place = store.full_path(_path(key))
-    if content is None:
-        raise InvalidInput(f"no task is stored at {place}; put it in a backlog and run that")
-    try:
-        spec = Spec.parse(json.loads(content), roles)
-    except ValidationError as error:
-        raise InvalidInput(f"{place}: {describe(error)}") from error
-    except InvalidInput as error:
-        raise InvalidInput(f"{place}: {error}") from error
-    except ValueError as error:
-        raise InvalidInput(f"{place}: not valid JSON: {error}") from error
-    if spec.key != key:
-        raise InvalidInput(f"{place}: holds another deliberation than its name says")
-    return spec
+    def remove(self, key: str) -> None:
+        self.store.delete(_path(key))
 
+    def has(self, key: str) -> bool:
+        return self.store.read(_path(key)) is not None
 
-def remove_spec(store: Store, key: str) -> None:
-    store.delete(_path(key))
-
-
-def is_stored(store: Store, key: str) -> bool:
-    return store.read(_path(key)) is not None
-
-
-def stored_keys(store: Store) -> list[str]:
-    """The ids of all deliberations that have a spec, sorted."""
-    return store.names("tasks", ".json")
+    def keys(self) -> list[str]:
+        """The ids of all deliberations that have a spec, sorted."""
+        return self.store.names("tasks", ".json")
 
 
 def _path(key: str) -> str:
-    return f"tasks/{safe_key(key)}.json"
+    return f"tasks/{checked_id(key)}.json"

@@ -88,7 +88,7 @@ def make(model: Path, tokens: int) -> None:
 def evaluate(model: Path, tasks: Path, storage: Path | None, as_json: bool) -> None:
     """Run the pipeline on tasks written after training, and print the table and all failures."""
     from fleet_pipeline.deliberation.roles import BUILT_IN_ROLES
-    from fleet_pipeline.storage.backlog import read_backlog
+    from fleet_pipeline.ingest.backlog import read_backlog
     from fleet_pipeline.training.evaluate import evaluate, table
 
     with tempfile.TemporaryDirectory() as scratch:
@@ -110,7 +110,7 @@ def _deliberate(model: Path, tasks: list[Any], storage: Path) -> tuple[list[dict
     """The rows of `utterances` and `proposals` after a real run."""
     import dagster as dg
 
-    from fleet_pipeline.runs import run_backlog
+    from fleet_pipeline.cli.local_run import run_backlog
     from fleet_pipeline.settings import load_settings
     from fleet_pipeline.storage.store import Store
     from fleet_pipeline.storage.tables import TableSlice

@@ -9,7 +9,7 @@ import random
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from fleet_pipeline.deliberation.council import CouncilDefaults, Deliberation, convene
+from fleet_pipeline.deliberation.council import CouncilDefaults, Deliberation, seat_council
 from fleet_pipeline.deliberation.prompts import Phase, Prompt
 from fleet_pipeline.deliberation.protocol import deliberate
 from fleet_pipeline.deliberation.transcript import Completion
@@ -30,7 +30,7 @@ def pairs(seed: int, pieces: Pieces | None = None) -> Iterator[Pair]:
     rng = random.Random(seed)
     writer = TaskWriter(rng, pieces)
     while True:
-        deliberation = convene(writer.task(), writer.role(), CouncilDefaults(model="fleet-tiny"))
+        deliberation = seat_council(writer.task(), writer.role(), CouncilDefaults(model="fleet-tiny"))
         said = play(deliberation, Speaker(deliberation, rng).answer)
         for phase, count in KEPT.items():
             of_phase = [pair for pair in said if pair.prompt.phase is phase]

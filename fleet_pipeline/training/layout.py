@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
-from fleet_pipeline.deliberation.council import PROTOCOL_VERSION, CouncilDefaults, convene
+from fleet_pipeline.deliberation.council import PROTOCOL_VERSION, CouncilDefaults, seat_council
 from fleet_pipeline.deliberation.roles import BUILT_IN_ROLES
 from fleet_pipeline.deliberation.task import Task
 from fleet_pipeline.training.corpus import play
@@ -28,7 +28,7 @@ def prompt_layout() -> str:
     digest = hashlib.sha256(str(PROTOCOL_VERSION).encode())
     for fields in _TASKS:
         for role in BUILT_IN_ROLES.values():
-            council = convene(Task(task_id="T", **fields), role, CouncilDefaults(model="-"))
+            council = seat_council(Task(task_id="T", **fields), role, CouncilDefaults(model="-"))
             for prompt, _ in play(council, lambda _: "a"):
                 digest.update(f"{prompt.phase}\n{prompt.system}\n{prompt.user}\n".encode())
     return digest.hexdigest()[:16]

@@ -23,22 +23,23 @@ from typing import Any
 
 import dagster as dg
 
-from fleet_pipeline.client import AsyncClient, Client
+from fleet_pipeline.api.client import AsyncClient, Client
+from fleet_pipeline.common.messages import REQUESTED
 from fleet_pipeline.defs import sensors
-from fleet_pipeline.defs.announcements import VERDICTS
-from fleet_pipeline.defs.display import STORAGE
-from fleet_pipeline.defs.partitions import RANGE_END, RANGE_START, UNFINISHED
 from fleet_pipeline.events.completions import deliberation_events
 from fleet_pipeline.events.connection import connect
 from fleet_pipeline.events.embedded import embedded_server
 from fleet_pipeline.events.lookup import waiting
 from fleet_pipeline.events.options import NatsOptions
-from fleet_pipeline.events.requests import REQUESTED
+from fleet_pipeline.instance.metadata_keys import STORAGE
+from fleet_pipeline.instance.names import OUTCOMES
+from fleet_pipeline.instance.partitions import UNFINISHED
+from fleet_pipeline.instance.tags import RANGE_END, RANGE_START
 from fleet_pipeline.storage.outbox import put_events
-from fleet_pipeline_tests.deployment import deployed, eventually
-from fleet_pipeline_tests.events.test_publishing import seat, verdict
-from fleet_pipeline_tests.intakes import Intakes
-from fleet_pipeline_tests.pipeline import Pipeline
+from fleet_pipeline_tests.support.deployment import deployed, eventually
+from fleet_pipeline_tests.support.intakes import Intakes
+from fleet_pipeline_tests.support.pipeline import Pipeline
+from fleet_pipeline_tests.support.rows import a_seat, an_outcome
 
 CLIENTS = 8
 EACH = 1_250
@@ -111,16 +112,16 @@ def announce(folder: Path, url: str, count: int = CLIENTS * EACH) -> dict[str, A
     with dg.instance_for_test(temp_dir=str(folder)) as instance:
         pipeline = Pipeline(instance, folder / "storage")
         text = "Put a token bucket in front of the handler, with a key for each client. " * 20
-        seats = [seat(number, text) for number in (1, 2, 3)]
+        seats = [a_seat(number, text) for number in (1, 2, 3)]
         began = time.perf_counter()
         for number in range(count):
             key = f"t{number}.dev"
             events = deliberation_events(
-                verdict(deliberation_id=key, task_id=f"t{number}"), seats, "/s.parquet", 1 << 40
+                an_outcome(deliberation_id=key, task_id=f"t{number}"), seats, "/s.parquet", 1 << 40
             )
             put_events(pipeline.store, key, (event.sealed() for event in events))
             metadata = {STORAGE: pipeline.store.url, "winner's proposal": text, "task": text}
-            instance.report_runless_asset_event(dg.AssetMaterialization(VERDICTS, partition=key, metadata=metadata))
+            instance.report_runless_asset_event(dg.AssetMaterialization(OUTCOMES, partition=key, metadata=metadata))
         prepared = time.perf_counter() - began
         context = dg.build_sensor_context(instance=instance, resources={"nats": NatsOptions(url=url)})
         began = time.perf_counter()
@@ -159,7 +160,6 @@ def _spread(values: Any) -> dict[str, float]:
 
 def main(arguments: Sequence[str]) -> None:
     (name,) = arguments
-    sensors.WAIT_SECONDS = 1.0
     with tempfile.TemporaryDirectory() as scratch, embedded_server() as url:
         print(json.dumps({"submit": submit, "announce": announce, "start": start}[name](Path(scratch), url), indent=2))
 

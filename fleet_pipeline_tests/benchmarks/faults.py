@@ -23,18 +23,19 @@ import dagster as dg
 import pandas as pd
 
 from fleet_pipeline.defs.build import build_definitions
-from fleet_pipeline.defs.partitions import NAME, register
-from fleet_pipeline.runs import execute
+from fleet_pipeline.deliberation.roles import BUILT_IN_ROLES
+from fleet_pipeline.instance.in_process import execute
+from fleet_pipeline.instance.partitions import NAME, register
 from fleet_pipeline.settings import Settings
 from fleet_pipeline.storage.store import Store
-from fleet_pipeline.storage.task_store import put_task
-from fleet_pipeline_tests.helpers import a_task
-from fleet_pipeline_tests.pipeline import Pipeline
+from fleet_pipeline.storage.task_store import TaskStore
+from fleet_pipeline_tests.support.councils import a_task
+from fleet_pipeline_tests.support.pipeline import Pipeline
 
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 
-def apart(
+def quarantined(
     target: Callable[[Path, int, multiprocessing.Queue[tuple[float, float]]], None], count: int
 ) -> tuple[float, float]:
     """(seconds, MiB at most) of `target` in a process and a folder of its own."""
@@ -74,7 +75,7 @@ class Forgetful(list):  # type: ignore[type-arg]
 def memory(*counts: int) -> None:
     found = []
     for count in counts or (500, 5_000):
-        seconds, most = apart(run_scripted, count)
+        seconds, most = quarantined(run_scripted, count)
         found.append(most)
         print(f"{count:>6} deliberations: {seconds:.0f} s, {most:.0f} MiB at most", flush=True)
     print(f"ratio {found[-1] / found[0]:.2f} (bar 1.2)")
@@ -92,7 +93,11 @@ def poison(count: int = 1_000) -> None:
         keys = []
         for number in range(count):
             kind = number // 20 % 5 if number % 20 == 7 else None
-            keys += POISON[kind](store, number) if kind is not None else put_task(store, a_task(f"t{number}"))
+            keys += (
+                POISON[kind](store, number)
+                if kind is not None
+                else TaskStore(store, BUILT_IN_ROLES).put(a_task(f"t{number}"))
+            )
         tags = register(instance, keys)
         job = build_definitions(settings).resolve_job_def("deliberate")
         began = time.monotonic()
@@ -110,11 +115,11 @@ def poison(count: int = 1_000) -> None:
 
 
 def _with(**fields: object) -> Callable[[Store, int], list[str]]:
-    return lambda store, number: put_task(store, a_task(f"t{number}", **fields))
+    return lambda store, number: TaskStore(store, BUILT_IN_ROLES).put(a_task(f"t{number}", **fields))
 
 
 def _damaged(store: Store, number: int) -> list[str]:
-    keys = put_task(store, a_task(f"t{number}"))
+    keys = TaskStore(store, BUILT_IN_ROLES).put(a_task(f"t{number}"))
     store.write(f"tasks/{keys[0]}.json", b'{"task_id": "../../etc", "description": "x", "roles": ["DEV"]}')
     return keys
 

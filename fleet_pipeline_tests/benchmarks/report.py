@@ -1,4 +1,4 @@
-"""The report of a large run: how long it takes to write, how large it is, and how it opens in a browser.
+"""The run_report of a large run: how long it takes to write, how large it is, and how it opens in a browser.
 
     python -m fleet_pipeline_tests.benchmarks.report 1000
 
@@ -15,11 +15,11 @@ from pathlib import Path
 
 import dagster as dg
 
-from fleet_pipeline import report
+from fleet_pipeline.services import run_report
 from fleet_pipeline_tests.benchmarks.faults import QUIET
-from fleet_pipeline_tests.browser import a_browser
-from fleet_pipeline_tests.helpers import said
-from fleet_pipeline_tests.pipeline import Pipeline
+from fleet_pipeline_tests.support.browser import a_browser
+from fleet_pipeline_tests.support.councils import said
+from fleet_pipeline_tests.support.pipeline import Pipeline
 
 WORDS = 250
 
@@ -33,9 +33,9 @@ def main(count: int) -> None:
         keys = pipeline.put(*(f"t{n:05d}" for n in range(count)))
         pipeline.run(keys, run_config=QUIET)
         began = time.monotonic()
-        rows = report.verdicts(pipeline.store)
+        rows = run_report.outcome_table(pipeline.store)
         file = Path(name) / "report.html"
-        report.write_file(file, pipeline.store, "Benchmark", rows)
+        run_report.write_file(file, pipeline.store, "Benchmark", rows)
         print(
             f"{len(rows)} deliberations: written in {time.monotonic() - began:.1f} s, {file.stat().st_size / 1e6:.1f} MB"
         )

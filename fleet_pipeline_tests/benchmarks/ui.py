@@ -24,12 +24,12 @@ import dagster as dg
 import yaml
 from playwright.sync_api import Page
 
-from fleet_pipeline.defs.partitions import NAME, register
-from fleet_pipeline.runs import execute
+from fleet_pipeline.instance.in_process import execute
+from fleet_pipeline.instance.partitions import NAME, register
 from fleet_pipeline_tests.benchmarks.faults import QUIET
-from fleet_pipeline_tests.browser import a_browser
-from fleet_pipeline_tests.deployment import SCRIPTED, environment, kill_tree, make_home
-from fleet_pipeline_tests.pipeline import Pipeline
+from fleet_pipeline_tests.support.browser import a_browser
+from fleet_pipeline_tests.support.deployment import SCRIPTED, environment, kill_tree, make_home
+from fleet_pipeline_tests.support.pipeline import Pipeline
 
 OF_THE_RUN = 500
 ASSETS = ("transcripts", "proposals", "deliberations")

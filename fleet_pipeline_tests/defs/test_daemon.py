@@ -8,14 +8,15 @@ from collections.abc import Iterator
 import psutil
 import pytest
 
-from fleet_pipeline.client import Client
-from fleet_pipeline.defs.partitions import NAME
+from fleet_pipeline.api.client import Client
+from fleet_pipeline.deliberation.roles import BUILT_IN_ROLES
 from fleet_pipeline.events.embedded import embedded_server
+from fleet_pipeline.instance.partitions import NAME
 from fleet_pipeline.storage.store import Store
-from fleet_pipeline.storage.task_store import put_task
-from fleet_pipeline_tests.defs.test_sensors import messages
-from fleet_pipeline_tests.deployment import Deployment, deployed, eventually
-from fleet_pipeline_tests.helpers import a_task
+from fleet_pipeline.storage.task_store import TaskStore
+from fleet_pipeline_tests.support.broker import messages
+from fleet_pipeline_tests.support.councils import a_task
+from fleet_pipeline_tests.support.deployment import Deployment, deployed, eventually
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +110,7 @@ def test_a_run_that_is_cancelled_in_the_ui_ends_within_seconds_and_leaves_no_pro
 @pytest.mark.timeout(600)
 def test_a_run_that_takes_longer_than_it_may_is_ended(slow: Deployment) -> None:
     store = Store(str(slow.storage))  # 64 seats: long enough for the daemon, which looks every 15 s
-    (key,) = put_task(store, a_task("long", num_agents=64))
+    (key,) = TaskStore(store, BUILT_IN_ROLES).put(a_task("long", num_agents=64))
     slow.instance.add_dynamic_partitions(NAME, [key])
     run_id = slow.launch(key, max_runtime="1", max_retries="0")
     process = slow.process(run_id)

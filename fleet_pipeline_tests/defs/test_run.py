@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import dagster as dg
@@ -10,15 +9,15 @@ import duckdb
 import pandas as pd
 import pytest
 
-from fleet_pipeline.defs.build import ScriptedEngineRefused, build_definitions
-from fleet_pipeline.defs.partitions import NAME, register
-from fleet_pipeline.deliberation.errors import InvalidInput
+from fleet_pipeline.common.errors import InvalidInput, ScriptedEngineRefused
+from fleet_pipeline.defs.build import build_definitions
 from fleet_pipeline.deliberation.prompts import Phase, Prompt
 from fleet_pipeline.deliberation.transcript import AgentError, Completion
-from fleet_pipeline.inference.scripted import ScriptedSource, echo
+from fleet_pipeline.inference.scripted import ScriptedProvider, echo
+from fleet_pipeline.instance.partitions import NAME, register
 from fleet_pipeline.settings import Settings
-from fleet_pipeline_tests.helpers import said
-from fleet_pipeline_tests.pipeline import Pipeline, why_broken
+from fleet_pipeline_tests.support.councils import said
+from fleet_pipeline_tests.support.pipeline import Pipeline, put_described, silent_for, why_broken
 
 
 def test_one_run_over_many_partitions_with_one_engine_start(pipeline: Pipeline) -> None:
@@ -49,17 +48,6 @@ def test_each_deliberation_has_its_agents_ranked_without_gaps(pipeline: Pipeline
     assert [row[:3] for row in rows] == [("one.dev", 1, 1), ("three.dev", 3, 3), ("five.dev", 5, 5)]
     for _, _, _, lowest, highest, different, winners in rows:
         assert (lowest, highest, winners) == (1, different, 1)
-
-
-def silent_for(*task_ids: str) -> Callable[[Prompt], Completion]:
-    def answer(prompt: Prompt) -> Completion:
-        return said("") if any(f"about {task_id}." in prompt.user for task_id in task_ids) else echo(prompt)
-
-    return answer
-
-
-def put_described(pipeline: Pipeline, *task_ids: str) -> list[str]:
-    return [key for task_id in task_ids for key in pipeline.put(task_id, description=f"Write about {task_id}.")]
 
 
 def test_failed_deliberations_are_red_and_their_neighbours_green_in_the_same_run(pipeline: Pipeline) -> None:
@@ -352,7 +340,7 @@ def test_the_run_says_in_the_event_log_how_far_it_is(pipeline: Pipeline) -> None
 
 def test_production_definitions_refuse_the_scripted_engine(tmp_path: Path) -> None:
     with pytest.raises(ScriptedEngineRefused, match="the scripted engine is for tests"):
-        build_definitions(Settings(storage=str(tmp_path)), overrides={"engine": ScriptedSource()})
+        build_definitions(Settings(storage=str(tmp_path)), overrides={"engine": ScriptedProvider()})
 
 
 def test_a_judge_in_the_same_engine_start_decides_where_it_is_asked_to(judged: Pipeline) -> None:

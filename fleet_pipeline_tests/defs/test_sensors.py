@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from pathlib import Path
 
 import dagster as dg
@@ -11,15 +10,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fleet_pipeline.defs.announcements import merge, read_verdicts
+from fleet_pipeline.common.errors import BrokerUnavailable, StorageError
+from fleet_pipeline.defs.resources import TickOptions
 from fleet_pipeline.defs.sensors import completions
-from fleet_pipeline.events.connection import BrokerUnavailable, connect
+from fleet_pipeline.events.connection import connect
 from fleet_pipeline.events.options import NatsOptions
 from fleet_pipeline.events.publisher import publish
 from fleet_pipeline.events.streams import DELIBERATIONS
-from fleet_pipeline.storage.store import StorageError, Store
-from fleet_pipeline_tests.defs.test_run import Pipeline, put_described, silent_for
-from fleet_pipeline_tests.helpers import said
+from fleet_pipeline.instance.event_log import merge, read_outcomes
+from fleet_pipeline.storage.store import Store
+from fleet_pipeline_tests.support.broker import messages
+from fleet_pipeline_tests.support.councils import said
+from fleet_pipeline_tests.support.pipeline import Pipeline, put_described, silent_for
 
 
 @pytest.fixture
@@ -27,26 +29,17 @@ def pipeline(instance: dg.DagsterInstance, tmp_path: Path) -> Pipeline:
     return Pipeline(instance, tmp_path / "storage")
 
 
-def tick(pipeline: Pipeline, url: str | None, cursor: str | None) -> tuple[str, str | None]:
+def tick(
+    pipeline: Pipeline, url: str | None, cursor: str | None, ticks: TickOptions | None = None
+) -> tuple[str, str | None]:
     """Evaluate the sensor as the daemon does; (what the tick says, its cursor afterwards)."""
     context = dg.build_sensor_context(
         instance=pipeline.instance,
         cursor=cursor,
-        resources={"nats": NatsOptions(url=url)},
+        resources={"nats": NatsOptions(url=url), "ticks": ticks or TickOptions()},
     )
     result = completions.evaluate_tick(context)
     return result.skip_message, result.cursor
-
-
-def messages(url: str) -> list[dict]:
-    async def read() -> list[dict]:
-        async with connect(NatsOptions(url=url)) as connection:
-            jetstream = connection.jetstream()
-            state = (await jetstream.stream_info(DELIBERATIONS.name)).state
-            numbers = range(1, state.messages + 1)
-            return [json.loads((await jetstream.get_msg(DELIBERATIONS.name, seq=n)).data) for n in numbers]
-
-    return asyncio.run(read())
 
 
 def test_every_verdict_good_or_bad_is_announced_once_with_its_seats(pipeline: Pipeline, nats_url: str) -> None:
@@ -107,7 +100,7 @@ def test_a_backlog_of_verdicts_is_read_page_by_page_without_gap_or_overlap(pipel
     pipeline.run(keys)
     cursor, seen = 0, []
     while True:
-        page, following = read_verdicts(pipeline.instance, cursor, limit=2)
+        page, following = read_outcomes(pipeline.instance, cursor, limit=2)
         if following == cursor:
             break
         seen += [judged.key for judged in page]
@@ -127,8 +120,8 @@ def test_verdicts_that_come_between_the_reading_of_the_two_logs_are_not_passed_o
             return fetch(*arguments, **named)
 
         patch.setattr(instance, "fetch_observations", after_a_run)
-        first, cursor = read_verdicts(instance, 0)
-    second, _ = read_verdicts(instance, cursor)
+        first, cursor = read_outcomes(instance, 0)
+    second, _ = read_outcomes(instance, cursor)
     assert sorted(judged.key for judged in [*first, *second]) == sorted(keys)
 
 
@@ -176,17 +169,15 @@ def test_what_was_sent_before_the_broker_went_away_is_not_sent_again(pipeline: P
         return publish(*arguments)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("fleet_pipeline.defs.announcements.read_verdicts.__defaults__", (2,))
-        patch.setattr("fleet_pipeline.defs.announcements.publish", two_pages)
-        told, cursor = tick(pipeline, nats_url, None)
+        patch.setattr("fleet_pipeline.services.publishing.publish", two_pages)
+        told, cursor = tick(pipeline, nats_url, None, TickOptions(page=2))
     assert told == "published 20 events; the broker knew 0 more already; then gone"
     assert tick(pipeline, nats_url, cursor)[0] == "published 10 events; the broker knew 0 more already"
 
 
-def test_more_verdicts_than_a_page_are_announced_in_one_tick(pipeline: Pipeline, nats_url: str, monkeypatch) -> None:
-    monkeypatch.setattr("fleet_pipeline.defs.announcements.read_verdicts.__defaults__", (2,))
+def test_more_verdicts_than_a_page_are_announced_in_one_tick(pipeline: Pipeline, nats_url: str) -> None:
     pipeline.run(pipeline.put(*[f"t{n}" for n in range(7)]))
-    said, _ = tick(pipeline, nats_url, None)
+    said, _ = tick(pipeline, nats_url, None, TickOptions(page=2))
     assert "published 35 events" in said
 
 

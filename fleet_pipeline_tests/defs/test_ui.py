@@ -11,11 +11,12 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
+from fleet_pipeline.deliberation.roles import BUILT_IN_ROLES
 from fleet_pipeline.models.registry import FLEET_TINY
 from fleet_pipeline.storage.store import Store
-from fleet_pipeline.storage.task_store import put_task
-from fleet_pipeline_tests.deployment import ROOT, Deployment, deployed, eventually
-from fleet_pipeline_tests.helpers import a_task
+from fleet_pipeline.storage.task_store import TaskStore
+from fleet_pipeline_tests.support.councils import a_task
+from fleet_pipeline_tests.support.deployment import ROOT, Deployment, deployed, eventually
 
 PATIENCE_MS = 60_000
 SCREENSHOTS = os.environ.get("SCREENSHOTS")
@@ -111,12 +112,14 @@ def test_the_failed_ones_are_run_again_with_one_dialog_and_hostile_text_stands_o
     deployment: Deployment, page: Page
 ) -> None:
     store = Store(str(deployment.storage))
-    (key,) = put_task(store, a_task("too-short", description=HOSTILE, constraints={"timeout_seconds": 0.001}))
+    (key,) = TaskStore(store, BUILT_IN_ROLES).put(
+        a_task("too-short", description=HOSTILE, constraints={"timeout_seconds": 0.001})
+    )
     deployment.instance.add_dynamic_partitions("deliberations", [key])
     deployment.launch(key, max_retries="0")
     eventually(lambda: key in deployment.partitions()["failed"], "the deadline")
     before = deployment.partitions()["materialized"]
-    put_task(store, a_task("too-short", description=HOSTILE))
+    TaskStore(store, BUILT_IN_ROLES).put(a_task("too-short", description=HOSTILE))
 
     goto(page, deployment, f"/locations/{deployment.location}/jobs/deliberate")
     page.get_by_role("button", name="Materialize all").click()

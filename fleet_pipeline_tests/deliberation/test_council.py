@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import pytest
 
-from fleet_pipeline.deliberation.council import CouncilDefaults, convene
-from fleet_pipeline.deliberation.errors import InvalidInput
+from fleet_pipeline.common.errors import InvalidInput
+from fleet_pipeline.deliberation.council import CouncilDefaults, seat_council
 from fleet_pipeline.deliberation.roles import BUILT_IN_ROLES, load_roles
 from fleet_pipeline.deliberation.sampling import Sampling
-from fleet_pipeline_tests.helpers import a_deliberation, a_task
+from fleet_pipeline_tests.support.councils import a_deliberation, a_task
 
 DEFAULTS = CouncilDefaults(model="m", sampling=Sampling(temperature=0.5, top_p=0.9))
 
@@ -21,15 +21,15 @@ def test_the_five_roles_have_expertise_and_several_perspectives_each() -> None:
 def test_sampling_is_decided_by_task_then_role_then_run() -> None:
     role = BUILT_IN_ROLES["DEV"].model_copy(update={"sampling": Sampling(temperature=0.6, max_tokens=9)})
     task = a_task(sampling={"max_tokens": 5})
-    sampling = convene(task, role, DEFAULTS).sampling
+    sampling = seat_council(task, role, DEFAULTS).sampling
     assert (sampling.max_tokens, sampling.temperature, sampling.top_p, sampling.top_k) == (5, 0.6, 0.9, None)
 
 
 def test_the_model_is_decided_by_task_then_role_then_run() -> None:
     role = BUILT_IN_ROLES["DEV"].model_copy(update={"model": "of role"})
-    assert convene(a_task(), BUILT_IN_ROLES["DEV"], DEFAULTS).model == "m"
-    assert convene(a_task(), role, DEFAULTS).model == "of role"
-    assert convene(a_task(model="of task"), role, DEFAULTS).model == "of task"
+    assert seat_council(a_task(), BUILT_IN_ROLES["DEV"], DEFAULTS).model == "m"
+    assert seat_council(a_task(), role, DEFAULTS).model == "of role"
+    assert seat_council(a_task(model="of task"), role, DEFAULTS).model == "of task"
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_a_roles_file_adds_and_replaces_roles() -> None:
         "roles.toml",
     )
     assert set(roles) == {*BUILT_IN_ROLES, "SECURITY"}
-    assert convene(a_task(), roles["SECURITY"], DEFAULTS).id == "t1.security"
+    assert seat_council(a_task(), roles["SECURITY"], DEFAULTS).id == "t1.security"
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from fleet_pipeline.deliberation.judging import Judging, judge, judging_fingerprint, pairs, read_verdict
 from fleet_pipeline.deliberation.prompts import Phase, Prompt
 from fleet_pipeline.deliberation.transcript import AgentError, Completion
-from fleet_pipeline_tests.helpers import a_deliberation, said
+from fleet_pipeline_tests.support.councils import a_deliberation, said
 
 GOOD = '{"reason": "It names values.", "first_mark": 4, "second_mark": 2, "better": "first"}'
 TEXTS = {f"agent-dev-00{n}": f"the proposal number {n}" for n in (1, 2, 3)}

@@ -4,7 +4,7 @@ import pytest
 
 from fleet_pipeline.deliberation.prompts import Phase
 from fleet_pipeline.deliberation.protocol import deliberate
-from fleet_pipeline_tests.helpers import a_deliberation, play, said
+from fleet_pipeline_tests.support.councils import a_deliberation, play, said
 
 CONSTRAINTS = {
     "rubric": {"clarity": "A newcomer understands it"},

@@ -12,7 +12,7 @@ from fleet_pipeline.deliberation.council import CouncilDefaults
 from fleet_pipeline.deliberation.prompts import Phase, Prompt
 from fleet_pipeline.deliberation.protocol import deliberate
 from fleet_pipeline.deliberation.transcript import AgentError, Completion, Status
-from fleet_pipeline_tests.helpers import a_deliberation, play, said, speak, texts
+from fleet_pipeline_tests.support.councils import OVERLONG, a_deliberation, failing, play, said, speak, texts
 
 
 def test_a_council_proposes_criticises_and_revises_in_that_order() -> None:
@@ -76,22 +76,8 @@ def test_peers_criticising_each_other_are_not_labelled_self_critique() -> None:
     assert not any(u.self_critique for u in transcript.utterances)
 
 
-def failing(label: str, phase: Phase, error: Completion, times: int = 99):
-    """An answerer by which one seat fails in one phase, `times` times."""
-    left = [times]
-
-    def answer(prompt: Prompt) -> Completion:
-        if prompt.seat.label == label and prompt.phase is phase and left[0] > 0:
-            left[0] -= 1
-            return error
-        return speak(prompt)
-
-    return answer
-
-
 EMPTY = said("")
 CUT_OFF = said("half a sent", finish_reason="length")
-OVERLONG = Completion(error=AgentError.OVERLONG, error_message="too long")
 BROKEN = Completion(error=AgentError.ENGINE, error_message="boom")
 
 

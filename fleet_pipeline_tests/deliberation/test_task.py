@@ -5,9 +5,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from fleet_pipeline.deliberation.errors import InvalidInput, describe
-from fleet_pipeline.deliberation.task import Task, deliberation_id, is_key, safe_key
-from fleet_pipeline_tests.helpers import a_task
+from fleet_pipeline.common.errors import InvalidInput
+from fleet_pipeline.common.validation import describe
+from fleet_pipeline.deliberation.task import Task, checked_id, deliberation_id, is_deliberation_id
+from fleet_pipeline_tests.support.councils import a_task
 
 
 def refusal(**fields) -> str:
@@ -41,19 +42,19 @@ def test_ids_that_are_not_safe_as_file_names_and_partition_keys_are_refused(task
 
 @given(st.text(max_size=30) | st.from_regex(r"[A-Za-z0-9._/-]{0,12}\.[a-z/.]{1,6}", fullmatch=True))
 def test_a_key_is_safe_or_refused(key: str) -> None:
-    if is_key(key):
-        assert safe_key(key) == key
+    if is_deliberation_id(key):
+        assert checked_id(key) == key
         assert not set(key) & set("/\\\0 \n*?")
         assert ".." not in key
         assert not key.startswith(".")
     else:
         with pytest.raises(InvalidInput, match="no deliberation id"):
-            safe_key(key)
+            checked_id(key)
 
 
 def test_the_deliberation_id_is_the_task_id_and_the_role_in_lower_case() -> None:
     assert deliberation_id("Rate.Limiter", "DEVOPS") == "Rate.Limiter.devops"
-    assert is_key("Rate.Limiter.devops")
+    assert is_deliberation_id("Rate.Limiter.devops")
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import asyncio
 import json
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 
 import pytest
 from click.testing import CliRunner
@@ -14,41 +14,23 @@ from jsonschema import Draft202012Validator
 from jsonschema import ValidationError as JsonSchemaError
 
 from fleet_pipeline.cli import main
+from fleet_pipeline.common.errors import BrokerUnavailable, StreamMismatch
+from fleet_pipeline.common.messages import PLAN_APPROVED, REQUESTED
 from fleet_pipeline.events.completions import deliberation_events
-from fleet_pipeline.events.connection import BrokerUnavailable, connect
+from fleet_pipeline.events.connection import connect
 from fleet_pipeline.events.embedded import embedded_server
 from fleet_pipeline.events.envelope import Envelope
 from fleet_pipeline.events.options import NatsOptions, without_secrets
-from fleet_pipeline.events.publisher import Receipts, check, publish
-from fleet_pipeline.events.requests import PLAN_APPROVED, REQUESTED
-from fleet_pipeline.events.streams import DELIBERATIONS, OUTGOING, PLANS, POISON, RESPONSES, STREAMS, StreamMismatch
+from fleet_pipeline.events.publisher import Receipts, prepare_broker, publish
+from fleet_pipeline.events.streams import DELIBERATIONS, OUTGOING, PLANS, POISON, RESPONSES, STREAMS
 from fleet_pipeline.events.subscriber import arriving
+from fleet_pipeline_tests.support.rows import NOON, a_seat, an_outcome
 
-NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
-
-
-def verdict(status: str = "completed", **changes) -> dict:
-    row = {
-        "deliberation_id": "t1.dev", "task_id": "t1", "role": "DEV", "status": status, "error_message": None,
-        "winner_agent_id": "agent-dev-002", "winner_score": 0.7, "num_agents": 3, "finished_at": NOON, "wall_s": 1.5,
-        "fingerprint": "f00d", "run_id": "run", "model": "m", "story_id": "story-1",
-    }  # fmt: skip
-    return row | changes
-
-
-def seat(number: int, text: str | None = "a proposal") -> dict:
-    return {
-        "agent_id": f"agent-dev-{number:03d}", "role": "DEV", "text": text, "rank": number if text else None,
-        "score": 0.7, "model": "m", "completion_tokens": 9, "perspective": "simplicity",
-        "error_type": None if text else "empty", "error_message": None if text else "empty answer",
-    }  # fmt: skip
-
-
-SEATS = [seat(2), seat(1), seat(3, None)]
+SEATS = [a_seat(2), a_seat(1), a_seat(3, None)]
 
 
 def events(seats: list[dict] = SEATS, max_bytes: int = 1_000_000, **changes) -> list[Envelope]:
-    return list(deliberation_events(verdict(**changes), seats, "/s/t1.dev.parquet", max_bytes))
+    return list(deliberation_events(an_outcome(**changes), seats, "/s/t1.dev.parquet", max_bytes))
 
 
 def event(seats: list[dict] = SEATS, max_bytes: int = 1_000_000, **changes) -> Envelope:
@@ -108,7 +90,7 @@ def test_events_are_stored_once_however_often_they_are_sent(nats_url: str) -> No
 
 def test_a_result_that_was_scored_anew_is_another_event() -> None:
     keys = {event().idempotency_key, event(winner_agent_id="agent-dev-001").idempotency_key}
-    other_score = event([seat(2) | {"score": 0.1}, seat(1), seat(3, None)])
+    other_score = event([a_seat(2) | {"score": 0.1}, a_seat(1), a_seat(3, None)])
     assert len(keys | {other_score.idempotency_key}) == 3
 
 
@@ -142,27 +124,27 @@ async def made(url: str, **fields) -> None:
 
 
 def test_streams_are_created_as_declared_when_absent(nats_url: str) -> None:
-    assert check(options(nats_url)) == []
+    assert prepare_broker(options(nats_url)) == []
     for stream in STREAMS:
         config = asyncio.run(configuration(nats_url, stream.name))
         assert tuple(config.subjects) == stream.subjects
         assert config.max_age == stream.max_age_seconds
         assert config.duplicate_window == stream.duplicate_window_seconds
         assert config.storage == "file"
-    assert check(options(nats_url)) == []
+    assert prepare_broker(options(nats_url)) == []
 
 
 def test_a_stream_that_is_there_is_left_alone_and_what_differs_is_said(nats_url: str) -> None:
-    check(options(nats_url))
+    prepare_broker(options(nats_url))
     asyncio.run(changed(nats_url, DELIBERATIONS.name, max_msgs=7))
-    assert check(options(nats_url)) == ["stream DELIBERATIONS: max_msgs is 7 on the server, 1e+06 here"]
+    assert prepare_broker(options(nats_url)) == ["stream DELIBERATIONS: max_msgs is 7 on the server, 1e+06 here"]
     assert asyncio.run(configuration(nats_url, DELIBERATIONS.name)).max_msgs == 7
 
 
 def test_a_stream_of_another_kind_is_told_with_what_follows_from_it(nats_url: str) -> None:
     kind = {"retention": "workqueue", "storage": "memory", "discard": "new", "duplicate_window": 60.0}
     asyncio.run(made(nats_url, name=DELIBERATIONS.name, subjects=list(DELIBERATIONS.subjects), **kind))
-    remarks = [remark for remark in check(options(nats_url)) if "DELIBERATIONS" in remark]
+    remarks = [remark for remark in prepare_broker(options(nats_url)) if "DELIBERATIONS" in remark]
     for told in (
         "retention is workqueue on the server, limits here: a message may go before",
         "storage is memory on the server, file here: its messages end with the server",
@@ -184,7 +166,7 @@ def test_watchers_pass_over_what_others_send(nats_url: str) -> None:
             for content in (b'{"task_id": "x"}', b"no JSON", b"[]"):
                 await connection.publish("agent.response.completed", content)
 
-    check(options(nats_url))
+    prepare_broker(options(nats_url))
     with arriving(options(nats_url)) as arrived:
         asyncio.run(foreign())
         send(nats_url, [event()])
@@ -205,7 +187,7 @@ def test_a_stream_that_would_lose_a_subject_is_an_error_that_says_how_to_mend_it
 
 def test_a_stream_of_another_name_that_takes_the_subjects_is_good_enough(nats_url: str) -> None:
     asyncio.run(made(nats_url, name="EVERYTHING", subjects=["agent.>", "planning.*.approved"]))
-    remarks = check(options(nats_url))
+    remarks = prepare_broker(options(nats_url))
     assert f"{', '.join(PLANS.needs)} go to stream EVERYTHING, not {PLANS.name}" in remarks
     assert any(remark.endswith(f"not {RESPONSES.name}") for remark in remarks)
     failed = [found for found in events() if found.event_type == "agent.response.failed"]
@@ -339,7 +321,7 @@ def test_every_event_is_what_its_published_schema_says() -> None:
         *events(status="failed"),
         *events(status="timeout", finished_at=None, wall_s=None, winner_agent_id=None),
     ]
-    sent += events([seat(1) | {"score": None, "rank": 1}], max_bytes=10)
+    sent += events([a_seat(1) | {"score": None, "rank": 1}], max_bytes=10)
     for one in sent:
         Draft202012Validator.check_schema(known[one.event_type])
         Draft202012Validator(known[one.event_type]).validate(json.loads(one.model_dump_json()))

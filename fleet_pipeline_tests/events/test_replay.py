@@ -13,7 +13,7 @@ from fleet_pipeline.cli import main
 from fleet_pipeline.events.audit import stored_keys
 from fleet_pipeline.events.connection import connect
 from fleet_pipeline.events.options import NatsOptions
-from fleet_pipeline_tests.pipeline import Pipeline
+from fleet_pipeline_tests.support.pipeline import Pipeline
 
 
 def fleet(pipeline: Pipeline, url: str, *arguments: str) -> Result:

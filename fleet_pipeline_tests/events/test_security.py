@@ -16,22 +16,22 @@ import pytest
 from click.testing import CliRunner
 from pydantic import ValidationError
 
+from fleet_pipeline.api.client import Client
 from fleet_pipeline.cli import main
-from fleet_pipeline.client import Client
-from fleet_pipeline.deliberation.errors import InvalidInput
+from fleet_pipeline.common.errors import BrokerUnavailable, InvalidInput
+from fleet_pipeline.common.messages import Received
 from fleet_pipeline.events.audit import stored_keys
-from fleet_pipeline.events.connection import BrokerUnavailable, ask, connect
+from fleet_pipeline.events.connection import connect, run_blocking
 from fleet_pipeline.events.embedded import embedded_server
 from fleet_pipeline.events.envelope import Envelope
-from fleet_pipeline.events.intake import receive
 from fleet_pipeline.events.lookup import refusal, untaken, waiting
 from fleet_pipeline.events.options import NatsOptions, without_secrets
-from fleet_pipeline.events.publisher import check, publish
-from fleet_pipeline.events.requests import Received
+from fleet_pipeline.events.publisher import prepare_broker, publish
+from fleet_pipeline.events.receiver import receive
 from fleet_pipeline.events.subscriber import arriving
 from fleet_pipeline.settings import load_settings
-from fleet_pipeline_tests.events.answering import answering
-from fleet_pipeline_tests.events.credentials import certificates, jwt_server, user_key
+from fleet_pipeline_tests.support.answering import answering
+from fleet_pipeline_tests.support.credentials import certificates, jwt_server, user_key
 
 
 @contextmanager
@@ -67,19 +67,19 @@ def server(folder: Path, configuration: str, jetstream: bool = True) -> Iterator
 
 def test_user_and_password(tmp_path: Path) -> None:
     with server(tmp_path, 'authorization { user: fleet, password: "pa55-of-fleet" }') as place:
-        check(NatsOptions(url=f"nats://{place}", user="fleet", password="pa55-of-fleet"))
-        check(NatsOptions(url=f"nats://fleet:pa55-of-fleet@{place}"))
+        prepare_broker(NatsOptions(url=f"nats://{place}", user="fleet", password="pa55-of-fleet"))
+        prepare_broker(NatsOptions(url=f"nats://fleet:pa55-of-fleet@{place}"))
         with pytest.raises(BrokerUnavailable) as refused:
-            check(NatsOptions(url=f"nats://{place}", user="fleet", password="wrong-pa55"))
+            prepare_broker(NatsOptions(url=f"nats://{place}", user="fleet", password="wrong-pa55"))
     assert "wrong-pa55" not in str(refused.value)
     assert place in str(refused.value)
 
 
 def test_a_token(tmp_path: Path) -> None:
     with server(tmp_path, 'authorization { token: "t0ken-of-fleet" }') as place:
-        check(NatsOptions(url=f"nats://{place}", token="t0ken-of-fleet"))
+        prepare_broker(NatsOptions(url=f"nats://{place}", token="t0ken-of-fleet"))
         with pytest.raises(BrokerUnavailable) as refused:
-            check(NatsOptions(url=f"nats://{place}", token="other-t0ken"))
+            prepare_broker(NatsOptions(url=f"nats://{place}", token="other-t0ken"))
     assert "other-t0ken" not in str(refused.value)
 
 
@@ -88,9 +88,9 @@ def test_an_nkey(tmp_path: Path) -> None:
     for name, key in (("mine", mine), ("other", other)):
         (tmp_path / name).write_bytes(key.seed)
     with server(tmp_path, f"authorization {{ users: [ {{ nkey: {mine.public} }} ] }}") as place:
-        check(NatsOptions(url=f"nats://{place}", nkey_seed_file=str(tmp_path / "mine")))
+        prepare_broker(NatsOptions(url=f"nats://{place}", nkey_seed_file=str(tmp_path / "mine")))
         with pytest.raises(BrokerUnavailable) as refused:
-            check(NatsOptions(url=f"nats://{place}", nkey_seed_file=str(tmp_path / "other")))
+            prepare_broker(NatsOptions(url=f"nats://{place}", nkey_seed_file=str(tmp_path / "other")))
     assert other.seed.decode() not in str(refused.value)
 
 
@@ -115,7 +115,7 @@ def reached(options: NatsOptions) -> None:
             await connection.publish("t", b"hello")
             assert (await subscription.next_msg(timeout=5)).data == b"hello"
 
-    ask(options, speak())
+    run_blocking(options, speak())
 
 
 def test_tls_with_a_certificate_of_ones_own(tmp_path: Path) -> None:
@@ -123,12 +123,12 @@ def test_tls_with_a_certificate_of_ones_own(tmp_path: Path) -> None:
     tls = f'tls {{ cert_file: "{folder}/server.pem", key_file: "{folder}/server.key", ca_file: "{folder}/ca.pem", verify: true }}'
     files = {"tls_cert_file": f"{folder}/client.pem", "tls_key_file": f"{folder}/client.key"}
     with server(tmp_path, tls) as place:
-        check(NatsOptions(url=f"tls://{place}", tls_ca_file=f"{folder}/ca.pem", **files))
-        check(NatsOptions(url=f"nats://{place}", tls_ca_file=f"{folder}/ca.pem", **files))
+        prepare_broker(NatsOptions(url=f"tls://{place}", tls_ca_file=f"{folder}/ca.pem", **files))
+        prepare_broker(NatsOptions(url=f"nats://{place}", tls_ca_file=f"{folder}/ca.pem", **files))
         with pytest.raises(BrokerUnavailable, match="(?i)certificate"):  # a server that nobody vouches for
-            check(NatsOptions(url=f"tls://{place}"))
+            prepare_broker(NatsOptions(url=f"tls://{place}"))
         with pytest.raises(BrokerUnavailable):  # a client that does not say who it is
-            check(NatsOptions(url=f"tls://{place}", tls_ca_file=f"{folder}/ca.pem"))
+            prepare_broker(NatsOptions(url=f"tls://{place}", tls_ca_file=f"{folder}/ca.pem"))
 
 
 LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
@@ -143,7 +143,7 @@ def guarded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     monkeypatch.chdir(tmp_path)
     _, _, users = LEAST_PRIVILEGE.read_text().partition("authorization")
     with server(tmp_path, f"authorization{users}") as place:
-        assert check(as_user(place, "setup")) == []
+        assert prepare_broker(as_user(place, "setup")) == []
         yield place
 
 
@@ -285,7 +285,7 @@ def test_files_that_are_not_what_they_should_be_are_named(tmp_path: Path, files:
         (tmp_path / name).write_bytes(content)
     options = NatsOptions(url="nats://127.0.0.1:1", **{name: str(tmp_path / name) for name in files})
     with pytest.raises(InvalidInput, match=message) as refused:
-        check(options)
+        prepare_broker(options)
     assert "nonsense" not in str(refused.value)
 
 

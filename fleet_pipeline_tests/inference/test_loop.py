@@ -8,12 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fleet_pipeline.common.errors import EngineDied, EngineError
 from fleet_pipeline.deliberation.prompts import Phase, Prompt
 from fleet_pipeline.deliberation.protocol import deliberate
 from fleet_pipeline.deliberation.transcript import AgentError, Completion, Status
-from fleet_pipeline.inference.engine import EngineDied, EngineError, Finished, Job
+from fleet_pipeline.inference.engine import Finished, Job
 from fleet_pipeline.inference.loop import drive
-from fleet_pipeline_tests.helpers import a_deliberation, a_job, play, speak
+from fleet_pipeline_tests.support.councils import a_deliberation, a_job, play, speak
 
 
 class Clock:

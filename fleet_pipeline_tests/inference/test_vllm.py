@@ -11,16 +11,17 @@ from collections.abc import Iterable
 
 import pytest
 
+from fleet_pipeline.common.errors import EngineError, ModelUnavailable
 from fleet_pipeline.deliberation.council import CouncilDefaults, Deliberation
 from fleet_pipeline.deliberation.judging import Judging, Verdict, judge
 from fleet_pipeline.deliberation.prompts import Phase, Prompt
 from fleet_pipeline.deliberation.protocol import deliberate
 from fleet_pipeline.deliberation.sampling import Sampling
 from fleet_pipeline.deliberation.transcript import AgentError, Status, Transcript
-from fleet_pipeline.inference.engine import EngineError, Job, ModelUnavailable
+from fleet_pipeline.inference.engine import Job
 from fleet_pipeline.inference.vllm import VllmConfig, VllmEngine
-from fleet_pipeline_tests.conftest import CONTEXT
-from fleet_pipeline_tests.helpers import a_deliberation, a_job
+from fleet_pipeline_tests.support.councils import a_deliberation, a_job
+from fleet_pipeline_tests.support.engine import CONTEXT
 
 SHORT = CouncilDefaults(model="random-tiny", sampling=Sampling(max_tokens=160), retries=3)
 
@@ -186,7 +187,7 @@ import sys, psutil
 from fleet_pipeline.deliberation.council import CouncilDefaults
 from fleet_pipeline.deliberation.sampling import Sampling
 from fleet_pipeline.inference.vllm import VllmConfig, VllmEngine
-from fleet_pipeline_tests.helpers import a_deliberation, a_job
+from fleet_pipeline_tests.support.councils import a_deliberation, a_job
 
 defaults = CouncilDefaults(model="m", sampling=Sampling(max_tokens=160), retries=3)
 for turn in ("one", "two"):
@@ -219,7 +220,7 @@ import os, signal, sys, psutil
 from fleet_pipeline.deliberation.council import CouncilDefaults
 from fleet_pipeline.deliberation.sampling import Sampling
 from fleet_pipeline.inference.vllm import VllmConfig, VllmEngine
-from fleet_pipeline_tests.helpers import a_deliberation, a_job
+from fleet_pipeline_tests.support.councils import a_deliberation, a_job
 
 def living():
     left = [p for p in psutil.Process().children(recursive=True) if p.status() != psutil.STATUS_ZOMBIE]

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fleet_pipeline.deliberation.errors import InvalidInput
+from fleet_pipeline.common.errors import InvalidInput
 from fleet_pipeline.scoring.cases import case_results, score_cases
 from fleet_pipeline.scoring.embeddings import Encoder
 from fleet_pipeline.scoring.score import CHUNK
@@ -66,7 +66,7 @@ def test_sentence_embeddings_tell_paraphrases_from_different_answers(final_cases
 A_CASE = {
     "name": "limiter",
     "task": "Implement a rate limiter for the public API",
-    "requirements": ["Bursts are allowed", "Refused requests get status 429"],
+    "requirements": ["Bursts are allowed", "RequestRejected requests get status 429"],
     "proposals": [
         {
             "agent_id": "a",

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from fleet_pipeline.scoring.embeddings import WORDS, EmbeddingsUnavailable, Encoder
+from fleet_pipeline.common.errors import EmbeddingsUnavailable
+from fleet_pipeline.scoring.embeddings import WORDS, Encoder
 from fleet_pipeline.scoring.score import score_proposals
-from fleet_pipeline_tests.helpers import a_task
+from fleet_pipeline_tests.support.councils import a_task
 
 SAME = [
     "The cache is emptied every hour.",

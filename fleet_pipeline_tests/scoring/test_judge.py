@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from fleet_pipeline.scoring.judge import (
     chances,
     judge_scores,
-    judged,
     position_consistency,
+    rate_proposals,
     repeat_stability,
     strengths,
 )
@@ -51,7 +51,7 @@ def test_strengths_agree_with_another_implementation() -> None:
 
 
 def test_a_proposal_that_wins_every_comparison_is_first_and_not_infinitely_strong() -> None:
-    found = judged(by_merit("CAB"), seed=0)
+    found = rate_proposals(by_merit("CAB"), seed=0)
     assert sorted(found, key=lambda agent: -found[agent].value) == ["C", "A", "B"]
     assert 0.75 < found["C"].value < 1
     assert 0 < found["B"].value < 0.25
@@ -59,18 +59,20 @@ def test_a_proposal_that_wins_every_comparison_is_first_and_not_infinitely_stron
 
 def test_the_interval_holds_the_value_and_narrows_with_more_verdicts() -> None:
     mixed = [row("A", "B", better, n) for n, better in enumerate(["first", "second", "first", "equal"] * 3)]
-    few, many = judged(mixed[:4], seed=0)["A"], judged(mixed * 10, seed=0)["A"]
+    few, many = rate_proposals(mixed[:4], seed=0)["A"], rate_proposals(mixed * 10, seed=0)["A"]
     assert few.low <= few.value <= few.high
     assert many.high - many.low < few.high - few.low
 
 
 def test_the_same_verdicts_have_the_same_intervals() -> None:
-    assert judged(by_merit("ABC"), seed=3) == judged(by_merit("ABC"), seed=3)
+    assert rate_proposals(by_merit("ABC"), seed=3) == rate_proposals(by_merit("ABC"), seed=3)
 
 
 def test_a_judge_that_always_prefers_what_it_reads_first_ranks_nobody_and_is_found_out() -> None:
     rows = [row(a, b, "first") for a, b in permutations("ABC", 2)]
-    assert {agent: of.value for agent, of in judged(rows, seed=0).items()} == pytest.approx(dict.fromkeys("ABC", 0.5))
+    assert {agent: of.value for agent, of in rate_proposals(rows, seed=0).items()} == pytest.approx(
+        dict.fromkeys("ABC", 0.5)
+    )
     assert position_consistency(rows) == (0.0, 3)
 
 
@@ -91,23 +93,23 @@ def test_consistency_and_stability_are_shares_of_pairs_that_agree() -> None:
 
 def test_an_answer_that_could_not_be_read_is_counted_and_not_guessed() -> None:
     rows = [*by_merit("AB", repeats=1), row("A", "B", None, 2), row("B", "A", None, 2)]
-    assert judged(rows, seed=0) == judged(by_merit("AB", repeats=1), seed=0)
-    figures = {score.metric: (score.value, score.n) for score in judge_scores("d", rows, judged(rows, seed=0))}
+    assert rate_proposals(rows, seed=0) == rate_proposals(by_merit("AB", repeats=1), seed=0)
+    figures = {score.metric: (score.value, score.n) for score in judge_scores("d", rows, rate_proposals(rows, seed=0))}
     assert figures["judge_unparseable"] == (0.5, 4)
     assert figures["judge_unanswered"] == (0.0, 4)
-    assert judged([row("A", "B", None)], seed=0) == {}
+    assert rate_proposals([row("A", "B", None)], seed=0) == {}
 
 
 def test_a_judge_that_was_not_heard_is_not_one_that_cannot_be_read() -> None:
     rows = [*by_merit("AB", repeats=1), row("A", "B", None, 2) | {"error_type": "deadline"}]
-    figures = {score.metric: (score.value, score.n) for score in judge_scores("d", rows, judged(rows, seed=0))}
+    figures = {score.metric: (score.value, score.n) for score in judge_scores("d", rows, rate_proposals(rows, seed=0))}
     assert figures["judge_unanswered"] == (pytest.approx(1 / 3), 3)
     assert figures["judge_unparseable"] == (0.0, 2)
 
 
 def test_marks_are_means_over_every_comparison_of_a_proposal() -> None:
     rows = [row("A", "B", "first", marks=(5, 2)), row("B", "A", "second", marks=(1, 4))]
-    assert {agent: of.mark for agent, of in judged(rows, seed=0).items()} == {"A": 4.5, "B": 1.5}
+    assert {agent: of.mark for agent, of in rate_proposals(rows, seed=0).items()} == {"A": 4.5, "B": 1.5}
 
 
 verdicts = st.lists(
@@ -120,10 +122,10 @@ verdicts = st.lists(
 @given(verdicts, st.randoms())
 def test_chances_are_between_0_and_1_and_the_order_of_verdicts_changes_none(drawn, random) -> None:
     rows = [row(order[0], order[1], better, repeat) for order, better, repeat in drawn]
-    found = judged(rows, seed=0)
+    found = rate_proposals(rows, seed=0)
     assert all(0 < of.value < 1 and 0 <= of.low <= of.high <= 1 for of in found.values())
     random.shuffle(rows)
-    again = judged(rows, seed=0)
+    again = rate_proposals(rows, seed=0)
     assert {agent: of.value for agent, of in again.items()} == pytest.approx({a: of.value for a, of in found.items()})
 
 

@@ -7,13 +7,13 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from fleet_pipeline.deliberation.prompts import Phase
+from fleet_pipeline.scoring.options import Method, Weights
 from fleet_pipeline.scoring.proposals import final_proposals
-from fleet_pipeline.scoring.ranking import Method, Weights, rank, score
-from fleet_pipeline.storage.rows import Provenance, write_transcript
+from fleet_pipeline.scoring.ranking import rank, score
 from fleet_pipeline.storage.store import Store
 from fleet_pipeline.storage.tables import read_rows
-from fleet_pipeline_tests.deliberation.test_protocol import OVERLONG, failing
-from fleet_pipeline_tests.helpers import a_deliberation, play
+from fleet_pipeline.storage.transcripts import Provenance, write_transcript
+from fleet_pipeline_tests.support.councils import OVERLONG, a_deliberation, failing, play
 
 NAN = float("nan")
 

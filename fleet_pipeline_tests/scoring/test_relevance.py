@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from fleet_pipeline.deliberation.task import Task
 from fleet_pipeline.scoring.relevance import HALF, Relevance, relevance
-from fleet_pipeline_tests.helpers import a_task
+from fleet_pipeline_tests.support.councils import a_task
 
 LIMITER = a_task(
     description="Implement a rate limiter for an API using a token bucket",

@@ -17,17 +17,18 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fleet_pipeline.deliberation.errors import InvalidInput
+from fleet_pipeline.common.errors import CorruptFile, InvalidInput
 from fleet_pipeline.deliberation.roles import BUILT_IN_ROLES
-from fleet_pipeline.settings import load_settings, read_roles
-from fleet_pipeline.storage.backlog import read_backlog
+from fleet_pipeline.ingest.backlog import read_backlog
+from fleet_pipeline.ingest.records import read_cases
+from fleet_pipeline.ingest.roles import read_roles
+from fleet_pipeline.settings import load_settings
 from fleet_pipeline.storage.outbox import get_events
 from fleet_pipeline.storage.pending import pending_batches
-from fleet_pipeline.storage.records import read_cases
-from fleet_pipeline.storage.store import Damaged, Store
+from fleet_pipeline.storage.store import Store
 from fleet_pipeline.storage.tables import read_file
-from fleet_pipeline.storage.task_store import get_task
-from fleet_pipeline_tests.pipeline import Pipeline
+from fleet_pipeline.storage.task_store import TaskStore
+from fleet_pipeline_tests.support.pipeline import Pipeline
 
 CONFIG = b'storage = "s"\n[engine]\nmodel = "m"\nmax_num_seqs = 8\n[retention]\nmax_age_days = 3.5\n'
 ROLES = b'[roles.SECURITY]\ntitle = "t"\nexpertise = "e"\nperspectives = [{name = "n", focus = "f"}]\n'
@@ -58,9 +59,9 @@ def config(store: Store) -> object:
 # Of each kind of file: its name, how it is read, and what a reader may raise.
 READERS: dict[str, tuple[str, Callable[[Store], object]]] = {
     **{name: (f"{name}/a.dev.parquet", table(name)) for name in ("utterances", "proposals", "deliberations", "scores")},
-    "task": ("tasks/a.dev.json", lambda store: get_task(store, "a.dev", BUILT_IN_ROLES)),
+    "task": ("tasks/a.dev.json", lambda store: TaskStore(store, BUILT_IN_ROLES).get("a.dev")),
     "outbox": ("outbox/a.dev.gz", lambda store: get_events(store, "a.dev")),
-    "pending": ("pending/b-requests-c.json", lambda store: pending_batches(store, BUILT_IN_ROLES)),
+    "pending": ("pending/b-requests-c.json", lambda store: pending_batches(TaskStore(store, BUILT_IN_ROLES))),
     "backlog": ("backlog.jsonl", lambda store: read_backlog(f"{store.root}/backlog.jsonl", BUILT_IN_ROLES)),
     "csv": ("backlog.csv", lambda store: read_backlog(f"{store.root}/backlog.csv", BUILT_IN_ROLES)),
     "parquet backlog": (
@@ -107,7 +108,7 @@ def test_a_file_is_read_or_refused_in_words_whatever_stands_in_it(kind: str, dat
     with tempfile.TemporaryDirectory() as folder:
         store = Store(folder)
         store.write(path, content)
-        with suppress(InvalidInput, Damaged):
+        with suppress(InvalidInput, CorruptFile):
             read(store)
 
 
@@ -131,7 +132,7 @@ def test_a_changed_byte_in_what_was_said_is_noticed(data: st.DataObject) -> None
         store.write("utterances/a.dev.parquet", bytes(content))
         try:
             rows, _ = read_file(store, "utterances", "a.dev") or pytest.fail("it is there")
-        except Damaged:
+        except CorruptFile:
             return
         store.write("utterances/a.dev.parquet", stored()["utterances/a.dev.parquet"])
         before, _ = read_file(store, "utterances", "a.dev") or pytest.fail("it is there")
@@ -146,12 +147,12 @@ def test_columns_of_another_type_and_a_footer_that_says_too_little_are_damage(tm
     footer = rows.schema.metadata
     other = rows.set_column(rows.schema.get_field_index("seed"), "seed", pa.array(["x"] * rows.num_rows))
     pq.write_table(other.replace_schema_metadata(footer), path)
-    with pytest.raises(Damaged, match="delete it and run"):
+    with pytest.raises(CorruptFile, match="delete it and run"):
         read_file(store, "utterances", "a.dev")
     facts = json.loads(footer[b"fleet"])
     del facts["status"]
     pq.write_table(rows.replace_schema_metadata({b"fleet": json.dumps(facts)}), path)
-    with pytest.raises(Damaged, match="its footer does not say status"):
+    with pytest.raises(CorruptFile, match="its footer does not say status"):
         read_file(store, "utterances", "a.dev")
 
 

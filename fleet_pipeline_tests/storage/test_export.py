@@ -11,7 +11,7 @@ import pytest
 from fleet_pipeline.storage.export import export
 from fleet_pipeline.storage.schemas import TABLES
 from fleet_pipeline.storage.store import Store
-from fleet_pipeline_tests.pipeline import Pipeline
+from fleet_pipeline_tests.support.pipeline import Pipeline
 
 
 @pytest.fixture(scope="module")

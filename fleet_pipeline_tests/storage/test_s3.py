@@ -14,11 +14,12 @@ import pandas as pd
 import pytest
 from s3fs import S3FileSystem
 
+from fleet_pipeline.common.errors import StorageError, StorageUnavailable
 from fleet_pipeline.deliberation.roles import BUILT_IN_ROLES
-from fleet_pipeline.storage.backlog import read_backlogs
-from fleet_pipeline.storage.store import StorageAway, StorageError, Store
-from fleet_pipeline_tests.deployment import eventually
-from fleet_pipeline_tests.pipeline import Pipeline
+from fleet_pipeline.ingest.backlog import read_backlogs
+from fleet_pipeline.storage.store import Store
+from fleet_pipeline_tests.support.deployment import eventually
+from fleet_pipeline_tests.support.pipeline import Pipeline
 
 READ_ONLY = {
     "Version": "2012-10-17",
@@ -106,7 +107,7 @@ def test_an_object_store_that_may_only_be_read_is_a_clear_error_and_nothing_pass
         assert reader.read("a") == b"there before"
         with pytest.raises(StorageError, match=rf"cannot write {bucket}/a: .*[Dd]enied") as caught:
             reader.write("a", b"other")
-        assert not isinstance(caught.value, StorageAway)
+        assert not isinstance(caught.value, StorageUnavailable)
     finally:
         _ask_for_permissions(server, from_call=1_000_000)
         _sign_in(monkeypatch, "anybody", "s")
@@ -122,7 +123,7 @@ def test_an_object_store_that_does_not_answer_may_answer_later(monkeypatch: pyte
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     _sign_in(monkeypatch, "anybody", "s")
-    with pytest.raises(StorageAway, match="cannot read"):
+    with pytest.raises(StorageUnavailable, match="cannot read"):
         Store(bucket).read("a")
 
 

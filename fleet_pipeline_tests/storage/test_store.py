@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from fleet_pipeline.storage.store import StorageError, Store
+from fleet_pipeline.common.errors import StorageError
+from fleet_pipeline.storage.store import Store
 
 
 @pytest.fixture(params=["local", "memory"])

@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fleet_pipeline.deliberation.errors import InvalidInput
-from fleet_pipeline.storage.rows import Provenance, TranscriptFacts, write_transcript
+from fleet_pipeline.common.errors import InvalidInput, StorageError
 from fleet_pipeline.storage.schemas import SCHEMA_VERSIONS, TABLES
-from fleet_pipeline.storage.store import StorageError, Store
+from fleet_pipeline.storage.store import Store
 from fleet_pipeline.storage.tables import TableSlice, read_file, read_rows, write_rows
-from fleet_pipeline_tests.helpers import a_deliberation, play, said
+from fleet_pipeline.storage.transcripts import Provenance, TranscriptFacts, write_transcript
+from fleet_pipeline_tests.support.councils import a_deliberation, play, said
 
 BY_TEST = Provenance(model="m", engine="scripted", run_id="r", fingerprint="f")
 

@@ -4,17 +4,17 @@ from pathlib import Path
 
 import pytest
 
-from fleet_pipeline.deliberation.errors import InvalidInput
+from fleet_pipeline.common.errors import InvalidInput
 from fleet_pipeline.deliberation.roles import BUILT_IN_ROLES
 from fleet_pipeline.storage.store import Store
-from fleet_pipeline.storage.task_store import get_task, put_task
-from fleet_pipeline_tests.helpers import a_task
+from fleet_pipeline.storage.task_store import TaskStore
+from fleet_pipeline_tests.support.councils import a_task
 
 
 def test_a_task_is_stored_once_for_each_role_and_read_back_the_same(tmp_path: Path) -> None:
     store, task = Store(str(tmp_path)), a_task(roles=["DEV", "QA"], constraints={"rubric": {"a": "b"}}, rounds=3)
-    assert put_task(store, task) == ["t1.dev", "t1.qa"]
-    stored, role = get_task(store, "t1.qa", BUILT_IN_ROLES)
+    assert TaskStore(store, BUILT_IN_ROLES).put(task) == ["t1.dev", "t1.qa"]
+    stored, role = TaskStore(store, BUILT_IN_ROLES).get("t1.qa")
     assert role.name == "QA"
     assert stored == task.model_copy(update={"roles": ("QA",)})
 
@@ -36,11 +36,11 @@ def test_a_spec_that_does_not_hold_is_refused_with_its_place(tmp_path: Path, con
     if content is not None:
         store.write("tasks/t1.dev.json", content)
     with pytest.raises(InvalidInput, match=message) as caught:
-        get_task(store, "t1.dev", BUILT_IN_ROLES)
+        TaskStore(store, BUILT_IN_ROLES).get("t1.dev")
     assert "tasks/t1.dev.json" in str(caught.value)
 
 
 @pytest.mark.parametrize("key", ["../../etc/passwd", "t1", "", ".dev", "t1.DEV", "/t1.dev"])
 def test_a_key_that_is_no_id_is_never_a_path(key: str) -> None:
     with pytest.raises(InvalidInput, match="no deliberation id"):
-        get_task(Store("memory://x"), key, BUILT_IN_ROLES)
+        TaskStore(Store("memory://x"), BUILT_IN_ROLES).get(key)

@@ -14,7 +14,7 @@ from fleet_pipeline.training.corpus import pairs, play
 from fleet_pipeline.training.evaluate import known_words, words
 from fleet_pipeline.training.layout import prompt_layout
 from fleet_pipeline.training.speakers import Speaker, points_of, sentences
-from fleet_pipeline_tests.helpers import a_deliberation, a_task
+from fleet_pipeline_tests.support.councils import a_deliberation, a_task
 
 POINT = re.compile(r"^(\d+\.|[CR]\d+\.|Given:) (.+) — (.+)\.$", re.MULTILINE)
 FULL = {

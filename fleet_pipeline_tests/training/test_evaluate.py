@@ -6,13 +6,13 @@ import random
 
 import pytest
 
-from fleet_pipeline.deliberation.council import CouncilDefaults, convene
+from fleet_pipeline.deliberation.council import CouncilDefaults, seat_council
 from fleet_pipeline.deliberation.prompts import Phase
 from fleet_pipeline.deliberation.roles import BUILT_IN_ROLES
 from fleet_pipeline.training.corpus import play
 from fleet_pipeline.training.evaluate import Figure, evaluate, table
 from fleet_pipeline.training.speakers import Speaker
-from fleet_pipeline_tests.helpers import a_task
+from fleet_pipeline_tests.support.councils import a_task
 
 TASKS = [
     a_task(
@@ -31,7 +31,7 @@ def rows():
     utterances, proposals = [], []
     for task in TASKS:
         for role in task.roles:
-            council = convene(task, BUILT_IN_ROLES[role], CouncilDefaults(model="m"))
+            council = seat_council(task, BUILT_IN_ROLES[role], CouncilDefaults(model="m"))
             final = {}
             for prompt, answer in play(council, Speaker(council, random.Random(council.id)).answer):
                 seat = prompt.seat

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
 from fleet_pipeline.deliberation.protocol import deliberate
 from fleet_pipeline.training import network, tokens, train
 from fleet_pipeline.training.corpus import Pair, pairs
-from fleet_pipeline_tests.helpers import a_deliberation
+from fleet_pipeline_tests.support.councils import a_deliberation
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,263 @@
+"""The client for other services: submit tasks, ask where they stand. Needs no more than the broker's URL.
+
+    from fleet_pipeline.api.client import Client
+
+    with Client("nats://broker:4222") as fleet:
+        submitted = fleet.submit({"task_id": "rate-limiter", "description": "...", "roles": ["DEV", "QA"]})
+        result = fleet.wait(submitted.deliberation_ids[0], submitted.request_id)
+
+`AsyncClient` has the same methods, to be awaited. Questions are answered by `fleet serve`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import threading
+import time
+import uuid
+from collections.abc import Coroutine, Iterable, Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from fleet_pipeline.api.nats_service import RESULT, STATS, STATUS
+from fleet_pipeline.common.errors import BrokerUnavailable, InvalidInput, StreamMismatch
+from fleet_pipeline.common.messages import REQUESTED
+from fleet_pipeline.common.validation import describe
+from fleet_pipeline.deliberation.roles import BUILT_IN_ROLES, Role
+from fleet_pipeline.deliberation.task import Task, deliberation_id
+from fleet_pipeline.events.connection import connect, unavailable
+from fleet_pipeline.events.envelope import Envelope
+from fleet_pipeline.events.options import NatsOptions
+from fleet_pipeline.events.streams import REQUESTS, ensure_streams
+
+T = TypeVar("T")
+ACK_SECONDS = 5.0
+ANSWER_SECONDS = 10.0
+ENDED = ("COMPLETED", "FAILED", "TIMEOUT")
+MOST_PENDING = 256
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """What the broker has taken. `duplicate`: it had the same request already, within the last hour."""
+
+    task_id: str
+    deliberation_ids: tuple[str, ...]
+    duplicate: bool
+    request_id: str
+
+
+class AsyncClient:
+    """Submits tasks and asks about them, on one connection. Use it as an async context manager.
+
+    Methods raise `InvalidInput` for what cannot be right, `BrokerUnavailable` where the broker or the service
+    does not answer, and `StreamMismatch` where no stream takes requests.
+    """
+
+    def __init__(self, broker: str | NatsOptions) -> None:
+        self.options = NatsOptions(url=broker) if isinstance(broker, str) else broker
+        self._stack = AsyncExitStack()
+        self._refused: list[str] = []
+        self._connection: Any = None
+        self._jetstream: Any = None
+
+    async def __aenter__(self) -> AsyncClient:
+        with unavailable(self.options):
+            connection = connect(self.options, lasting=True, refused=self._refused)
+            self._connection = await self._stack.enter_async_context(connection)
+        self._jetstream = self._connection.jetstream(publish_async_max_pending=MOST_PENDING)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._stack.aclose()
+
+    async def submit(self, task: Task | Mapping[str, Any], *, rerun: bool = False) -> Submitted:
+        """Submit one task, with the fields of a line of a backlog; returns when the broker has stored it.
+
+        The same task twice is one deliberation. `rerun` puts it in place of an earlier one of the same id.
+        """
+        return (await self.submit_all([task], rerun=rerun))[0]
+
+    async def submit_all(self, tasks: Iterable[Task | Mapping[str, Any]], *, rerun: bool = False) -> list[Submitted]:
+        """Submit many; returns when the broker has stored every one. All are checked before any is sent."""
+        sealed = [_sealed(_checked(task), rerun) for task in tasks]
+        for task, _, body in sealed:
+            if len(body) > self._connection.max_payload - 1_024:
+                raise InvalidInput(
+                    f"{task.task_id}: {len(body)} bytes, and the broker takes {self._connection.max_payload}; "
+                    "shorten its texts, or put it into the inbox"
+                )
+        with unavailable(self.options, self._refused):
+            try:
+                return await self._publish(sealed)
+            except _no_stream():
+                await self._make_stream()
+                return await self._publish(sealed)
+
+    async def status(self, deliberation: str, request_id: str = "") -> dict[str, Any]:
+        """Where a deliberation stands: UNKNOWN, PENDING, IN_PROGRESS, COMPLETED, FAILED or TIMEOUT, with counts.
+
+        With the id of a request, where that request stands: PENDING until it has been taken, whatever results
+        there are of an earlier one, and FAILED with the reason where it was refused.
+        """
+        return await self._ask(STATUS, deliberation, request_id)
+
+    async def result(self, deliberation: str, request_id: str = "") -> dict[str, Any]:
+        """The same with the texts of the proposals, or the file they are in where they are too large."""
+        return await self._ask(RESULT, deliberation, request_id)
+
+    async def stats(self) -> dict[str, Any]:
+        """How many deliberations there are of each status, how many requests wait, and how many were refused."""
+        return await self._ask(STATS, "", "")
+
+    async def wait(
+        self,
+        deliberation: str,
+        request_id: str = "",
+        timeout: float = 3_600.0,  # noqa: ASYNC109 - the bound of a loop of questions
+        every: float = 1.0,
+    ) -> dict[str, Any]:
+        """The result, when the deliberation has ended. Raises `TimeoutError`."""
+        deadline = time.monotonic() + timeout
+        while (found := await self.status(deliberation, request_id))["status"] not in ENDED:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{deliberation} is still {found['status']} after {timeout:g} s")
+            await asyncio.sleep(every)
+        return await self.result(deliberation, request_id)
+
+    async def _publish(self, sealed: list[tuple[Task, str, bytes]]) -> list[Submitted]:
+        found: list[Submitted] = []
+        for start in range(0, len(sealed), MOST_PENDING):
+            part = sealed[start : start + MOST_PENDING]
+            acks = [
+                await self._jetstream.publish_async(REQUESTED, body, headers={"Nats-Msg-Id": key})
+                for _, key, body in part
+            ]
+            for (task, key, _), ack in zip(
+                part, await asyncio.wait_for(asyncio.gather(*acks), ACK_SECONDS), strict=True
+            ):
+                ids = tuple(deliberation_id(task.task_id, role) for role in task.roles)
+                found.append(Submitted(task.task_id, ids, bool(ack.duplicate), key))
+        return found
+
+    async def _make_stream(self) -> None:
+        """The first to submit to a fresh broker may come before anything that makes the streams."""
+        try:
+            await ensure_streams(self._jetstream, (REQUESTS,))
+        except TimeoutError:  # not permitted
+            raise StreamMismatch(f"no stream takes {REQUESTED}; make them with `fleet events check`") from None
+
+    async def _ask(self, subject: str, deliberation: str, request_id: str) -> dict[str, Any]:
+        from nats.errors import NoRespondersError
+
+        with unavailable(self.options, self._refused):
+            try:
+                reply = await self._connection.request(
+                    subject, json.dumps({"id": deliberation, "request": request_id}).encode(), timeout=ANSWER_SECONDS
+                )
+            except NoRespondersError:
+                raise BrokerUnavailable(f"nobody answers on {subject}: start `fleet serve`") from None
+        headers = reply.headers or {}
+        if "Nats-Service-Error-Code" in headers:
+            error = f"{subject}: {headers.get('Nats-Service-Error', '')}"
+            raise InvalidInput(error) if headers["Nats-Service-Error-Code"] == "400" else BrokerUnavailable(error)
+        answer: dict[str, Any] = json.loads(reply.data)
+        return answer
+
+
+class Client:
+    """`AsyncClient` for code that does not await: the connection lives in a thread of its own."""
+
+    def __init__(self, broker: str | NatsOptions) -> None:
+        self._client = AsyncClient(broker)
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="fleet-client", daemon=True)
+
+    def __enter__(self) -> Client:
+        self._thread.start()
+        try:
+            self._run(self._client.__aenter__())
+        except BaseException:
+            self._end()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            self._run(self._client.__aexit__())
+        finally:
+            self._end()
+
+    def submit(self, task: Task | Mapping[str, Any], *, rerun: bool = False) -> Submitted:
+        """See `AsyncClient.submit`."""
+        return self._run(self._client.submit(task, rerun=rerun))
+
+    def submit_all(self, tasks: Iterable[Task | Mapping[str, Any]], *, rerun: bool = False) -> list[Submitted]:
+        """See `AsyncClient.submit_all`."""
+        return self._run(self._client.submit_all(tasks, rerun=rerun))
+
+    def status(self, deliberation: str, request_id: str = "") -> dict[str, Any]:
+        """See `AsyncClient.status`."""
+        return self._run(self._client.status(deliberation, request_id))
+
+    def result(self, deliberation: str, request_id: str = "") -> dict[str, Any]:
+        """See `AsyncClient.result`."""
+        return self._run(self._client.result(deliberation, request_id))
+
+    def stats(self) -> dict[str, Any]:
+        """See `AsyncClient.stats`."""
+        return self._run(self._client.stats())
+
+    def wait(
+        self, deliberation: str, request_id: str = "", timeout: float = 3_600.0, every: float = 1.0
+    ) -> dict[str, Any]:
+        """See `AsyncClient.wait`."""
+        return self._run(self._client.wait(deliberation, request_id, timeout, every))
+
+    def _run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+
+    def _end(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+
+class _AnyRole(dict[str, Role]):
+    """Which roles there are is known where the councils sit; here a name will do."""
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and 0 < len(name) <= 32
+
+
+_ANY_ROLE = _AnyRole(BUILT_IN_ROLES)
+
+
+def _checked(task: Task | Mapping[str, Any]) -> Task:
+    if isinstance(task, Task):
+        return task
+    try:
+        return Task.model_validate(dict(task), context={"roles": _ANY_ROLE})
+    except ValidationError as error:
+        raise InvalidInput(f"task {task.get('task_id')!r:.80}: {describe(error)}") from error
+
+
+def _sealed(task: Task, rerun: bool) -> tuple[Task, str, bytes]:
+    """(task, idempotency key, body). The key is that of the content, unless it is to be run again."""
+    payload = task.model_dump(mode="json", exclude_unset=True) | ({"rerun": True} if rerun else {})
+    digest = hashlib.sha256(json.dumps(payload, sort_keys=True).encode()).hexdigest()[:32]
+    key = f"request:{task.task_id}:{uuid.uuid4().hex if rerun else digest}"
+    envelope = Envelope(event_type=REQUESTED, idempotency_key=key, correlation_id=task.task_id, payload=payload)
+    return task, key, envelope.sealed()[2]
+
+
+def _no_stream() -> type[Exception]:
+    from nats.js.errors import NoStreamResponseError
+
+    error: type[Exception] = NoStreamResponseError
+    return error

@@ -1,0 +1,102 @@
+"""A backlog as one Dagster run, executed in this process and recorded in the instance.
+
+What `fleet run` does, without its output. The run is the same as one launched in the UI: same job,
+same partitions, and the UI can show it, re-execute it, or backfill its failed partitions.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import dagster as dg
+
+from fleet_pipeline.defs.build import build_definitions
+from fleet_pipeline.defs.jobs import deliberate_job
+from fleet_pipeline.deliberation.task import Task
+from fleet_pipeline.events.options import NatsOptions
+from fleet_pipeline.events.publisher import Receipts
+from fleet_pipeline.instance.in_process import create_run, execute
+from fleet_pipeline.instance.partitions import refuse_while_running, register
+from fleet_pipeline.instance.run_processes import fail_orphaned_runs, this_process
+from fleet_pipeline.instance.tags import MAX_RETRIES, PROCESS
+from fleet_pipeline.services.fleet import Fleet
+from fleet_pipeline.services.progress import Progress, Report
+from fleet_pipeline.services.publishing import PublishSummary, publish_pending
+from fleet_pipeline.settings import Settings
+from fleet_pipeline.storage.store import Store
+from fleet_pipeline.storage.tables import read_rows
+from fleet_pipeline.storage.task_store import specs
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """How a run ended. `broke` says why it did not get to its outcomes; None when it did."""
+
+    run_id: str
+    keys: list[str]
+    progress: Progress
+    broke: str | None
+    last_event_before: int
+
+
+def run_backlog(instance: dg.DagsterInstance, settings: Settings, tasks: Sequence[Task], report: Report) -> RunResult:
+    """Store the tasks, register their partitions, and execute one run over all of them."""
+    fleet = Fleet.of(settings)
+    fail_orphaned_runs(instance)
+    # Before a spec changes: a run that is under way, or queued, may still have to read it.
+    refuse_while_running(instance, [spec.key for task in tasks for spec in specs(task)])
+    keys = [key for task in tasks for key in fleet.tasks.put(task)]
+    run_id = str(uuid.uuid4())
+    # Who typed the command tries again; a daemon that happens to run does not do so as well.
+    tags = register(instance, keys) | {PROCESS: this_process(run_id), MAX_RETRIES: "0"}
+    last = Progress()
+
+    def remember(progress: Progress) -> None:
+        nonlocal last
+        last = progress
+        report(progress)
+
+    job = build_definitions(settings, overrides={"progress": remember}).resolve_job_def(deliberate_job.name)
+    before = instance.event_log_storage.get_maximum_record_id() or 0
+    run = create_run(instance, job, run_id, _run_config(settings), tags)
+    broke = execute(job, run, instance)  # first: `last` is another one afterwards
+    return RunResult(run.run_id, keys, last, broke, before)
+
+
+def publish_run(instance: dg.DagsterInstance, nats: NatsOptions, result: RunResult) -> Receipts:
+    """Publish the outcomes of a run, as the sensor would. Raises `BrokerUnavailable`."""
+    cursor, total = result.last_event_before, PublishSummary()
+    while (following := publish_pending(instance, nats, cursor, total)) != cursor:
+        cursor = following
+    return total.receipts
+
+
+def outcome_rows(settings: Settings, result: RunResult) -> list[dict[str, Any]]:
+    """The rows of the `deliberations` table that this run wrote, in the order of its keys."""
+    store = Store(settings.storage)
+    found = (read_rows(store, "deliberations", key) for key in result.keys)
+    rows = [row for table in found if table is not None for row in table.to_pylist()]
+    return [row for row in rows if row["run_id"] == result.run_id]
+
+
+def _run_config(settings: Settings) -> dict[str, Any]:
+    """The settings in force, written into the run, so that the record says what it ran with and a
+    re-execution from the UI repeats it. Nothing secret is among them."""
+    council = settings.council
+    return {
+        "resources": {
+            "engine": {"config": settings.engine.model_dump(exclude_none=True)},
+            "council": {
+                "config": council.model_dump(exclude={"sampling"}, exclude_none=True)
+                | council.sampling.model_dump(exclude_none=True)
+            },
+            "weights": {"config": settings.weights.model_dump()},
+            "scoring": {"config": settings.scoring.model_dump(exclude_none=True)},
+            "judge": {"config": settings.judge.model_dump()},
+            "storage": {"config": {"url": settings.storage}},
+        },
+        "loggers": {"console": {"config": {"log_level": "INFO"}}},
+    }

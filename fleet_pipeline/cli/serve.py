@@ -1,0 +1,56 @@
+"""`fleet serve`: answers on NATS."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from importlib.metadata import version
+from typing import Any
+
+import click
+
+from fleet_pipeline.cli.common import flags, storage_option
+from fleet_pipeline.common.errors import InvalidInput
+from fleet_pipeline.settings import load_settings
+
+
+@click.command()
+@click.option("--nats", metavar="URL", help="The broker; nats.url of the settings where absent.")
+@storage_option
+def serve(nats: str | None, storage: str | None) -> None:
+    """Answer questions on NATS: fleet.status, fleet.result and fleet.stats, until it is told to stop.
+
+    Run one beside the Dagster daemon, or several: each question reaches one of them.
+
+    \b
+    fleet serve --nats nats://broker:4222
+    nats request fleet.status '{"id": "rate-limiter.dev"}'
+    """
+    from fleet_pipeline.api.nats_service import STATS
+    from fleet_pipeline.api.nats_service import serve as answer_questions
+    from fleet_pipeline.events.connection import run_blocking
+    from fleet_pipeline.services.fleet import Fleet
+    from fleet_pipeline.services.status import RequestStatusService
+
+    settings = load_settings(flags(storage=storage, nats__url=nats))
+    if settings.nats.url is None:
+        raise InvalidInput("no broker is configured: --nats URL, FLEET_NATS__URL, or nats.url in fleet.toml")
+    with Fleet.of(settings).open_status() as status_service:
+        request_status = RequestStatusService(status_service, settings.nats)
+
+        def answer(subject: str, key: str, request_id: str, with_texts: bool) -> dict[str, Any]:
+            return request_status.stats() if subject == STATS else request_status.status(key, request_id, with_texts)
+
+        async def until_told() -> None:
+            stop = asyncio.Event()
+            for name in (signal.SIGINT, signal.SIGTERM):
+                asyncio.get_running_loop().add_signal_handler(name, stop.set)
+            await answer_questions(
+                settings.nats,
+                answer,
+                version("fleet-pipeline"),
+                stop,
+                lambda: click.echo("answering on fleet.status, fleet.result, fleet.stats; Ctrl-C ends it", err=True),
+            )
+
+        run_blocking(settings.nats, until_told())

@@ -1,0 +1,75 @@
+"""Asset checks: what people should look at before they trust a run's winners. They stop nothing.
+
+Checked once a run, naming the councils: an evaluation of each check for each council would be six events for
+every deliberation. What a council's own result does not pass stands in its outcome as well.
+"""
+
+from collections.abc import Iterator
+from contextlib import suppress
+
+import dagster as dg
+import pandas as pd
+
+from fleet_pipeline.common.errors import CorruptFile, InvalidInput, StorageError
+from fleet_pipeline.defs.assets import proposals
+from fleet_pipeline.defs.resources import CouncilResource, StorageResource, fleet_of
+from fleet_pipeline.deliberation.task import is_deliberation_id
+from fleet_pipeline.scoring.council_checks import COUNCIL_CHECKS, failed_checks
+from fleet_pipeline.scoring.options import CouncilCheck, CouncilCheckOptions
+from fleet_pipeline.storage.schemas import TABLES
+from fleet_pipeline.storage.tables import read_file
+from fleet_pipeline.storage.task_store import TaskStore
+
+MOST_NAMED = 50
+
+
+@dg.multi_asset_check(
+    specs=[dg.AssetCheckSpec(name, asset=proposals, description=text) for name, text in COUNCIL_CHECKS.items()]
+)
+def council_checks(
+    context: dg.AssetCheckExecutionContext,
+    storage: StorageResource,
+    council: CouncilResource,
+    checks: dg.ResourceParam[CouncilCheckOptions],
+) -> Iterator[dg.AssetCheckResult]:
+    tasks = fleet_of(storage, council, retries=True).tasks
+    found: dict[CouncilCheck, dict[str, str]] = {name: {} for name in COUNCIL_CHECKS}
+    keys = [key for key in _keys(context, tasks.store.names("proposals", ".parquet")) if is_deliberation_id(key)]
+    for key in keys:
+        for name, text in _failed(tasks, key, checks).items():
+            found[name][key] = text
+    for name, councils in found.items():
+        some = dict(list(councils.items())[:MOST_NAMED])
+        yield dg.AssetCheckResult(
+            check_name=name,
+            asset_key=proposals.key,
+            passed=not councils,
+            severity=dg.AssetCheckSeverity.ERROR if name in checks.errors else dg.AssetCheckSeverity.WARN,
+            description=f"{len(councils)} of {len(keys)} councils" if councils else f"none of {len(keys)} councils",
+            metadata={"councils": len(councils), "looked at": len(keys), "which": dg.MetadataValue.json(some)},
+        )
+
+
+def _failed(tasks: TaskStore, key: str, options: CouncilCheckOptions) -> dict[CouncilCheck, str]:
+    try:
+        read = {table: read_file(tasks.store, table, key) for table in ("utterances", "proposals")}
+    except CorruptFile as error:
+        return {"schema": str(error)}
+    except StorageError:  # the outcome meets it too, and says so
+        return {}
+    frames: dict[str, pd.DataFrame] = {
+        table: (found[0] if found else TABLES[table].empty_table()).to_pandas() for table, found in read.items()
+    }
+    scored = read["proposals"]
+    quorum = None
+    with suppress(InvalidInput):  # which the outcome tells
+        quorum = tasks.get(key)[0].needed
+    return failed_checks(
+        frames["utterances"], frames["proposals"], scored[1].get("diversity", {}) if scored else {}, quorum, options
+    )
+
+
+def _keys(context: dg.AssetCheckExecutionContext, stored: list[str]) -> list[str]:
+    """The run's partitions; all there are where the checks are run by themselves."""
+    op = context.op_execution_context
+    return list(op.partition_keys) if op.has_partition_key or op.has_partition_key_range else stored

@@ -1,0 +1,125 @@
+"""Reading backlogs: JSON Lines, CSV or Parquet, one task a line.
+
+Every line becomes a task or a refusal that names the line, the field and the remedy; a bad line
+never costs its neighbours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+from pydantic import ValidationError
+
+from fleet_pipeline.common.errors import InvalidInput, InvalidRecord
+from fleet_pipeline.common.json_input import drop_nulls
+from fleet_pipeline.common.validation import problems
+from fleet_pipeline.deliberation.roles import Role
+from fleet_pipeline.deliberation.task import Task
+from fleet_pipeline.ingest.records import Records, Refusal, csv_rows, json_cell, json_lines, parquet_rows, read_content
+
+ENDINGS = ("jsonl", "ndjson", "json", "csv", "parquet")
+_JSON_COLUMNS = ("constraints", "sampling")
+
+
+@dataclass
+class Backlog:
+    tasks: list[Task] = field(default_factory=list)
+    refused: list[Refusal] = field(default_factory=list)
+
+
+def read_backlog(location: str, roles: Mapping[str, Role]) -> Backlog:
+    """Read a path, an fsspec URL, or standard input ("-", JSON Lines).
+
+    Raises `InvalidInput` when the file as a whole cannot be read.
+    """
+    suffix = "jsonl" if location == "-" else location.lower().rsplit(".", 1)[-1]
+    readers = {"jsonl": json_lines, "ndjson": json_lines, "json": json_lines, "csv": csv_rows, "parquet": parquet_rows}
+    if suffix not in readers:
+        raise InvalidInput(f"{location}: a backlog's name ends in .jsonl, .csv or .parquet")
+    return _collect(readers[suffix](read_content(location)), roles)
+
+
+def _collect(lines: Records, roles: Mapping[str, Role]) -> Backlog:
+    backlog = Backlog()
+    first_line: dict[str, int] = {}
+    for number, parse in lines:
+        try:
+            entry = parse()
+            if not isinstance(entry, dict):
+                raise InvalidRecord("expected an object with task_id and description")
+            task = Task.model_validate(drop_nulls(_flat_columns(entry)), context={"roles": roles})
+        except InvalidRecord as error:
+            backlog.refused.append(Refusal(number, error.field, str(error)))
+            continue
+        except ValidationError as error:
+            backlog.refused += [Refusal(number, problem.field, problem.message) for problem in problems(error)]
+            continue
+        # Case folded: the id is a file name, and some file systems do not tell case apart.
+        earlier = first_line.setdefault(task.task_id.casefold(), number)
+        if earlier != number:
+            message = f"{task.task_id!r} on line {number} is already on line {earlier}; give one of them another id"
+            backlog.refused.append(Refusal(number, "task_id", message))
+        else:
+            backlog.tasks.append(task)
+    return backlog
+
+
+def _flat_columns(entry: dict[str, Any]) -> dict[str, Any]:
+    """Nested fields may come as text where a format or a tool has no nesting: roles with commas, others as JSON."""
+    texts = {name: entry[name] for name in _JSON_COLUMNS if isinstance(entry.get(name), str)}
+    flat = entry | {name: json_cell(name, text) for name, text in texts.items()}
+    if isinstance(roles := entry.get("roles"), str):
+        roles = roles.strip()
+        flat["roles"] = json_cell("roles", roles) if roles.startswith("[") else roles.replace(";", ",").split(",")
+    return flat
+
+
+def read_backlogs(location: str, roles: Mapping[str, Role]) -> dict[str, Backlog]:
+    """The backlogs at a file, in a folder, or that match a glob: any fsspec URL; by file, in order of their names.
+
+    A file that cannot be read is a refusal on its line 0, and so is a task whose id an earlier file has: its
+    neighbours go on. Raises `InvalidInput` where there is no file at all.
+    """
+    found: dict[str, Backlog] = {}
+    first_file: dict[str, str] = {}
+    for file in _files(location):
+        try:
+            backlog = read_backlog(file, roles)
+        except InvalidInput as error:
+            backlog = Backlog(refused=[Refusal(0, "(whole file)", str(error))])
+        kept = []
+        for task in backlog.tasks:
+            earlier = first_file.setdefault(task.task_id.casefold(), file)
+            if earlier == file:
+                kept.append(task)
+            else:
+                message = f"{task.task_id!r} is in {earlier} already; give one of them another id"
+                backlog.refused.append(Refusal(0, "task_id", message))
+        found[file] = Backlog(kept, backlog.refused)
+    return found
+
+
+def _files(location: str) -> list[str]:
+    try:
+        fs, path = fsspec.core.url_to_fs(location)
+        # Object stores' drivers remember listings, for ever where nobody says otherwise.
+        fs.invalidate_cache()
+        if fs.isdir(path):
+            paths = fs.ls(path, detail=False)
+        elif any(mark in path for mark in "*?[") and not fs.exists(path):
+            paths = fs.glob(path)
+        else:  # a file that is named is read, or refused, whatever its name ends in
+            return [location]
+    except Exception as error:
+        # Object stores' drivers raise whatever the client library beneath them does.
+        raise InvalidInput(f"{location}: cannot be read: {error}") from error
+    names = [str(one) for one in paths if not str(one).rsplit("/", 1)[-1].startswith(".")]
+    files = [name if isinstance(fs, LocalFileSystem) else str(fs.unstrip_protocol(name)) for name in names]
+    chosen = [file for file in files if file.lower().rsplit(".", 1)[-1] in ENDINGS]
+    if not chosen:
+        raise InvalidInput(f"{location}: no backlog there; its name ends in .jsonl, .csv or .parquet")
+    return sorted(chosen)

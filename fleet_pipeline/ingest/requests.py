@@ -1,0 +1,160 @@
+"""Requests, as messages carry them: read strictly, or refused in words for whoever sent them.
+
+`deliberation.requested` has the fields of a line of a backlog, and `rerun`. `planning.plan.approved` asks for
+one deliberation per role of the plan, with the story's and plan's content as the task. Both come bare, or in
+the envelope that events have.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from fleet_pipeline.common.errors import InvalidRecord, RequestRejected
+from fleet_pipeline.common.json_input import drop_nulls, parse_json
+from fleet_pipeline.common.messages import PLAN_APPROVED, Received
+from fleet_pipeline.common.validation import describe
+from fleet_pipeline.deliberation.roles import Role
+from fleet_pipeline.deliberation.task import Task, plain
+from fleet_pipeline.ingest.options import RequestOptions
+
+# What the original gave to every approved plan.
+PLAN_RUBRIC = ("quality: high", "tests: required", "documentation: complete")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What somebody asks for: tasks to deliberate over. `id` is the same when the same request comes again.
+
+    `problems` say what of it cannot be run; `tasks` can.
+    """
+
+    id: str
+    tasks: tuple[Task, ...]
+    # Of two that stand in place of the same task the later one holds, in whatever order they arrive.
+    sent_at: datetime
+    rerun: bool = False
+    problems: tuple[str, ...] = ()
+
+
+class DeliberationRequested(Task):
+    """A line of a backlog, as a request."""
+
+    rerun: bool = Field(
+        default=False, description="Put this in place of an earlier task of the same id, and run it again."
+    )
+
+
+class PlanApproved(BaseModel):
+    """An approved plan. Fields that are not named here are let pass."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    story_id: str = Field(min_length=1, max_length=500)
+    plan_id: str = Field(min_length=1, max_length=120, description="The task id of its deliberations.")
+    approved_by: str
+    timestamp: str | float
+    roles: tuple[str, ...] = Field(default=(), max_length=32, description="One deliberation for each.")
+    story: str | dict[str, Any] | None = Field(default=None, description="The story's content, text or fields.")
+    plan: str | dict[str, Any] | None = Field(default=None, description="The plan's content, text or fields.")
+    acceptance_criteria: tuple[str, ...] = Field(default=(), max_length=100)
+
+
+def read_request(message: Received, roles: Mapping[str, Role], options: RequestOptions, now: datetime) -> Request:
+    """The request in a message. Raises `RequestRejected`."""
+    age = (now - message.sent_at).total_seconds()
+    if age > options.max_age_seconds:
+        raise RequestRejected(
+            f"too old: it has waited {age:.0f} s, and at most {options.max_age_seconds:.0f} s are allowed "
+            "(requests.max_age_seconds); send it again if it is still wanted"
+        )
+    try:
+        content = parse_json(message.content, options.max_bytes)
+        if not isinstance(content, dict):
+            raise RequestRejected("expected a JSON object")
+        id_, fields = _unwrapped(message, content)
+        if message.subject == PLAN_APPROVED:
+            return _from_plan(id_, PlanApproved.model_validate(drop_nulls(fields)), roles, message.sent_at)
+        rerun = fields.pop("rerun", None) or False
+        if not isinstance(rerun, bool):
+            raise RequestRejected("rerun: must be true or false")
+        task = Task.model_validate(drop_nulls(fields), context={"roles": roles})
+        return Request(id_, (task,), message.sent_at, rerun)
+    except InvalidRecord as error:
+        raise RequestRejected(
+            str(error) if error.field == InvalidRecord.WHOLE else f"{error.field}: {error}"
+        ) from error
+    except ValidationError as error:
+        raise RequestRejected(describe(error)) from error
+    except RecursionError:
+        raise RequestRejected("nested too deeply; flatten it") from None
+
+
+def _unwrapped(message: Received, content: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """(id, fields) of a bare payload, or of one in an envelope."""
+    if "payload" not in content:
+        # Events of the earlier system say their type in the payload.
+        return message.id, {name: value for name, value in content.items() if name != "event_type"}
+    if content.get("event_type") != message.subject:
+        raise RequestRejected(f"event_type: must be {message.subject}, the subject it came on")
+    if not isinstance(content.get("payload"), dict):
+        raise RequestRejected("payload: must be an object of names and values")
+    key = content.get("idempotency_key")
+    # JSON can name code points that are no characters, and the id goes into files and headers.
+    own = key.encode("utf-8", "replace").decode()[:500] if isinstance(key, str) else ""
+    return own or message.id, content["payload"]
+
+
+def _from_plan(id_: str, plan: PlanApproved, roles: Mapping[str, Role], sent_at: datetime) -> Request:
+    if not plan.roles:
+        raise RequestRejected("roles: the plan names none; there is nobody to deliberate")
+    fields = {
+        "task_id": plan.plan_id,
+        "description": _description(plan),
+        "constraints": {
+            "rubric": PLAN_RUBRIC,
+            "requirements": [*plan.acceptance_criteria, *_criteria(plan.story), *_criteria(plan.plan)],
+            # Nothing of the approval itself: approved again, it is the same plan.
+            "metadata": {"story_id": plan.story_id, "plan_id": plan.plan_id},
+        },
+    }
+    tasks, problems = [], []
+    for role in dict.fromkeys(name.strip().upper() for name in plan.roles):
+        try:
+            tasks.append(Task.model_validate(fields | {"roles": (role,)}, context={"roles": roles}))
+        except ValidationError as error:
+            problems.append(describe(error))
+    if not tasks:
+        raise RequestRejected("; ".join(dict.fromkeys(problems)))
+    return Request(id_, tuple(tasks), sent_at, problems=tuple(problems))
+
+
+def _description(plan: PlanApproved) -> str:
+    parts = [
+        f"{title}\n\n{_readable(content)}"
+        for title, content in (("Story", plan.story), ("Plan", plan.plan))
+        if content and _readable(content)
+    ]
+    # All that the original ever gave to its councils.
+    return "\n\n".join(parts) or f"Implement plan {plan.plan_id} for story {plan.story_id}"
+
+
+def _readable(content: str | dict[str, Any]) -> str:
+    if isinstance(content, str):
+        return content.strip()
+    return "\n".join(f"{name}: {plain(value)}" for name, value in content.items() if value and name not in _CRITERIA)
+
+
+_CRITERIA = ("acceptance_criteria", "requirements")
+
+
+def _criteria(content: str | dict[str, Any] | None) -> Sequence[Any]:
+    """Acceptance criteria are requirements: proposals are scored by which of them they take up."""
+    if not isinstance(content, dict):
+        return ()
+    lists = (content.get(name) or [] for name in _CRITERIA)
+    return [entry for found in lists for entry in (found if isinstance(found, list) else [found])]

@@ -1,0 +1,22 @@
+"""Reading a roles file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import fsspec
+
+from fleet_pipeline.common.errors import InvalidInput
+from fleet_pipeline.deliberation.roles import BUILT_IN_ROLES, Role, load_roles
+
+
+def read_roles(location: str | None) -> Mapping[str, Role]:
+    """The built-in roles, with those of a roles file where one is named."""
+    if location is None:
+        return BUILT_IN_ROLES
+    try:
+        with fsspec.open(location, "rt", encoding="utf-8") as file:
+            text = file.read()
+    except (OSError, ImportError, ValueError) as error:
+        raise InvalidInput(f"roles file {location}: cannot be read: {error}") from error
+    return load_roles(text, location)

@@ -1,0 +1,39 @@
+"""Where the Dagster instance lives, and how it is opened."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import resources
+from pathlib import Path
+
+import dagster as dg
+
+from fleet_pipeline.common.errors import InvalidInput
+
+HOME = Path(".fleet/dagster")
+
+
+@contextmanager
+def open_instance() -> Iterator[dg.DagsterInstance]:
+    """The instance of DAGSTER_HOME, or the one of our own in the working directory, set up on first use."""
+    instance_home()
+    with dg.DagsterInstance.get() as instance:
+        yield instance
+
+
+def instance_home() -> Path:
+    """DAGSTER_HOME, or one of our own in the working directory, set up on first use."""
+    if chosen := os.environ.get("DAGSTER_HOME"):
+        if not Path(chosen).is_absolute() or not Path(chosen).is_dir():
+            raise InvalidInput(f"DAGSTER_HOME is {chosen}: it must be an absolute path of a folder that exists")
+        return Path(chosen)
+    home = HOME.absolute()
+    home.mkdir(parents=True, exist_ok=True)
+    if not (home / "dagster.yaml").exists():
+        with resources.as_file(resources.files("fleet_pipeline") / "dagster.yaml") as template:
+            shutil.copyfile(template, home / "dagster.yaml")
+    os.environ["DAGSTER_HOME"] = str(home)
+    return home

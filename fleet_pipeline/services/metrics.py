@@ -1,0 +1,125 @@
+"""Figures for Prometheus, from what is durable: results, the Dagster instance, and the broker.
+
+Nothing is counted where it happens: every figure is a gauge of what stands there now, the same whichever process
+is asked, and after any restart. A file of results is read once, and again when it has changed.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Any
+
+import dagster as dg
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from fleet_pipeline.common.errors import BrokerUnavailable, CorruptFile
+from fleet_pipeline.deliberation.task import is_deliberation_id
+from fleet_pipeline.events.options import NatsOptions
+from fleet_pipeline.instance import metadata_keys
+from fleet_pipeline.instance.names import TRANSCRIPTS
+from fleet_pipeline.instance.partitions import STARTED, UNFINISHED
+from fleet_pipeline.services.publishing import unpublished
+from fleet_pipeline.services.status import StatusService, requests_at_the_broker
+from fleet_pipeline.storage.tables import read_rows
+
+TOKENS = ("prompt", "cached", "completion")
+QUANTILES = (0.5, 0.95)
+_COLUMNS = ["role", "wall_s", *(f"{kind}_tokens" for kind in TOKENS)]
+Row = dict[str, Any]
+# What the last run of the engine says of itself, by the entry of its materialization.
+_OF_THE_LAST_RUN = {
+    "fleet_last_run_tokens_per_second": (metadata_keys.TOKENS_PER_SECOND, "Tokens generated a second."),
+    "fleet_last_run_prefix_cache_hit_ratio": (metadata_keys.CACHE_HIT_RATE, "Share of prompt tokens from the cache."),
+    "fleet_last_run_engine_start_seconds": (
+        metadata_keys.ENGINE_START_SECONDS,
+        "Seconds of all engine starts together.",
+    ),
+}
+
+
+class FleetCollector(Collector):
+    """Looks when it is asked. One for one registry: it remembers what it has read."""
+
+    def __init__(self, status_service: StatusService, nats: NatsOptions) -> None:
+        self.status_service = status_service
+        self.nats = nats
+        self._one_at_a_time = threading.Lock()
+        self._read: dict[str, tuple[datetime, Row]] = {}  # by deliberation: when it was written, and its row
+
+    def collect(self) -> Iterable[Metric]:
+        with self._one_at_a_time:  # the server has a thread for each question
+            return list(self._collect())
+
+    def _collect(self) -> Iterable[Metric]:
+        self._read_results()
+        deliberations = GaugeMetricFamily("fleet_deliberations", "Deliberations that are known.", labels=["status"])
+        for status, count in self.status_service.counts().items():
+            if status != "total_deliberations":
+                deliberations.add_metric([status], count)
+        yield deliberations
+        rows = [row for _, row in self._read.values()]
+        tokens = GaugeMetricFamily("fleet_stored_tokens", "Tokens that the stored results took.", labels=["kind"])
+        for kind in TOKENS:
+            tokens.add_metric([kind], sum(row[f"{kind}_tokens"] or 0 for row in rows))
+        yield tokens
+        seconds = GaugeMetricFamily(
+            "fleet_deliberation_seconds",
+            "First to last answer, of the stored results: so many of a hundred were quicker.",
+            labels=["role", "quantile"],
+        )
+        for role in sorted({row["role"] for row in rows}):
+            taken = sorted(row["wall_s"] for row in rows if row["role"] == role and row["wall_s"] is not None)
+            for quantile in QUANTILES if taken else ():
+                seconds.add_metric([role, str(quantile)], taken[int(quantile * (len(taken) - 1))])
+        yield seconds
+        yield from self._queue()
+        yield from self._last_run()
+
+    def _read_results(self) -> None:
+        there = {
+            key: at
+            for key, at in self.status_service.store.mtimes("deliberations", ".parquet").items()
+            if is_deliberation_id(key)
+        }
+        for key in self._read.keys() - there.keys():  # pruned
+            del self._read[key]
+        for key, written in there.items():
+            if key in self._read and self._read[key][0] == written:
+                continue
+            try:
+                rows = read_rows(self.status_service.store, "deliberations", key)
+            except CorruptFile:
+                continue
+            if rows is not None and rows.num_rows:
+                self._read[key] = (written, rows.select(_COLUMNS).to_pylist()[0])
+
+    def _queue(self) -> Iterable[Metric]:
+        instance = self.status_service.instance
+        runs = GaugeMetricFamily("fleet_runs", "Dagster runs that have not ended.", labels=["state"])
+        under_way = instance.get_runs_count(dg.RunsFilter(statuses=STARTED))
+        runs.add_metric(["started"], under_way)
+        runs.add_metric(["queued"], instance.get_runs_count(dg.RunsFilter(statuses=UNFINISHED)) - under_way)
+        yield runs
+        lag = len(unpublished(instance, self.nats))
+        yield GaugeMetricFamily("fleet_events_lag", "Outcomes that have not been announced yet.", value=lag)
+        if self.nats.url is None:
+            return
+        requests = GaugeMetricFamily("fleet_requests", "Requests at the broker.", labels=["state"])
+        try:
+            counts, up = requests_at_the_broker(self.nats), 1
+        except BrokerUnavailable:
+            counts, up = {}, 0
+        for name, count in counts.items():
+            requests.add_metric([name.removeprefix("requests_")], count)
+        yield requests
+        yield GaugeMetricFamily("fleet_broker_up", "Whether the broker answers.", value=up)
+
+    def _last_run(self) -> Iterable[Metric]:
+        last = self.status_service.instance.get_latest_materialization_event(dg.AssetKey(TRANSCRIPTS))
+        found: dict[str, Any] = dict(last.asset_materialization.metadata) if last and last.asset_materialization else {}
+        for name, (entry, text) in _OF_THE_LAST_RUN.items():
+            if entry in found:
+                yield GaugeMetricFamily(name, text, value=float(found[entry].value))

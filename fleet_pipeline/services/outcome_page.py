@@ -1,0 +1,154 @@
+"""What the UI shows of a deliberation: the metadata of its outcome.
+
+Texts of models and of backlogs are shown as text, and bounded: every event is loaded with the page. The
+whole is in the Parquet files, whose path stands beside it.
+"""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+import dagster as dg
+import pandas as pd
+
+from fleet_pipeline.common.text import bounded, printable
+from fleet_pipeline.reports.discussion import MOST_TEXT, discussion, reasoning
+from fleet_pipeline.reports.pictures import council_picture
+from fleet_pipeline.scoring.similarity import similarities
+from fleet_pipeline.services.outcomes import Outcome, records
+from fleet_pipeline.storage.store import Store
+from fleet_pipeline.storage.tables import table_path
+
+Record = dict[str, Any]
+STORAGE = "storage"
+_PHASES = ("propose", "critique", "revise")
+
+
+def metadata(store: Store, outcome: Outcome, texts: bool) -> dict[str, dg.MetadataValue]:
+    """An outcome as the UI shows it, in the order of what people look for. Without `texts` those are in the
+    Parquet files alone.
+    """
+    row, seats, utterances = outcome.row, outcome.seats, outcome.utterances
+    values: dict[str, dg.MetadataValue] = {"status": dg.MetadataValue.text(row["status"])}
+    ranked = sorted(seats, key=lambda seat: (seat["rank"] is None, seat["rank"], not seat["winner"]))
+    if row["error_message"]:
+        values["error"] = _text(row["error_message"])
+    if outcome.failed_checks:
+        values["look at this first"] = _text("\n".join(f"{name}: {why}" for name, why in outcome.failed_checks.items()))
+    if texts and row["description"]:
+        values["task"] = _text(row["description"])
+    if row["winner_text"]:
+        values["winner"] = _text(f"{row['winner_agent_id']} (score {row['winner_score']:.3f})")
+        if texts:
+            values["winner's proposal"] = _text(row["winner_text"])
+    if ranked:
+        values["proposals"] = _seat_table(ranked)
+    if picture := _picture(seats):
+        values["picture"] = dg.MetadataValue.md(picture)
+    if texts and ranked:
+        said = records(utterances)
+        values["everything said"] = dg.MetadataValue.md(discussion(ranked, said))
+        if thought := reasoning(said):
+            values["reasoning"] = dg.MetadataValue.md(thought)
+    for name in ("vendi", "mean_distance", "mean_relevance", "wall_s"):
+        if row.get(name) is not None:
+            values[name.replace("_", " ")] = dg.MetadataValue.float(round(row[name], 4))
+    for name in ("completion_tokens", "prompt_tokens", "cached_tokens"):
+        values[name.replace("_", " ")] = dg.MetadataValue.int(row[name])
+    if row["wall_s"]:
+        values["tokens per second"] = dg.MetadataValue.float(round(row["completion_tokens"] / row["wall_s"], 1))
+    if len(utterances):
+        values["phases"] = dg.MetadataValue.table(_phase_records(utterances), schema=_PHASE)
+    # Where whoever follows the event log finds the rows.
+    values[STORAGE] = dg.MetadataValue.text(store.url)
+    values["parquet"] = dg.MetadataValue.path(store.full_path(table_path("proposals", row["deliberation_id"])))
+    return values
+
+
+def _text(text: str) -> dg.MetadataValue:
+    return dg.MetadataValue.text(printable(bounded(text, MOST_TEXT)))
+
+
+def _picture(seats: list[Record]) -> str:
+    """An image in Markdown, its data in its address: the UI fetches nothing. Empty where there is nothing to compare."""
+    present = [seat for seat in seats if seat["text"] is not None]
+    if len(present) < 2:
+        return ""
+    winner = next((place for place, seat in enumerate(present) if seat["winner"]), None)
+    png = council_picture(
+        [seat["label"] for seat in present],
+        similarities([seat["text"] for seat in present]),
+        relevance=[seat["relevance"] for seat in present],
+        novelty=[seat["novelty"] for seat in present],
+        initial_novelty=[seat["initial_novelty"] for seat in present],
+        winner=winner,
+    )
+    return f"![similarity, and novelty against relevance](data:image/png;base64,{base64.b64encode(png).decode()})"
+
+
+# Of each seat, in the order of the columns. The others are in the Parquet file: a wider table pushes every text
+# of the page out of sight.
+_FIGURES = ("score", "relevance", "novelty", "checks", "judge")
+_PHASE = dg.TableSchema(
+    columns=[
+        dg.TableColumn("phase", "string"),
+        dg.TableColumn("answers", "int", "attempts that did not count included"),
+        dg.TableColumn("did not count", "int"),
+        dg.TableColumn("prompt tokens", "int"),
+        dg.TableColumn("from the prefix cache", "float", "share of the prompt tokens"),
+        dg.TableColumn("completion tokens", "int"),
+    ]
+)
+
+
+def _seat_table(ranked: list[Record]) -> dg.MetadataValue:
+    figures = [name for name in _FIGURES if any(seat[name] is not None for seat in ranked)]
+    failed = any(seat["error_type"] for seat in ranked)
+    columns = [
+        dg.TableColumn("rank", "int", "1 is best; equals share a rank"),
+        dg.TableColumn("proposal", "string", "the letter by which peers know it"),
+        dg.TableColumn("agent", "string"),
+        dg.TableColumn("perspective", "string"),
+        *[dg.TableColumn(name, "float", "0 to 1; docs/scores.md says what it means") for name in figures],
+        *([dg.TableColumn("error", "string")] if failed else []),
+    ]
+    records = [
+        dg.TableRecord(
+            {
+                "rank": None if seat["rank"] is None else int(seat["rank"]),
+                "proposal": seat["label"],
+                "agent": seat["agent_id"],
+                "perspective": seat["perspective"] or "",
+                **{name: None if seat[name] is None else round(seat[name], 3) for name in figures},
+                **({"error": _error(seat)} if failed else {}),
+            }
+        )
+        for seat in ranked
+    ]
+    return dg.MetadataValue.table(records, schema=dg.TableSchema(columns))
+
+
+def _error(seat: Record) -> str:
+    return printable(f"{seat['error_type']}: {seat['error_message']}"[:300]) if seat["error_type"] else ""
+
+
+def _phase_records(utterances: pd.DataFrame) -> list[dg.TableRecord]:
+    records = []
+    for phase in _PHASES:
+        said = utterances[utterances["phase"] == phase]
+        if len(said):
+            prompt, cached = int(said["prompt_tokens"].sum()), int(said["cached_tokens"].sum())
+            records.append(
+                dg.TableRecord(
+                    {
+                        "phase": phase,
+                        "answers": len(said),
+                        "did not count": int(said["error_type"].notna().sum()),
+                        "prompt tokens": prompt,
+                        "from the prefix cache": round(cached / prompt, 3) if prompt else None,
+                        "completion tokens": int(said["completion_tokens"].sum()),
+                    }
+                )
+            )
+    return records

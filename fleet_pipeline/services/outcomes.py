@@ -1,0 +1,76 @@
+"""What `deliberations` does for one key: write its row."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from fleet_pipeline.common.errors import CorruptFile, InvalidInput
+from fleet_pipeline.scoring.council_checks import failed_checks
+from fleet_pipeline.scoring.options import CouncilCheck, CouncilCheckOptions
+from fleet_pipeline.scoring.outcome import outcome_row
+from fleet_pipeline.storage.schemas import TABLES
+from fleet_pipeline.storage.store import Store
+from fleet_pipeline.storage.tables import read_file, write_rows
+from fleet_pipeline.storage.task_store import TaskStore
+
+Record = dict[str, Any]
+_DEFAULTS = CouncilCheckOptions()
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What was found of one deliberation: its row, its seats' rows, what was said, and the checks it does not pass."""
+
+    row: Record
+    seats: list[Record]
+    utterances: pd.DataFrame
+    failed_checks: dict[CouncilCheck, str]
+
+
+def write_outcome(tasks: TaskStore, key: str, run_id: str, checks: CouncilCheckOptions = _DEFAULTS) -> Outcome:
+    """Write the outcome of one deliberation, and return it."""
+    store = tasks.store
+    try:
+        utterances, facts = _read(store, "utterances", key)
+        seats, scoring = _read(store, "proposals", key)
+    except CorruptFile as error:
+        utterances, seats = (TABLES[table].empty_table().to_pandas() for table in ("utterances", "proposals"))
+        facts, scoring = {"status": "failed", "error_message": str(error)}, {}
+    try:
+        task = tasks.get(key)[0]
+    except InvalidInput as error:
+        # Whatever an earlier run said: this deliberation cannot be held as it now stands.
+        task, facts = None, facts | {"status": "failed", "error_message": str(error)}
+    row = outcome_row(key, task, facts, utterances, seats, scoring.get("diversity", {}), run_id)
+    write_rows(store, "deliberations", key, [row], {"status": row["status"], "fingerprint": row["fingerprint"]})
+    found = failed_checks(utterances, seats, scoring.get("diversity", {}), task.needed if task else None, checks)
+    return Outcome(row, records(seats), utterances, found)
+
+
+def records(frame: pd.DataFrame) -> list[Record]:
+    """Rows as dictionaries, with None for every absent value: pandas has three kinds of those."""
+    plain = frame.astype(object).where(frame.notna(), None)
+    return [{str(name): value for name, value in row.items()} for row in plain.to_dict("records")]
+
+
+def proposal_row(row: Record, wins: bool) -> Record:
+    """A row of `proposals` from a ranked seat: nested results as the table has them."""
+    checked = row.pop("findings", None) or []
+    return row | {
+        "winner": bool(row["winner"]) and wins,
+        "won_by": row["won_by"] if wins else None,
+        "evidence": [{**found._asdict(), "covered": found.covered} for found in row["evidence"] or []],
+        "findings": [
+            {"check": one.check, "passed": one.passed, "line": line, "message": message}
+            for one in checked
+            for line, message in (one.findings or [(None, None)])
+        ],
+    }
+
+
+def _read(store: Store, table: str, key: str) -> tuple[pd.DataFrame, dict[str, Any]]:
+    rows, facts = read_file(store, table, key) or (TABLES[table].empty_table(), {})
+    return rows.to_pandas(), facts

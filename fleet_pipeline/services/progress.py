@@ -1,0 +1,103 @@
+"""How far a run is: counts as they stand, and the words people read."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import dagster as dg
+
+
+@dataclass
+class Progress:
+    """Counts of one run of the GPU op. Times are monotonic seconds."""
+
+    total: int = 0
+    reused: int = 0
+    completed: int = 0
+    failed: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    completion_tokens: int = 0
+    by_phase: dict[str, list[int]] = field(default_factory=dict)  # prompt tokens, and those from the cache
+    gpu_memory: str = ""
+    engine_starts: int = 0
+    engine_start_seconds: float = 0.0
+    engine_deaths: list[str] = field(default_factory=list)
+    generating_seconds: float = 0.0
+    generating_since: float | None = field(default=None, repr=False)
+    phase: str = "reading tasks"
+
+    @property
+    def done(self) -> int:
+        return self.reused + self.completed + self.failed
+
+    @property
+    def seconds(self) -> float:
+        """Seconds spent generating, engine starts left out."""
+        running = time.monotonic() - self.generating_since if self.generating_since is not None else 0.0
+        return self.generating_seconds + running
+
+    @property
+    def tokens_per_second(self) -> float:
+        return self.completion_tokens / self.seconds if self.seconds > 0 else 0.0
+
+    @property
+    def cache_hit_rate(self) -> float:
+        return self.cached_tokens / self.prompt_tokens if self.prompt_tokens else 0.0
+
+    @property
+    def cache_hit_rates(self) -> dict[str, float]:
+        """By phase, of what has finished."""
+        return {phase: cached / prompt for phase, (prompt, cached) in self.by_phase.items() if prompt}
+
+    @property
+    def eta_seconds(self) -> float | None:
+        """Seconds left at the present rate; None before there is one."""
+        ran = self.completed + self.failed
+        return self.seconds / ran * (self.total - self.done) if ran else None
+
+    def __str__(self) -> str:
+        parts = [f"{self.done} of {self.total} deliberations"]
+        if self.failed:
+            parts.append(f"{self.failed} failed")
+        if self.reused:
+            parts.append(f"{self.reused} already done")
+        if self.engine_deaths:
+            parts.append(
+                f"engine started again {len(self.engine_deaths)} times, the last time after: {self.engine_deaths[-1]}"
+            )
+        if self.completion_tokens:
+            parts.append(f"{self.tokens_per_second:,.0f} tokens/s")
+            parts.append(f"{self.cache_hit_rate:.0%} of prompt tokens cached")
+        if self.eta_seconds is not None and self.done < self.total:
+            parts.append(f"about {duration(self.eta_seconds)} left")
+        return ", ".join([self.phase, *parts] if self.phase != "deliberating" else parts)
+
+
+Report = Callable[[Progress], None]
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them: `8 s`, `3 min 20 s`, `2 h 5 min`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3_600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3_600} h {whole % 3_600 // 60} min"
+
+
+def log_progress(log: dg.DagsterLogManager, every_seconds: float = 10.0) -> Report:
+    """Say in the event log how far the run is: at every change of phase, else every few seconds."""
+    last_phase, last_time = "", 0.0
+
+    def report(progress: Progress) -> None:
+        nonlocal last_phase, last_time
+        now = time.monotonic()
+        if progress.phase != last_phase or now - last_time >= every_seconds:
+            last_phase, last_time = progress.phase, now
+            log.info(str(progress))
+
+    return report

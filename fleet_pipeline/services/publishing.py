@@ -1,0 +1,177 @@
+"""The events of finished deliberations: sent as their outcomes appear in the event log, sent again from
+disk, or held against what the broker has.
+
+The event log is the outbox's table of contents: it says what is finished, in order. The cursor into it
+moves only after the broker's acks, so that after a crash events are sent again, under the same ids, and
+none is lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, MutableMapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+
+import dagster as dg
+
+from fleet_pipeline.common.errors import CorruptFile, StorageError
+from fleet_pipeline.deliberation.task import is_deliberation_id
+from fleet_pipeline.events.audit import stored_keys
+from fleet_pipeline.events.completions import deliberation_events
+from fleet_pipeline.events.envelope import Envelope, Sealed
+from fleet_pipeline.events.options import NatsOptions
+from fleet_pipeline.events.publisher import CHUNK, Receipts, publish
+from fleet_pipeline.instance.event_log import PAGE, OutcomeRef, read_outcomes
+from fleet_pipeline.instance.names import COMPLETIONS_SENSOR
+from fleet_pipeline.storage.outbox import get_events, put_events, remove_events
+from fleet_pipeline.storage.store import Store
+from fleet_pipeline.storage.tables import read_rows, table_path
+
+# Headers and protocol take room in the broker's payload limit as well.
+HEADROOM = 1_024
+UNBOUNDED = 1 << 62
+
+
+@dataclass
+class PublishSummary:
+    """What has been sent. `unreadable`: deliberations whose files are torn or gone, and why; their
+    neighbours' events are sent all the same.
+    """
+
+    receipts: Receipts = field(default_factory=Receipts)
+    unreadable: dict[str, str] = field(default_factory=dict)
+
+
+def fill_outbox(store: Store, key: str) -> None:
+    """Put the events of a deliberation, as the tables on disk have it, where they are quick to read.
+
+    Where one of its tables is damaged there are none: who announces says so.
+    """
+    try:
+        events = [event.sealed() for event in _from_tables(store, key, UNBOUNDED)]
+    except CorruptFile:
+        remove_events(store, key)
+    else:
+        put_events(store, key, events)
+
+
+def publish_pending(
+    instance: dg.DagsterInstance,
+    nats: NatsOptions,
+    cursor: int,
+    total: PublishSummary,
+    page: int = PAGE,
+    chunk: int = CHUNK,
+) -> int:
+    """Publish one page of outcomes after `cursor`, and add to `total`; returns the next cursor.
+
+    Raises `BrokerUnavailable`, `StreamMismatch`.
+    """
+    outcomes, following = read_outcomes(instance, cursor, page)
+    if outcomes:
+        total.receipts += publish(nats, lambda max_bytes: _ready(outcomes, max_bytes, total.unreadable), chunk)
+    return following
+
+
+def unpublished(instance: dg.DagsterInstance, nats: NatsOptions) -> frozenset[str]:
+    """Keys whose outcomes the sensor `completions` has not come to, where there is a broker to publish them to."""
+    states = [state for state in instance.all_instigator_state() if state.name == COMPLETIONS_SENSOR]
+    if nats.url is None or not states:
+        return frozenset()
+    cursor = min(int(getattr(state.instigator_data, "cursor", None) or 0) for state in states)
+    waiting: set[str] = set()
+    while True:
+        outcomes, following = read_outcomes(instance, cursor)
+        if following == cursor:
+            return frozenset(waiting)
+        waiting |= {outcome.key for outcome in outcomes}
+        cursor = following
+
+
+def finished_keys(store: Store, since: datetime | None, unreadable: MutableMapping[str, str]) -> list[str]:
+    """Ids of the deliberations on disk that have finished, since then where a time is given."""
+    keys = [key for key in store.names("deliberations", ".parquet") if is_deliberation_id(key)]
+    if since is None:
+        return keys
+    found = []
+    for key in keys:
+        try:
+            rows = read_rows(store, "deliberations", key)
+        except CorruptFile as error:
+            unreadable[key] = str(error)
+            continue
+        finished = rows.column("finished_at")[0].as_py() if rows is not None and rows.num_rows else None
+        if finished is not None and finished >= since:
+            found.append(key)
+    return found
+
+
+def replay(store: Store, nats: NatsOptions, keys: Sequence[str], total: PublishSummary) -> None:
+    """Send all events of `keys` again, under their own idempotency keys.
+
+    Inside the streams' duplicate window the broker drops what it has; beyond it, it stores them again,
+    and consumers know them by their keys. Raises `BrokerUnavailable`, `StreamMismatch`.
+    """
+    _send(store, nats, keys, frozenset(), total)
+
+
+def reconcile(store: Store, nats: NatsOptions, keys: Sequence[str], total: PublishSummary) -> None:
+    """Send those events of `keys` that the broker does not hold."""
+    _send(store, nats, keys, stored_keys(nats), total)
+
+
+def _send(store: Store, nats: NatsOptions, keys: Sequence[str], held: frozenset[str], total: PublishSummary) -> None:
+    def missing(keys: Sequence[str], max_bytes: int) -> Iterator[Sealed]:
+        for key in keys:
+            try:
+                events = list(_from_tables(store, key, max_bytes - HEADROOM))
+            except CorruptFile as error:
+                total.unreadable[key] = str(error)
+                continue
+            yield from (event.sealed() for event in events if event.idempotency_key not in held)
+
+    for start in range(0, len(keys), PAGE):
+        page = keys[start : start + PAGE]
+        total.receipts += publish(nats, lambda max_bytes, page=page: missing(page, max_bytes))  # type: ignore[misc]
+
+
+def _ready(outcomes: Sequence[OutcomeRef], max_bytes: int, unreadable: MutableMapping[str, str]) -> Iterator[Sealed]:
+    """Events from the outbox; from the tables where it has none that can be sent.
+
+    What is damaged or gone costs its own events, and is told. Raises `StorageError` where the storage cannot be
+    read: that passes, and the events wait.
+    """
+    stores: dict[str, Store] = {}
+    for key, storage in outcomes:
+        try:
+            store = stores.get(storage) or stores.setdefault(storage, Store(storage))
+        except StorageError as error:  # a run's own, of a kind that is not known here
+            unreadable[key] = str(error)
+            continue
+        try:
+            events: Sequence[Sealed] | None = get_events(store, key)
+            if events is None or any(len(body) > max_bytes - HEADROOM for _, _, body in events):
+                events = [event.sealed() for event in _from_tables(store, key, max_bytes - HEADROOM)]
+        except CorruptFile as error:
+            unreadable[key] = str(error)
+            continue
+        if not events:
+            unreadable[key] = f"nothing of it is in {storage}: it was pruned, or that is not there now"
+        yield from events
+
+
+def _from_tables(store: Store, key: str, max_bytes: int) -> Iterator[Envelope]:
+    """The events of a deliberation as the tables have it; one that was pruned has none."""
+    outcome = read_rows(store, "deliberations", key)
+    if outcome is None or not outcome.num_rows:
+        return
+    seats = read_rows(store, "proposals", key)
+    said = read_rows(store, "utterances", key)
+    columns = ("agent_id", "temperature")
+    warmth = dict(zip(*(said.column(name).to_pylist() for name in columns), strict=True)) if said is not None else {}
+    proposals = [
+        {**seat, "temperature": warmth.get(seat["agent_id"])}
+        for seat in (seats.to_pylist() if seats is not None else [])
+    ]
+    location = store.full_path(table_path("proposals", key))
+    yield from deliberation_events(outcome.to_pylist()[0], proposals, location, max_bytes)

@@ -1,0 +1,111 @@
+"""The report of a run, or of a stretch of time, from what is stored."""
+
+from __future__ import annotations
+
+import io
+import tempfile
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import IO
+
+import pandas as pd
+
+from fleet_pipeline.common.errors import CorruptFile, InvalidInput
+from fleet_pipeline.common.files import written_whole
+from fleet_pipeline.deliberation.task import is_deliberation_id
+from fleet_pipeline.reports.html import DeliberationDetail, write_report
+from fleet_pipeline.storage.schemas import TABLES
+from fleet_pipeline.storage.store import Store
+from fleet_pipeline.storage.tables import TableSlice, read_rows
+
+# Texts are read one deliberation at a time, when they are written.
+_TEXTS = ("winner_text", "description")
+CHUNK = 256
+
+
+def report_path(run_id: str) -> str:
+    return f"reports/{run_id}.html"
+
+
+def store_report(store: Store, run_id: str, keys: Sequence[str]) -> str:
+    """Write the report of a run over `keys` into the storage; returns its full path."""
+    rows = outcome_table(store, keys)
+    # By way of a file: a report of thousands has hundreds of megabytes.
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "report.html"
+        write_file(file, store, f"Run {run_id}", rows[rows["run_id"] == run_id])
+        store.upload(report_path(run_id), file)
+    return store.full_path(report_path(run_id))
+
+
+def outcome_table(
+    store: Store, keys: Sequence[str] | None = None, told: Callable[[int, int], None] | None = None
+) -> pd.DataFrame:
+    """The rows of `deliberations` without their texts: of `keys`, or all there are. `ended_at` is when they were
+    written, where they have no last answer.
+    """
+    written = store.mtimes("deliberations", ".parquet")
+    wanted = [key for key in (sorted(written) if keys is None else keys) if is_deliberation_id(key)]
+    columns = [name for name in TABLES["deliberations"].names if name not in _TEXTS]
+    parts, done = [], 0
+    for part, rows in TableSlice(store, "deliberations", wanted).chunks(CHUNK):
+        parts.append(rows.select(columns).to_pandas())
+        done += len(part)
+        if told:
+            told(done, len(wanted))
+    found: pd.DataFrame = pd.concat(parts, ignore_index=True)
+    mtimes = pd.to_datetime(found["deliberation_id"].map(written), utc=True)
+    found["ended_at"] = found["finished_at"].fillna(mtimes)
+    return found
+
+
+def chosen(rows: pd.DataFrame, run: str | None, since: datetime | None, place: str) -> tuple[str, pd.DataFrame]:
+    """(title, rows) of a run (its id, or how it begins), of what finished since a time, or of the last run.
+
+    Raises `InvalidInput` where there are none, or where several runs begin so.
+    """
+    if rows.empty:
+        raise InvalidInput(f"no deliberations in {place} yet")
+    if since is not None:
+        found = rows[rows["ended_at"] >= pd.Timestamp(since)]
+        if found.empty:
+            raise InvalidInput(f"nothing in {place} finished since {since:%Y-%m-%d %H:%M %Z}")
+        return f"Deliberations since {since:%Y-%m-%d %H:%M %Z}", found
+    if run is None:
+        run = str(rows.sort_values("ended_at")["run_id"].iloc[-1])
+    runs = sorted({found for found in rows["run_id"].dropna() if found.startswith(run)})
+    if len(runs) != 1:
+        why = f"several runs begin with {run}: {', '.join(runs[:5])}" if runs else f"no deliberations of run {run}"
+        raise InvalidInput(f"{why} in {place}; `fleet status ID` names the run of a deliberation")
+    return f"Run {runs[0]}", rows[rows["run_id"] == runs[0]]
+
+
+def write(out: IO[str], store: Store, title: str, rows: pd.DataFrame) -> None:
+    """Write the report of the deliberations in `rows`."""
+
+    def tell(key: str) -> DeliberationDetail:
+        found = {}
+        for table in ("deliberations", "proposals", "utterances"):
+            try:
+                stored = read_rows(store, table, key)
+            except CorruptFile:  # its neighbours are told all the same; `schema` of the asset checks names it
+                stored = None
+            found[table] = stored.to_pylist() if stored is not None else []
+        row = found["deliberations"][0] if found["deliberations"] else dict.fromkeys(TABLES["deliberations"].names)
+        return DeliberationDetail(row | {"deliberation_id": key}, found["proposals"], found["utterances"])
+
+    keys = list(rows["deliberation_id"])
+    columns = ["role", "perspective", "winner", "error_type"]
+    parts = [part.select(columns).to_pandas() for _, part in TableSlice(store, "proposals", keys).chunks(CHUNK)]
+    seats = pd.concat(parts, ignore_index=True)
+    seats["answered"] = seats["error_type"].isna()
+    write_report(out, title, rows, seats, tell)
+
+
+def write_file(path: Path, store: Store, title: str, rows: pd.DataFrame) -> None:
+    """Write the report as a file, which appears whole or not at all. Raises `OSError`."""
+    with written_whole(path) as file:
+        out = io.TextIOWrapper(file, encoding="utf-8", write_through=True)
+        write(out, store, title, rows)
+        out.detach()

@@ -1,0 +1,272 @@
+"""What the GPU op does: run the deliberations that are not done yet, have them judged where that is wanted,
+and keep each result as it finishes.
+
+Plain Python, so that it can be tested without Dagster. Files are the truth for progress: a
+deliberation whose transcript is complete and was made from the same inputs is not run again, and
+neither is its judging. A deliberation is the unit: one that is under way when its process dies is begun
+again, at most as many as the engine holds at once. (Keeping phases as well would put a file between
+every two of them, and save a minute.)
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pandas as pd
+
+from fleet_pipeline.common.errors import CorruptFile, EngineError, InvalidInput
+from fleet_pipeline.common.logs import fields
+from fleet_pipeline.common.text import printable
+from fleet_pipeline.deliberation.council import CouncilDefaults, Deliberation, Resume, seat_council
+from fleet_pipeline.deliberation.judging import Judgement, Judging, judge, judging_fingerprint
+from fleet_pipeline.deliberation.protocol import deliberate
+from fleet_pipeline.deliberation.transcript import AgentError, Completion, Status, Transcript
+from fleet_pipeline.inference.engine import Engine, EngineProvider, Finished, Job, OnCompletion
+from fleet_pipeline.inference.gpu import gpu_memory
+from fleet_pipeline.scoring.proposals import final_proposals, texts
+from fleet_pipeline.services.progress import Progress, Report
+from fleet_pipeline.storage.tables import read_file, read_rows
+from fleet_pipeline.storage.task_store import TaskStore
+from fleet_pipeline.storage.transcripts import Provenance, write_judgements, write_transcript
+
+_log = logging.getLogger(__name__)
+
+# What says nothing about the question: asked another time, the judge may answer.
+NOT_ANSWERED = frozenset({AgentError.DEADLINE, AgentError.ENGINE, AgentError.FATAL})
+
+
+@dataclass
+class _Work:
+    """Keys to do on one model."""
+
+    deliberate: list[str] = field(default_factory=list)
+    judge: list[str] = field(default_factory=list)
+
+
+class Transcription:
+    """One run of the GPU op over `keys`.
+
+    `lineage` are the ids of the runs that this one is, or goes on from: under `resume` "never" what they
+    have finished stands, or a run that is tried again would never end.
+    """
+
+    def __init__(
+        self,
+        tasks: TaskStore,
+        defaults: CouncilDefaults,
+        source: EngineProvider,
+        run_id: str,
+        report: Report,
+        judging: Judging | None = None,
+        resume: Resume = "if-possible",
+        lineage: Collection[str] = (),
+    ) -> None:
+        self.judging = judging or Judging()
+        self.resume = resume
+        self.lineage = {run_id, *lineage}
+        self.tasks = tasks
+        self.store = tasks.store
+        self.defaults = defaults
+        self.source = source
+        self.run_id = run_id
+        self.report = report
+        self.progress = Progress()
+        self.identities: dict[str, str] = {}  # by model
+
+    def run(self, keys: Sequence[str]) -> Progress:
+        """Transcribe every key that has a valid task: each has a transcript on disk afterwards, failed
+        ones included. A key without one is left alone, and keeps the transcript it may have.
+
+        Raises `EngineError` when the run's own model cannot be started, or not again; what had finished is kept.
+        """
+        self.progress.total = len(keys)
+        self.report(self.progress)
+        # One engine per model. Only keys are held here: specs are read again as room becomes free,
+        # so that memory does not grow with the backlog.
+        for model, work in self._missing(keys).items():
+            try:
+                self._run_on(model, work)
+            except EngineError as error:
+                if model == self.defaults.model:
+                    raise
+                # A model that a task or role names for itself costs no more than its own deliberations.
+                self._fail(work.deliberate, str(error))
+        self.progress.phase = "transcribed"
+        self.report(self.progress)
+        return self.progress
+
+    def _missing(self, keys: Sequence[str]) -> dict[str, _Work]:
+        """What must be run, by model. A key without a valid task is left to the outcome."""
+        missing: dict[str, _Work] = {}
+        for key in keys:
+            try:
+                deliberation = self._convene(key)
+            except InvalidInput:
+                self.progress.failed += 1
+                continue
+            if done := self._done(deliberation):
+                self.progress.reused += 1
+                if self.judging.enabled and not self._is_judged(deliberation, done):
+                    missing.setdefault(deliberation.model, _Work()).judge.append(key)
+            else:
+                work = missing.setdefault(deliberation.model, _Work())
+                work.deliberate.append(key)
+                work.judge.append(key)
+        return missing
+
+    def _done(self, deliberation: Deliberation) -> dict[str, Any] | None:
+        """The facts of the transcript that stands, or None where one must be made."""
+        try:
+            found = read_file(self.store, "utterances", deliberation.id)
+        except CorruptFile:  # torn or foreign: what it should have held is missing
+            return None
+        if found is None or found[1].get("status") != Status.COMPLETED:
+            return None
+        facts = found[1]
+        if self.resume == "never":
+            stands = facts.get("run_id") in self.lineage
+        else:
+            stands = self.resume == "always" or facts.get("fingerprint") == deliberation.fingerprint
+        return facts if stands else None
+
+    def _run_on(self, model: str, work: _Work) -> None:
+        progress = self.progress
+        progress.phase = f"starting the engine with {model}"
+        self.report(progress)
+        with self.source.start(model) as engine:
+            starts, seconds, deaths = progress.engine_starts, progress.engine_start_seconds, progress.engine_deaths
+            progress.phase = "deliberating"
+            progress.generating_since = time.monotonic()
+            self.report(progress)
+            under_way: dict[str, Deliberation] = {}
+
+            def heard(answer: Completion) -> None:
+                progress.engine_starts = starts + 1 + len(engine.deaths)
+                progress.engine_start_seconds = seconds + engine.start_seconds
+                progress.engine_deaths = [*deaths, *engine.deaths]
+                self._heard(answer)
+
+            try:
+                for finished in engine.run(self._jobs(work.deliberate, under_way), heard):
+                    self._keep(under_way.pop(finished.key), finished, engine)
+                    self.report(progress)
+                if self.judging.enabled:
+                    self._judge(engine, work.judge, heard)
+            finally:
+                progress.gpu_memory = gpu_memory()
+                progress.generating_seconds = progress.seconds
+                progress.generating_since = None
+
+    def _judge(self, engine: Engine, keys: Sequence[str], heard: OnCompletion) -> None:
+        """After all have deliberated, so that a judging that is cut short costs no deliberation."""
+        self.progress.phase = "judging"
+        self.report(self.progress)
+        under_way: dict[str, tuple[Deliberation, str]] = {}
+
+        def jobs() -> Iterator[Job[tuple[Judgement, ...]]]:
+            for key in keys:
+                with suppress(InvalidInput):
+                    deliberation = self._convene(key)
+                    if done := self._done(deliberation):
+                        proposals = self._proposals(deliberation)
+                        judged = judging_fingerprint(done["fingerprint"], proposals, self.judging)
+                        under_way[key] = (deliberation, judged)
+                        yield Job(key, judge(deliberation, proposals, self.judging), deliberation.timeout_seconds)
+
+        for finished in engine.run(jobs(), heard):
+            deliberation, judged = under_way.pop(finished.key)
+            judgements = finished.result or ()
+            if (not judgements and finished.error) or any(one.utterance.error in NOT_ANSWERED for one in judgements):
+                judged = ""  # kept for people to see, and asked again by the next run
+            provenance = Provenance(deliberation.model, engine.name, self.run_id, deliberation.fingerprint)
+            write_judgements(self.store, deliberation, judgements, provenance, judged)
+
+    def _is_judged(self, deliberation: Deliberation, done: Mapping[str, Any]) -> bool:
+        try:
+            found = read_file(self.store, "judgements", deliberation.id)
+        except CorruptFile:
+            return False
+        wanted = judging_fingerprint(done["fingerprint"], self._proposals(deliberation), self.judging)
+        return found is not None and found[1].get("judged") == wanted
+
+    def _proposals(self, deliberation: Deliberation) -> dict[str, str]:
+        """Final texts by agent id."""
+        rows = read_rows(self.store, "utterances", deliberation.id)
+        seats = final_proposals(rows.to_pandas()) if rows is not None else final_proposals(pd.DataFrame())
+        return texts(seats)
+
+    def _jobs(self, keys: Sequence[str], under_way: dict[str, Deliberation]) -> Iterator[Job[Transcript]]:
+        for key in keys:
+            try:
+                deliberation = self._convene(key)
+            except InvalidInput:  # it was good a moment ago: the file changed meanwhile
+                self.progress.failed += 1
+                continue
+            under_way[key] = deliberation
+            yield Job(key, deliberate(deliberation), deliberation.timeout_seconds)
+
+    def _convene(self, key: str) -> Deliberation:
+        task, role = self.tasks.get(key)
+        deliberation = seat_council(task, role, self.defaults)
+        model = deliberation.model
+        if model not in self.identities:
+            self.identities[model] = self.source.identity(model)
+        return replace(deliberation, inference=self.identities[model])
+
+    def _keep(self, deliberation: Deliberation, finished: Finished[Transcript], engine: Engine) -> None:
+        transcript = finished.result or Transcript(
+            deliberation.id, Status.FAILED, (), f"the deliberation broke: {finished.error!r}"
+        )
+        provenance = Provenance(deliberation.model, engine.name, self.run_id, deliberation.fingerprint)
+        write_transcript(self.store, deliberation, transcript, provenance, finished.started_at, finished.finished_at)
+        self._log(transcript, finished.finished_at - finished.started_at)
+        progress = self.progress
+        for utterance in transcript.utterances:
+            tokens = progress.by_phase.setdefault(str(utterance.prompt.phase), [0, 0])
+            tokens[0] += utterance.completion.prompt_tokens
+            tokens[1] += utterance.completion.cached_tokens
+        if transcript.status is Status.COMPLETED:
+            progress.completed += 1
+        else:
+            progress.failed += 1
+
+    def _log(self, transcript: Transcript, seconds: float) -> None:
+        """One line for each deliberation that ended, and each answer that did not count."""
+        where = {"run_id": self.run_id, "deliberation_id": transcript.deliberation_id}
+        for utterance in transcript.utterances:
+            if utterance.error:
+                seat, phase = utterance.prompt.seat.agent_id, str(utterance.prompt.phase)
+                known = fields(**where, agent_id=seat, phase=phase, error_type=str(utterance.error))
+                key = transcript.deliberation_id
+                why = printable(f"{utterance.error}: {utterance.error_message}")
+                _log.warning("%s %s %s: %s", key, seat, phase, why, extra=known)
+        tokens = sum(utterance.completion.completion_tokens for utterance in transcript.utterances)
+        known = fields(**where, status=str(transcript.status), seconds=round(seconds, 3), completion_tokens=tokens)
+        _log.info("%s %s", transcript.deliberation_id, transcript.status, extra=known)
+
+    def _heard(self, answer: Completion) -> None:
+        progress = self.progress
+        progress.prompt_tokens += answer.prompt_tokens
+        progress.cached_tokens += answer.cached_tokens
+        progress.completion_tokens += answer.completion_tokens
+        self.report(progress)
+
+    def _fail(self, keys: Sequence[str], reason: str) -> None:
+        """Record deliberations that could not be held."""
+        now = time.time()
+        for key in keys:
+            with suppress(InvalidInput):
+                self._fail_one(self._convene(key), reason, now)
+
+    def _fail_one(self, deliberation: Deliberation, reason: str, now: float) -> None:
+        if not self._done(deliberation):
+            nothing = Transcript(deliberation.id, Status.FAILED, (), reason)
+            provenance = Provenance(deliberation.model, "", self.run_id, deliberation.fingerprint)
+            write_transcript(self.store, deliberation, nothing, provenance, now, now)
+            self._log(nothing, 0.0)
+            self.progress.failed += 1

@@ -1,0 +1,84 @@
+"""What a council said, and its picture, as the UI shows them."""
+
+from __future__ import annotations
+
+import io
+
+from markdown_it import MarkdownIt
+from PIL import Image
+
+from fleet_pipeline.reports.discussion import MOST_TOGETHER, discussion, reasoning
+from fleet_pipeline.reports.pictures import council_picture
+from fleet_pipeline_tests.support.hostile import HOSTILE
+
+
+def an_utterance(**fields: object) -> dict[str, object]:
+    plain = {
+        "agent_id": "agent-dev-001", "label": "A", "phase": "propose", "round": 0, "attempt": 1, "text": "fine",
+        "about_agent_id": "agent-dev-001", "self_critique": False, "reasoning": None, "error_type": None,
+        "error_message": None,
+    }  # fmt: skip
+    return plain | fields
+
+
+def test_a_discussion_shows_each_proposal_with_its_critiques_and_revisions_as_text() -> None:
+    seat = {"label": "A", "agent_id": "agent-dev-001", "rank": 1, "winner": True}
+    said = [
+        an_utterance(text=HOSTILE[0]),
+        an_utterance(phase="critique", agent_id="agent-dev-002", label="B", round=1, text=HOSTILE[2]),
+        an_utterance(phase="revise", round=1, text=None, error_type="cut_off", error_message="raise max_tokens"),
+        an_utterance(phase="revise", round=1, attempt=2, text="better", reasoning=HOSTILE[1]),
+    ]
+    tokens = MarkdownIt().parse(discussion([seat], said))
+    headings = [tokens[place + 1].content for place, token in enumerate(tokens) if token.type == "heading_open"]
+    assert headings == [
+        "Proposal A: agent-dev-001, the winner",
+        "Opening proposal",
+        "Critique in round 1, by proposal B's author",
+        "Revision 1",
+        "Revision 1 (attempt 2)",
+    ]
+    code = [token.content.rstrip("\n") for token in tokens if token.type == "fence"]
+    assert code == [HOSTILE[0], HOSTILE[2], "raise max_tokens", "better"]
+    assert HOSTILE[1] not in discussion([seat], said)
+    assert HOSTILE[1] in reasoning(said)
+
+
+def test_long_lines_are_folded_and_lose_nothing_but_that() -> None:
+    seat = {"label": "A", "agent_id": "agent-dev-001", "rank": 1, "winner": True}
+    text = "    indented " + "word " * 100 + "\n\n" + "x" * 500
+    (block,) = [one for one in MarkdownIt().parse(discussion([seat], [an_utterance(text=text)])) if one.type == "fence"]
+    assert max(len(line) for line in block.content.splitlines()) <= 110
+    assert block.content.replace("\n", "") == text.replace("\n", "")
+
+
+def test_a_discussion_stays_bounded_however_much_is_said() -> None:
+    seats = [{"label": f"{n}", "agent_id": f"agent-dev-{n:03d}", "rank": n, "winner": n == 1} for n in range(1, 65)]
+    said = [
+        an_utterance(about_agent_id=seat["agent_id"], text="x" * 1_000_000, round=r) for seat in seats for r in range(9)
+    ]
+    assert len(discussion(seats, said)) < 2 * MOST_TOGETHER
+
+
+def test_a_council_of_any_size_has_a_small_picture_also_where_figures_are_absent() -> None:
+    import numpy as np
+
+    for n in (2, 3, 64):
+        labels = [f"{place}" for place in range(n)]
+        nothing: list[float | None] = [None] * n
+        png = council_picture(labels, np.eye(n), nothing, nothing, nothing, None)
+        assert len(png) < 12_000
+        image = Image.open(io.BytesIO(png))
+        assert (image.format, image.width > 500) == ("PNG", True)
+
+
+def test_two_councils_with_other_figures_have_other_pictures() -> None:
+    """The figure is used again: nothing of the council before may stay in it."""
+    import numpy as np
+
+    matrix = np.array([[1.0, 0.3], [0.3, 1.0]])
+    first = council_picture(["A", "B"], matrix, [0.2, 0.4], [0.5, 0.5], [0.1, None], 0)
+    second = council_picture(["A", "B"], np.eye(2), [None, 0.4], [0.5, 0.5], [None, None], None)
+    again = council_picture(["A", "B"], matrix, [0.2, 0.4], [0.5, 0.5], [0.1, None], 0)
+    assert first != second
+    assert first == again

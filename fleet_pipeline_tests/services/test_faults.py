@@ -1,0 +1,166 @@
+"""Storage that is full, refuses, or does not answer, at any of a run's writes and reads."""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from fleet_pipeline.defs.resources import StorageResource
+from fleet_pipeline.deliberation.roles import BUILT_IN_ROLES
+from fleet_pipeline.storage.store import Retries, Store
+from fleet_pipeline.storage.task_store import TaskStore
+from fleet_pipeline_tests.support.faulty import FaultyFileSystem, none
+from fleet_pipeline_tests.support.pipeline import Pipeline, why_broken
+
+URL = "faulty://fleet"
+
+
+class QuickStorage(StorageResource):
+    """Waits as often as in production, and not as long."""
+
+    def retries(self) -> Retries:
+        return Retries(first_pause_seconds=0.001, longest_pause_seconds=0.01)
+
+
+@pytest.fixture
+def faulty(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pipeline]:
+    """A pipeline whose storage fails as `FaultyFileSystem.trouble` says."""
+    monkeypatch.setattr(FaultyFileSystem, "store", {})
+    pipeline.store = Store(URL)
+    pipeline.tasks = TaskStore(pipeline.store, BUILT_IN_ROLES)
+    pipeline.overrides["storage"] = QuickStorage(url=URL)
+    pipeline.configure(storage=URL)
+    yield pipeline
+    FaultyFileSystem.trouble = staticmethod(none)
+
+
+def fails(error: OSError, operation: str, of: str, calls: Callable[[int], bool]) -> None:
+    """Raise `error` at those calls of an operation on a folder that `calls` says, counted from 1."""
+    count = 0
+
+    def trouble(what: str, path: str) -> None:
+        nonlocal count
+        if what == operation and f"/{of}/" in path:
+            count += 1
+            if calls(count):
+                raise error
+
+    FaultyFileSystem.trouble = staticmethod(trouble)
+
+
+AWAY = OSError(errno.EIO, "503 slow down")
+FULL = OSError(errno.ENOSPC, "No space left on device")
+REFUSED = PermissionError(errno.EACCES, "Access Denied")
+WRITTEN = ("utterances", "proposals", "scores", "deliberations", "outbox")
+
+
+def completed(pipeline: Pipeline, keys: list[str]) -> bool:
+    found = {key: pipeline.store.read(f"deliberations/{key}.parquet") for key in keys}
+    return all(found.values()) and pipeline.partitions("deliberations") == (set(keys), set())
+
+
+@pytest.mark.parametrize("table", WRITTEN)
+def test_storage_that_does_not_answer_for_a_moment_costs_nothing_that_was_finished(
+    faulty: Pipeline, table: str
+) -> None:
+    keys = faulty.put("a", "b", "c", "d", "e", "f")
+    fails(AWAY, "write", table, lambda n: n in (3, 5))
+    assert faulty.run(keys).success
+    assert completed(faulty, keys)
+    assert len(faulty.asked) == 6 * 9
+    assert faulty.starts == 1
+
+
+@pytest.mark.parametrize("table", ["tasks", "utterances", "proposals"])
+def test_reads_that_fail_for_a_moment_are_tried_again_and_never_taken_for_missing(faulty: Pipeline, table: str) -> None:
+    keys = faulty.put("a", "b", "c")
+    faulty.run(keys)
+    faulty.asked = []
+    fails(AWAY, "read", table, lambda n: n in (2, 9))
+    assert faulty.run(keys).success
+    assert faulty.asked == []
+
+
+@pytest.mark.parametrize(
+    ("table", "error"), [*((table, FULL) for table in WRITTEN), ("utterances", REFUSED)], ids=[*WRITTEN, "read-only"]
+)
+def test_a_full_or_read_only_store_breaks_the_run_at_once_with_its_reason_and_the_next_goes_on(
+    faulty: Pipeline, table: str, error: OSError
+) -> None:
+    keys = faulty.put("a", "b", "c", "d", "e", "f")
+    fails(error, "write", table, lambda n: n >= 4)
+    broken = faulty.run(keys)
+    assert not broken.success
+    reason = why_broken(broken)
+    assert reason is not None
+    assert f"cannot write faulty:///fleet/{table}/" in reason
+    assert error.strerror in reason
+    FaultyFileSystem.trouble = staticmethod(none)
+    had = len(faulty.store.names("utterances", ".parquet"))
+    faulty.asked = []
+    assert faulty.run(keys).success
+    assert len(faulty.asked) == (6 - had) * 9
+    assert completed(faulty, keys)
+
+
+def test_storage_that_stays_away_ends_the_run_after_a_bounded_number_of_tries(faulty: Pipeline) -> None:
+    keys, tries = faulty.put("a"), []
+    fails(AWAY, "write", "utterances", lambda n: tries.append(n) is None)
+    result = faulty.run(keys)
+    assert len(tries) == Retries().tries
+    assert len(faulty.asked) == 9
+    assert "503 slow down" in (why_broken(result) or "")
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_with_the_disk_full_at_a_random_write_nothing_is_torn_and_the_next_run_completes(
+    faulty: Pipeline, seed: int
+) -> None:
+    keys = faulty.put(*[f"t{n}" for n in range(8)])
+    at, count = random.Random(seed).randrange(1, 48), 0
+
+    def trouble(what: str, path: str) -> None:
+        nonlocal count
+        count += what == "write"
+        if what == "write" and count >= at:
+            raise FULL
+
+    FaultyFileSystem.trouble = staticmethod(trouble)
+    assert not faulty.run(keys).success
+    FaultyFileSystem.trouble = staticmethod(none)
+    had = len(faulty.store.names("utterances", ".parquet"))
+    faulty.asked = []
+    assert faulty.run(keys).success
+    assert len(faulty.asked) == (8 - had) * 9
+    assert completed(faulty, keys)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a small disk")
+def test_a_disk_that_is_really_full_tears_nothing_and_what_fits_is_kept(pipeline: Pipeline, tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "fleet", disk], capture_output=True).returncode:
+        pytest.skip("mounting is not allowed here")
+    try:
+        pipeline.store = Store(str(disk))
+        pipeline.configure(storage=str(disk))
+        keys = pipeline.put(*[f"t{n:02d}" for n in range(30)])
+        broken = pipeline.run(keys)
+        assert "No space left on device" in (why_broken(broken) or "")
+        files = list((disk / "utterances").glob("*.parquet"))
+        assert 0 < len(files) < 30
+        assert pd.read_parquet(disk / "utterances")["deliberation_id"].nunique() == len(files)
+        assert not list(disk.rglob(".writing-*"))
+        subprocess.run(["mount", "-o", "remount,size=16m", disk], check=True)
+        pipeline.asked = []
+        assert pipeline.run(keys).success
+        assert len(pipeline.asked) == (30 - len(files)) * 9
+    finally:
+        subprocess.run(["umount", "-l", disk], check=True)

@@ -1,0 +1,26 @@
+"""The service in a thread, as `fleet serve` has it in a process."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from fleet_pipeline.api.nats_service import Answer, serve
+from fleet_pipeline.events.options import NatsOptions
+
+
+@contextmanager
+def answering(nats: NatsOptions, answer: Answer) -> Iterator[None]:
+    ready, loop, stop = threading.Event(), asyncio.new_event_loop(), asyncio.Event()
+    work = serve(nats, answer, "0.1.0", stop, ready.set)
+    thread = threading.Thread(target=loop.run_until_complete, args=(work,))
+    thread.start()
+    assert ready.wait(10)
+    try:
+        yield
+    finally:
+        loop.call_soon_threadsafe(stop.set)
+        thread.join(10)
+        loop.close()

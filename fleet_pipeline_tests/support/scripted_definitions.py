@@ -1,0 +1,28 @@
+"""Definitions for tests that need a webserver and a daemon, which load code by module name.
+
+The scripted engine fails the tasks that say so, while a file named `FAIL` stands in the storage, and takes
+half a second for each answer while one named `SLOW` does.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from fleet_pipeline.defs.build import build_definitions
+from fleet_pipeline.deliberation.prompts import Prompt
+from fleet_pipeline.deliberation.transcript import Completion
+from fleet_pipeline.inference.scripted import ScriptedProvider, echo
+from fleet_pipeline.settings import load_settings
+
+_settings = load_settings()
+
+
+def _answer(prompt: Prompt) -> Completion:
+    if Path(_settings.storage, "SLOW").exists():
+        time.sleep(0.5)
+    failing = "fail me" in prompt.user and Path(_settings.storage, "FAIL").exists()
+    return Completion(finish_reason="stop") if failing else echo(prompt)
+
+
+defs = build_definitions(_settings, overrides={"engine": ScriptedProvider(_answer)}, allow_scripted=True)
