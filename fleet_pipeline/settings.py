@@ -7,6 +7,7 @@ layer wins. `load_settings` also tells which layer each value came from.
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import tomllib
@@ -17,7 +18,13 @@ from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
 
 from fleet_pipeline.common.errors import InvalidInput
 from fleet_pipeline.common.validation import describe
@@ -28,7 +35,10 @@ from fleet_pipeline.inference.vllm import VllmConfig
 from fleet_pipeline.ingest.options import RequestOptions
 from fleet_pipeline.scoring.options import CouncilCheckOptions, ScoringOptions, Weights
 
+_log = logging.getLogger(__name__)
 CONFIG_FILE_VARIABLE = "FLEET_CONFIG_FILE"
+# Names of before, which go on working: they are read as the new ones, with a warning.
+RENAMED = {"checks": "council_checks"}
 # What Kubernetes puts into every pod beside a Service named "fleet" or "fleet-...".
 _OF_KUBERNETES = re.compile(r"FLEET_(.*_)?(SERVICE_HOST|SERVICE_PORT.*|PORT|PORT_.*)$")
 _FORBID = ConfigDict(frozen=True, extra="forbid")
@@ -126,7 +136,7 @@ class Settings(BaseSettings):
     weights: Weights = Weights()
     scoring: ScoringOptions = ScoringOptions()
     judge: Judging = Judging()
-    checks: CouncilCheckOptions = CouncilCheckOptions()
+    council_checks: CouncilCheckOptions = CouncilCheckOptions()
     nats: NatsOptions = NatsOptions()
     requests: RequestOptions = RequestOptions()
     bulk: BulkSettings = BulkSettings()
@@ -170,7 +180,28 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, config_file())
+        return init_settings, _Environment(settings_cls), _File(settings_cls, config_file())
+
+
+class _Environment(EnvSettingsSource):
+    """FLEET_* variables, under their old names as well."""
+
+    def _load_env_vars(self) -> Mapping[str, str | None]:
+        return {_renamed_variable(name): value for name, value in super()._load_env_vars().items()}
+
+
+class _File(TomlConfigSettingsSource):
+    """The TOML file, with its tables under their old names as well."""
+
+    def _read_file(self, file_path: Any) -> dict[str, Any]:
+        return {RENAMED.get(name, name): value for name, value in super()._read_file(file_path).items()}
+
+
+def _renamed_variable(variable: str) -> str:
+    """A variable's name as it is now, in lower case as pydantic has it."""
+    prefix, _, rest = variable.lower().partition("_")
+    name, *below = rest.split("__")
+    return f"{prefix}_{'__'.join([RENAMED[name], *below])}" if prefix == "fleet" and name in RENAMED else variable
 
 
 def _known_timezone(name: str) -> str:
@@ -220,22 +251,28 @@ def load_settings(flags: Mapping[str, Any] | None = None) -> Settings:
 
 def _check_names(file: Path) -> None:
     """Refuse unknown top-level names, which would otherwise be ignored; models refuse nested ones."""
-    names = set(Settings.model_fields)
-    if file.is_file():
-        for name in set(tomllib.loads(file.read_text(encoding="utf-8"))) - names:
-            raise InvalidInput(f"{file}: no such setting: {name}; `fleet config` lists them")
+    given = {f"{file}: {name}": name for name in (_read_toml(file) if file.is_file() else {})}
     for variable in os.environ:
         prefix, _, name = variable.partition("_")
-        ours = prefix == "FLEET" and variable != CONFIG_FILE_VARIABLE and not _OF_KUBERNETES.match(variable)
-        if ours and name.partition("__")[0].lower() not in names:
-            raise InvalidInput(f"{variable}: no such setting; `fleet config` lists them")
+        if prefix == "FLEET" and variable != CONFIG_FILE_VARIABLE and not _OF_KUBERNETES.match(variable):
+            given[variable] = name.partition("__")[0].lower()
+    for place, name in given.items():
+        if name in RENAMED:
+            _log.warning("%s: the setting %s is called %s now; rename it there", place, name, RENAMED[name])
+        elif name not in Settings.model_fields:
+            raise InvalidInput(f"{place}: no such setting; `fleet config` lists them")
+
+
+def _read_toml(file: Path) -> dict[str, Any]:
+    return tomllib.loads(file.read_text(encoding="utf-8"))
 
 
 def origins(settings: Settings) -> list[tuple[str, Any, str]]:
     """(dotted name, value, origin) of every setting; the origin is environment, file or default."""
     file = config_file()
-    environment = {name.upper() for name in os.environ}
-    in_file = _flatten(tomllib.loads(file.read_text(encoding="utf-8"))) if file.is_file() else {}
+    environment = {_renamed_variable(name).upper() for name in os.environ}
+    in_file = _read_toml(file) if file.is_file() else {}
+    in_file = _flatten({RENAMED.get(name, name): value for name, value in in_file.items()})
     found = []
     for name, value in _flatten(settings.model_dump(mode="json")).items():
         parts = name.upper().split(".")

@@ -6,8 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from fleet_pipeline_tests.support.councils import said
 from fleet_pipeline_tests.support.pipeline import Pipeline
+
+pytestmark = pytest.mark.instance
 
 ROOT = Path(__file__).parents[1]
 

@@ -20,6 +20,8 @@ from fleet_pipeline_tests.support.intakes import Intakes
 from fleet_pipeline_tests.support.pipeline import Pipeline
 from fleet_pipeline_tests.support.serving import serving
 
+pytestmark = [pytest.mark.instance, pytest.mark.broker]
+
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 
 

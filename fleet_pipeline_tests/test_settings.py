@@ -7,6 +7,8 @@ import pytest
 from fleet_pipeline.common.errors import InvalidInput
 from fleet_pipeline.settings import Settings, load_settings, origins
 
+pytestmark = pytest.mark.unit
+
 
 @pytest.fixture(autouse=True)
 def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

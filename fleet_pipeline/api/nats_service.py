@@ -13,7 +13,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from fleet_pipeline.common.errors import InvalidInput
+from fleet_pipeline.common.errors import InvalidInput, treatment
 from fleet_pipeline.events.connection import connect
 from fleet_pipeline.events.options import NatsOptions
 
@@ -43,10 +43,11 @@ async def serve(
                     found = await asyncio.to_thread(answer, request.subject, key, about, False)
                     body = json.dumps(found).encode()
                 await request.respond(body)
-            except InvalidInput as error:
-                await request.respond_error("400", str(error))
             except Exception as error:  # noqa: BLE001 - a question that fails must not end the service
-                await request.respond_error("500", f"{type(error).__name__}: {error}".splitlines()[0])
+                known = treatment(error)
+                code = known.service_code if known else "500"
+                said = str(error) if isinstance(error, InvalidInput) else f"{type(error).__name__}: {error}"
+                await request.respond_error(code, said.splitlines()[0])
 
         description = "Where deliberations stand, and what came of them."
         service = await add_service(connection, name="fleet", version=version, description=description)

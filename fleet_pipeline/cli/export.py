@@ -13,7 +13,7 @@ from fleet_pipeline.deliberation.task import is_deliberation_id
 from fleet_pipeline.settings import load_settings
 from fleet_pipeline.storage.export import FORMATS
 from fleet_pipeline.storage.export import export as write
-from fleet_pipeline.storage.schemas import TABLES
+from fleet_pipeline.storage.schemas import TABLES, TableName
 from fleet_pipeline.storage.store import Store
 
 
@@ -23,7 +23,9 @@ from fleet_pipeline.storage.store import Store
 @click.option("--out", required=True, metavar="FILE", help="The file to write; - for standard output.")
 @click.option("--table", type=click.Choice(list(TABLES)), default="deliberations", show_default=True)
 @storage_option
-def export(deliberation_ids: tuple[str, ...], form: str | None, out: str, table: str, storage: str | None) -> None:
+def export(
+    deliberation_ids: tuple[str, ...], form: str | None, out: str, table: TableName, storage: str | None
+) -> None:
     """Put a table of many deliberations into one file, for analysis: all of them, or those that are named.
 
     Exit code 3 where some cannot be read: they are named, and the others are written. Texts are written as
@@ -48,9 +50,11 @@ def export(deliberation_ids: tuple[str, ...], form: str | None, out: str, table:
     keys = list(deliberation_ids) or stored
     if not keys:
         fail(f"no {table} in {store.url} yet", INVALID)
-    told = (lambda done: click.echo(f"{done} of {len(keys)}", err=True)) if len(keys) > 1_000 else (lambda done: None)
+    on_progress = (
+        (lambda done: click.echo(f"{done} of {len(keys)}", err=True)) if len(keys) > 1_000 else (lambda done: None)
+    )
     try:
-        rows, damaged = write(store, table, keys, form, sys.stdout.buffer if out == "-" else Path(out), told)
+        rows, damaged = write(store, table, keys, form, sys.stdout.buffer if out == "-" else Path(out), on_progress)
     except BrokenPipeError:
         raise
     except OSError as error:

@@ -42,14 +42,14 @@ def metrics(address: str | None, nats: str | None, storage: str | None) -> None:
         if not host or not port.isdecimal() or int(port) > 65_535:
             raise click.BadParameter("expected HOST:PORT, such as 127.0.0.1:9464", param_hint="--serve")
         registry.register(FleetCollector(status_service, settings.nats))
-        told = threading.Event()
+        stop = threading.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: told.set())
+            signal.signal(number, lambda *_: stop.set())
         try:
             server, thread = start_http_server(int(port), host, registry)
         except OSError as error:
             fail(f"cannot answer at {address}: {error.strerror or error}", BROKE)
         click.echo(f"http://{address}/metrics", err=True)
-        told.wait()
+        stop.wait()
         server.shutdown()
         thread.join()

@@ -43,8 +43,8 @@ def prune(older_than: str | None, keep: int | None, really: bool, storage: str |
     fleet = Fleet.of(settings)
     with open_instance() as instance:
         old = find_old(instance, fleet.tasks, fleet.inbox, settings.retention, settings.nats)
-        told = (lambda count: None) if as_json else (lambda count: click.echo(f"{count} removed", err=True))
-        removed = remove(instance, fleet.tasks, fleet.inbox, old, told) if really else None
+        on_progress = (lambda count: None) if as_json else (lambda count: click.echo(f"{count} removed", err=True))
+        removed = remove(instance, fleet.tasks, fleet.inbox, old, on_progress) if really else None
     spared = set(removed.spared) if removed else set()
     if as_json:
         document = {

@@ -35,11 +35,11 @@ def report(run_id: str | None, since: str | None, out: str | None, storage: str 
         raise click.UsageError("name a run, or a time with --since")
     store = Store(load_settings(flags(storage=storage)).storage)
 
-    def told(done: int, of: int) -> None:
+    def on_progress(done: int, of: int) -> None:
         if of > 1_000:
             click.echo(f"read {done} of {of}", err=True)
 
-    title, rows = chosen(outcome_table(store, told=told), run_id, parse_since(since), store.url)
+    title, rows = chosen(outcome_table(store, on_progress=on_progress), run_id, parse_since(since), store.url)
     if out == "-":
         write(sys.stdout, store, title, rows)
         return

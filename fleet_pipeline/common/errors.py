@@ -8,7 +8,7 @@
     │   ├── CorruptFile              a file is there and is not what it should be
     │   └── StorageUnavailable       storage does not answer now; another try may succeed
     ├── EngineError                the engine cannot go on; what had finished has been handed over
-    │   ├── EngineDied               it broke while generating; started again, it may go on
+    │   ├── EngineCrashed            it broke while generating; started again, it may go on
     │   └── ModelUnavailable         the model cannot be loaded
     ├── BrokerError                events and requests cannot pass
     │   ├── BrokerUnavailable        the broker cannot be reached, or did not acknowledge
@@ -63,7 +63,7 @@ class EngineError(FleetError):
     """An engine that cannot go on."""
 
 
-class EngineDied(EngineError):
+class EngineCrashed(EngineError):
     """An engine that broke while generating."""
 
 

@@ -16,11 +16,12 @@ from fleet_pipeline.defs.resources import CouncilResource, StorageResource, flee
 from fleet_pipeline.deliberation.task import is_deliberation_id
 from fleet_pipeline.scoring.council_checks import COUNCIL_CHECKS, failed_checks
 from fleet_pipeline.scoring.options import CouncilCheck, CouncilCheckOptions
-from fleet_pipeline.storage.schemas import TABLES
+from fleet_pipeline.storage.schemas import TABLES, TableName
 from fleet_pipeline.storage.tables import read_file
 from fleet_pipeline.storage.task_store import TaskStore
 
 MOST_NAMED = 50
+_CHECKED: tuple[TableName, ...] = ("utterances", "proposals")
 
 
 @dg.multi_asset_check(
@@ -30,13 +31,13 @@ def council_checks(
     context: dg.AssetCheckExecutionContext,
     storage: StorageResource,
     council: CouncilResource,
-    checks: dg.ResourceParam[CouncilCheckOptions],
+    check_options: dg.ResourceParam[CouncilCheckOptions],
 ) -> Iterator[dg.AssetCheckResult]:
     tasks = fleet_of(storage, council, retries=True).tasks
     found: dict[CouncilCheck, dict[str, str]] = {name: {} for name in COUNCIL_CHECKS}
     keys = [key for key in _keys(context, tasks.store.names("proposals", ".parquet")) if is_deliberation_id(key)]
     for key in keys:
-        for name, text in _failed(tasks, key, checks).items():
+        for name, text in _failed(tasks, key, check_options).items():
             found[name][key] = text
     for name, councils in found.items():
         some = dict(list(councils.items())[:MOST_NAMED])
@@ -44,7 +45,7 @@ def council_checks(
             check_name=name,
             asset_key=proposals.key,
             passed=not councils,
-            severity=dg.AssetCheckSeverity.ERROR if name in checks.errors else dg.AssetCheckSeverity.WARN,
+            severity=dg.AssetCheckSeverity.ERROR if name in check_options.errors else dg.AssetCheckSeverity.WARN,
             description=f"{len(councils)} of {len(keys)} councils" if councils else f"none of {len(keys)} councils",
             metadata={"councils": len(councils), "looked at": len(keys), "which": dg.MetadataValue.json(some)},
         )
@@ -52,7 +53,7 @@ def council_checks(
 
 def _failed(tasks: TaskStore, key: str, options: CouncilCheckOptions) -> dict[CouncilCheck, str]:
     try:
-        read = {table: read_file(tasks.store, table, key) for table in ("utterances", "proposals")}
+        read = {table: read_file(tasks.store, table, key) for table in _CHECKED}
     except CorruptFile as error:
         return {"schema": str(error)}
     except StorageError:  # the outcome meets it too, and says so

@@ -26,7 +26,7 @@ from fleet_pipeline.deliberation.transcript import Status
 from fleet_pipeline.inference.engine import EngineProvider
 from fleet_pipeline.instance import metadata_keys
 from fleet_pipeline.instance.failures import failure
-from fleet_pipeline.instance.names import GPU_POOL
+from fleet_pipeline.instance.names import DELIBERATIONS, GPU_POOL, PROPOSALS, TRANSCRIPTS
 from fleet_pipeline.instance.partitions import deliberation_partitions, verify_range
 from fleet_pipeline.instance.run_processes import lineage
 from fleet_pipeline.scoring.options import CouncilCheckOptions
@@ -49,6 +49,7 @@ _partitioned: dict[str, Any] = {
 
 
 @dg.asset(
+    name=TRANSCRIPTS,
     description="Everything said in a deliberation. Runs the councils on vLLM, many at once, one engine start a run.",
     kinds={"vllm", "parquet"},
     code_version=str(PROTOCOL_VERSION),
@@ -93,6 +94,7 @@ def transcripts(
 
 
 @dg.graph_asset(
+    name=PROPOSALS,
     description="One row per seat: its proposal before and after revision, scores and rank.",
     kinds={"scikitlearn", "parquet"},
     code_version=SCORES_VERSION,
@@ -109,6 +111,7 @@ def proposals(transcripts: TableSlice) -> Any:
 
 
 @dg.asset(
+    name=DELIBERATIONS,
     description="One row per deliberation: status, winner, figures. Red where the deliberation failed.",
     deps=[proposals, transcripts],
     kinds={"parquet"},
@@ -123,7 +126,7 @@ def deliberations(
     context: dg.AssetExecutionContext,
     storage: StorageResource,
     council: CouncilResource,
-    checks: dg.ResourceParam[CouncilCheckOptions],
+    check_options: dg.ResourceParam[CouncilCheckOptions],
     logs: dg.ResourceParam[LogSettings],
     reports: dg.ResourceParam[ReportSettings],
     process: RunProcess,
@@ -135,7 +138,7 @@ def deliberations(
         if not is_deliberation_id(key):
             failed[key] = "no deliberation id: expected <task_id>.<role in lower case>; delete this partition"
             continue
-        outcome = write_outcome(tasks, key, context.run.run_id, checks)
+        outcome = write_outcome(tasks, key, context.run.run_id, check_options)
         row = outcome.row
         # Before the event log tells of it: who reads there finds the events ready.
         fill_outbox(store, key)
@@ -187,7 +190,7 @@ def _of_the_run(state: Progress) -> dict[str, Any]:
         "already done": state.reused,
         "failed": state.failed,
         "engine starts": state.engine_starts,
-        "engine deaths": "; ".join(state.engine_deaths) or "none",
+        "engine deaths": "; ".join(state.engine_crashes) or "none",
         "GPU memory": state.gpu_memory or "no GPU",
         "prompt tokens": state.prompt_tokens,
         "from the prefix cache": state.cached_tokens,

@@ -7,10 +7,12 @@ from typing import Any
 import dagster as dg
 
 from fleet_pipeline.defs.resources import StorageResource
+from fleet_pipeline.instance.names import DELIBERATIONS, PROPOSALS, TRANSCRIPTS
+from fleet_pipeline.storage.schemas import TableName
 from fleet_pipeline.storage.tables import TableSlice, write_rows
 
-# The asset `transcripts` is kept as the table of what was said.
-_TABLES = {"transcripts": "utterances"}
+# The table that each asset is kept in.
+_TABLES: dict[str, TableName] = {TRANSCRIPTS: "utterances", PROPOSALS: "proposals", DELIBERATIONS: "deliberations"}
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,6 @@ class ParquetIOManager(dg.ConfigurableIOManager):
         return TableSlice(self.storage.retrying_store(), table_of(context.asset_key), context.asset_partition_keys)
 
 
-def table_of(key: dg.AssetKey) -> str:
+def table_of(key: dg.AssetKey) -> TableName:
     """The table that an asset is kept in."""
-    return _TABLES.get(key.path[-1], key.path[-1])
+    return _TABLES[key.path[-1]]

@@ -186,7 +186,7 @@ def default_resources(settings: Settings) -> dict[str, Any]:
         # A plain object: its URL may hold a password, which must not appear in run config or UI.
         "nats": settings.nats,
         "request_options": settings.requests,
-        "checks": settings.checks,
+        "check_options": settings.council_checks,
         "bulk": settings.bulk,
         "retention": settings.retention,
         "logs": settings.logs,

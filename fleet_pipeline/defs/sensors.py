@@ -14,6 +14,7 @@ from fleet_pipeline.defs.resources import CouncilResource, StorageResource, Tick
 from fleet_pipeline.events.options import NatsOptions
 from fleet_pipeline.events.receiver import receive
 from fleet_pipeline.ingest.options import RequestOptions
+from fleet_pipeline.instance.names import COMPLETIONS_SENSOR
 from fleet_pipeline.instance.run_processes import fail_orphaned_runs
 from fleet_pipeline.services.inbox import take_files
 from fleet_pipeline.services.intake import Intake
@@ -23,6 +24,7 @@ NO_BROKER = "no broker is configured: set FLEET_NATS__URL or nats.url in fleet.t
 
 
 @dg.sensor(
+    name=COMPLETIONS_SENSOR,
     description="Publishes deliberation.completed, .failed and .timeout to NATS JetStream for every outcome.",
     minimum_interval_seconds=5,
     default_status=dg.DefaultSensorStatus.RUNNING,

@@ -22,7 +22,7 @@ from fleet_pipeline.deliberation.prompts import Phase, Prompt, bullets, material
 from fleet_pipeline.deliberation.protocol import Dialogue
 from fleet_pipeline.deliberation.sampling import Sampling
 from fleet_pipeline.deliberation.seeds import derive_seed
-from fleet_pipeline.deliberation.transcript import Utterance, hear
+from fleet_pipeline.deliberation.transcript import Utterance, classify
 
 JUDGE_VERSION = 1
 MOST_REASON = 400  # characters
@@ -92,7 +92,7 @@ def judge(
     if not asked:
         return ()
     prompts = [_prompt(deliberation, *comparison, proposals, judging) for comparison in asked]
-    heard = [hear(*pair) for pair in zip(prompts, (yield prompts), strict=True)]
+    heard = [classify(*pair) for pair in zip(prompts, (yield prompts), strict=True)]
     return tuple(
         Judgement(first, second, repeat, utterance, None if utterance.error else read_verdict(utterance.text))
         for (first, second, repeat), utterance in zip(asked, heard, strict=True)

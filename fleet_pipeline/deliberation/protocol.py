@@ -31,7 +31,7 @@ from fleet_pipeline.deliberation.transcript import (
     Status,
     Transcript,
     Utterance,
-    hear,
+    classify,
 )
 
 Result = TypeVar("Result")
@@ -56,7 +56,7 @@ def deliberate(deliberation: Deliberation) -> Dialogue[Transcript]:
         answers: dict[int, str] = {}
         pending = [_attempt(deliberation, prompt, 1) for prompt in prompts]
         while pending:
-            heard = [hear(*pair) for pair in zip(pending, (yield pending), strict=True)]
+            heard = [classify(*pair) for pair in zip(pending, (yield pending), strict=True)]
             said.extend(heard)
             errors = {utterance.error: utterance.error_message for utterance in heard}
             if AgentError.DEADLINE in errors:

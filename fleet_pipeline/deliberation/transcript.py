@@ -77,7 +77,7 @@ class Transcript:
     error_message: str = ""
 
 
-def hear(prompt: Prompt, completion: Completion) -> Utterance:
+def classify(prompt: Prompt, completion: Completion) -> Utterance:
     """Judge one answer: split its reasoning off and decide whether it counts."""
     reasoning, text = split_reasoning(completion.text)
     error, message = completion.error, completion.error_message

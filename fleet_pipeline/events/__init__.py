@@ -1,8 +1,13 @@
-"""Events and requests: what they say, where they go, and how they get there.
+"""Events and requests on NATS: what they say, where they go, and how they get there.
 
-`envelope` is the form of all of them and `payloads` what they hold; `options` and `connection` lead to the
-broker, and `streams` declares what must be there. Out: `completions` builds events from rows, `publisher` sends
-and waits for acks, `subscriber` watches them arrive, `audit` reads what the streams hold. In: `requests` reads
-messages, `intake` takes them by way of `pull`, `lookup` looks without taking. `service` answers questions;
-`embedded` runs a broker of one's own.
+    envelope, payloads     the form of an event, and what each kind holds
+    options, connection    how the broker is reached, and as whom
+    streams                the JetStream streams that must be there
+    completions            rows of a finished deliberation as events
+    publisher              sends them and waits for acks; `subscriber` watches them arrive
+    audit                  which events the streams hold
+    receiver               takes requests, by way of `consumer`; `lookup` looks without taking
+    embedded               a broker of one's own
+
+Not here: what a request says (`ingest.requests`), and what is done about it (`services.intake`).
 """

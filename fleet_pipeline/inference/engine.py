@@ -49,12 +49,12 @@ class Engine(Protocol):
 
     name: str
     start_seconds: float  # of all starts together
-    deaths: list[str]  # why it had to be started again, each time
+    crashes: list[str]  # why it had to be started again, each time
 
-    def run(self, jobs: Iterable[Job[Result]], heard: OnCompletion = ignore) -> Iterator[Finished[Result]]:
+    def run(self, jobs: Iterable[Job[Result]], on_completion: OnCompletion = ignore) -> Iterator[Finished[Result]]:
         """Run every job, reading `jobs` only as room becomes free.
 
-        `heard` is called with every answer as it comes. Raises `EngineError` when the engine breaks and
+        `on_completion` is called with every answer as it comes. Raises `EngineError` when the engine breaks and
         cannot be started again, or has been too often.
         """
         ...

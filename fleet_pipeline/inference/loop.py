@@ -24,7 +24,7 @@ from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Any, Protocol
 
-from fleet_pipeline.common.errors import EngineDied, EngineError
+from fleet_pipeline.common.errors import EngineCrashed, EngineError
 from fleet_pipeline.deliberation.prompts import Prompt
 from fleet_pipeline.deliberation.transcript import AgentError, Completion
 from fleet_pipeline.inference.engine import Finished, Job, OnCompletion, Result, ignore
@@ -43,11 +43,11 @@ class Backend(Protocol):
     def step(self) -> list[tuple[str, Completion]]:
         """Advance every request under way; return those that finished, by request id.
 
-        Raises `EngineDied`.
+        Raises `EngineCrashed`.
         """
         ...
 
-    def revive(self, reason: str) -> None:
+    def restart(self, reason: str) -> None:
         """Start again after a death, without the requests that were under way. Raises `EngineError`."""
         ...
 
@@ -67,25 +67,30 @@ class _Active:
     answers: list[Completion | None] = field(default_factory=list)
     waiting: dict[str, int] = field(default_factory=dict)  # request id -> place in the batch
     batch_started_at: float = 0.0
-    deaths: int = 0  # of the engine, while this was under way
+    crashes: int = 0  # of the engine, while this was under way
 
 
 class _Loop:
     """One run of `drive`. An object because its parts share the same few tables."""
 
     def __init__(
-        self, backend: Backend, max_in_flight: int, restarts: int, monotonic: Callable[[], float], heard: OnCompletion
+        self,
+        backend: Backend,
+        max_in_flight: int,
+        restarts: int,
+        monotonic: Callable[[], float],
+        on_completion: OnCompletion,
     ) -> None:
         self.backend = backend
         self.max_in_flight = max_in_flight
         self.restarts = restarts
         self.monotonic = monotonic
-        self.heard = heard
+        self.on_completion = on_completion
         self.owners: dict[str, _Active] = {}  # request id -> deliberation
         self.idle = 0.0  # seconds in which whoever gives jobs and takes results made this wait
-        self.deaths_in_a_row = 0  # with nothing that ended in between
-        self.death: str | None = None  # that has not been mended yet,
-        self.lost: list[_Active] = []  #   and the deliberations it interrupted
+        self.crashes_in_a_row = 0  # with nothing that ended in between
+        self.crash: str | None = None  # that has not been mended yet,
+        self.interrupted: list[_Active] = []  #   and the deliberations it interrupted
         self.quarantined: deque[_Active] = deque()  # those that may kill the engine; their clocks stand still
         self.finished: deque[Finished[Any]] = deque()
         self.request_ids = count()
@@ -100,7 +105,7 @@ class _Loop:
                     yield self.finished.popleft()
                     # Nothing runs meanwhile: a store that makes its writer wait must cost nobody's deadline.
                     self.idle += self.monotonic() - before
-                if self.death is not None and not self._revive(more):
+                if self.crash is not None and not self._restart(more):
                     return
                 while more and len(self.owners) < self.max_in_flight and not self.finished:
                     before = self.monotonic()
@@ -123,8 +128,8 @@ class _Loop:
     def _step(self) -> None:
         try:
             answers = self.backend.step()
-        except EngineDied as death:
-            self._on_crash(death)
+        except EngineCrashed as crash:
+            self._on_crash(crash)
             return
         for request_id, completion in answers:
             self._deliver(request_id, completion)
@@ -181,7 +186,7 @@ class _Loop:
     def _answer(self, active: _Active, place: int, completion: Completion) -> None:
         answer = replace(completion, started_at=active.batch_started_at, finished_at=time.time())
         active.answers[place] = answer
-        self.heard(answer)
+        self.on_completion(answer)
 
     def _expire(self) -> None:
         """End the deliberations whose time is up: abort what is under way, keep what was said."""
@@ -206,35 +211,35 @@ class _Loop:
                 self._answer(active, place, Completion(error=error, error_message=message))
         self._advance(active)
 
-    def _on_crash(self, death: EngineDied) -> None:
+    def _on_crash(self, crash: EngineCrashed) -> None:
         """Take what was under way out of the engine that died; what killed it, ends."""
-        self.death = str(death)  # not the error: it holds the dead engine's frames, and so its memory
-        self.deaths_in_a_row += 1
+        self.crash = str(crash)  # not the error: it holds the dead engine's frames, and so its memory
+        self.crashes_in_a_row += 1
         died_at = self._now()
         under_way = list({id(active): active for active in self.owners.values()}.values())
         for active in under_way:
             self._withdraw(active)
-            active.deaths += 1
+            active.crashes += 1
             active.deadline -= died_at  # what is left of its time, until it goes on
-        if len(under_way) == 1 and under_way[0].deaths > QUARANTINE_AFTER:
-            times = f"the engine died {under_way[0].deaths} times while this was under way, the last time alone"
-            self._end(under_way[0], AgentError.FATAL, f"{times}: {death}")
+        if len(under_way) == 1 and under_way[0].crashes > QUARANTINE_AFTER:
+            times = f"the engine died {under_way[0].crashes} times while this was under way, the last time alone"
+            self._end(under_way[0], AgentError.FATAL, f"{times}: {crash}")
         else:
-            self.lost = under_way
+            self.interrupted = under_way
 
-    def _revive(self, more: bool) -> bool:
+    def _restart(self, more: bool) -> bool:
         """Start the engine again, if anything is left for it; whether there is."""
-        death, lost = str(self.death), self.lost
-        self.death, self.lost = None, []
-        if not (more or lost or self.quarantined):
+        crash, interrupted = str(self.crash), self.interrupted
+        self.crash, self.interrupted = None, []
+        if not (more or interrupted or self.quarantined):
             return False
-        if self.deaths_in_a_row > self.restarts:
+        if self.crashes_in_a_row > self.restarts:
             raise EngineError(
-                f"{death}; it died {self.deaths_in_a_row} times in a row, with nothing finished (engine.max_restarts)"
+                f"{crash}; it died {self.crashes_in_a_row} times in a row, with nothing finished (engine.max_restarts)"
             )
-        self.backend.revive(death)
-        for active in lost:
-            if active.deaths < QUARANTINE_AFTER:
+        self.backend.restart(crash)
+        for active in interrupted:
+            if active.crashes < QUARANTINE_AFTER:
                 self._resume(active)
             else:
                 self.quarantined.append(active)
@@ -248,7 +253,7 @@ class _Loop:
             self._advance(active)
 
     def _finish(self, active: _Active, result: Any = None, error: BaseException | None = None) -> None:
-        self.deaths_in_a_row = 0
+        self.crashes_in_a_row = 0
         self.finished.append(Finished(active.job.key, result, active.started_at, time.time(), error))
 
 
@@ -258,10 +263,10 @@ def drive(
     *,
     max_in_flight: int,
     restarts: int = 0,
-    heard: OnCompletion = ignore,
+    on_completion: OnCompletion = ignore,
     monotonic: Callable[[], float] = time.monotonic,
 ) -> Iterator[Finished[Result]]:
     """Run every job on `backend`, yielding each as it finishes; `restarts` is how many deaths in a row are
     borne, with nothing finished in between. `monotonic` is the clock of deadlines, in seconds.
     """
-    return _Loop(backend, max_in_flight, restarts, monotonic, heard).run(jobs)
+    return _Loop(backend, max_in_flight, restarts, monotonic, on_completion).run(jobs)

@@ -37,7 +37,7 @@ class ScriptedEngine:
         self.batch = batch
         self.max_in_flight = max_in_flight
         self.queue: dict[str, Prompt] = {}
-        self.deaths: list[str] = []
+        self.crashes: list[str] = []
 
     def submit(self, request_id: str, prompt: Prompt) -> Completion | None:
         self.queue[request_id] = prompt
@@ -53,11 +53,11 @@ class ScriptedEngine:
         for request_id in request_ids:
             self.queue.pop(request_id, None)
 
-    def run(self, jobs: Iterable[Job[Result]], heard: OnCompletion = ignore) -> Iterator[Finished[Result]]:
-        return drive(jobs, self, max_in_flight=self.max_in_flight, restarts=self.restarts, heard=heard)
+    def run(self, jobs: Iterable[Job[Result]], on_completion: OnCompletion = ignore) -> Iterator[Finished[Result]]:
+        return drive(jobs, self, max_in_flight=self.max_in_flight, restarts=self.restarts, on_completion=on_completion)
 
-    def revive(self, reason: str) -> None:
-        self.deaths.append(reason)
+    def restart(self, reason: str) -> None:
+        self.crashes.append(reason)
         self.queue.clear()
 
     def __enter__(self) -> Self:

@@ -31,7 +31,7 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from fleet_pipeline.common.errors import EngineDied, EngineError, ModelUnavailable
+from fleet_pipeline.common.errors import EngineCrashed, EngineError, ModelUnavailable
 from fleet_pipeline.deliberation.prompts import Prompt
 from fleet_pipeline.deliberation.transcript import AgentError, Completion
 from fleet_pipeline.inference.engine import Finished, Job, OnCompletion, Result, ignore
@@ -92,10 +92,10 @@ class VllmEngine:
     def __init__(self, config: VllmConfig) -> None:
         self.config = config
         self.start_seconds = 0.0
-        self.deaths: list[str] = []
+        self.crashes: list[str] = []
         self.llm: Any = None
         self.core: Any = None
-        self.death: str | None = None  # why it is dead, until it is started again
+        self.crash: str | None = None  # why it is dead, until it is started again
 
     @classmethod
     def start(cls, config: VllmConfig) -> VllmEngine:
@@ -107,7 +107,7 @@ class VllmEngine:
     def _load(self) -> None:
         began = time.monotonic()
         llm = _load_llm(self.config)
-        self.llm, self.core, self.death = llm, llm.llm_engine, None
+        self.llm, self.core, self.crash = llm, llm.llm_engine, None
         try:
             _watch(self.core.engine_core)
             self.tokenizer = llm.get_tokenizer()
@@ -135,12 +135,12 @@ class VllmEngine:
                 f"the chat template of model {self.config.model!r} cannot render a system and a user message: {error}"
             ) from error
 
-    def run(self, jobs: Iterable[Job[Result]], heard: OnCompletion = ignore) -> Iterator[Finished[Result]]:
-        if self.death is not None:  # at the end of what ran before
-            self.revive(self.death)
+    def run(self, jobs: Iterable[Job[Result]], on_completion: OnCompletion = ignore) -> Iterator[Finished[Result]]:
+        if self.crash is not None:  # at the end of what ran before
+            self.restart(self.crash)
         # Slightly more than the batch holds, so that a freed slot finds a request waiting.
         most = self.config.max_num_seqs + 8
-        return drive(jobs, self, max_in_flight=most, restarts=self.config.max_restarts, heard=heard)
+        return drive(jobs, self, max_in_flight=most, restarts=self.config.max_restarts, on_completion=on_completion)
 
     def submit(self, request_id: str, prompt: Prompt) -> Completion | None:
         try:
@@ -164,18 +164,18 @@ class VllmEngine:
         except ValueError as error:  # vLLM refuses this request
             return _refused(error, len(tokens))
         except Exception as error:  # noqa: BLE001 - the engine is gone; the next step says so
-            self.death = _explain_death(error)
+            self.crash = _explain_crash(error)
         self.temperatures[request_id] = params.temperature
         return None
 
     def step(self) -> list[tuple[str, Completion]]:
-        if self.death is None:
+        if self.crash is None:
             try:
                 outputs = self.core.step()
             except Exception as error:  # noqa: BLE001 - whatever it is, this engine is no more
-                self.death = _explain_death(error)
-        if self.death is not None:
-            raise EngineDied(self.death)
+                self.crash = _explain_crash(error)
+        if self.crash is not None:
+            raise EngineCrashed(self.crash)
         return [
             (output.request_id, _completion(output, self.temperatures.pop(output.request_id, None)))
             for output in outputs
@@ -189,8 +189,8 @@ class VllmEngine:
             with suppress(Exception):  # a dead engine has forgotten them
                 self.core.abort_request(request_ids)
 
-    def revive(self, reason: str) -> None:
-        self.deaths.append(reason)
+    def restart(self, reason: str) -> None:
+        self.crashes.append(reason)
         self.close()
         try:
             self._load()
@@ -306,7 +306,7 @@ def _watch(client: Any) -> None:
     Thread(target=tell, name="fleet-engine-watch", daemon=True).start()
 
 
-def _explain_death(error: Exception) -> str:
+def _explain_crash(error: Exception) -> str:
     detail = (str(error).strip().splitlines() or [""])[0][:300]
     return f"vLLM broke while generating: {type(error).__name__}: {detail}"
 

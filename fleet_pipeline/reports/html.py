@@ -36,7 +36,7 @@ def write_report(
     title: str,
     rows: pd.DataFrame,
     seats: pd.DataFrame,
-    tell: Callable[[str], DeliberationDetail],
+    load_detail: Callable[[str], DeliberationDetail],
     made_at: datetime | None = None,
 ) -> None:
     """Write the report of the deliberations in `rows`, columns as in that table, one row each.
@@ -67,7 +67,7 @@ def write_report(
         slowest=_records(rows.sort_values("wall_s", ascending=False).head(MOST_LISTED)),
         most_tokens=_records(rows.sort_values("completion_tokens", ascending=False).head(MOST_LISTED)),
         alike=_records(rows.dropna(subset=["mean_distance"]).sort_values("mean_distance").head(MOST_LISTED)),
-        deliberations=_told(list(ordered["deliberation_id"]), tell),
+        deliberations=_told(list(ordered["deliberation_id"]), load_detail),
     )
     out.writelines(pieces)
 
@@ -118,9 +118,9 @@ def _plots(rows: pd.DataFrame, seats: pd.DataFrame) -> dict[str, str]:
     return plots
 
 
-def _told(keys: Sequence[str], tell: Callable[[str], DeliberationDetail]) -> Iterator[dict[str, Any]]:
+def _told(keys: Sequence[str], load_detail: Callable[[str], DeliberationDetail]) -> Iterator[dict[str, Any]]:
     for key in keys:
-        told = tell(key)
+        told = load_detail(key)
         about: dict[str, list[Row]] = {}
         for one in told.utterances:
             about.setdefault(one["about_agent_id"], []).append(one)

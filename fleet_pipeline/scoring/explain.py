@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fleet_pipeline.scoring.ranking import PARTS, QUALIFIED
+from fleet_pipeline.scoring.ranking import PARTS, QUALIFIED, decided_by
 
 Row = Mapping[str, Any]
 _WORDS = {
@@ -46,7 +46,7 @@ def _how(winner: Row, answered: Sequence[Row]) -> str:
     who, n = winner["agent_id"], len(answered)
     if n == 1:
         return f"{who} won as the only agent with a proposal (score {winner['score']:.3f})."
-    by, _, lot = str(winner["won_by"]).partition(", ")
+    by, lot = decided_by(winner["won_by"])
     measure = {"score": "score", "judge": "chance to win by the judge", "both": "mean of score and judge"}[by]
     candidates = [seat for seat in answered if seat["candidate"]]
     among = f"{n} proposals" if len(candidates) == n else f"the {len(candidates)} candidates of {n} proposals"
@@ -63,7 +63,7 @@ def _judge(winner: Row, method: str, scores: Sequence[Row]) -> list[str]:
     """What the judge's verdicts are worth."""
     found = {row["metric"]: row for row in scores if row["agent_id"] is None and row["metric"].startswith("judge_")}
     lines = []
-    if method != "score" and str(winner["won_by"]).startswith("score"):
+    if method != "score" and decided_by(winner["won_by"])[0] == "score":
         lines.append("The judge was to decide, and no verdict on every proposal could be read: the score decided.")
     for metric, words in (
         ("judge_position_consistency", "It preferred the same proposal in both orders in {share:.0%} of pairs ({n})."),

@@ -13,6 +13,7 @@ from fleet_pipeline.scoring.options import Method, Weights
 # subject is the most novel of all, and its code may be flawless.
 RELEVANCE, QUALIFIED = ("fit", "coverage"), ("novelty", "checks")
 PARTS = (*RELEVANCE, *QUALIFIED)
+_BY_LOT = ", by lot"
 DIGITS = 9  # scores that are equal to so many decimals are tied
 
 
@@ -59,9 +60,15 @@ def rank(scored: pd.DataFrame, method: Method = "score", candidates: Mapping[str
     ]
     winners = ranked.assign(lot=lots).sort_values(["rank", "lot"]).drop_duplicates("deliberation_id").index
     ranked["winner"] = ranked.index.isin(winners)
-    ranked["won_by"] = by + pd.Series("", index=ranked.index).where(~ranked["tied"], ", by lot")
+    ranked["won_by"] = by + pd.Series("", index=ranked.index).where(~ranked["tied"], _BY_LOT)
     ranked["won_by"] = ranked["won_by"].where(ranked["winner"], None)
     return ranked
+
+
+def decided_by(won_by: str) -> tuple[Method, bool]:
+    """(what decided, whether a lot had to) of a winner's `won_by`."""
+    method, lot = (won_by.removesuffix(_BY_LOT), won_by.endswith(_BY_LOT))
+    return ("judge" if method == "judge" else "both" if method == "both" else "score"), lot
 
 
 def _weighted_mean(scores: pd.DataFrame, weights: Weights, parts: tuple[str, ...]) -> pd.Series[float]:

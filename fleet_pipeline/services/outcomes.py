@@ -11,7 +11,7 @@ from fleet_pipeline.common.errors import CorruptFile, InvalidInput
 from fleet_pipeline.scoring.council_checks import failed_checks
 from fleet_pipeline.scoring.options import CouncilCheck, CouncilCheckOptions
 from fleet_pipeline.scoring.outcome import outcome_row
-from fleet_pipeline.storage.schemas import TABLES
+from fleet_pipeline.storage.schemas import TABLES, TableName
 from fleet_pipeline.storage.store import Store
 from fleet_pipeline.storage.tables import read_file, write_rows
 from fleet_pipeline.storage.task_store import TaskStore
@@ -71,6 +71,6 @@ def proposal_row(row: Record, wins: bool) -> Record:
     }
 
 
-def _read(store: Store, table: str, key: str) -> tuple[pd.DataFrame, dict[str, Any]]:
+def _read(store: Store, table: TableName, key: str) -> tuple[pd.DataFrame, dict[str, Any]]:
     rows, facts = read_file(store, table, key) or (TABLES[table].empty_table(), {})
     return rows.to_pandas(), facts

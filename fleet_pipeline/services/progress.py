@@ -24,7 +24,7 @@ class Progress:
     gpu_memory: str = ""
     engine_starts: int = 0
     engine_start_seconds: float = 0.0
-    engine_deaths: list[str] = field(default_factory=list)
+    engine_crashes: list[str] = field(default_factory=list)
     generating_seconds: float = 0.0
     generating_since: float | None = field(default=None, repr=False)
     phase: str = "reading tasks"
@@ -64,9 +64,9 @@ class Progress:
             parts.append(f"{self.failed} failed")
         if self.reused:
             parts.append(f"{self.reused} already done")
-        if self.engine_deaths:
+        if self.engine_crashes:
             parts.append(
-                f"engine started again {len(self.engine_deaths)} times, the last time after: {self.engine_deaths[-1]}"
+                f"engine started again {len(self.engine_crashes)} times, the last time after: {self.engine_crashes[-1]}"
             )
         if self.completion_tokens:
             parts.append(f"{self.tokens_per_second:,.0f} tokens/s")

@@ -107,7 +107,7 @@ def remove(
     tasks: TaskStore,
     inbox: Store,
     old: Old,
-    told: Callable[[int], None] = lambda _: None,
+    on_progress: Callable[[int], None] = lambda _: None,
 ) -> Removed:
     """Remove what `find_old` found; `told` hears how many deliberations have gone.
 
@@ -121,7 +121,7 @@ def remove(
         if place % PAGE == 0 or store.names("pending", ".json") != batches:
             batches = store.names("pending", ".json")
             held = _unfinished(instance, tasks)
-            told(len(removed.deliberations))
+            on_progress(len(removed.deliberations))
         if key in held or _changed(store, key, at):
             removed.spared.append(key)
             continue

@@ -40,7 +40,7 @@ def store_report(store: Store, run_id: str, keys: Sequence[str]) -> str:
 
 
 def outcome_table(
-    store: Store, keys: Sequence[str] | None = None, told: Callable[[int, int], None] | None = None
+    store: Store, keys: Sequence[str] | None = None, on_progress: Callable[[int, int], None] | None = None
 ) -> pd.DataFrame:
     """The rows of `deliberations` without their texts: of `keys`, or all there are. `ended_at` is when they were
     written, where they have no last answer.
@@ -52,8 +52,8 @@ def outcome_table(
     for part, rows in TableSlice(store, "deliberations", wanted).chunks(CHUNK):
         parts.append(rows.select(columns).to_pandas())
         done += len(part)
-        if told:
-            told(done, len(wanted))
+        if on_progress:
+            on_progress(done, len(wanted))
     found: pd.DataFrame = pd.concat(parts, ignore_index=True)
     mtimes = pd.to_datetime(found["deliberation_id"].map(written), utc=True)
     found["ended_at"] = found["finished_at"].fillna(mtimes)
@@ -84,7 +84,7 @@ def chosen(rows: pd.DataFrame, run: str | None, since: datetime | None, place: s
 def write(out: IO[str], store: Store, title: str, rows: pd.DataFrame) -> None:
     """Write the report of the deliberations in `rows`."""
 
-    def tell(key: str) -> DeliberationDetail:
+    def load_detail(key: str) -> DeliberationDetail:
         found = {}
         for table in ("deliberations", "proposals", "utterances"):
             try:
@@ -100,7 +100,7 @@ def write(out: IO[str], store: Store, title: str, rows: pd.DataFrame) -> None:
     parts = [part.select(columns).to_pandas() for _, part in TableSlice(store, "proposals", keys).chunks(CHUNK)]
     seats = pd.concat(parts, ignore_index=True)
     seats["answered"] = seats["error_type"].isna()
-    write_report(out, title, rows, seats, tell)
+    write_report(out, title, rows, seats, load_detail)
 
 
 def write_file(path: Path, store: Store, title: str, rows: pd.DataFrame) -> None:

@@ -24,7 +24,7 @@ from fleet_pipeline.instance.partitions import STARTED, UNFINISHED, deliberation
 from fleet_pipeline.scoring.proposals import final_proposals
 from fleet_pipeline.services.intake import has_run
 from fleet_pipeline.storage.pending import pending_batches
-from fleet_pipeline.storage.schemas import TABLES
+from fleet_pipeline.storage.schemas import TABLES, TableName
 from fleet_pipeline.storage.store import Store
 from fleet_pipeline.storage.tables import read_rows, table_path
 from fleet_pipeline.storage.task_store import TaskStore
@@ -247,6 +247,6 @@ def requests_at_the_broker(nats: NatsOptions) -> dict[str, int]:
     return {"requests_waiting": sum(counts.values()), "requests_refused": refused}
 
 
-def _records(store: Store, table: str, key: str) -> list[Record]:
+def _records(store: Store, table: TableName, key: str) -> list[Record]:
     rows = read_rows(store, table, key)
     return rows.to_pylist() if rows is not None else []

@@ -139,30 +139,30 @@ class Transcription:
         progress.phase = f"starting the engine with {model}"
         self.report(progress)
         with self.source.start(model) as engine:
-            starts, seconds, deaths = progress.engine_starts, progress.engine_start_seconds, progress.engine_deaths
+            starts, seconds, crashes = progress.engine_starts, progress.engine_start_seconds, progress.engine_crashes
             progress.phase = "deliberating"
             progress.generating_since = time.monotonic()
             self.report(progress)
             under_way: dict[str, Deliberation] = {}
 
-            def heard(answer: Completion) -> None:
-                progress.engine_starts = starts + 1 + len(engine.deaths)
+            def on_completion(answer: Completion) -> None:
+                progress.engine_starts = starts + 1 + len(engine.crashes)
                 progress.engine_start_seconds = seconds + engine.start_seconds
-                progress.engine_deaths = [*deaths, *engine.deaths]
+                progress.engine_crashes = [*crashes, *engine.crashes]
                 self._heard(answer)
 
             try:
-                for finished in engine.run(self._jobs(work.deliberate, under_way), heard):
+                for finished in engine.run(self._jobs(work.deliberate, under_way), on_completion):
                     self._keep(under_way.pop(finished.key), finished, engine)
                     self.report(progress)
                 if self.judging.enabled:
-                    self._judge(engine, work.judge, heard)
+                    self._judge(engine, work.judge, on_completion)
             finally:
                 progress.gpu_memory = gpu_memory()
                 progress.generating_seconds = progress.seconds
                 progress.generating_since = None
 
-    def _judge(self, engine: Engine, keys: Sequence[str], heard: OnCompletion) -> None:
+    def _judge(self, engine: Engine, keys: Sequence[str], on_completion: OnCompletion) -> None:
         """After all have deliberated, so that a judging that is cut short costs no deliberation."""
         self.progress.phase = "judging"
         self.report(self.progress)
@@ -178,7 +178,7 @@ class Transcription:
                         under_way[key] = (deliberation, judged)
                         yield Job(key, judge(deliberation, proposals, self.judging), deliberation.timeout_seconds)
 
-        for finished in engine.run(jobs(), heard):
+        for finished in engine.run(jobs(), on_completion):
             deliberation, judged = under_way.pop(finished.key)
             judgements = finished.result or ()
             if (not judgements and finished.error) or any(one.utterance.error in NOT_ANSWERED for one in judgements):

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from fleet_pipeline.common.errors import CorruptFile
 from fleet_pipeline.common.files import written_whole
-from fleet_pipeline.storage.schemas import TABLES
+from fleet_pipeline.storage.schemas import TABLES, TableName
 from fleet_pipeline.storage.store import Store
 from fleet_pipeline.storage.tables import read_rows
 
@@ -28,11 +28,11 @@ CHUNK = 256  # deliberations
 
 def export(
     store: Store,
-    table: str,
+    table: TableName,
     keys: Sequence[str],
     form: str,
     out: Path | IO[bytes],
-    told: Callable[[int], None] = lambda _: None,
+    on_progress: Callable[[int], None] = lambda _: None,
 ) -> tuple[int, dict[str, str]]:
     """Write the rows of `keys` into one file; returns (rows, the deliberations that cannot be read and why).
 
@@ -46,11 +46,11 @@ def export(
             found = _read(store, table, keys[start : start + CHUNK], damaged)
             rows += found.num_rows
             write(found)
-            told(min(start + CHUNK, len(keys)))
+            on_progress(min(start + CHUNK, len(keys)))
     return rows, damaged
 
 
-def _read(store: Store, table: str, keys: Sequence[str], damaged: dict[str, str]) -> pa.Table:
+def _read(store: Store, table: TableName, keys: Sequence[str], damaged: dict[str, str]) -> pa.Table:
     schema = TABLES[table]
     found = [schema.empty_table()]
     for key in keys:

@@ -26,12 +26,9 @@ class Batch:
     """Specs that one run is to be asked for. `rerun`: they stand in place of earlier ones."""
 
     id: str
+    source: str
     specs: tuple[Spec, ...]
     rerun: bool
-
-    @property
-    def source(self) -> str:
-        return self.id.split("-")[1]
 
     @property
     def keys(self) -> list[str]:
@@ -41,11 +38,11 @@ class Batch:
 def new_batch(source: str, specs: Sequence[Spec], rerun: bool, now: datetime) -> Batch:
     """A batch whose id sorts by time, and names its source."""
     digest = hashlib.sha256("\n".join(f"{spec.key} {spec.request_id}" for spec in specs).encode()).hexdigest()[:12]
-    return Batch(f"{now:%Y%m%dT%H%M%S%f}-{source}-{digest}", tuple(specs), rerun)
+    return Batch(f"{now:%Y%m%dT%H%M%S%f}-{source}-{digest}", source, tuple(specs), rerun)
 
 
 def put_batch(store: Store, batch: Batch) -> None:
-    document = {"rerun": batch.rerun, "specs": [spec.document() for spec in batch.specs]}
+    document = {"source": batch.source, "rerun": batch.rerun, "specs": [spec.document() for spec in batch.specs]}
     store.write(_path(batch.id), json.dumps(document).encode())
 
 
@@ -66,8 +63,10 @@ def pending_batches(tasks: TaskStore) -> tuple[list[Batch], dict[str, str]]:
                 except ValidationError as error:  # of a role, perhaps, that is no longer there
                     damaged[name] = describe(error)
             if found:
-                batches.append(Batch(name, tuple(found), bool(document["rerun"])))
-        except (InvalidInput, ValueError, KeyError, TypeError) as error:
+                # Batches of before say their source in their id alone.
+                source = document.get("source") or name.split("-")[1]
+                batches.append(Batch(name, source, tuple(found), bool(document["rerun"])))
+        except (InvalidInput, ValueError, LookupError, TypeError, AttributeError) as error:
             damaged[name] = f"{type(error).__name__}: {error}"
     return batches, damaged
 

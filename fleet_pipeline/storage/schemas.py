@@ -8,6 +8,8 @@ file of it carries: what is on disk under an older one is made again, and other 
 
 from __future__ import annotations
 
+from typing import Literal
+
 import pyarrow as pa
 
 _TYPES = {
@@ -190,11 +192,19 @@ JUDGEMENTS = _schema(
     }
 )
 
-TABLES: dict[str, pa.Schema] = {
+# A misspelt table is an error of types.
+TableName = Literal["utterances", "proposals", "deliberations", "scores", "judgements"]
+TABLES: dict[TableName, pa.Schema] = {
     "utterances": UTTERANCES,
     "proposals": PROPOSALS,
     "deliberations": DELIBERATIONS,
     "scores": SCORES,
     "judgements": JUDGEMENTS,
 }
-SCHEMA_VERSIONS = {"utterances": 3, "proposals": 2, "deliberations": 3, "scores": 2, "judgements": 2}
+SCHEMA_VERSIONS: dict[TableName, int] = {
+    "utterances": 3,
+    "proposals": 2,
+    "deliberations": 3,
+    "scores": 2,
+    "judgements": 2,
+}

@@ -19,12 +19,12 @@ import pyarrow.parquet as pq
 from fleet_pipeline.common.errors import CorruptFile
 from fleet_pipeline.common.parquet import parse_parquet
 from fleet_pipeline.deliberation.task import checked_id, is_deliberation_id
-from fleet_pipeline.storage.schemas import SCHEMA_VERSIONS, TABLES
+from fleet_pipeline.storage.schemas import SCHEMA_VERSIONS, TABLES, TableName
 from fleet_pipeline.storage.store import Store
 
 _FOOTER = b"fleet"
 # What the footer of a table must say, beside the version of its schema.
-_FACTS: dict[str, dict[str, type | tuple[type, ...]]] = {
+_FACTS: dict[TableName, dict[str, type | tuple[type, ...]]] = {
     "utterances": {
         "status": str,
         "error_message": str,
@@ -37,13 +37,13 @@ _FACTS: dict[str, dict[str, type | tuple[type, ...]]] = {
 }
 
 
-def table_path(table: str, deliberation_id: str) -> str:
+def table_path(table: TableName, deliberation_id: str) -> str:
     return f"{table}/{checked_id(deliberation_id)}.parquet"
 
 
 def write_rows(
     store: Store,
-    table: str,
+    table: TableName,
     deliberation_id: str,
     rows: Sequence[Mapping[str, Any]],
     facts: Mapping[str, Any] | None = None,
@@ -63,7 +63,7 @@ def write_rows(
     store.write(table_path(table, deliberation_id), buffer.getvalue())
 
 
-def read_file(store: Store, table: str, deliberation_id: str) -> tuple[pa.Table, dict[str, Any]] | None:
+def read_file(store: Store, table: TableName, deliberation_id: str) -> tuple[pa.Table, dict[str, Any]] | None:
     """(rows, footer facts) of one deliberation, or None when it has no file in this table.
 
     Raises `CorruptFile` for a file that is torn, damaged, foreign, or of another schema version.
@@ -91,7 +91,7 @@ def read_file(store: Store, table: str, deliberation_id: str) -> tuple[pa.Table,
         ) from error
 
 
-def read_rows(store: Store, table: str, deliberation_id: str) -> pa.Table | None:
+def read_rows(store: Store, table: TableName, deliberation_id: str) -> pa.Table | None:
     """The rows of `read_file` alone."""
     found = read_file(store, table, deliberation_id)
     return found[0] if found else None
@@ -102,7 +102,7 @@ class TableSlice:
     """The rows of some deliberations in one table, read a bounded number of files at a time."""
 
     store: Store
-    table: str
+    table: TableName
     deliberation_ids: Sequence[str]
 
     def chunks(self, size: int = 256) -> Iterator[tuple[list[str], pa.Table]]:

@@ -18,6 +18,8 @@ import pytest
 
 from fleet_pipeline.models.registry import FLEET_TINY, RANDOM_TINY
 
+pytestmark = pytest.mark.engine
+
 GOOD = {"task_id": "limiter", "description": "Implement a rate limiter", "roles": ["DEV", "QA"]}
 BAD = {"task_id": "bad", "description": "x", "rounds": 99}
 

@@ -15,6 +15,8 @@ from fleet_pipeline.deliberation.prompts import Phase
 from fleet_pipeline_tests.support.councils import OVERLONG, said
 from fleet_pipeline_tests.support.pipeline import Pipeline
 
+pytestmark = pytest.mark.instance
+
 GOOD = {
     "name": "limiter",
     "task": "Implement a rate limiter for the public API",

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 from fleet_pipeline.common.text import bounded, fenced, printable
+
+pytestmark = pytest.mark.unit
 
 
 @given(st.text(max_size=300))

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dagster as dg
+import pytest
 
 from fleet_pipeline.deliberation.transcript import AgentError, Completion
 from fleet_pipeline.inference.scripted import echo
 from fleet_pipeline.scoring.council_checks import COUNCIL_CHECKS
 from fleet_pipeline_tests.support.councils import said
 from fleet_pipeline_tests.support.pipeline import Pipeline
+
+pytestmark = pytest.mark.instance
 
 
 def check_results(pipeline: Pipeline) -> dict[str, dg.AssetCheckEvaluation]:
@@ -61,7 +64,7 @@ def test_a_torn_file_costs_the_checks_of_others_nothing(pipeline) -> None:
 def test_seats_that_do_not_answer_and_answers_that_are_cut_off_are_named_with_what_to_do(pipeline: Pipeline) -> None:
     cut = Completion(error=AgentError.CUT_OFF, error_message="the answer reached max_tokens", text="half")
     pipeline.answer = lambda prompt: echo(prompt) if prompt.seat.index == 0 else cut
-    pipeline.configure(checks={"errors": ["truncation"], "diversity_below": 0})
+    pipeline.configure(council_checks={"errors": ["truncation"], "diversity_below": 0})
     pipeline.run(pipeline.put("t1"))
     found = check_results(pipeline)
     assert "1 seats answered, the quorum is 2" in found["quorum"].metadata["which"].value["t1.dev"]

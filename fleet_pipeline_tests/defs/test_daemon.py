@@ -18,6 +18,8 @@ from fleet_pipeline_tests.support.broker import messages
 from fleet_pipeline_tests.support.councils import a_task
 from fleet_pipeline_tests.support.deployment import Deployment, deployed, eventually
 
+pytestmark = [pytest.mark.daemon, pytest.mark.broker]
+
 
 @pytest.fixture(scope="module")
 def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:

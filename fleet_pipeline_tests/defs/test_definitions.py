@@ -14,6 +14,8 @@ from dagster import DagsterInstance, Definitions
 
 from fleet_pipeline.storage.schemas import TABLES
 
+pytestmark = pytest.mark.instance
+
 ROOT = Path(__file__).parents[2]
 HEAVY = ["vllm", "torch", "transformers", "nats", "ray", "kubernetes", "sklearn", "scipy"]
 

@@ -19,6 +19,8 @@ from fleet_pipeline.settings import Settings
 from fleet_pipeline_tests.support.councils import said
 from fleet_pipeline_tests.support.pipeline import Pipeline, put_described, silent_for, why_broken
 
+pytestmark = pytest.mark.instance
+
 
 def test_one_run_over_many_partitions_with_one_engine_start(pipeline: Pipeline) -> None:
     keys = pipeline.put(*[f"t{n}" for n in range(12)], roles=["DEV", "QA"])

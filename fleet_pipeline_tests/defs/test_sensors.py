@@ -23,6 +23,8 @@ from fleet_pipeline_tests.support.broker import messages
 from fleet_pipeline_tests.support.councils import said
 from fleet_pipeline_tests.support.pipeline import Pipeline, put_described, silent_for
 
+pytestmark = [pytest.mark.instance, pytest.mark.broker]
+
 
 @pytest.fixture
 def pipeline(instance: dg.DagsterInstance, tmp_path: Path) -> Pipeline:

@@ -10,6 +10,8 @@ from fleet_pipeline.deliberation.roles import BUILT_IN_ROLES, load_roles
 from fleet_pipeline.deliberation.sampling import Sampling
 from fleet_pipeline_tests.support.councils import a_deliberation, a_task
 
+pytestmark = pytest.mark.unit
+
 DEFAULTS = CouncilDefaults(model="m", sampling=Sampling(temperature=0.5, top_p=0.9))
 
 

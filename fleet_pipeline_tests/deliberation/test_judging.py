@@ -13,6 +13,8 @@ from fleet_pipeline.deliberation.prompts import Phase, Prompt
 from fleet_pipeline.deliberation.transcript import AgentError, Completion
 from fleet_pipeline_tests.support.councils import a_deliberation, said
 
+pytestmark = pytest.mark.unit
+
 GOOD = '{"reason": "It names values.", "first_mark": 4, "second_mark": 2, "better": "first"}'
 TEXTS = {f"agent-dev-00{n}": f"the proposal number {n}" for n in (1, 2, 3)}
 DELIBERATION = a_deliberation(

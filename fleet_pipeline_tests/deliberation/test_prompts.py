@@ -6,6 +6,8 @@ from fleet_pipeline.deliberation.prompts import Phase
 from fleet_pipeline.deliberation.protocol import deliberate
 from fleet_pipeline_tests.support.councils import a_deliberation, play, said
 
+pytestmark = pytest.mark.unit
+
 CONSTRAINTS = {
     "rubric": {"clarity": "A newcomer understands it"},
     "requirements": ["Use a token bucket", "Handle bursts"],

@@ -14,6 +14,8 @@ from fleet_pipeline.deliberation.protocol import deliberate
 from fleet_pipeline.deliberation.transcript import AgentError, Completion, Status
 from fleet_pipeline_tests.support.councils import OVERLONG, a_deliberation, failing, play, said, speak, texts
 
+pytestmark = pytest.mark.unit
+
 
 def test_a_council_proposes_criticises_and_revises_in_that_order() -> None:
     transcript, batches = play(a_deliberation(num_agents=3, rounds=2))

@@ -10,6 +10,8 @@ from fleet_pipeline.common.validation import describe
 from fleet_pipeline.deliberation.task import Task, checked_id, deliberation_id, is_deliberation_id
 from fleet_pipeline_tests.support.councils import a_task
 
+pytestmark = pytest.mark.unit
+
 
 def refusal(**fields) -> str:
     with pytest.raises(ValidationError) as caught:

@@ -6,6 +6,8 @@ from hypothesis import strategies as st
 
 from fleet_pipeline.deliberation.transcript import split_reasoning
 
+pytestmark = pytest.mark.unit
+
 
 @pytest.mark.parametrize(
     ("raw", "reasoning", "answer"),

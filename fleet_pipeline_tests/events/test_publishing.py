@@ -26,6 +26,8 @@ from fleet_pipeline.events.streams import DELIBERATIONS, OUTGOING, PLANS, POISON
 from fleet_pipeline.events.subscriber import arriving
 from fleet_pipeline_tests.support.rows import NOON, a_seat, an_outcome
 
+pytestmark = pytest.mark.broker
+
 SEATS = [a_seat(2), a_seat(1), a_seat(3, None)]
 
 

@@ -15,6 +15,8 @@ from fleet_pipeline.events.connection import connect
 from fleet_pipeline.events.options import NatsOptions
 from fleet_pipeline_tests.support.pipeline import Pipeline
 
+pytestmark = [pytest.mark.instance, pytest.mark.broker]
+
 
 def fleet(pipeline: Pipeline, url: str, *arguments: str) -> Result:
     return CliRunner().invoke(main, ["events", *arguments, "--storage", str(pipeline.storage), "--nats", url])

@@ -33,6 +33,8 @@ from fleet_pipeline.settings import load_settings
 from fleet_pipeline_tests.support.answering import answering
 from fleet_pipeline_tests.support.credentials import certificates, jwt_server, user_key
 
+pytestmark = pytest.mark.broker
+
 
 @contextmanager
 def server(folder: Path, configuration: str, jetstream: bool = True) -> Iterator[str]:

@@ -8,13 +8,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fleet_pipeline.common.errors import EngineDied, EngineError
+from fleet_pipeline.common.errors import EngineCrashed, EngineError
 from fleet_pipeline.deliberation.prompts import Phase, Prompt
 from fleet_pipeline.deliberation.protocol import deliberate
 from fleet_pipeline.deliberation.transcript import AgentError, Completion, Status
 from fleet_pipeline.inference.engine import Finished, Job
 from fleet_pipeline.inference.loop import drive
 from fleet_pipeline_tests.support.councils import a_deliberation, a_job, play, speak
+
+pytestmark = pytest.mark.unit
 
 
 class Clock:
@@ -216,7 +218,7 @@ class Mortal(Backend):
         self.kills = kills
         self.at_steps = at_steps
         self.steps = 0
-        self.deaths: list[str] = []
+        self.crashes: list[str] = []
         self.died_with: list[set[str]] = []  # tasks under way at each death
         self.answered: list[Prompt] = []
 
@@ -225,14 +227,14 @@ class Mortal(Backend):
         if self.steps in self.at_steps or any(self.kills(self.prompts[r]) for r in self.left):
             self.died_with.append({self.prompts[r].user.split("\n")[2] for r in self.left})
             self.left.clear()
-            raise EngineDied("out of memory")
+            raise EngineCrashed("out of memory")
         done = super().step()
         self.answered += [self.prompts[request_id] for request_id, _ in done]
         return done
 
-    def revive(self, reason: str) -> None:
+    def restart(self, reason: str) -> None:
         self.clock.now += 1_000  # seconds: an engine takes its time
-        self.deaths.append(reason)
+        self.crashes.append(reason)
         self.left.clear()
 
 
@@ -244,7 +246,7 @@ def survived(backend: Mortal, jobs, restarts: int = 5) -> dict[str, Finished]:
 def test_after_a_death_the_deliberations_under_way_go_on_from_the_answers_they_have() -> None:
     backend = Mortal(at_steps=(4, 9))
     finished = survived(backend, jobs(9))
-    assert len(backend.deaths) == 2
+    assert len(backend.crashes) == 2
     assert {f.result.status for f in finished.values()} == {Status.COMPLETED}
     assert len(backend.answered) == 9 * 9  # nothing that was answered is asked again
     for n in range(9):
@@ -284,7 +286,7 @@ def test_a_deliberation_that_keeps_killing_the_engine_fails_alone(phase: str, pl
     assert ("propose" in said) == (phase != "propose")
     assert {f.result.status for f in finished.values()} == {Status.COMPLETED}
     assert len(finished) == 19
-    assert len(backend.deaths) <= 3
+    assert len(backend.crashes) <= 3
 
 
 def test_two_that_kill_the_engine_fail_and_all_others_complete() -> None:
@@ -315,7 +317,7 @@ def test_a_suspect_is_alone_even_where_jobs_end_without_a_step() -> None:
         "t0.dev",
     ]
     assert backend.died_with[-1] == {"task 0"}
-    assert len(backend.deaths) == 3
+    assert len(backend.crashes) == 3
 
 
 def test_a_store_that_makes_the_next_job_wait_costs_nobody_s_running_time() -> None:
@@ -340,7 +342,7 @@ def test_an_engine_that_dies_too_often_is_given_up_and_what_finished_has_come_ou
     with pytest.raises(EngineError, match=r"out of memory; it died 4 times in a row, with nothing finished"):
         came.extend(drive(jobs(30), backend, max_in_flight=8, restarts=3, monotonic=backend.clock))
     assert len(came) > 1
-    assert len(backend.deaths) == 3
+    assert len(backend.crashes) == 3
 
 
 @given(st.integers(1, 12), st.sets(st.integers(1, 60), max_size=4), st.integers(0, 11))

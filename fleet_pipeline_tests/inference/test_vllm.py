@@ -23,6 +23,8 @@ from fleet_pipeline.inference.vllm import VllmConfig, VllmEngine
 from fleet_pipeline_tests.support.councils import a_deliberation, a_job
 from fleet_pipeline_tests.support.engine import CONTEXT
 
+pytestmark = pytest.mark.engine
+
 SHORT = CouncilDefaults(model="random-tiny", sampling=Sampling(max_tokens=160), retries=3)
 
 

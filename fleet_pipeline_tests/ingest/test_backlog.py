@@ -13,6 +13,8 @@ from fleet_pipeline.common.errors import InvalidInput
 from fleet_pipeline.deliberation.roles import BUILT_IN_ROLES
 from fleet_pipeline.ingest.backlog import Backlog, Refusal, read_backlog
 
+pytestmark = pytest.mark.unit
+
 EXAMPLES = Path(__file__).parents[2] / "examples"
 GOOD = '{"task_id": "good%d", "description": "d"}'
 

@@ -17,6 +17,8 @@ from fleet_pipeline.ingest.options import RequestOptions
 from fleet_pipeline.ingest.requests import DeliberationRequested, PlanApproved, Request, read_request
 from fleet_pipeline_tests.support.councils import a_task
 
+pytestmark = pytest.mark.unit
+
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 PLAN = {
     "story_id": "story-1",

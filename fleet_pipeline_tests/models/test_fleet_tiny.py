@@ -14,6 +14,8 @@ from fleet_pipeline.deliberation.council import PROTOCOL_VERSION
 from fleet_pipeline.models.registry import FLEET_TINY, resolve
 from fleet_pipeline.training.layout import prompt_layout
 
+pytestmark = pytest.mark.engine
+
 FOLDER = Path(resolve(FLEET_TINY))
 ROOT = Path(__file__).parents[2]
 

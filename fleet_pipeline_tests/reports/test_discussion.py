@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import io
 
+import pytest
 from markdown_it import MarkdownIt
 from PIL import Image
 
 from fleet_pipeline.reports.discussion import MOST_TOGETHER, discussion, reasoning
 from fleet_pipeline.reports.pictures import council_picture
 from fleet_pipeline_tests.support.hostile import HOSTILE
+
+pytestmark = pytest.mark.unit
 
 
 def an_utterance(**fields: object) -> dict[str, object]:

@@ -20,6 +20,8 @@ from fleet_pipeline.scoring.embeddings import Encoder
 from fleet_pipeline.scoring.score import CHUNK
 from fleet_pipeline_tests.scoring import measure
 
+pytestmark = pytest.mark.unit
+
 CASES = [pytest.param(case, id=case["name"]) for part in ("building", "final") for case in measure.read_cases(part)]
 
 

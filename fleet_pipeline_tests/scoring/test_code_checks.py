@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from fleet_pipeline.scoring.code_checks.blocks import MAX_BLOCKS, code_blocks
 from fleet_pipeline.scoring.code_checks.check import CodeCheck, check_code
 
+pytestmark = pytest.mark.unit
+
 
 def fenced(language: str, code: str, before: str = "Do this:\n\n") -> str:
     return f"{before}```{language}\n{code}\n```\n\nThen look.\n"

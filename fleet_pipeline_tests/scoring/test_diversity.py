@@ -17,6 +17,8 @@ from fleet_pipeline.scoring.diversity import (
 from fleet_pipeline.scoring.scores import Score
 from fleet_pipeline.scoring.similarity import LEXICAL, similarities
 
+pytestmark = pytest.mark.unit
+
 DIFFERENT = [
     "A token bucket refills at a fixed rate and each request takes one token.",
     "Sliding windows count events per client in Redis sorted sets.",

@@ -10,6 +10,8 @@ from fleet_pipeline.scoring.embeddings import WORDS, Encoder
 from fleet_pipeline.scoring.score import score_proposals
 from fleet_pipeline_tests.support.councils import a_task
 
+pytestmark = pytest.mark.engine
+
 SAME = [
     "The cache is emptied every hour.",
     "Each hour all stored pages are thrown away.",

@@ -19,6 +19,8 @@ from fleet_pipeline.scoring.judge import (
     strengths,
 )
 
+pytestmark = pytest.mark.unit
+
 
 def row(first: str, second: str, better: str | None, repeat: int = 1, marks: tuple[int, int] = (3, 3)) -> dict:
     return {

@@ -15,6 +15,8 @@ from fleet_pipeline.storage.tables import read_rows
 from fleet_pipeline.storage.transcripts import Provenance, write_transcript
 from fleet_pipeline_tests.support.councils import OVERLONG, a_deliberation, failing, play
 
+pytestmark = pytest.mark.unit
+
 NAN = float("nan")
 
 

@@ -9,6 +9,8 @@ from fleet_pipeline.deliberation.task import Task
 from fleet_pipeline.scoring.relevance import HALF, Relevance, relevance
 from fleet_pipeline_tests.support.councils import a_task
 
+pytestmark = pytest.mark.unit
+
 LIMITER = a_task(
     description="Implement a rate limiter for an API using a token bucket",
     constraints={

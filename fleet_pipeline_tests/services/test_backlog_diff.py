@@ -23,6 +23,8 @@ from fleet_pipeline_tests.support.councils import a_task
 from fleet_pipeline_tests.support.intakes import Intakes, line
 from fleet_pipeline_tests.support.pipeline import Pipeline
 
+pytestmark = [pytest.mark.instance, pytest.mark.broker]
+
 
 class Asking(Intakes):
     """The jobs that ask, the schedule, and the inbox behind them."""

@@ -7,6 +7,8 @@ import pytest
 
 from fleet_pipeline.services.disk_buffer import DiskBuffer
 
+pytestmark = pytest.mark.unit
+
 
 @pytest.mark.parametrize("in_memory", [1, 2**20])
 def test_parts_come_in_order_as_often_as_they_are_read_and_by_two_readers_at_once(in_memory: int) -> None:

@@ -11,6 +11,8 @@ from click.testing import CliRunner
 
 from fleet_pipeline.cli import main
 
+pytestmark = [pytest.mark.instance, pytest.mark.broker]
+
 
 @pytest.fixture
 def examined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -13,11 +13,11 @@ import pandas as pd
 import pytest
 
 from fleet_pipeline.defs.resources import StorageResource
-from fleet_pipeline.deliberation.roles import BUILT_IN_ROLES
 from fleet_pipeline.storage.store import Retries, Store
-from fleet_pipeline.storage.task_store import TaskStore
 from fleet_pipeline_tests.support.faulty import FaultyFileSystem, none
 from fleet_pipeline_tests.support.pipeline import Pipeline, why_broken
+
+pytestmark = pytest.mark.instance
 
 URL = "faulty://fleet"
 
@@ -34,7 +34,6 @@ def faulty(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pipe
     """A pipeline whose storage fails as `FaultyFileSystem.trouble` says."""
     monkeypatch.setattr(FaultyFileSystem, "store", {})
     pipeline.store = Store(URL)
-    pipeline.tasks = TaskStore(pipeline.store, BUILT_IN_ROLES)
     pipeline.overrides["storage"] = QuickStorage(url=URL)
     pipeline.configure(storage=URL)
     yield pipeline

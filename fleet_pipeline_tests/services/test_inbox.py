@@ -19,6 +19,8 @@ from fleet_pipeline.storage.store import Store
 from fleet_pipeline_tests.support.intakes import Intakes, line
 from fleet_pipeline_tests.support.pipeline import Pipeline
 
+pytestmark = [pytest.mark.instance, pytest.mark.broker]
+
 
 class Folder(Intakes):
     """The inbox sensor and its folder."""

@@ -29,6 +29,8 @@ from fleet_pipeline.storage.store import Store
 from fleet_pipeline_tests.support.councils import a_task
 from fleet_pipeline_tests.support.intakes import Intakes, hostile, line
 
+pytestmark = [pytest.mark.instance, pytest.mark.broker]
+
 PLAN = {"story_id": "s1", "plan_id": "plan-1", "approved_by": "po", "timestamp": "2026-11-21", "roles": ["DEV", "QA"]}
 
 

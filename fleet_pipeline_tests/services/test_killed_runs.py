@@ -15,6 +15,8 @@ from fleet_pipeline_tests.support.kill_points import PROCESSES
 from fleet_pipeline_tests.support.killed_runs import POINTS, KilledRun, counted, execute, run_and_kill
 from fleet_pipeline_tests.support.pipeline import Pipeline
 
+pytestmark = pytest.mark.instance
+
 CALLS = 9  # of one deliberation: three seats propose, criticise and revise
 IN_FLIGHT = 32 + 6  # requests that the scripted engine holds, and what the last deliberation admitted asks beyond
 

@@ -29,6 +29,8 @@ from fleet_pipeline_tests.support.intakes import Intakes, line
 from fleet_pipeline_tests.support.killed_ticks import IN, OUT, Tick, run_and_kill
 from fleet_pipeline_tests.support.pipeline import Pipeline, put_described, silent_for
 
+pytestmark = [pytest.mark.daemon, pytest.mark.broker]
+
 
 def events(url: str) -> list[tuple[str, str]]:
     """(subject, idempotency key) of every event that the streams hold."""

@@ -23,6 +23,8 @@ from fleet_pipeline.services.status import StatusService
 from fleet_pipeline_tests.support.deployment import environment, eventually, make_home
 from fleet_pipeline_tests.support.pipeline import Pipeline
 
+pytestmark = [pytest.mark.instance, pytest.mark.broker]
+
 ROOT = Path(__file__).parents[1]
 Figures = dict[tuple[str, frozenset[tuple[str, str]]], float]
 

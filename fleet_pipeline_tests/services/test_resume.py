@@ -15,7 +15,7 @@ import pandas as pd
 import psutil
 import pytest
 
-from fleet_pipeline.common.errors import EngineDied, EngineError
+from fleet_pipeline.common.errors import EngineCrashed, EngineError
 from fleet_pipeline.deliberation.prompts import Prompt
 from fleet_pipeline.deliberation.transcript import AgentError, Completion
 from fleet_pipeline.inference.scripted import ScriptedEngine, echo
@@ -24,6 +24,8 @@ from fleet_pipeline.instance.run_processes import fail_orphaned_runs, lineage, t
 from fleet_pipeline.models.identity import commit, folder_digest, identity
 from fleet_pipeline_tests.support.councils import said
 from fleet_pipeline_tests.support.pipeline import Pipeline
+
+pytestmark = pytest.mark.instance
 
 
 def asked_again(pipeline: Pipeline, keys: list[str], resume: str) -> int:
@@ -124,7 +126,7 @@ def test_an_engine_that_dies_is_started_again_in_the_same_run_and_the_record_say
 
     def answer(prompt: Prompt) -> Completion:
         if "This one kills." in prompt.user:
-            raise EngineDied("CUDA error: an illegal memory access was encountered")
+            raise EngineCrashed("CUDA error: an illegal memory access was encountered")
         return echo(prompt)
 
     pipeline.answer = answer
@@ -146,7 +148,7 @@ def test_an_engine_that_cannot_be_started_again_leaves_what_finished_as_it_is(
 
     def dies(prompt: Prompt) -> Completion:
         if pipeline.store.names("utterances", ".parquet"):
-            raise EngineDied("gone")
+            raise EngineCrashed("gone")
         return echo(prompt)
 
     def gone(self: ScriptedEngine, reason: str) -> None:

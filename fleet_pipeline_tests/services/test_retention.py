@@ -33,6 +33,8 @@ from fleet_pipeline.storage.task_store import specs
 from fleet_pipeline_tests.support.councils import a_task, said
 from fleet_pipeline_tests.support.pipeline import Pipeline
 
+pytestmark = pytest.mark.instance
+
 MONTH = RetentionSettings(max_age_days=30)
 
 

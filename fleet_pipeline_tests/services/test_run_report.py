@@ -20,6 +20,8 @@ from fleet_pipeline_tests.support.councils import said
 from fleet_pipeline_tests.support.hostile import HOSTILE
 from fleet_pipeline_tests.support.pipeline import Pipeline, why_broken
 
+pytestmark = [pytest.mark.instance, pytest.mark.browser]
+
 MARK = "window.defaced = true"
 ATTACKS = [
     *HOSTILE,

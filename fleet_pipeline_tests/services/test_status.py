@@ -27,6 +27,8 @@ from fleet_pipeline_tests.support.intakes import Intakes, line
 from fleet_pipeline_tests.support.pipeline import Pipeline, put_described, silent_for
 from fleet_pipeline_tests.support.serving import serving, status_service
 
+pytestmark = [pytest.mark.instance, pytest.mark.broker]
+
 
 def standing(pipeline: Pipeline, key: str) -> str:
     one = status_service(pipeline).status(key)["status"]

@@ -30,6 +30,8 @@ from fleet_pipeline.storage.tables import read_file
 from fleet_pipeline.storage.task_store import TaskStore
 from fleet_pipeline_tests.support.pipeline import Pipeline
 
+pytestmark = pytest.mark.instance
+
 CONFIG = b'storage = "s"\n[engine]\nmodel = "m"\nmax_num_seqs = 8\n[retention]\nmax_age_days = 3.5\n'
 ROLES = b'[roles.SECURITY]\ntitle = "t"\nexpertise = "e"\nperspectives = [{name = "n", focus = "f"}]\n'
 BATCH = b'{"rerun": false, "specs": [{"task_id": "a", "description": "d", "roles": ["DEV"], "request": {"id": "1"}}]}'

@@ -13,6 +13,8 @@ from fleet_pipeline.storage.schemas import TABLES
 from fleet_pipeline.storage.store import Store
 from fleet_pipeline_tests.support.pipeline import Pipeline
 
+pytestmark = pytest.mark.instance
+
 
 @pytest.fixture(scope="module")
 def full(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -21,6 +21,8 @@ from fleet_pipeline.storage.store import Store
 from fleet_pipeline_tests.support.deployment import eventually
 from fleet_pipeline_tests.support.pipeline import Pipeline
 
+pytestmark = pytest.mark.instance
+
 READ_ONLY = {
     "Version": "2012-10-17",
     "Statement": [{"Effect": "Allow", "Action": ["s3:Get*", "s3:List*"], "Resource": "*"}],

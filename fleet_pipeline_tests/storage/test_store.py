@@ -11,6 +11,8 @@ import pytest
 from fleet_pipeline.common.errors import StorageError
 from fleet_pipeline.storage.store import Store
 
+pytestmark = pytest.mark.unit
+
 
 @pytest.fixture(params=["local", "memory"])
 def store(request, tmp_path: Path) -> Store:

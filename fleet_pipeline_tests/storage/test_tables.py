@@ -19,6 +19,8 @@ from fleet_pipeline.storage.tables import TableSlice, read_file, read_rows, writ
 from fleet_pipeline.storage.transcripts import Provenance, TranscriptFacts, write_transcript
 from fleet_pipeline_tests.support.councils import a_deliberation, play, said
 
+pytestmark = pytest.mark.unit
+
 BY_TEST = Provenance(model="m", engine="scripted", run_id="r", fingerprint="f")
 
 

@@ -10,6 +10,8 @@ from fleet_pipeline.storage.store import Store
 from fleet_pipeline.storage.task_store import TaskStore
 from fleet_pipeline_tests.support.councils import a_task
 
+pytestmark = pytest.mark.unit
+
 
 def test_a_task_is_stored_once_for_each_role_and_read_back_the_same(tmp_path: Path) -> None:
     store, task = Store(str(tmp_path)), a_task(roles=["DEV", "QA"], constraints={"rubric": {"a": "b"}}, rounds=3)

@@ -32,7 +32,6 @@ class Pipeline:
         self.instance = instance
         self.storage = storage
         self.store = Store(str(storage))
-        self.tasks = TaskStore(self.store, BUILT_IN_ROLES)
         self.overrides: dict[str, Any] = {}
         self.asked: list[Prompt] = []
         self.starts = 0
@@ -49,6 +48,10 @@ class Pipeline:
 
         self.source = Source(self._script)
         self.configure()
+
+    @property
+    def tasks(self) -> TaskStore:
+        return TaskStore(self.store, BUILT_IN_ROLES)
 
     def configure(self, **settings) -> None:
         self.definitions = build_definitions(

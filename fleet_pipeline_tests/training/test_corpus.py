@@ -16,6 +16,8 @@ from fleet_pipeline.training.layout import prompt_layout
 from fleet_pipeline.training.speakers import Speaker, points_of, sentences
 from fleet_pipeline_tests.support.councils import a_deliberation, a_task
 
+pytestmark = pytest.mark.engine
+
 POINT = re.compile(r"^(\d+\.|[CR]\d+\.|Given:) (.+) — (.+)\.$", re.MULTILINE)
 FULL = {
     "description": "Cache the report. It takes 9.5 s!\n- one line\n2. another",

@@ -14,6 +14,8 @@ from fleet_pipeline.training.evaluate import Figure, evaluate, table
 from fleet_pipeline.training.speakers import Speaker
 from fleet_pipeline_tests.support.councils import a_task
 
+pytestmark = pytest.mark.engine
+
 TASKS = [
     a_task(
         f"t{n}",

@@ -13,6 +13,8 @@ from fleet_pipeline.training import network, tokens, train
 from fleet_pipeline.training.corpus import Pair, pairs
 from fleet_pipeline_tests.support.councils import a_deliberation
 
+pytestmark = pytest.mark.engine
+
 
 @pytest.fixture(scope="module")
 def tokenizer() -> PreTrainedTokenizerFast:
