@@ -1,6 +1,6 @@
 # Everything a person types. `make help` lists it.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo ui test browser lint lock model clean
+.PHONY: help setup demo ui test test-unit test-all browser lint lock model clean
 
 # The demo's model: fleet-tiny comes with the package and shows what councils do; it decides nothing.
 # For real answers: make demo MODEL=Qwen/Qwen3-8B, or a local folder.
@@ -12,7 +12,7 @@ PYTHON ?= python3
 export PYTHON
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: ## Install everything into .venv (a second when there is nothing to do)
 	@requirements/install.sh
@@ -27,8 +27,14 @@ ui: setup ## Open the Dagster UI on what has been run, at http://localhost:3000
 	@$(if $(filter file,$(origin MODEL)),,FLEET_ENGINE__MODEL=$(MODEL)) DAGSTER_HOME=$$(.venv/bin/fleet home) \
 		PATH="$(CURDIR)/.venv/bin:$$PATH" dagster dev --workspace workspace.yaml --port $(PORT)
 
-test: setup lint browser ## Run every check: lint, types, tests (two at a time)
-	@.venv/bin/python -m pytest -n 2 --dist loadfile
+test: setup lint browser ## Run every check: lint, types, tests (two at a time, one engine at a time)
+	@.venv/bin/python -m pytest -n 2 --dist loadgroup -m "not slow"
+
+test-unit: setup ## Run the tests that need neither Dagster nor vLLM nor a broker: about a minute
+	@.venv/bin/python -m pytest -n 2 --dist loadgroup -m unit
+
+test-all: setup lint browser ## Run the slow tests as well: ten minutes more
+	@.venv/bin/python -m pytest -n 2 --dist loadgroup
 
 browser: setup ## Install a Chromium for the tests, where there is none
 	@requirements/browser.sh

@@ -1,8 +1,8 @@
-"""Settings: one typed place, four layers.
+"""Typed settings from four layers. A later layer wins.
 
-Defaults, then a TOML file (`fleet.toml` in the working directory, or `FLEET_CONFIG_FILE`), then
-`FLEET_*` environment variables (`FLEET_STORAGE`, `FLEET_ENGINE__MODEL`, ...), then flags. A later
-layer wins. `load_settings` also tells which layer each value came from.
+The layers are defaults, a TOML file (`fleet.toml` in the working directory, or `FLEET_CONFIG_FILE`),
+`FLEET_*` environment variables (`FLEET_STORAGE`, `FLEET_ENGINE__MODEL`, ...), and flags.
+`load_settings` reads them. `origins` tells which layer each value came from.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ from fleet_pipeline.scoring.options import CouncilCheckOptions, ScoringOptions, 
 
 _log = logging.getLogger(__name__)
 CONFIG_FILE_VARIABLE = "FLEET_CONFIG_FILE"
-# Names of before, which go on working: they are read as the new ones, with a warning.
+# Old names of settings. They still work, as the new names, with a warning.
 RENAMED = {"checks": "council_checks"}
-# What Kubernetes puts into every pod beside a Service named "fleet" or "fleet-...".
-_OF_KUBERNETES = re.compile(r"FLEET_(.*_)?(SERVICE_HOST|SERVICE_PORT.*|PORT|PORT_.*)$")
+# Variables that Kubernetes sets in every pod beside a Service named "fleet" or "fleet-...".
+_KUBERNETES_VARIABLE = re.compile(r"FLEET_(.*_)?(SERVICE_HOST|SERVICE_PORT.*|PORT|PORT_.*)$")
 _FORBID = ConfigDict(frozen=True, extra="forbid")
 
 
@@ -184,21 +184,21 @@ class Settings(BaseSettings):
 
 
 class _Environment(EnvSettingsSource):
-    """FLEET_* variables, under their old names as well."""
+    """Reads the FLEET_* variables, under their old names as well."""
 
     def _load_env_vars(self) -> Mapping[str, str | None]:
         return {_renamed_variable(name): value for name, value in super()._load_env_vars().items()}
 
 
 class _File(TomlConfigSettingsSource):
-    """The TOML file, with its tables under their old names as well."""
+    """Reads the TOML file, with its tables under their old names as well."""
 
     def _read_file(self, file_path: Any) -> dict[str, Any]:
         return {RENAMED.get(name, name): value for name, value in super()._read_file(file_path).items()}
 
 
 def _renamed_variable(variable: str) -> str:
-    """A variable's name as it is now, in lower case as pydantic has it."""
+    """The variable's current name. A renamed one comes in lower case, as pydantic has it."""
     prefix, _, rest = variable.lower().partition("_")
     name, *below = rest.split("__")
     return f"{prefix}_{'__'.join([RENAMED[name], *below])}" if prefix == "fleet" and name in RENAMED else variable
@@ -213,7 +213,7 @@ def _known_timezone(name: str) -> str:
 
 
 def one_place(url: str) -> str:
-    """A relative path means one place, however the working directory of later processes differs."""
+    """Make a local path absolute: later processes may run elsewhere. Raises `ValueError` if a URL may hold a secret."""
     if "://" not in url:
         return str(Path(url).expanduser().absolute())
     if "@" in urlsplit(url).netloc:
@@ -229,9 +229,9 @@ def config_file() -> Path:
 
 
 def load_settings(flags: Mapping[str, Any] | None = None) -> Settings:
-    """The effective settings. `flags` is nested like the settings, without absent values.
+    """Returns the effective settings. `flags` is nested like the settings, without absent values.
 
-    Raises `InvalidInput` naming the setting and the remedy.
+    Raises `InvalidInput`, which names the setting and the remedy.
     """
     file = config_file()
     if os.environ.get(CONFIG_FILE_VARIABLE) and not file.is_file():
@@ -245,22 +245,25 @@ def load_settings(flags: Mapping[str, Any] | None = None) -> Settings:
         raise InvalidInput(f"settings: {describe(error)}") from error
     except tomllib.TOMLDecodeError as error:
         raise InvalidInput(f"{file}: not valid TOML: {error}") from error
-    except ValueError as error:  # pydantic-settings: an environment variable that should hold JSON
+    except ValueError as error:  # pydantic-settings: an environment variable does not hold the JSON it should
         raise InvalidInput(f"settings: {error}") from error
 
 
 def _check_names(file: Path) -> None:
     """Refuse unknown top-level names, which would otherwise be ignored; models refuse nested ones."""
-    given = {f"{file}: {name}": name for name in (_read_toml(file) if file.is_file() else {})}
+    for name in _read_toml(file) if file.is_file() else ():
+        _check_name(name, str(file), f"{file}: no such setting: {name}")
     for variable in os.environ:
-        prefix, _, name = variable.partition("_")
+        prefix, _, rest = variable.partition("_")
         if prefix == "FLEET" and variable != CONFIG_FILE_VARIABLE and not _OF_KUBERNETES.match(variable):
-            given[variable] = name.partition("__")[0].lower()
-    for place, name in given.items():
-        if name in RENAMED:
-            _log.warning("%s: the setting %s is called %s now; rename it there", place, name, RENAMED[name])
-        elif name not in Settings.model_fields:
-            raise InvalidInput(f"{place}: no such setting; `fleet config` lists them")
+            _check_name(rest.partition("__")[0].lower(), variable, f"{variable}: no such setting")
+
+
+def _check_name(name: str, place: str, refusal: str) -> None:
+    if name in RENAMED:
+        _log.warning("%s: the setting %s is called %s now; rename it there", place, name, RENAMED[name])
+    elif name not in Settings.model_fields:
+        raise InvalidInput(f"{refusal}; `fleet config` lists them")
 
 
 def _read_toml(file: Path) -> dict[str, Any]:
@@ -273,7 +276,7 @@ def origins(settings: Settings) -> list[tuple[str, Any, str]]:
     environment = {_renamed_variable(name).upper() for name in os.environ}
     in_file = _read_toml(file) if file.is_file() else {}
     in_file = _flatten({RENAMED.get(name, name): value for name, value in in_file.items()})
-    found = []
+    settings_with_origin = []
     for name, value in _flatten(settings.model_dump(mode="json")).items():
         parts = name.upper().split(".")
         variables = {"FLEET_" + "__".join(parts[: depth + 1]) for depth in range(len(parts))}
@@ -283,8 +286,8 @@ def origins(settings: Settings) -> list[tuple[str, Any, str]]:
             origin = f"file {file}"
         else:
             origin = "default"
-        found.append((name, value, origin))
-    return found
+        settings_with_origin.append((name, value, origin))
+    return settings_with_origin
 
 
 def _flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -299,4 +302,4 @@ def _flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _within(name: str, flat: Mapping[str, Any]) -> bool:
-    return any(name == other or name.startswith(f"{other}.") for other in flat)
+    return any(name == prefix or name.startswith(f"{prefix}.") for prefix in flat)

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import hypothesis
 import pytest
 
 if TYPE_CHECKING:
@@ -30,6 +31,10 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 LAYERS = ("unit", "instance", "engine", "broker", "daemon", "browser")
+# A machine with other work on it may take any time.
+hypothesis.settings.register_profile("patient", deadline=None)
+hypothesis.settings.load_profile("patient")
+
 NOT_IN_UNIT_TESTS = {"dagster", "vllm", "torch", "playwright", "nats"}
 
 
@@ -38,6 +43,15 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     if config.option.markexpr == "unit" and collection_path.name.startswith("test_"):
         return "pytestmark = pytest.mark.unit" not in collection_path.read_text(encoding="utf-8") or None
     return None
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """One engine at a time: what needs one goes to the same worker, and first. Other modules stay whole."""
+    for item in items:
+        engine = item.get_closest_marker("engine") is not None
+        item.add_marker(pytest.mark.xdist_group("engine" if engine else item.path.stem))
+    items.sort(key=lambda item: item.get_closest_marker("engine") is None)
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:

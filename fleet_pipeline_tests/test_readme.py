@@ -53,7 +53,7 @@ def test_the_client_example_submits_and_prints_the_result(
         other_service = threading.Thread(target=exec, args=(example.replace("nats://127.0.0.1:4222", intakes.url), {}))
         other_service.start()
         intakes.launch(intakes.tick())
-        other_service.join(30)
+        other_service.join()
     assert "COMPLETED agent-dev-00" in capsys.readouterr().out
 
 

@@ -96,3 +96,21 @@ def test_an_owner_that_dagster_does_not_take_is_told_with_its_setting() -> None:
     assert load_settings({"owners": ["team:a-team", "a@b.example"]}).owners == ("team:a-team", "a@b.example")
     with pytest.raises(InvalidInput, match=r"owners.*'bob' is neither"):
         load_settings({"owners": ["bob"]})
+
+
+def test_a_setting_goes_on_working_under_its_old_name_with_a_warning(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    Path("fleet.toml").write_text("[checks]\ndiversity_below = 0.5\nrelevance_below = 0.5\n")
+    monkeypatch.setenv("FLEET_CHECKS__RELEVANCE_BELOW", "0.6")
+    monkeypatch.setenv("FLEET_COUNCIL_CHECKS__TRUNCATED_ABOVE", "0.7")
+    settings = load_settings()
+    checks = settings.council_checks
+    assert (checks.diversity_below, checks.relevance_below, checks.truncated_above) == (0.5, 0.6, 0.7)
+    assert [record.getMessage().partition(" is ")[0] for record in caplog.records] == [
+        "fleet.toml: the setting checks",
+        "FLEET_CHECKS__RELEVANCE_BELOW: the setting checks",
+    ]
+    found = {name: origin for name, _, origin in origins(settings)}
+    assert found["council_checks.diversity_below"] == "file fleet.toml"
+    assert found["council_checks.relevance_below"] == "environment"

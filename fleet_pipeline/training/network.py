@@ -107,8 +107,8 @@ def build(
         for head in range(HEADS):
             _look_back(first, head, head + 1)
         _widen(first, 3.2)
-        _resume(second, 0, turns, later=0.0)
-        _resume(second, 1, turns, later=0.6)
+        _go_on(second, 0, turns, later=0.0)
+        _go_on(second, 1, turns, later=0.6)
         _note_where_left_off(second, NOTING, of_dash, in_notes)
         _go_on_after_name(second, 3)
         _widen(second, 2.2)
@@ -258,7 +258,7 @@ def _look_back(attention: torch.nn.Module, head: int, back: int) -> None:
         out[NEW_LINES[back], CODE] = NOTED
 
 
-def _resume(attention: torch.nn.Module, head: int, turns: list[torch.Tensor], later: float) -> None:
+def _go_on(attention: torch.nn.Module, head: int, turns: list[torch.Tensor], later: float) -> None:
     """The present token and three before it, against the four before each earlier one."""
     query, key, value, out = _clear(attention, head)
     query[FAR, IDENTITY] = turns[0]

@@ -360,7 +360,7 @@ def test_a_thousand_events_are_under_way_at_once_and_all_acknowledged(nats_url: 
 
 
 @pytest.mark.timeout(30)
-def test_no_broker_is_an_error_in_seconds_that_names_the_place_without_its_password() -> None:
+def test_no_broker_is_an_error_that_names_the_place_without_its_password() -> None:
     with embedded_server() as url:
         gone = url
     with pytest.raises(BrokerUnavailable, match="NATS at nats://127.0.0.1") as caught:

@@ -64,7 +64,8 @@ def published() -> dict[str, float]:
 MARGIN = 0.08
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_it_does_on_tasks_written_beforehand_what_its_card_says(tmp_path: Path) -> None:
     """The whole pipeline on real vLLM over the evaluation's councils. Not all bars are reached; the card says which."""
     program = [sys.executable, "-m", "fleet_pipeline.training", "evaluate", "--json"]

@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 
 from fleet_pipeline.common.errors import InvalidInput
 from fleet_pipeline.scoring.cases import case_results, score_cases
-from fleet_pipeline.scoring.embeddings import Encoder
 from fleet_pipeline.scoring.score import CHUNK
 from fleet_pipeline_tests.scoring import measure
 
@@ -60,15 +59,10 @@ def test_answers_rank_above_answers_to_other_tasks_echoes_and_vague_words(final_
         assert figure.reached, figure
 
 
-def test_sentence_embeddings_tell_paraphrases_from_different_answers(final_cases: list[dict], encoder: Encoder) -> None:
-    for figure in measure.diversity_figures(final_cases, encoder):
-        assert figure.reached, figure
-
-
 A_CASE = {
     "name": "limiter",
     "task": "Implement a rate limiter for the public API",
-    "requirements": ["Bursts are allowed", "RequestRejected requests get status 429"],
+    "requirements": ["Bursts are allowed", "Refused requests get status 429"],
     "proposals": [
         {
             "agent_id": "a",

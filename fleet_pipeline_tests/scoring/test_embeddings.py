@@ -8,6 +8,7 @@ import pytest
 from fleet_pipeline.common.errors import EmbeddingsUnavailable
 from fleet_pipeline.scoring.embeddings import WORDS, Encoder
 from fleet_pipeline.scoring.score import score_proposals
+from fleet_pipeline_tests.scoring import measure
 from fleet_pipeline_tests.support.councils import a_task
 
 pytestmark = pytest.mark.engine
@@ -52,3 +53,8 @@ def test_both_representations_are_stored_under_their_names_and_versions(encoder:
 def test_a_model_that_is_not_there_is_an_error_that_says_what_to_do(tmp_path) -> None:
     with pytest.raises(EmbeddingsUnavailable, match="scoring.embeddings"):
         Encoder(str(tmp_path / "nowhere"))
+
+
+def test_sentence_embeddings_tell_paraphrases_from_different_answers(encoder: Encoder) -> None:
+    for figure in measure.diversity_figures(measure.read_cases("final"), encoder):
+        assert figure.reached, figure

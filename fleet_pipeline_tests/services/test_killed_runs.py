@@ -88,7 +88,7 @@ def test_of_two_runs_racing_for_the_same_deliberations_each_result_is_of_one_of_
     for process in processes:
         process.start()
     for process in processes:
-        process.join(120)
+        process.join()
     assert [process.exitcode for process in processes] == [0, 0]
     is_whole(pipeline, keys)
     for table in ("utterances", "proposals"):

@@ -17,10 +17,10 @@ def answering(nats: NatsOptions, answer: Answer) -> Iterator[None]:
     work = serve(nats, answer, "0.1.0", stop, ready.set)
     thread = threading.Thread(target=loop.run_until_complete, args=(work,))
     thread.start()
-    assert ready.wait(10)
+    ready.wait()
     try:
         yield
     finally:
         loop.call_soon_threadsafe(stop.set)
-        thread.join(10)
+        thread.join()
         loop.close()

@@ -47,13 +47,11 @@ class Broker:
             self.folder / "log",
         ]
         self.process = subprocess.Popen(command)
-        deadline = time.monotonic() + 20
         while True:
             try:
                 self.ids.append(run_blocking(NatsOptions(url=self.url), self._id()))
                 break
             except BrokerUnavailable:
-                assert time.monotonic() < deadline
                 time.sleep(0.1)
         # Another process than before, and not one that somebody left on the port.
         assert len(set(self.ids)) == len(self.ids)

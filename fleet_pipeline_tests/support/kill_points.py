@@ -23,7 +23,7 @@ def die_in(target: Callable[[Any], None], what: Any) -> None:
     PROCESSES.set_forkserver_preload(PRELOAD)
     process = PROCESSES.Process(target=target, args=(what,))
     process.start()
-    process.join(120)
+    process.join()
     assert process.exitcode == -signal.SIGKILL, f"{what.point}: exit code {process.exitcode}"
 
 

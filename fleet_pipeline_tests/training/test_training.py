@@ -163,6 +163,7 @@ def test_training_leaves_alone_what_the_hand_set_heads_look_for(
         assert moved[name].any()
 
 
+@pytest.mark.slow
 def test_a_few_steps_bring_the_loss_down(tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(train, "VALIDATION_PAIRS", 20)
     monkeypatch.setattr(train, "SORTED", 100)
