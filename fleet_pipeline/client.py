@@ -1,4 +1,4 @@
-"""The public client: submit tasks, ask where they stand.
+"""The public client: submit tasks, ask for their status.
 
 from fleet_pipeline.client import Client
 

@@ -1,4 +1,4 @@
-"""What tests share, each made when it is first asked for, and the layers that tests belong to.
+"""Shared fixtures, each made on first use, and the layers that tests belong to.
 
 Nothing here imports Dagster, vLLM, NATS or a browser at module level: the unit layer runs without them.
 """
@@ -22,16 +22,16 @@ if TYPE_CHECKING:
     from fleet_pipeline_tests.support.intakes import Intakes
     from fleet_pipeline_tests.support.pipeline import Pipeline
 
-# Nothing a developer has set may change what the tests see.
+# A developer's own settings must not change what the tests see.
 for name in [name for name in os.environ if name.startswith("FLEET_") or name == "DAGSTER_HOME"]:
     del os.environ[name]
 os.environ["HF_HUB_OFFLINE"] = "1"
-# Threads that wait sleep. Spinning, as OpenMP has it, two busy processes on two cores wait for each other's threads:
-# beside one of them the engine fell from 778 tokens a second to 163.
+# Waiting threads sleep. OpenMP lets them spin, and then two busy processes on two cores wait for each other's threads:
+# beside another process the engine fell from 778 tokens a second to 163.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 LAYERS = ("unit", "instance", "engine", "broker", "daemon", "browser")
-# A machine with other work on it may take any time.
+# No deadline: a machine with other work on it may take any time.
 hypothesis.settings.register_profile("patient", deadline=None)
 hypothesis.settings.load_profile("patient")
 
@@ -39,7 +39,7 @@ NOT_IN_UNIT_TESTS = {"dagster", "vllm", "torch", "playwright", "nats"}
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """With `-m unit` read the modules of that layer alone: to import the others takes longer than to run these."""
+    """With `-m unit` collect only modules of that layer: importing the others takes longer than running these."""
     if config.option.markexpr == "unit" and collection_path.name.startswith("test_"):
         return "pytestmark = pytest.mark.unit" not in collection_path.read_text(encoding="utf-8") or None
     return None
@@ -47,7 +47,7 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """One engine at a time: what needs one goes to the same worker, and first. Other modules stay whole."""
+    """One engine at a time: tests that need one go to the same worker, and run first. Other modules stay whole."""
     for item in items:
         engine = item.get_closest_marker("engine") is not None
         item.add_marker(pytest.mark.xdist_group("engine" if engine else item.path.stem))
@@ -55,7 +55,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    """The unit layer imports nothing of what it promises to do without."""
+    """Fail if the unit layer imported one of `NOT_IN_UNIT_TESTS`."""
     imported = NOT_IN_UNIT_TESTS & set(sys.modules)
     if session.config.option.markexpr == "unit" and imported:
         raise pytest.UsageError(f"tests of the unit layer imported {', '.join(sorted(imported))}")
@@ -80,7 +80,7 @@ def vllm_engine(random_tiny: str) -> Iterator[VllmEngine]:
 
 @pytest.fixture
 def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
-    """A real instance on disk, of this test alone."""
+    """A real instance on disk, for one test."""
     import dagster as dg
 
     home = tmp_path / "dagster_home"
@@ -91,7 +91,7 @@ def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
 
 @pytest.fixture
 def nats_url() -> Iterator[str]:
-    """A real nats-server with JetStream, of this test alone."""
+    """A real nats-server with JetStream, for one test."""
     from fleet_pipeline.events.embedded import embedded_server
 
     with embedded_server() as url:
@@ -135,5 +135,5 @@ def intakes(pipeline: Pipeline, nats_url: str) -> Intakes:
 def browser() -> Iterator[Browser]:
     from fleet_pipeline_tests.support.browser import a_browser
 
-    with a_browser() as found:
-        yield found
+    with a_browser() as chromium:
+        yield chromium

@@ -1,4 +1,4 @@
-"""How other programs ask: a client and a service on NATS.
+"""The interface for other programs: a client and a service on NATS.
 
-Not here: what the answers are made from (`services.status`), and the connection itself (`events.connection`).
+Not here: the data behind the answers (`services.status`) and the connection itself (`events.connection`).
 """

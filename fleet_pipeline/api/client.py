@@ -1,4 +1,4 @@
-"""The client for other services: submit tasks, ask where they stand. Needs no more than the broker's URL.
+"""The client for other services: submit tasks, ask for their status. It needs only the broker's URL.
 
     from fleet_pipeline.api.client import Client
 
@@ -6,7 +6,7 @@
         submitted = fleet.submit({"task_id": "rate-limiter", "description": "...", "roles": ["DEV", "QA"]})
         result = fleet.wait(submitted.deliberation_ids[0], submitted.request_id)
 
-`AsyncClient` has the same methods, to be awaited. Questions are answered by `fleet serve`.
+`AsyncClient` has the same methods as coroutines. `fleet serve` answers the questions.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ MOST_PENDING = 256
 
 @dataclass(frozen=True)
 class Submitted:
-    """What the broker has taken. `duplicate`: it had the same request already, within the last hour."""
+    """A task that the broker has stored. `duplicate`: it already had the same request, within the last hour."""
 
     task_id: str
     deliberation_ids: tuple[str, ...]
@@ -53,10 +53,10 @@ class Submitted:
 
 
 class AsyncClient:
-    """Submits tasks and asks about them, on one connection. Use it as an async context manager.
+    """Submits tasks and asks about them over one connection. Use it as an async context manager.
 
-    Methods raise `InvalidInput` for what cannot be right, `BrokerUnavailable` where the broker or the service
-    does not answer, and `StreamMismatch` where no stream takes requests.
+    Methods raise `InvalidInput` for invalid arguments, `BrokerUnavailable` if the broker or the service does
+    not answer, and `StreamMismatch` if no stream takes requests.
     """
 
     def __init__(self, broker: str | NatsOptions) -> None:
@@ -77,15 +77,15 @@ class AsyncClient:
         await self._stack.aclose()
 
     async def submit(self, task: Task | Mapping[str, Any], *, rerun: bool = False) -> Submitted:
-        """Submit one task, with the fields of a line of a backlog; returns when the broker has stored it.
+        """Submit one task with the fields of a backlog line; returns once the broker has stored it.
 
-        The same task twice is one deliberation. `rerun` puts it in place of an earlier one of the same id.
+        The same task submitted twice is one deliberation. `rerun` replaces an earlier task of the same id.
         """
         return (await self.submit_all([task], rerun=rerun))[0]
 
     async def submit_all(self, tasks: Iterable[Task | Mapping[str, Any]], *, rerun: bool = False) -> list[Submitted]:
-        """Submit many; returns when the broker has stored every one. All are checked before any is sent."""
-        sealed = [_sealed(_checked(task), rerun) for task in tasks]
+        """Submit many tasks; returns once the broker has stored all. All are validated before any is sent."""
+        sealed = [_sealed(_validated(task), rerun) for task in tasks]
         for task, _, body in sealed:
             if len(body) > self._connection.max_payload - 1_024:
                 raise InvalidInput(
@@ -100,53 +100,53 @@ class AsyncClient:
                 return await self._publish(sealed)
 
     async def status(self, deliberation: str, request_id: str = "") -> dict[str, Any]:
-        """Where a deliberation stands: UNKNOWN, PENDING, IN_PROGRESS, COMPLETED, FAILED or TIMEOUT, with counts.
+        """The status of a deliberation: UNKNOWN, PENDING, IN_PROGRESS, COMPLETED, FAILED or TIMEOUT, with counts.
 
-        With the id of a request, where that request stands: PENDING until it has been taken, whatever results
-        there are of an earlier one, and FAILED with the reason where it was refused.
+        With a `request_id`, the status of that request: PENDING until it is taken, even if an earlier request
+        has results, and FAILED with the reason if it was rejected.
         """
         return await self._ask(STATUS, deliberation, request_id)
 
     async def result(self, deliberation: str, request_id: str = "") -> dict[str, Any]:
-        """The same with the texts of the proposals, or the file they are in where they are too large."""
+        """Like `status`, plus the texts of the proposals. If they are too large, it names the file with them."""
         return await self._ask(RESULT, deliberation, request_id)
 
     async def stats(self) -> dict[str, Any]:
-        """How many deliberations there are of each status, how many requests wait, and how many were refused."""
+        """The number of deliberations of each status, of requests that wait, and of rejected requests."""
         return await self._ask(STATS, "", "")
 
     async def wait(
         self,
         deliberation: str,
         request_id: str = "",
-        timeout: float = 3_600.0,  # noqa: ASYNC109 - the bound of a loop of questions
+        timeout: float = 3_600.0,  # noqa: ASYNC109 - bounds a polling loop
         every: float = 1.0,
     ) -> dict[str, Any]:
-        """The result, when the deliberation has ended. Raises `TimeoutError`."""
+        """The result, once the deliberation has ended. Polls; times are in seconds. Raises `TimeoutError`."""
         deadline = time.monotonic() + timeout
-        while (found := await self.status(deliberation, request_id))["status"] not in ENDED:
+        while (answer := await self.status(deliberation, request_id))["status"] not in ENDED:
             if time.monotonic() > deadline:
-                raise TimeoutError(f"{deliberation} is still {found['status']} after {timeout:g} s")
+                raise TimeoutError(f"{deliberation} is still {answer['status']} after {timeout:g} s")
             await asyncio.sleep(every)
         return await self.result(deliberation, request_id)
 
     async def _publish(self, sealed: list[tuple[Task, str, bytes]]) -> list[Submitted]:
-        found: list[Submitted] = []
+        submitted: list[Submitted] = []
         for start in range(0, len(sealed), MOST_PENDING):
-            part = sealed[start : start + MOST_PENDING]
+            chunk = sealed[start : start + MOST_PENDING]
             acks = [
                 await self._jetstream.publish_async(REQUESTED, body, headers={"Nats-Msg-Id": key})
-                for _, key, body in part
+                for _, key, body in chunk
             ]
             for (task, key, _), ack in zip(
-                part, await asyncio.wait_for(asyncio.gather(*acks), ACK_SECONDS), strict=True
+                chunk, await asyncio.wait_for(asyncio.gather(*acks), ACK_SECONDS), strict=True
             ):
                 ids = tuple(deliberation_id(task.task_id, role) for role in task.roles)
-                found.append(Submitted(task.task_id, ids, bool(ack.duplicate), key))
-        return found
+                submitted.append(Submitted(task.task_id, ids, bool(ack.duplicate), key))
+        return submitted
 
     async def _make_stream(self) -> None:
-        """The first to submit to a fresh broker may come before anything that makes the streams."""
+        """On a fresh broker, the first submission may come before anything has created the streams."""
         try:
             await ensure_streams(self._jetstream, (REQUESTS,))
         except TimeoutError:  # not permitted
@@ -171,7 +171,7 @@ class AsyncClient:
 
 
 class Client:
-    """`AsyncClient` for code that does not await: the connection lives in a thread of its own."""
+    """`AsyncClient` for synchronous code: the connection lives in its own thread."""
 
     def __init__(self, broker: str | NatsOptions) -> None:
         self._client = AsyncClient(broker)
@@ -229,7 +229,7 @@ class Client:
 
 
 class _AnyRole(dict[str, Role]):
-    """Which roles there are is known where the councils sit; here a name will do."""
+    """Accepts any role name: only the deployment that runs the councils knows its roles."""
 
     def __contains__(self, name: object) -> bool:
         return isinstance(name, str) and 0 < len(name) <= 32
@@ -238,7 +238,7 @@ class _AnyRole(dict[str, Role]):
 _ANY_ROLE = _AnyRole(BUILT_IN_ROLES)
 
 
-def _checked(task: Task | Mapping[str, Any]) -> Task:
+def _validated(task: Task | Mapping[str, Any]) -> Task:
     if isinstance(task, Task):
         return task
     try:
@@ -248,7 +248,7 @@ def _checked(task: Task | Mapping[str, Any]) -> Task:
 
 
 def _sealed(task: Task, rerun: bool) -> tuple[Task, str, bytes]:
-    """(task, idempotency key, body). The key is that of the content, unless it is to be run again."""
+    """(task, idempotency key, body). The key is a hash of the content, or random for a rerun."""
     payload = task.model_dump(mode="json", exclude_unset=True) | ({"rerun": True} if rerun else {})
     digest = hashlib.sha256(json.dumps(payload, sort_keys=True).encode()).hexdigest()[:32]
     key = f"request:{task.task_id}:{uuid.uuid4().hex if rerun else digest}"

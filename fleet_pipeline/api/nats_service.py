@@ -1,9 +1,9 @@
 """Answering questions on NATS: the micro service `fleet`, with `fleet.status`, `fleet.result`, `fleet.stats`.
 
-A question is a JSON object, `{"id": "rate-limiter.dev"}`, or the id alone; with the id of a request beside it
-(`"request"`) it is about that request. Answers are JSON objects; what cannot
-be answered is an error of the service with a code and a sentence. Any number of processes may serve: each
-question reaches one of them.
+A question is a JSON object, `{"id": "rate-limiter.dev"}`, or the id alone. If the object also has the id of a
+request (`"request"`), the question is about that request. Answers are JSON objects. A question that cannot be
+answered gets a service error with a code and a sentence. Any number of processes may serve: each question
+reaches one of them.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from fleet_pipeline.events.options import NatsOptions
 
 STATUS, RESULT, STATS = "fleet.status", "fleet.result", "fleet.stats"
 MAX_QUESTION_BYTES = 4_096
-# (subject, id or "", id of a request or "", whether texts are wanted) -> answer. May block; raises InvalidInput.
+# (subject, id or "", request id or "", whether to include texts) -> answer. May block. Raises InvalidInput.
 Answer = Callable[[str, str, str, bool], dict[str, Any]]
 
 
 async def serve(
     options: NatsOptions, answer: Answer, version: str, stop: asyncio.Event, ready: Callable[[], None]
 ) -> None:
-    """Answer questions until `stop` is set; `ready` is called when they can come. Survives the broker's restarts.
+    """Answer questions until `stop` is set. `ready` is called once they can arrive. Survives broker restarts.
 
-    Raises what connecting raises when there is no broker at the start.
+    Raises the errors of `connect` if there is no broker at the start.
     """
     from nats.micro import add_service
 
@@ -36,18 +36,18 @@ async def serve(
 
         async def handle(request: Any) -> None:
             try:
-                key, about = _asked(request.data) if request.subject != STATS else ("", "")
-                found = await asyncio.to_thread(answer, request.subject, key, about, request.subject == RESULT)
-                body = json.dumps(found).encode()
+                key, request_id = _parse_question(request.data) if request.subject != STATS else ("", "")
+                content = await asyncio.to_thread(answer, request.subject, key, request_id, request.subject == RESULT)
+                body = json.dumps(content).encode()
                 if len(body) > connection.max_payload:
-                    found = await asyncio.to_thread(answer, request.subject, key, about, False)
-                    body = json.dumps(found).encode()
+                    content = await asyncio.to_thread(answer, request.subject, key, request_id, False)
+                    body = json.dumps(content).encode()
                 await request.respond(body)
             except Exception as error:  # noqa: BLE001 - a question that fails must not end the service
-                known = treatment(error)
-                code = known.service_code if known else "500"
-                said = str(error) if isinstance(error, InvalidInput) else f"{type(error).__name__}: {error}"
-                await request.respond_error(code, said.splitlines()[0])
+                treated = treatment(error)
+                code = treated.service_code if treated else "500"
+                message = str(error) if isinstance(error, InvalidInput) else f"{type(error).__name__}: {error}"
+                await request.respond_error(code, message.splitlines()[0])
 
         description = "Where deliberations stand, and what came of them."
         service = await add_service(connection, name="fleet", version=version, description=description)
@@ -59,8 +59,8 @@ async def serve(
         await service.stop()
 
 
-def _asked(data: bytes) -> tuple[str, str]:
-    """The deliberation's id in a question, and the request's. Raises `InvalidInput`."""
+def _parse_question(data: bytes) -> tuple[str, str]:
+    """(id of the deliberation, id of the request or "") in a question. Raises `InvalidInput`."""
     if len(data) > MAX_QUESTION_BYTES:
         raise InvalidInput(f"a question of {len(data)} bytes; at most {MAX_QUESTION_BYTES} fit")
     text = data.decode("utf-8", "replace").strip()
@@ -70,7 +70,7 @@ def _asked(data: bytes) -> tuple[str, str]:
             content = json.loads(text)
         except (ValueError, RecursionError) as error:
             raise InvalidInput(f"not valid JSON: {error}") from None
-    key, request = content.get("id", content.get("deliberation_id")), content.get("request", "")
-    if not isinstance(key, str) or not key or not isinstance(request, str):
+    key, request_id = content.get("id", content.get("deliberation_id")), content.get("request", "")
+    if not isinstance(key, str) or not key or not isinstance(request_id, str):
         raise InvalidInput('name a deliberation: {"id": "rate-limiter.dev"}')
-    return key, request
+    return key, request_id

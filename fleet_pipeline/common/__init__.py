@@ -1,4 +1,4 @@
-"""What all rooms stand on: errors, strict JSON, safe text, whole files, logs.
+"""Code that all packages share: errors, strict JSON, safe text, atomic files, logs.
 
-It imports no other room, and no Dagster, vLLM or NATS.
+It imports no other package of this project, and no Dagster, vLLM or NATS.
 """

@@ -1,23 +1,23 @@
-"""Every error that this project raises for somebody to act on, and what each means to whoever is called.
+"""All errors of this project that somebody can act on, and how programs handle each.
 
     FleetError
-    ├── InvalidInput               a person must correct what was given (a ValueError as well)
-    │   └── RequestRejected          ... of a request that came as a message
-    ├── InvalidRecord              one record of a file cannot be read; its neighbours can
+    ├── InvalidInput               a person must correct the input (also a ValueError)
+    │   └── RequestRejected          the input to correct is a request
+    ├── InvalidRecord              one record of a file cannot be read; the others can
     ├── StorageError               storage could not be read or written
-    │   ├── CorruptFile              a file is there and is not what it should be
-    │   └── StorageUnavailable       storage does not answer now; another try may succeed
-    ├── EngineError                the engine cannot go on; what had finished has been handed over
-    │   ├── EngineCrashed            it broke while generating; started again, it may go on
+    │   ├── CorruptFile              a file exists but is torn, foreign or of another version
+    │   └── StorageUnavailable       storage does not respond now; a retry may succeed
+    ├── EngineError                the engine cannot continue; finished results have been delivered
+    │   ├── EngineCrashed            it crashed while generating; after a restart it may continue
     │   └── ModelUnavailable         the model cannot be loaded
-    ├── BrokerError                events and requests cannot pass
+    ├── BrokerError                events and requests cannot be exchanged
     │   ├── BrokerUnavailable        the broker cannot be reached, or did not acknowledge
-    │   └── StreamMismatch           a stream on the server would lose what is sent to it
+    │   └── StreamMismatch           a stream on the server would lose messages
     ├── EmbeddingsUnavailable      the embedding model cannot be loaded
     └── ScriptedEngineRefused      production definitions would run a scripted engine
 
-A message names the place (file, line, field, address) and the remedy, and holds no secret. `treatment` maps an error
-to exit code, retries and the answer of a service, in one table; an error without a line has its parent's.
+The text of an error names the location (file, line, field, address) and the remedy, and contains no secret.
+`treatment` maps an error to its exit code, retries and service answer. A class without an entry has its parent's.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ class InvalidInput(FleetError, ValueError):
 
 
 class RequestRejected(InvalidInput):
-    """A request that cannot be taken."""
+    """A request that cannot be accepted."""
 
 
 class InvalidRecord(FleetError):
-    """A record that cannot be read. Not a `ValueError`, which JSON's and pydantic's readers catch and reword."""
+    """A record that cannot be read. Not a `ValueError`: the JSON and pydantic parsers would catch and reword that."""
 
     WHOLE = "(whole line)"
 
@@ -56,23 +56,23 @@ class CorruptFile(StorageError):
 
 
 class StorageUnavailable(StorageError):
-    """Storage that does not answer now."""
+    """Storage that does not respond now."""
 
 
 class EngineError(FleetError):
-    """An engine that cannot go on."""
+    """An engine that cannot continue."""
 
 
 class EngineCrashed(EngineError):
-    """An engine that broke while generating."""
+    """An engine that crashed while generating."""
 
 
 class ModelUnavailable(EngineError):
-    """A model that cannot be loaded. The message says how to choose another."""
+    """A model that cannot be loaded. The error text says how to choose another."""
 
 
 class BrokerError(FleetError):
-    """The broker, or a stream on it, does not do its part."""
+    """A failure of the broker, or of a stream on it."""
 
 
 class BrokerUnavailable(BrokerError):
@@ -80,7 +80,7 @@ class BrokerUnavailable(BrokerError):
 
 
 class StreamMismatch(BrokerError):
-    """A stream that would lose what is sent to it. The message says how to mend it."""
+    """A stream that would lose messages. The error text says how to fix it."""
 
 
 class EmbeddingsUnavailable(FleetError):
@@ -92,15 +92,15 @@ class ScriptedEngineRefused(FleetError):
 
 
 COMPLETED, BROKE, INVALID, SOME_FAILED = 0, 1, 2, 3  # exit codes
-INTERRUPTED = 130  # as shells have it for Ctrl-C
+INTERRUPTED = 130  # the exit code that shells use for Ctrl-C
 
 
 class Treatment(NamedTuple):
-    """What an error means: to the shell, to Dagster, and to whoever asked a service."""
+    """How the command line, Dagster and a NATS service handle an error."""
 
     exit_code: int
-    retry: bool  # whether the same work may succeed when it is tried again
-    service_code: str  # of an answer on NATS, as HTTP has them
+    retry: bool  # whether the same work may succeed at another try
+    service_code: str  # error code in a service's answer, with HTTP's meaning
 
 
 _TREATMENTS: dict[type[BaseException], Treatment] = {
@@ -113,11 +113,11 @@ _TREATMENTS: dict[type[BaseException], Treatment] = {
     BrokerUnavailable: Treatment(BROKE, retry=True, service_code="503"),
     StreamMismatch: Treatment(BROKE, retry=False, service_code="500"),
     FleetError: Treatment(BROKE, retry=False, service_code="500"),
-    # The operating system's own: a file of a person's that cannot be written, say.
+    # For example: the user's output file cannot be written.
     OSError: Treatment(BROKE, retry=False, service_code="500"),
 }
 
 
 def treatment(error: BaseException) -> Treatment | None:
-    """The line of the nearest class of `error`; None for an error that is nobody's to act on but ours."""
+    """The entry of the nearest class of `error`. None means that the error is a bug of this project."""
     return next((_TREATMENTS[kind] for kind in type(error).__mro__ if kind in _TREATMENTS), None)

@@ -1,29 +1,28 @@
-"""Files and folders that appear whole or not at all."""
+"""Atomic writes: files and folders appear whole or not at all."""
 
 from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-# Parquet readers, pandas and DuckDB's globs included, pass over names that begin with a dot.
+# Parquet readers, including pandas and DuckDB's globs, skip names that begin with a dot.
 TEMPORARY_PREFIX = ".writing-"
 
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[IO[bytes]]:
-    """A file to write in, which has its name when the block ends: readers see the old file or the new one.
+    """A file to write to. It gets the name `path` when the block ends, so readers see the old file or the new one.
 
-    It is on the disk by then, and so is its name: file and folder are synced. Two writers of one path do not meet,
-    since each has a temporary file of its own. Raises `OSError`, and leaves nothing behind.
+    File and folder are then synced to disk. Two writers of one path do not conflict, because each has its own
+    temporary file. Raises `OSError`, and leaves no temporary file behind.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Not tempfile: its files are for their owner alone, whatever the umask says.
+    # Not tempfile: it ignores the umask, and only the owner can read its files.
     temporary = path.parent / f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}"
     try:
         with temporary.open("xb") as file:
@@ -43,12 +42,13 @@ def written_whole(path: Path) -> Iterator[IO[bytes]]:
 
 @contextmanager
 def built_whole(folder: Path, complete: str) -> Iterator[Path]:
-    """A folder to build in, which has its name when the block ends. `complete` is a file that every whole one has.
+    """A folder to build in. It gets the name `folder` when the block ends. `complete` is a file of every full build.
 
-    Where another process was faster its build stands, and this one is dropped.
+    If another process was faster, its build stays and this one is dropped.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    building = Path(tempfile.mkdtemp(prefix=".building-", dir=folder.parent))
+    # Not tempfile.mkdtemp: its folders are readable by their owner alone, whatever the umask says.
+    building = folder.parent / f".building-{uuid.uuid4().hex}"
+    building.mkdir(parents=True)
     try:
         yield building
         try:

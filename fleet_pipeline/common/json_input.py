@@ -1,7 +1,7 @@
-"""What somebody sends as one JSON object, read strictly: a line of a backlog, or a request.
+"""Strict parsing of one JSON object from outside: a line of a backlog, or a request.
 
-JSON lets much through that would be lost or break later: a field given twice, nesting without end,
-numbers of thousands of digits. It is refused here, in words for whoever sent it.
+JSON permits input that would be lost or break later: duplicate fields, unlimited nesting, numbers of
+thousands of digits. This module refuses it, with an error text for the sender.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from typing import Any
 
 from fleet_pipeline.common.errors import InvalidRecord
 
-MAX_BYTES = 2_000_000  # of one entry
+MAX_BYTES = 2_000_000  # per entry
 
 
 def parse_json(line: bytes, max_bytes: int = MAX_BYTES) -> Any:
-    """The JSON value. Raises `InvalidRecord`."""
+    """The JSON value in `line`. Raises `InvalidRecord`."""
     if len(line) > max_bytes:
         raise InvalidRecord(f"{len(line)} bytes long; at most {max_bytes} fit: shorten its texts")
     try:
@@ -33,7 +33,7 @@ def parse_json(line: bytes, max_bytes: int = MAX_BYTES) -> Any:
 
 
 def reject_duplicate_keys(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-    """JSON lets a field come twice and keeps the last; here nobody's words are dropped in silence."""
+    """The fields as a dict. Raises `InvalidRecord` for a duplicate, of which `json` would silently keep the last."""
     entry: dict[str, Any] = {}
     for name, value in pairs:
         if name in entry:
@@ -43,7 +43,7 @@ def reject_duplicate_keys(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def drop_nulls(value: Any) -> Any:
-    """Drop nulls and NaNs: many writers give every field of every row, whether it has a value or not."""
+    """`value` without nulls and NaNs. Many writers output every field of every row, even fields without a value."""
     if isinstance(value, dict):
         return {
             name: drop_nulls(item)

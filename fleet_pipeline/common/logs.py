@@ -1,7 +1,7 @@
-"""Logs as JSON, one object a line, for those who collect them.
+"""JSON logs, one object per line, for log collectors.
 
-Fields: time, level, logger, message, and whatever of run_id, deliberation_id, agent_id, phase, error_type,
-status, seconds and tokens is known. No text of a model is among them.
+Fields: time, level, logger, message. If known, also run_id, deliberation_id, agent_id, phase, error_type,
+status, seconds and tokens. No field contains a model's text.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ _FIELDS = "fields"
 
 
 def fields(**values: Any) -> dict[str, Any]:
-    """For `extra` of a log call."""
+    """The value for `extra` of a log call that adds these fields."""
     return {_FIELDS: values}
 
 
 class JsonFormatter(logging.Formatter):
-    """A record as one line of JSON. Dagster's records bring the run's and the step's ids."""
+    """Formats a record as one line of JSON. Dagster's records also have `run_id` and `step_key`."""
 
     def format(self, record: logging.LogRecord) -> str:
         document = {
@@ -46,7 +46,7 @@ class JsonHandler(logging.StreamHandler):  # type: ignore[type-arg]
 
 
 def install_json() -> None:
-    """Have this project's own logs written as JSON to standard error. Twice is once."""
+    """Write this project's own logs as JSON to standard error. Further calls change nothing."""
     logger = logging.getLogger(OURS)
     logger.handlers = [handler for handler in logger.handlers if not isinstance(handler, JsonHandler)]
     logger.addHandler(JsonHandler())

@@ -1,18 +1,18 @@
-"""Messages as a broker keeps them, before anybody has read what they say."""
+"""Messages as the broker stores them, with unparsed content."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
 
-# The subjects on which work is asked for.
+# The subjects of requests.
 REQUESTED = "deliberation.requested"
 PLAN_APPROVED = "planning.plan.approved"
 
 
 @dataclass(frozen=True)
 class Received:
-    """A message as the broker keeps it. `id` is the sender's idempotency key, where there is one."""
+    """A message as the broker stores it. `id` is the sender's idempotency key if set, else `stream:sequence`."""
 
     subject: str
     content: bytes

@@ -1,4 +1,4 @@
-"""Reading the content of a Parquet file."""
+"""Parsing of a Parquet file in memory."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import pyarrow.parquet as pq
 
 
 def parse_parquet(content: bytes) -> pa.Table:
-    """The table in a Parquet file's content. Raises what pyarrow raises.
+    """The table in the content of a Parquet file. Raises pyarrow's errors.
 
-    Not `pq.read_table`: it reads on threads that may let go of `content` when the interpreter is
-    already ending, which aborts the process (exit code 134 in 4 of 25 processes).
+    `pq.read_table` is not used, because its threads may release `content` while the interpreter shuts
+    down. That aborts the process (exit code 134 in 4 of 25 processes).
     """
     file = pq.ParquetFile(pa.BufferReader(content), pre_buffer=False, page_checksum_verification=True)
     return file.read(use_threads=False)

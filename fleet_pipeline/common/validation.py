@@ -1,4 +1,4 @@
-"""Bad input, said so that a person can mend it."""
+"""Validation errors in words that tell a person how to fix the input."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from pydantic import ValidationError
 
 
 class Problem(NamedTuple):
-    """One thing wrong with one field. `field` is dotted, as in `constraints.requirements.2`."""
+    """One problem of one field. `field` is a dotted path, as in `constraints.requirements.2`."""
 
     field: str
     message: str
 
 
-# Nobody mends more at a time, and somebody may send ten thousand.
+# Nobody fixes more at a time, and one input may have ten thousand.
 MOST_PROBLEMS = 20
 _REMEDIES = {
     "missing": "add this field",
@@ -28,29 +28,23 @@ _REMEDIES = {
 
 
 def problems(error: ValidationError, prefix: str = "") -> list[Problem]:
-    """Every problem of a validation error. Input values are left out: they may be long or secret."""
-    found = []
+    """At most `MOST_PROBLEMS` problems, then a count. Input values are omitted: they may be long or secret."""
+    result = []
     items = error.errors(include_url=False, include_input=False, include_context=False)
-    more = len(items) - MOST_PROBLEMS
-    items = items[:MOST_PROBLEMS]
-    for item in items:
-        # Entries that do not hold leave a list too short, which is no fault of its own.
-        below = [
-            other
-            for other in items
-            if len(other["loc"]) > len(item["loc"]) and other["loc"][: len(item["loc"])] == item["loc"]
-        ]
-        if item["type"] == "too_short" and below:
-            continue
+    containers = {item["loc"][:depth] for item in items for depth in range(len(item["loc"]))}
+    # Pydantic also calls a list too short because of its invalid entries. Only the entries are at fault.
+    items = [item for item in items if item["type"] != "too_short" or item["loc"] not in containers]
+    omitted = len(items) - MOST_PROBLEMS
+    for item in items[:MOST_PROBLEMS]:
         path = ".".join(str(part)[:80] for part in item["loc"])
         field = ".".join(part for part in (prefix, path) if part) or "(whole entry)"
         message = _REMEDIES.get(item["type"], item["msg"].removeprefix("Value error, "))
-        found.append(Problem(field, message))
-    if more > 0:
-        found.append(Problem(prefix or "(whole entry)", f"{more} more problems"))
-    return found
+        result.append(Problem(field, message))
+    if omitted > 0:
+        result.append(Problem(prefix or "(whole entry)", f"{omitted} more problems"))
+    return result
 
 
 def describe(error: ValidationError, prefix: str = "") -> str:
-    """All problems in one line: `field: what to do; field: what to do`."""
+    """The same problems on one line: `field: what to do; field: what to do`."""
     return "; ".join(f"{problem.field}: {problem.message}" for problem in problems(error, prefix))

@@ -1,4 +1,4 @@
-"""Councils: a task, a role, and the seats that deliberate over it."""
+"""Councils: the seats of one role that deliberate over one task."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from fleet_pipeline.deliberation.roles import Perspective, Role
 from fleet_pipeline.deliberation.sampling import Sampling
 from fleet_pipeline.deliberation.task import Task, deliberation_id
 
-# Raise when the same inputs would lead to other prompts or another course of deliberation: what
-# is on disk under an older number is then made anew.
+# Raise this number when the same inputs would lead to other prompts or to another sequence of phases.
+# Transcripts stored under an older number are then generated again.
 PROTOCOL_VERSION = 2
 
-# The hottest seat of a diverse council samples at 1.3 times the base temperature, as in the
-# original; the others are spread evenly below it.
+# The last seat of a diverse council samples at 1.3 times the base temperature, as in the system that this
+# project replaces. The first seat samples at the base temperature; the others are spaced evenly in between.
 HOTTEST = 1.3
 
 
-# What is generated anew: all but what is complete and was made from the same inputs; only what is not complete,
-# whatever it was made from; everything.
+# Which deliberations run again. "if-possible": incomplete ones, and complete ones made from other inputs.
+# "always": incomplete ones only, even if the inputs of complete ones have changed. "never": all.
 Resume = Literal["if-possible", "always", "never"]
 
 
@@ -51,7 +51,7 @@ class CouncilDefaults(CouncilOptions):
 
 @dataclass(frozen=True)
 class Seat:
-    """One agent of a council. Peers know it by its letter only."""
+    """One agent of a council. Its peers know only its `label`, a letter."""
 
     index: int
     agent_id: str
@@ -62,7 +62,7 @@ class Seat:
 
 @dataclass(frozen=True)
 class Deliberation:
-    """One task put to one role's council, with everything its course depends on."""
+    """One task for one role's council, with every input that affects the deliberation."""
 
     task: Task
     role: Role
@@ -71,7 +71,7 @@ class Deliberation:
     sampling: Sampling
     seed: int
     retries: int
-    inference: str = ""  # what decides the model's words beside its name: weights, precision, chat template
+    inference: str = ""  # identifies weights, precision and chat template: they affect output too
 
     @cached_property
     def id(self) -> str:
@@ -83,7 +83,7 @@ class Deliberation:
 
     @property
     def quorum(self) -> int:
-        """Fewest seats that must answer: the task's own number, or a majority."""
+        """Minimum number of seats that must answer: the task's own number, or a majority."""
         return self.task.needed
 
     @property
@@ -91,10 +91,10 @@ class Deliberation:
         return self.task.constraints.timeout_seconds
 
     def critic_of(self, author: Seat, round_: int) -> Seat:
-        """The seat that criticises `author` in round `round_` (from 1).
+        """The seat that criticises `author` in round `round_` (counted from 1).
 
-        A rotation: in any round every seat criticises exactly one other, and in n - 1 rounds each
-        author hears every peer once. An agent alone is its own critic.
+        Critics rotate. In each round every seat criticises exactly one other seat. In n - 1 rounds every
+        peer criticises each author once. A single agent is its own critic.
         """
         n = len(self.seats)
         shift = 1 + (round_ - 1) % (n - 1) if n > 1 else 0
@@ -102,10 +102,10 @@ class Deliberation:
 
     @cached_property
     def fingerprint(self) -> str:
-        """16 hex digits over all that decides what is said and whether it counts; equal ones need not
-        be run again.
+        """A hash (16 hex digits) of every input that affects what is said or whether it counts.
 
-        The deadline is left out: a completed deliberation has met it.
+        A completed deliberation with the same fingerprint need not run again. The hash omits the
+        deadline, because a completed deliberation has met it.
         """
         task = self.task.model_dump(mode="json", exclude={"roles", "quorum", "model", "sampling"})
         task["constraints"].pop("timeout_seconds")
@@ -126,7 +126,7 @@ class Deliberation:
 
 
 def seat_council(task: Task, role: Role, defaults: CouncilDefaults) -> Deliberation:
-    """Seat the council of `role` for `task`."""
+    """The deliberation of `role`'s council on `task`. Settings of the task override the role's, then `defaults`."""
     n = task.num_agents
     seats = tuple(
         Seat(
@@ -150,6 +150,6 @@ def seat_council(task: Task, role: Role, defaults: CouncilDefaults) -> Deliberat
 
 
 def _letters(index: int) -> str:
-    """A, B, ..., Z, AA, AB, ...: 64 seats need more than one alphabet."""
+    """The label of a seat: A, B, ..., Z, AA, AB, ... A council can have 64 seats, more than there are letters."""
     letter = chr(ord("A") + index % 26)
     return letter if index < 26 else _letters(index // 26 - 1) + letter

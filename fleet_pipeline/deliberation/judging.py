@@ -1,10 +1,10 @@
-"""The judge: pairwise comparisons of final proposals, each pair in both orders, as a course for an engine.
+"""The judge: a dialogue that compares final proposals in pairs, each pair in both orders.
 
-A judge prefers what it reads first, or last, more than it should (Zheng et al. 2023,
-arXiv:2306.05685), so that one order alone measures nothing: both are asked, and how often they agree
-is stored beside the verdicts. Proposals are anonymous. The answer is JSON under one schema for all
-comparisons of a run, because an engine compiles each schema it meets. What cannot be read as a verdict
-is kept and counted, never guessed.
+A judge favours the proposal that it reads first, or last (Zheng et al. 2023, arXiv:2306.05685).
+One order alone therefore measures nothing. The judge is asked in both orders, and the rate of agreement
+is stored beside the verdicts. Proposals are anonymous. Answers are JSON. All comparisons of a run share
+one schema, because an engine compiles every new schema. An answer that is not a valid verdict is kept
+and counted, never guessed.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Verdict(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    reason: str = Field(json_schema_extra={"maxLength": MOST_REASON})  # for the engine; a longer one is no fault
+    reason: str = Field(json_schema_extra={"maxLength": MOST_REASON})  # for the engine only: a longer reason is valid
     first_mark: int = Field(ge=1, le=5)
     second_mark: int = Field(ge=1, le=5)
     better: Literal["first", "second", "equal"]
@@ -67,7 +67,7 @@ reason, first_mark, second_mark, better."""
 
 @dataclass(frozen=True)
 class Judgement:
-    """One comparison and what was heard. `verdict` is None where the answer could not be read as one."""
+    """One comparison asked of the judge. `verdict` is None if the answer is not a valid verdict."""
 
     first: Seat
     second: Seat
@@ -79,42 +79,43 @@ class Judgement:
 def judge(
     deliberation: Deliberation, proposals: Mapping[str, str], judging: Judging
 ) -> Dialogue[tuple[Judgement, ...]]:
-    """Compare `proposals` (texts by agent id); returns every comparison asked for.
+    """Compare `proposals` (texts by agent id). Returns one judgement per comparison.
 
-    Each proposal meets the next `opponents` in the order of seats, round the table: all pairs in
-    a council of few, and a number that grows with the council and not with its square in a large one.
+    Each proposal meets at least `opponents` neighbours in the order of seats, as at a round table. A small
+    council compares all pairs. In a large one the number of pairs grows linearly, not with the square.
     """
     seats = [seat for seat in deliberation.seats if seat.agent_id in proposals]
-    asked: list[tuple[Seat, Seat, int]] = []
+    comparisons: list[tuple[Seat, Seat, int]] = []
     for first, second in pairs(len(seats), judging.opponents):
         for repeat in range(1, judging.repeats + 1):
-            asked += [(seats[first], seats[second], repeat), (seats[second], seats[first], repeat)]
-    if not asked:
+            comparisons += [(seats[first], seats[second], repeat), (seats[second], seats[first], repeat)]
+    if not comparisons:
         return ()
-    prompts = [_prompt(deliberation, *comparison, proposals, judging) for comparison in asked]
-    heard = [classify(*pair) for pair in zip(prompts, (yield prompts), strict=True)]
+    prompts = [_prompt(deliberation, *comparison, proposals, judging) for comparison in comparisons]
+    utterances = [classify(*pair) for pair in zip(prompts, (yield prompts), strict=True)]
     return tuple(
         Judgement(first, second, repeat, utterance, None if utterance.error else read_verdict(utterance.text))
-        for (first, second, repeat), utterance in zip(asked, heard, strict=True)
+        for (first, second, repeat), utterance in zip(comparisons, utterances, strict=True)
     )
 
 
 def pairs(count: int, opponents: int) -> list[tuple[int, int]]:
-    """Unordered pairs of `count` places round a table, each with at least `opponents` neighbours or all."""
-    reach = range(1, min(-(-opponents // 2), count // 2) + 1) if opponents < count - 1 else range(1, count // 2 + 1)
-    return sorted({tuple(sorted((place, (place + step) % count))) for step in reach for place in range(count)})  # type: ignore[misc]
+    """Sorted unordered pairs of indices below `count`. Each index meets at least `opponents` others, or all."""
+    steps = range(1, min(-(-opponents // 2), count // 2) + 1) if opponents < count - 1 else range(1, count // 2 + 1)
+    return sorted({tuple(sorted((index, (index + step) % count))) for step in steps for index in range(count)})  # type: ignore[misc]
 
 
 def read_verdict(text: str) -> Verdict | None:
+    """The verdict in an answer of the judge, or None if it is not a valid one."""
     try:
-        # Grammars let control characters into strings, which strict JSON does not.
+        # Grammars allow control characters inside strings; strict JSON does not.
         return Verdict.model_validate(json.loads(text, strict=False))
     except (ValueError, RecursionError):
         return None
 
 
 def judging_fingerprint(transcript: str, proposals: Mapping[str, str], judging: Judging) -> str:
-    """16 hex digits over all that a council's verdicts depend on. `transcript` is its fingerprint."""
+    """A hash (16 hex digits) of all inputs of a council's verdicts. `transcript` is the transcript's fingerprint."""
     content = [JUDGE_VERSION, transcript, sorted(proposals.items()), judging.model_dump()]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
@@ -122,10 +123,10 @@ def judging_fingerprint(transcript: str, proposals: Mapping[str, str], judging: 
 def _prompt(
     deliberation: Deliberation, first: Seat, second: Seat, repeat: int, proposals: Mapping[str, str], judging: Judging
 ) -> Prompt:
-    own = deliberation.task.constraints.architect_rubric.criteria
+    criteria = deliberation.task.constraints.architect_rubric.criteria
     blocks = [
         task_brief(deliberation.task),
-        bullets("Criteria of the choice", own),
+        bullets("Criteria of the choice", criteria),
         INSTRUCTION,
         material("The first proposal", proposals[first.agent_id]),
         material("The second proposal", proposals[second.agent_id]),

@@ -1,18 +1,18 @@
-"""The deliberation itself, as a generator without I/O.
+"""The protocol of a deliberation, as a generator without I/O.
 
-It yields a batch of prompts that can run at once, is sent their completions in the same order, and
-returns the transcript:
+It yields a batch of prompts that can run in parallel. It receives their completions in the same
+order. At the end it returns the transcript:
 
     proposals = every seat proposes
     each round:  every proposal is criticised by one peer; the critic rotates with the round
                  every AUTHOR revises its own proposal with that critique in hand
 
-An agent may fail without failing its deliberation. A failed answer is kept with its error and
-asked for again, with a fresh seed, where that can help. Without a critique an author does not
-revise; a failed revision leaves the proposal as it was. The deliberation fails when fewer seats
-than its quorum have a proposal. It is TIMEOUT when an engine, which owns the clock, reports an
-answer as `AgentError.DEADLINE`, and FAILED when one is `AgentError.FATAL`, which only the engine can
-know as well. What was said until then is kept.
+An agent may fail without failing its deliberation. A failed answer is kept with its error. If a
+fresh seed can help, the prompt is asked again. An author without a critique does not revise. A failed
+revision leaves the proposal unchanged. The deliberation fails when fewer seats than its quorum have a
+proposal. Two errors end it early, and only the engine can detect them. `AgentError.DEADLINE` sets the
+status to TIMEOUT, because the engine owns the clock. `AgentError.FATAL` sets it to FAILED. The
+transcript keeps everything said until then.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ from fleet_pipeline.deliberation.transcript import (
 )
 
 Result = TypeVar("Result")
-# What an engine drives: it yields prompts, is sent their completions, and returns its result.
+# A generator that an engine drives. It yields prompts, receives their completions, and returns its result.
 Dialogue = Generator[list[Prompt], list[Completion], Result]
 
 
 class _Ended(Exception):
-    """The engine ended the deliberation: its time is up, or it kills the engine."""
+    """The engine ended the deliberation: its time is up, or it crashes the engine."""
 
     def __init__(self, status: Status, reason: str) -> None:
         self.status = status
@@ -48,38 +48,38 @@ class _Ended(Exception):
 
 
 def deliberate(deliberation: Deliberation) -> Dialogue[Transcript]:
-    """The course of one deliberation. Batches are never empty."""
-    said: list[Utterance] = []
+    """The dialogue of one deliberation. Batches are never empty."""
+    utterances: list[Utterance] = []
 
     def ask(prompts: list[Prompt]) -> Generator[list[Prompt], list[Completion], dict[int, str]]:
-        """The good answers by seat index. Every attempt goes into the said."""
+        """The valid answers, by seat index. Every attempt is added to `utterances`."""
         answers: dict[int, str] = {}
         pending = [_attempt(deliberation, prompt, 1) for prompt in prompts]
         while pending:
-            heard = [classify(*pair) for pair in zip(pending, (yield pending), strict=True)]
-            said.extend(heard)
-            errors = {utterance.error: utterance.error_message for utterance in heard}
+            latest = [classify(*pair) for pair in zip(pending, (yield pending), strict=True)]
+            utterances.extend(latest)
+            errors = {utterance.error: utterance.error_message for utterance in latest}
             if AgentError.DEADLINE in errors:
                 limit = f"{deliberation.timeout_seconds:g} s of running time"
                 raise _Ended(Status.TIMEOUT, f"not finished after {limit}")
             if AgentError.FATAL in errors:
                 raise _Ended(Status.FAILED, errors[AgentError.FATAL])
-            answers |= {u.prompt.seat.index: u.text for u in heard if u.error is None}
+            answers |= {u.prompt.seat.index: u.text for u in latest if u.error is None}
             pending = [
                 _attempt(deliberation, u.prompt, u.prompt.attempt + 1)
-                for u in heard
+                for u in latest
                 if u.error in RETRY_HELPS and u.prompt.attempt <= deliberation.retries
             ]
         return answers
 
     def transcript(status: Status, error_message: str = "") -> Transcript:
-        return Transcript(deliberation.id, status, tuple(said), error_message)
+        return Transcript(deliberation.id, status, tuple(utterances), error_message)
 
     seats = deliberation.seats
     try:
         proposals = yield from ask([propose(deliberation, seat) for seat in seats])
         if len(proposals) < deliberation.quorum:
-            return transcript(Status.FAILED, _no_quorum(deliberation, len(proposals), said))
+            return transcript(Status.FAILED, _no_quorum(deliberation, len(proposals), utterances))
         for round_ in range(1, deliberation.rounds + 1):
             critics = {seat.index: deliberation.critic_of(seat, round_) for seat in seats if seat.index in proposals}
             critiques = yield from ask(
@@ -105,7 +105,7 @@ def _attempt(deliberation: Deliberation, prompt: Prompt, attempt: int) -> Prompt
     return replace(prompt, attempt=attempt, seed=seed)
 
 
-def _no_quorum(deliberation: Deliberation, answered: int, said: list[Utterance]) -> str:
-    last_errors = {u.prompt.seat.agent_id: u for u in said if u.error}
+def _no_quorum(deliberation: Deliberation, answered: int, utterances: list[Utterance]) -> str:
+    last_errors = {u.prompt.seat.agent_id: u for u in utterances if u.error}
     reasons = "; ".join(f"{agent}: {u.error}: {u.error_message}" for agent, u in list(last_errors.items())[:3])
     return f"{answered} of {len(deliberation.seats)} agents answered, the quorum is {deliberation.quorum} ({reasons})"

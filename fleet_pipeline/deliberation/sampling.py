@@ -1,4 +1,4 @@
-"""How an agent's tokens are drawn."""
+"""Sampling parameters of an agent's answers."""
 
 from __future__ import annotations
 
@@ -24,5 +24,5 @@ class Sampling(BaseModel):
     )
 
     def over(self, base: Sampling) -> Sampling:
-        """These parameters, with `base` where they say nothing."""
+        """These parameters, with absent ones taken from `base`."""
         return base.model_copy(update=self.model_dump(exclude_none=True))

@@ -1,7 +1,7 @@
-"""Tasks: what is put to a council, validated once, at the door.
+"""Tasks: the input of a deliberation, validated once, when it enters the system.
 
-Ids become file names, partition keys and NATS message ids, so they are safe as all of these or
-refused. Every text and list is bounded: a backlog is input from elsewhere.
+Ids become file names, partition keys and NATS message ids. An id that is unsafe as any of these is
+refused. Every text and list has a size limit, because a backlog comes from outside.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ MAX_DEPTH = 16
 
 
 def plain(value: Any) -> str:
-    """A JSON value as an agent or a person reads it. `Task` bounds how deep it can be."""
+    """A JSON value as text for agents and people. `Task` limits its depth, and with it this recursion."""
     if isinstance(value, dict):
         return ", ".join(f"{key}: {plain(item)}" for key, item in value.items())
     if isinstance(value, (list, tuple)):
@@ -33,7 +33,7 @@ def plain(value: Any) -> str:
 
 
 def rubric_points(value: Any) -> Any:
-    """A rubric may be text, a list, or a mapping. The original lost the criteria of all but one form."""
+    """The criteria of a rubric: text, list or mapping. The system this replaces lost them in all forms but one."""
     if isinstance(value, str):
         return tuple(line.strip(" -*\t") for line in value.splitlines() if line.strip(" -*\t"))
     if isinstance(value, dict):
@@ -48,22 +48,22 @@ class _Input(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=True)
 
 
-def _check(value: Any, depth: int = 0) -> None:
-    """Refuse what could not be stored, printed or sent later: control characters, and text that is
-    no Unicode, in any string, names included; and values nested too deeply to handle. They stand in
-    front of every other check, so that none of those has to cope with them.
+def _require_storable(value: Any, depth: int = 0) -> None:
+    """Raise `ValueError` for a value that could not be stored, printed or sent later. Such a value has control
+    characters or invalid Unicode in a string (names included), or nests too deeply. `Task` calls this before
+    pydantic's own validation, so that no other validator has to handle such a value.
     """
     if depth > MAX_DEPTH:
         raise ValueError(f"nested more than {MAX_DEPTH} levels deep; flatten it")
-    if isinstance(value, str) and (found := _CONTROL.search(value)):
-        raise ValueError(f"holds the character {found.group()!a}, which is no text; remove it")
+    if isinstance(value, str) and (match := _CONTROL.search(value)):
+        raise ValueError(f"holds the character {match.group()!a}, which is no text; remove it")
     if isinstance(value, dict):
         for name, item in value.items():
-            _check(name, depth + 1)
-            _check(item, depth + 1)
+            _require_storable(name, depth + 1)
+            _require_storable(item, depth + 1)
     elif isinstance(value, (list, tuple)):
         for item in value:
-            _check(item, depth + 1)
+            _require_storable(item, depth + 1)
 
 
 class ArchitectRubric(_Input):
@@ -138,7 +138,7 @@ class Task(_Input):
 
     @property
     def needed(self) -> int:
-        """Seats that must answer: the quorum, or a majority where none is set."""
+        """Number of seats that must answer: the quorum, or a majority if none is set."""
         return self.quorum or self.num_agents // 2 + 1
 
     @field_validator("task_id")
@@ -152,8 +152,8 @@ class Task(_Input):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _is_text(cls, value: Any) -> Any:
-        _check(value)
+    def _storable(cls, value: Any) -> Any:
+        _require_storable(value)
         return value
 
     @field_validator("roles", mode="before")
@@ -164,7 +164,7 @@ class Task(_Input):
     @field_validator("roles")
     @classmethod
     def _known_roles(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
-        """Role names are checked against `context={"roles": ...}`, or else the built-in roles."""
+        """The known roles are `context={"roles": ...}` if given, else the built-in ones."""
         known = (info.context or {}).get("roles", BUILT_IN_ROLES)
         names = tuple(name.strip().upper() for name in value)
         for name in names:
@@ -183,7 +183,7 @@ class Task(_Input):
 
 
 def deliberation_id(task_id: str, role: str) -> str:
-    """`<task_id>.<role in lower case>`: the partition key and the stem of every file of a deliberation."""
+    """`<task_id>.<role in lower case>`: a deliberation's partition key and the stem of its file names."""
     return f"{task_id}.{role.lower()}"
 
 
@@ -194,8 +194,8 @@ def is_deliberation_id(key: str) -> bool:
 
 
 def checked_id(key: str) -> str:
-    """`key`, when it has the form of a deliberation id. Partition keys can be typed in the UI: one
-    that is no id must never become a path. Raises `InvalidInput`.
+    """`key`, if it has the form of a deliberation id. Raises `InvalidInput` otherwise. People can type
+    partition keys in the UI, and an invalid one must never become a path.
     """
     if not is_deliberation_id(key):
         raise InvalidInput(f"{key[:80]!r} is no deliberation id: expected <task_id>.<role in lower case>")

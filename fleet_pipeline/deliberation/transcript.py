@@ -1,4 +1,4 @@
-"""What was said: completions as engines return them, utterances as they are kept."""
+"""Transcripts of deliberations: completions as engines return them, utterances as they are stored."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ class AgentError(StrEnum):
     """Why an utterance does not count."""
 
     OVERLONG = "overlong"  # the prompt leaves no room for an answer in the model's context
-    EMPTY = "empty"  # nothing but white space or reasoning
+    EMPTY = "empty"  # only white space or reasoning
     CUT_OFF = "cut_off"  # the answer reached its token limit
-    ENGINE = "engine"  # the engine failed on this request
+    ENGINE = "engine"  # the engine failed on this prompt
     DEADLINE = "deadline"  # still being generated when the deliberation's time was up
-    FATAL = "fatal"  # the engine died again and again while this was being generated, at last with nothing else
+    FATAL = "fatal"  # the engine crashed repeatedly during this deliberation, the last time with no other running
 
 
-# A fresh seed can lead to a shorter or a non-empty answer; the same prompt stays as long as it is.
+# A fresh seed can lead to a shorter or a non-empty answer. It cannot shorten an overlong prompt.
 RETRY_HELPS = frozenset({AgentError.EMPTY, AgentError.CUT_OFF, AgentError.ENGINE})
 
 
@@ -35,8 +35,8 @@ RETRY_HELPS = frozenset({AgentError.EMPTY, AgentError.CUT_OFF, AgentError.ENGINE
 class Completion:
     """An engine's answer to one prompt. Times are seconds since the epoch, tokens are counts.
 
-    An engine sets `error` for what only it can know; that an answer is empty or cut off is seen
-    from `text` and `finish_reason` ("stop", "length", ...) by the protocol.
+    An engine sets `error` for failures that only it can detect. The protocol detects empty and cut-off
+    answers from `text` and `finish_reason` ("stop", "length", ...).
     """
 
     text: str = ""
@@ -53,7 +53,7 @@ class Completion:
 
 @dataclass(frozen=True)
 class Utterance:
-    """One thing said by one seat, or its failure to say it."""
+    """One answer of one seat, or its failure to answer."""
 
     prompt: Prompt
     completion: Completion
@@ -69,7 +69,7 @@ class Utterance:
 
 @dataclass(frozen=True)
 class Transcript:
-    """A finished deliberation: everything said, in the order of asking, and how it ended."""
+    """A finished deliberation: every utterance in the order of the prompts, and the final status."""
 
     deliberation_id: str
     status: Status
@@ -78,7 +78,7 @@ class Transcript:
 
 
 def classify(prompt: Prompt, completion: Completion) -> Utterance:
-    """Judge one answer: split its reasoning off and decide whether it counts."""
+    """The utterance of one answer. Splits off the reasoning, and sets `error` if the answer does not count."""
     reasoning, text = split_reasoning(completion.text)
     error, message = completion.error, completion.error_message
     if error is None and completion.finish_reason == "length":
@@ -91,11 +91,11 @@ def classify(prompt: Prompt, completion: Completion) -> Utterance:
 
 
 def split_reasoning(raw: str) -> tuple[str, str]:
-    """(reasoning, answer) of a raw answer.
+    """Split a raw answer into (reasoning, answer).
 
-    Reasoning is a leading `<think>...</think>` block. Some chat templates put the opening tag
-    into the prompt, so a closing tag alone ends reasoning too; an opening tag that is never
-    closed means that the whole answer is reasoning. Tags further on belong to the answer.
+    Reasoning is a leading `<think>...</think>` block. Some chat templates put the opening tag into
+    the prompt, so a closing tag alone also ends reasoning. If an opening tag is never closed, the
+    whole answer is reasoning. Later tags belong to the answer.
     """
     body = raw.strip()
     if body.startswith(_OPEN):

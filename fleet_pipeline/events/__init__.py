@@ -1,13 +1,13 @@
-"""Events and requests on NATS: what they say, where they go, and how they get there.
+"""Events and requests on NATS: their format, their streams, and their transport.
 
-    envelope, payloads     the form of an event, and what each kind holds
-    options, connection    how the broker is reached, and as whom
-    streams                the JetStream streams that must be there
-    completions            rows of a finished deliberation as events
-    publisher              sends them and waits for acks; `subscriber` watches them arrive
-    audit                  which events the streams hold
-    receiver               takes requests, by way of `consumer`; `lookup` looks without taking
-    embedded               a broker of one's own
+    envelope, payloads     the format of an event, and the fields of each kind
+    options, connection    the broker's address and credentials; connecting to it
+    streams                the JetStream streams that must exist
+    completions            events made from the rows of a finished deliberation
+    publisher              sends events and waits for acks; `subscriber` watches them arrive
+    audit                  lists the events that the streams hold
+    receiver               takes requests, pulled by `consumer`; `lookup` reads requests without taking them
+    embedded               a local broker for demo and tests
 
-Not here: what a request says (`ingest.requests`), and what is done about it (`services.intake`).
+Not here: the content of a request (`ingest.requests`) and its handling (`services.intake`).
 """

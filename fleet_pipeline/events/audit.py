@@ -1,4 +1,4 @@
-"""What the streams hold: the idempotency keys of all events, read without their payloads."""
+"""The idempotency keys of all events in the streams, read without their payloads."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from fleet_pipeline.events.streams import OUTGOING, PUBLISHED_STREAMS, ensure_st
 
 
 def stored_keys(options: NatsOptions) -> frozenset[str]:
-    """The keys of every event of ours that the broker holds. Raises `BrokerUnavailable`, `StreamMismatch`."""
+    """The idempotency keys of all our events that the broker holds. Raises `BrokerUnavailable`, `StreamMismatch`."""
     return run_blocking(options, _stored_keys(options))
 
 
 async def _stored_keys(options: NatsOptions) -> frozenset[str]:
-    found: set[str] = set()
+    keys: set[str] = set()
     async with connect(options) as connection:
         jetstream = connection.jetstream()
         await ensure_streams(jetstream, PUBLISHED_STREAMS)
         for subject in OUTGOING:
-            # By subject and not by name: another stream may have taken it.
+            # By subject, not by name: a stream of another name may take it.
             stream = await jetstream.find_stream_name_by_subject(subject)
             async for message in iter_messages(connection, stream, subject, headers_only=True):
-                found.add((message.headers or {}).get("Nats-Msg-Id", ""))
-    return frozenset(found - {""})
+                keys.add((message.headers or {}).get("Nats-Msg-Id", ""))
+    return frozenset(keys - {""})

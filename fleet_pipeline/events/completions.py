@@ -1,7 +1,7 @@
-"""What is announced of a finished deliberation: its seats' responses, its end, and the orchestrator's word.
+"""The events of a finished deliberation: its seats' responses, its end, and the orchestrator's event.
 
-Payloads keep the fields of the original system, so that its consumers can read them, and add what they
-lacked: the deliberation's id and role, the winner, scores and ranks, partial results of what failed.
+Payloads keep the fields of the original system, so its consumers can read them. They add the
+deliberation's id and role, the winner, scores and ranks, and partial results of a failed deliberation.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ Row = Mapping[str, Any]
 def deliberation_events(
     deliberation: Row, proposals: Sequence[Row], location: str, max_bytes: int
 ) -> Iterator[Envelope]:
-    """All events of one finished deliberation, its own last, so that who hears that can have the others.
+    """All events of one finished deliberation. Its seats' events come first, so they can be there when its end arrives.
 
     `deliberation` is its row, `proposals` are its seats' rows. `location` is the Parquet file with the
-    proposals; where an event would be larger than `max_bytes` it stands in place of the texts.
+    proposals. An event that would exceed `max_bytes` omits the texts; that file has them.
     """
     for seat in proposals:
         yield _fitting(lambda texts, seat=seat: _response(deliberation, seat, location, texts), max_bytes)
@@ -32,9 +32,9 @@ def deliberation_events(
         yield _fitting(lambda texts: _orchestration(deliberation, proposals, location, texts), max_bytes)
 
 
-def _fitting(make: Any, max_bytes: int) -> Envelope:
-    event: Envelope = make(True)
-    return event if len(event.model_dump_json().encode()) <= max_bytes else make(False)
+def _fitting(make_event: Any, max_bytes: int) -> Envelope:
+    event: Envelope = make_event(True)
+    return event if len(event.model_dump_json().encode()) <= max_bytes else make_event(False)
 
 
 def _response(deliberation: Row, seat: Row, location: str, with_texts: bool) -> Envelope:
@@ -63,15 +63,15 @@ def _response(deliberation: Row, seat: Row, location: str, with_texts: bool) -> 
 
 
 def _completion(deliberation: Row, proposals: Sequence[Row], location: str, with_texts: bool) -> Envelope:
-    """`deliberation.completed`, `.failed` or `.timeout`, with whatever results there are."""
+    """`deliberation.completed`, `.failed` or `.timeout`, with any results there are."""
     status = deliberation["status"]
     payload = completion_payload(deliberation, proposals, location, with_texts)
-    return _envelope(f"deliberation.{status}", deliberation, payload, _outcome(deliberation, proposals), status)
+    return _envelope(f"deliberation.{status}", deliberation, payload, _outcome_fact(deliberation, proposals), status)
 
 
 def completion_payload(deliberation: Row, proposals: Sequence[Row], location: str, with_texts: bool) -> dict[str, Any]:
-    """A deliberation's end as consumers read it, in events and in answers."""
-    answered = _answered(proposals)
+    """The end of a deliberation as consumers read it, in its event and in answers of the NATS service."""
+    answered = _answered_by_rank(proposals)
     finished = _iso(deliberation["finished_at"])
     failed = [
         {"agent_id": row["agent_id"], "error": f"{row['error_type']}: {row['error_message']}", "timestamp": finished}
@@ -101,39 +101,39 @@ def completion_payload(deliberation: Row, proposals: Sequence[Row], location: st
 
 
 def _orchestration(deliberation: Row, proposals: Sequence[Row], location: str, with_texts: bool) -> Envelope:
-    """`orchestration.deliberation.completed`: the decisions, best first, as the original's context service reads them."""
+    """`orchestration.deliberation.completed`: the decisions, best first, as the original context service reads them."""
     payload = {
         "event_type": "orchestration.deliberation.completed",
         "story_id": deliberation["story_id"],
         "task_id": deliberation["task_id"],
         "deliberation_id": deliberation["deliberation_id"],
-        "decisions": [_result(row, deliberation, with_texts) for row in _answered(proposals)],
+        "decisions": [_result(row, deliberation, with_texts) for row in _answered_by_rank(proposals)],
         "proposals_file": location,
         "texts_included": with_texts,
         "timestamp": deliberation["finished_at"].timestamp() if deliberation["finished_at"] else None,
     }
-    fact = _outcome(deliberation, proposals)
+    fact = _outcome_fact(deliberation, proposals)
     return _envelope("orchestration.deliberation.completed", deliberation, payload, fact, "orchestration")
 
 
-def _envelope(event_type: str, deliberation: Row, payload: dict[str, Any], fact: Any, what: str) -> Envelope:
-    """The key holds what is announced, times and runs left out: the same result sent again has the same
-    key, and one that was scored anew has another."""
+def _envelope(event_type: str, deliberation: Row, payload: dict[str, Any], fact: Any, part: str) -> Envelope:
+    """The idempotency key covers the fact, not times and runs: the same result sent again has the same
+    key, and a result scored anew has another."""
     digest = hashlib.sha256(json.dumps(fact).encode()).hexdigest()[:8]
     return Envelope(
         event_type=event_type,
-        idempotency_key=f"{deliberation['deliberation_id']}:{deliberation['fingerprint']}:{what}:{digest}",
+        idempotency_key=f"{deliberation['deliberation_id']}:{deliberation['fingerprint']}:{part}:{digest}",
         correlation_id=deliberation["task_id"],
         payload=payload,
     )
 
 
-def _outcome(deliberation: Row, proposals: Sequence[Row]) -> list[Any]:
-    ranked = [[row["agent_id"], row["rank"], row["score"]] for row in _answered(proposals)]
+def _outcome_fact(deliberation: Row, proposals: Sequence[Row]) -> list[Any]:
+    ranked = [[row["agent_id"], row["rank"], row["score"]] for row in _answered_by_rank(proposals)]
     return [deliberation["winner_agent_id"], deliberation["error_message"], *ranked]
 
 
-def _answered(proposals: Sequence[Row]) -> list[Row]:
+def _answered_by_rank(proposals: Sequence[Row]) -> list[Row]:
     answered = (row for row in proposals if row["text"] is not None)
     return sorted(answered, key=lambda row: (row["rank"] is None, row["rank"] or 0))
 

@@ -1,9 +1,9 @@
-"""Pulling messages from a consumer.
+"""Pulling messages from a JetStream consumer.
 
-Not nats-py's `fetch`: it takes any message with a `Status` header for one of the server's own, so that whoever
-may publish could have messages skipped or make it raise; and messages that arrive as its time ends are left
-behind until they are sent again. Here the server's own words are those without an ack subject, and a pull ends
-when the server says that it has.
+nats-py's `fetch` has two faults. It takes any message with a `Status` header for a status message of the server, so
+any publisher could have messages skipped or make it raise. It leaves behind messages that arrive as its time ends,
+until they are redelivered. Here only a message without an ack subject is a status message, and a pull ends when the
+server says so.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ import time
 from collections.abc import AsyncIterator
 from typing import Any
 
-# A server cuts off a client for which more than 64 MB wait (its `max_pending`).
+# The server disconnects a client with more than 64 MB pending (its `max_pending`).
 MAX_BYTES = 16_000_000
-# How much longer than asked the server may take to say that a pull is over.
+# Extra time for the server to report the end of a pull.
 PATIENCE_SECONDS = 5.0
 READ_AT_ONCE = 500
-# Its own: no messages, the time is up, and the next one would be too many bytes.
+# The server's statuses: no messages, the time is up, the next message would exceed the bytes.
 _ENDS = ("404", "408", "409")
 
 
 class PullConsumer:
-    """One consumer, pulled from over one connection."""
+    """Pulls from one consumer over one connection."""
 
     def __init__(self, connection: Any, stream: str, name: str) -> None:
         self._connection = connection
@@ -38,56 +38,56 @@ class PullConsumer:
         return self
 
     async def pull(self, most: int, seconds: float) -> tuple[list[Any], bool]:
-        """(up to `most` messages, whether more may be waiting). Waits up to `seconds` for that many.
+        """Returns (up to `most` messages, whether more may be waiting). Waits up to `seconds` for `most` of them.
 
-        Raises `TimeoutError` when the server does not answer, and `nats.errors.Error` when it will not.
+        Raises `TimeoutError` if the server does not answer, and `nats.errors.Error` if it rejects the pull.
         """
         self._pulls += 1
         reply = f"{self._inbox}.{self._pulls}"
-        wanted = {"batch": most, "expires": int(seconds * 1e9), "max_bytes": MAX_BYTES}
-        await self._connection.publish(self._next, json.dumps(wanted).encode(), reply=reply)
-        found: list[Any] = []
+        body = {"batch": most, "expires": int(seconds * 1e9), "max_bytes": MAX_BYTES}
+        await self._connection.publish(self._next, json.dumps(body).encode(), reply=reply)
+        messages: list[Any] = []
         deadline = time.monotonic() + seconds + PATIENCE_SECONDS
-        while len(found) < most:
+        while len(messages) < most:
             try:
                 message = await asyncio.wait_for(self._arrived.get(), max(0.001, deadline - time.monotonic()))
             except TimeoutError:
-                if found:
-                    return found, True
+                if messages:
+                    return messages, True
                 raise
             if message.reply:
-                found.append(message)
+                messages.append(message)
             elif message.subject == reply:
-                return found, _ended(message) == "409"
-        return found, True
+                return messages, _end_status(message) == "409"
+        return messages, True
 
 
 async def iter_messages(connection: Any, stream: str, subject: str, **start: Any) -> AsyncIterator[Any]:
-    """The messages that a stream has of a subject, by a consumer that leaves nothing behind. `start` is what a
-    `ConsumerConfig` says of where to begin, and whether `headers_only` are wanted; all of the stream by default.
+    """The messages of a subject in a stream, read by an ephemeral consumer that leaves nothing behind. `start` holds
+    fields of `ConsumerConfig`: where to begin (the start of the stream by default), and `headers_only`.
     """
     from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 
-    by = DeliverPolicy.ALL
+    policy = DeliverPolicy.ALL
     if "opt_start_time" in start:
-        by = DeliverPolicy.BY_START_TIME
+        policy = DeliverPolicy.BY_START_TIME
     elif "opt_start_seq" in start:
-        by = DeliverPolicy.BY_START_SEQUENCE
+        policy = DeliverPolicy.BY_START_SEQUENCE
     config = ConsumerConfig(
-        deliver_policy=by, filter_subject=subject, ack_policy=AckPolicy.NONE, inactive_threshold=30.0, **start
+        deliver_policy=policy, filter_subject=subject, ack_policy=AckPolicy.NONE, inactive_threshold=30.0, **start
     )
-    about = await connection.jetstream().add_consumer(stream, config)
-    consumer, left = await PullConsumer(connection, stream, about.name).open(), about.num_pending
-    while left > 0:
-        messages, more = await consumer.pull(min(READ_AT_ONCE, left), PATIENCE_SECONDS)
+    info = await connection.jetstream().add_consumer(stream, config)
+    consumer, remaining = await PullConsumer(connection, stream, info.name).open(), info.num_pending
+    while remaining > 0:
+        messages, more = await consumer.pull(min(READ_AT_ONCE, remaining), PATIENCE_SECONDS)
         if not messages and not more:
-            return  # the stream has let go of the rest meanwhile
+            return  # the stream has dropped the rest meanwhile
         for message in messages:
             yield message
-        left -= len(messages)
+        remaining -= len(messages)
 
 
-def _ended(message: Any) -> str:
+def _end_status(message: Any) -> str:
     from nats.errors import Error
 
     headers = message.headers or {}

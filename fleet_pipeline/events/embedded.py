@@ -1,4 +1,4 @@
-"""A broker of one's own: the real nats-server from its wheel, on a free port, for demo and tests."""
+"""A local broker for demo and tests: the real nats-server from its wheel, on a free port."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ START_SECONDS = 10.0
 
 @contextmanager
 def embedded_server() -> Iterator[str]:
-    """Run nats-server with JetStream while the block runs; gives its URL. Loopback only.
+    """Run nats-server with JetStream while the block runs; yields its URL. It listens on loopback only.
 
-    Its streams live in a temporary folder and end with it. Raises `BrokerUnavailable`.
+    Its streams are in a temporary folder, deleted at the end. Raises `BrokerUnavailable`.
     """
     program = shutil.which("nats-server", path=str(Path(sys.executable).parent)) or shutil.which("nats-server")
     if program is None:
@@ -31,7 +31,7 @@ def embedded_server() -> Iterator[str]:
         command += ["--ports_file_dir", scratch, "-l", str(Path(scratch, "log"))]
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # noqa: S603 - our own program and arguments
         try:
-            yield _url(process, Path(scratch))
+            yield _wait_for_url(process, Path(scratch))
         finally:
             process.terminate()
             try:
@@ -41,7 +41,7 @@ def embedded_server() -> Iterator[str]:
                 process.wait()
 
 
-def _url(process: subprocess.Popen[bytes], scratch: Path) -> str:
+def _wait_for_url(process: subprocess.Popen[bytes], scratch: Path) -> str:
     ports = scratch / f"nats-server_{process.pid}.ports"
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline and process.poll() is None:

@@ -1,4 +1,4 @@
-"""The form of every event."""
+"""The envelope of every event."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 ENVELOPE_VERSION = 1
 PRODUCER = "fleet-pipeline"
 
-# An event as it goes over the wire: subject, idempotency key, and the envelope as JSON in UTF-8.
+# An event ready to send: subject, idempotency key, and the envelope as UTF-8 JSON.
 Sealed = tuple[str, str, bytes]
 
 

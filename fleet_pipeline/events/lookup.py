@@ -1,4 +1,4 @@
-"""Looking at requests without taking them: how many wait and which, and which were refused."""
+"""Inspecting requests without taking them: how many wait, which ones, and why one was rejected."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from fleet_pipeline.events.streams import POISON, ensure_streams
 
 
 def waiting(options: NatsOptions) -> dict[str, int]:
-    """How many messages have not been taken yet, by subject, and how many lie in the poison stream."""
+    """The number of messages not taken yet, by subject. The key `poison` counts those in the poison stream."""
     return run_blocking(options, _waiting(options))
 
 
 def untaken(options: NatsOptions) -> frozenset[str]:
-    """Of the requests that have come in and have not been taken yet: their own ids, and the deliberations they ask for."""
+    """Ids of the requests not taken yet, and ids of the deliberations they ask for."""
     return run_blocking(options, _untaken(options))
 
 
 def refusal(options: NatsOptions, request_id: str, since: datetime) -> str | None:
-    """Why a request was put into the poison stream since then; None where it was not."""
+    """Why a request was put into the poison stream after `since`; None if it was not."""
     return run_blocking(options, _refusal(options, request_id, since))
 
 
@@ -42,9 +42,9 @@ async def _waiting(options: NatsOptions) -> dict[str, int]:
             with suppress(NotFoundError):
                 stream = await stream_of(jetstream, source)
                 try:
-                    about = await jetstream.consumer_info(stream, source.durable)
-                    counts[source.subject] = about.num_pending + about.num_ack_pending
-                except NotFoundError:  # nobody has looked for requests yet
+                    consumer = await jetstream.consumer_info(stream, source.durable)
+                    counts[source.subject] = consumer.num_pending + consumer.num_ack_pending
+                except NotFoundError:  # no consumer yet: nobody has pulled requests
                     state = (await jetstream.stream_info(stream, subjects_filter=source.subject)).state
                     counts[source.subject] = (state.subjects or {}).get(source.subject, 0)
         with suppress(NotFoundError):
@@ -55,43 +55,43 @@ async def _waiting(options: NatsOptions) -> dict[str, int]:
 async def _untaken(options: NatsOptions) -> frozenset[str]:
     from nats.js.errors import NotFoundError
 
-    found: set[str] = set()
+    ids: set[str] = set()
     async with connect(options) as connection:
         jetstream = connection.jetstream()
         for source in SOURCES:
             with suppress(NotFoundError):
                 stream = await stream_of(jetstream, source)
-                start = 1
+                first_sequence = 1
                 try:
-                    start = (await jetstream.consumer_info(stream, source.durable)).ack_floor.stream_seq + 1
+                    first_sequence = (await jetstream.consumer_info(stream, source.durable)).ack_floor.stream_seq + 1
                 except NotFoundError:
                     if source.recent_only:
-                        continue  # nobody has begun with this stream, and most of it is old
-                async for message in iter_messages(connection, stream, source.subject, opt_start_seq=start):
-                    found.add((message.headers or {}).get("Nats-Msg-Id", ""))
-                    found |= _asked_for(message.data)
-    return frozenset(found)
+                        continue  # nobody has read this stream yet, and most of it is old
+                async for message in iter_messages(connection, stream, source.subject, opt_start_seq=first_sequence):
+                    ids.add((message.headers or {}).get("Nats-Msg-Id", ""))
+                    ids |= _requested_ids(message.data)
+    return frozenset(ids)
 
 
 async def _refusal(options: NatsOptions, request_id: str, since: datetime) -> str | None:
-    wanted = " ".join(request_id.split())
+    header = " ".join(request_id.split())
     async with connect(options) as connection:
         await ensure_streams(connection.jetstream(), (POISON,))
         async for message in iter_messages(connection, POISON.name, POISON.subjects[0], opt_start_time=since):
-            if (message.headers or {}).get(REQUEST_HEADER) == wanted:
+            if (message.headers or {}).get(REQUEST_HEADER) == header:
                 reason: str = json.loads(message.data)["payload"]["reason"]
                 return reason
     return None
 
 
-def _asked_for(content: bytes) -> set[str]:
-    """The deliberations that a request asks for, and its own id, as far as it can be read."""
+def _requested_ids(content: bytes) -> set[str]:
+    """Ids of the deliberations that a request asks for, and its own id; empty if it cannot be read."""
     try:
-        found = parse_json(content)
-        fields = found.get("payload", found)
+        request = parse_json(content)
+        fields = request.get("payload", request)
         roles = fields.get("roles") or ["DEV"]
-        named = str(fields.get("task_id") or fields.get("plan_id"))
-        ids = {deliberation_id(named, str(role)) for role in ([roles] if isinstance(roles, str) else roles)}
-        return ids | {str(found.get("idempotency_key", ""))}
+        task_id = str(fields.get("task_id") or fields.get("plan_id"))
+        ids = {deliberation_id(task_id, str(role)) for role in ([roles] if isinstance(roles, str) else roles)}
+        return ids | {str(request.get("idempotency_key", ""))}
     except (InvalidRecord, AttributeError, TypeError):
         return set()

@@ -1,4 +1,4 @@
-"""How the broker is reached, and as whom."""
+"""The broker's address, and the credentials for it."""
 
 from __future__ import annotations
 
@@ -50,16 +50,16 @@ class NatsOptions(BaseModel):
 
     @field_validator("credentials_file", "nkey_seed_file", "tls_ca_file", "tls_cert_file", "tls_key_file")
     @classmethod
-    def _is_there(cls, value: str | None) -> str | None:
+    def _file_exists(cls, value: str | None) -> str | None:
         if value is not None and not Path(value).is_file():
             raise ValueError(f"{value} is not a file")
         return value
 
     @model_validator(mode="after")
-    def _one_way_in(self) -> NatsOptions:
-        ways = [name for name in ("user", "token", "credentials_file", "nkey_seed_file") if getattr(self, name)]
-        if len(ways) > 1:
-            raise ValueError(f"{' and '.join(ways)} are given; one of them is enough")
+    def _one_login_method(self) -> NatsOptions:
+        methods = [name for name in ("user", "token", "credentials_file", "nkey_seed_file") if getattr(self, name)]
+        if len(methods) > 1:
+            raise ValueError(f"{' and '.join(methods)} are given; one of them is enough")
         if bool(self.user) != bool(self.password):
             raise ValueError("user and password belong together")
         if self.tls_key_file and not self.tls_cert_file:
@@ -72,7 +72,7 @@ class NatsOptions(BaseModel):
 
 
 def without_secrets(url: str) -> str:
-    """A URL, or several with commas, as logs may show it."""
+    """The URL, or several separated by commas, without credentials: safe to log."""
     shown = []
     for server in url.split(","):
         parts = urlsplit(server.strip() if "://" in server else f"nats://{server.strip()}")

@@ -1,8 +1,8 @@
-"""What each kind of event holds: the fields of the original system, and what they lacked.
+"""The payload of each kind of event: the fields of the original system, and fields it lacked.
 
-Models for consumers: `schemas` makes JSON Schemas of them, and a test holds every event that is sent
-against its own. A field that consumers read is never taken away or given another meaning within a
-schema version; new ones may be added.
+These models are for consumers. `schemas` makes JSON Schemas of them, and a test validates every event
+sent against its schema. Within a schema version, a field that consumers read is never removed and never
+changes its meaning. New fields may be added.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class _Payload(BaseModel):
-    # Consumers must let fields pass that they do not know.
+    # Consumers must ignore fields they do not know.
     model_config = ConfigDict(extra="allow")
 
     task_id: str

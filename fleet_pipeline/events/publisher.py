@@ -1,4 +1,4 @@
-"""Sending events: awaited acks, `Nats-Msg-Id` so that a repeat is dropped by the broker."""
+"""Publishing events: every ack is awaited, and `Nats-Msg-Id` lets the broker drop repeats."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from fleet_pipeline.events.options import NatsOptions
 from fleet_pipeline.events.streams import PUBLISHED_STREAMS, STREAMS, Stream, ensure_streams, largest_message
 
 ACK_TIMEOUT_SECONDS = 10.0
-# Events are sent so many at a time, and two such chunks are under way without an ack. Each event may be a megabyte.
+# Events sent at a time. Up to two chunks wait for their acks at once, and each event may be a megabyte.
 CHUNK = 128
 Sent = tuple[str, asyncio.Future[Any]]  # an idempotency key and the broker's ack
 
 
 @dataclass(frozen=True)
 class Receipts:
-    """What the broker acknowledged: the idempotency keys it stored, and those it knew already."""
+    """Idempotency keys that the broker acknowledged: those it stored now, and those it already had."""
 
     stored: tuple[str, ...] = ()
     duplicates: tuple[str, ...] = ()
@@ -37,16 +37,16 @@ MakeEvents = Callable[[int], Iterable[Sealed]]
 
 
 def publish(options: NatsOptions, make_events: MakeEvents, chunk_size: int = CHUNK) -> Receipts:
-    """Send `make_events(largest payload in bytes)` to JetStream; return when every ack is in.
+    """Send `make_events(largest payload in bytes)` to JetStream; return once every ack has arrived.
 
-    Raises `BrokerUnavailable` when one is missing: some events may then be stored, and sending all
-    of them again is safe. Raises `StreamMismatch` where a stream would lose them.
+    Raises `BrokerUnavailable` if an ack is missing: some events may then be stored, and sending all
+    of them again is safe. Raises `StreamMismatch` if a stream would lose events.
     """
     return run_blocking(options, _publish(options, make_events, chunk_size))
 
 
 def prepare_broker(options: NatsOptions, streams: tuple[Stream, ...] = STREAMS) -> list[str]:
-    """Make sure that the broker answers and has `streams`; returns what differs without harm.
+    """Make sure that the broker answers and has `streams`; returns harmless differences as sentences.
 
     Raises `BrokerUnavailable` and `StreamMismatch`.
     """
@@ -64,26 +64,26 @@ async def _publish(options: NatsOptions, make_events: MakeEvents, chunk_size: in
         await ensure_streams(jetstream, PUBLISHED_STREAMS)
         events = iter(make_events(await largest_message(jetstream, PUBLISHED_STREAMS, connection.max_payload)))
         stored: list[str] = []
-        known: list[str] = []
-        under_way: list[Sent] = []
+        duplicates: list[str] = []
+        unacknowledged: list[Sent] = []
         while chunk := list(islice(events, chunk_size)):
-            # Without `wait_stall`, whose timer would put every event into a packet of its own.
+            # No `wait_stall`: its timer would send every event in a packet of its own.
             sent = [
                 (key, await jetstream.publish_async(subject, body, headers={"Nats-Msg-Id": key}))
                 for subject, key, body in chunk
             ]
-            await _settle(under_way, stored, known)
-            under_way = sent
-        await _settle(under_way, stored, known)
-        return Receipts(tuple(stored), tuple(known))
+            await _settle(unacknowledged, stored, duplicates)
+            unacknowledged = sent
+        await _settle(unacknowledged, stored, duplicates)
+        return Receipts(tuple(stored), tuple(duplicates))
 
 
-async def _settle(sent: Sequence[Sent], stored: list[str], known: list[str]) -> None:
-    """Wait for acks. Raises what the broker refused, and `TimeoutError` where one is missing."""
+async def _settle(sent: Sequence[Sent], stored: list[str], duplicates: list[str]) -> None:
+    """Wait for acks. Raises the broker's error for a rejected event, and `TimeoutError` if an ack is missing."""
     if not sent:
         return
     _, late = await asyncio.wait([ack for _, ack in sent], timeout=ACK_TIMEOUT_SECONDS)
     if late:
         raise TimeoutError(f"{len(late)} of {len(sent)} events were not acknowledged in {ACK_TIMEOUT_SECONDS:g} s")
     for key, ack in sent:
-        (known if ack.result().duplicate else stored).append(key)
+        (duplicates if ack.result().duplicate else stored).append(key)

@@ -1,7 +1,7 @@
-"""Taking requests from JetStream: durable consumers, explicit acks, bounded redelivery, a place for poison.
+"""Taking requests from JetStream: durable consumers, explicit acks, bounded redelivery, a poison stream.
 
-A message is acknowledged after what it asks for is durable, or after the poison stream has it with the
-reason. Anything else, a crash included, brings it again.
+A message is acknowledged once its request is durable, or once the poison stream holds it with the
+reason. In every other case, a crash included, the broker delivers it again.
 """
 
 from __future__ import annotations
@@ -24,39 +24,39 @@ from fleet_pipeline.events.streams import DAY, PLANS, POISON, REQUESTS, Stream, 
 
 POISON_CONTENT_BYTES = 64_000
 MOST_REASON = 4_000
-MOST_POISON = 500  # under way at once
+MOST_POISON = 500  # unacknowledged at once
 REQUEST_HEADER = "Fleet-Request"
-ACKED = 30.0  # seconds within which the broker must answer
+ACKED = 30.0  # seconds for the broker to acknowledge poison messages
 
-# Returns, for each message, why it cannot be taken, or None where what it asks for is durable.
+# Returns for each message the reason it cannot be taken, or None if its request is durable.
 Take = Callable[[Sequence[Received]], Sequence[str | None]]
 
 
 @dataclass(frozen=True)
 class DeliveryPolicy:
-    """When a message that could not be taken comes again, and when it is given up."""
+    """When a message that could not be taken is delivered again, and when it is given up."""
 
-    # The first exceeds a tick of the sensor (60 s at most), so that nothing comes again while it is being taken.
+    # The first exceeds a sensor tick (60 s at most), so no message is redelivered while it is being taken.
     backoff_seconds: tuple[float, ...] = (75.0, 120.0, 300.0, 900.0)
-    # About four and a half hours of outage, after which a request is put where people look.
+    # About four and a half hours of outage. Then a request goes to the poison stream, where people look.
     most_deliveries: int = 20
-    # Up to so many deliveries messages are taken together, with one write; after that one by one.
+    # Up to this many deliveries, messages are taken together, with one write. After that, one by one.
     together: int = 3
-    # How long requests are waited for at a time. Those that come meanwhile are taken together.
+    # Duration of one pull. Requests that arrive during it are taken together.
     slice_seconds: float = 0.25
-    # How far back a stream of another service is read when its consumer is first made.
+    # How far back another service's stream is read when our consumer is created.
     recent_seconds: float = DAY
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where requests come from: a durable consumer on a stream."""
+    """A source of requests: a durable consumer on a stream."""
 
     durable: str
     subject: str
     stream: Stream
     poison: str
-    # Another service's stream keeps 30 days: plans approved long before we came are not ours to refuse.
+    # Another service's stream keeps 30 days. Plans approved long before our first start are not ours to reject.
     recent_only: bool = False
 
 
@@ -68,7 +68,7 @@ SOURCES = (
 
 @dataclass
 class Counts:
-    """`failures`: messages that come again, and what went wrong with them."""
+    """`failures`: the messages that will be delivered again, each with its error."""
 
     taken: int = 0
     refused: int = 0
@@ -84,16 +84,16 @@ def receive(
     batch: int,
     policy: DeliveryPolicy = DeliveryPolicy(),
 ) -> Counts:
-    """Hand waiting requests to `take`, up to `batch` at a time, until no more wait.
+    """Pass waiting requests to `take`, up to `batch` at a time, until no more wait.
 
-    Waits up to `wait_seconds` for the first; begins no further batch after `work_seconds`. Raises
-    `BrokerUnavailable`, `StreamMismatch`, and what `take` raises: its messages then come again.
+    Waits up to `wait_seconds` for the first. Starts no further batch after `work_seconds`. Raises
+    `BrokerUnavailable`, `StreamMismatch`, and errors of `take`: its messages are then delivered again.
     """
     return run_blocking(options, _receive(options, take, wait_seconds, work_seconds, batch, policy))
 
 
 async def _receive(
-    options: NatsOptions, take: Take, wait: float, work: float, batch: int, policy: DeliveryPolicy
+    options: NatsOptions, take: Take, wait_seconds: float, work_seconds: float, batch: int, policy: DeliveryPolicy
 ) -> Counts:
     began, counts = time.monotonic(), Counts()
     async with connect(options) as connection:
@@ -102,40 +102,40 @@ async def _receive(
         consumers = [(source, await _consumer(connection, jetstream, source, policy)) for source in SOURCES]
         while True:
             pulled = await asyncio.gather(*(consumer.pull(batch, policy.slice_seconds) for _, consumer in consumers))
-            came = [
+            arrived = [
                 (source, message)
-                for (source, _), (found, _) in zip(consumers, pulled, strict=True)
-                for message in found
+                for (source, _), (messages, _) in zip(consumers, pulled, strict=True)
+                for message in messages
             ]
-            if came:
-                await _handle(connection, jetstream, came, take, counts, policy)
-            handled, spent = counts.taken + counts.refused, time.monotonic() - began
-            no_more = not came or not any(more for _, more in pulled)
-            if (handled and no_more) or spent > (work if handled else wait):
+            if arrived:
+                await _handle(connection, jetstream, arrived, take, counts, policy)
+            handled, elapsed = counts.taken + counts.refused, time.monotonic() - began
+            no_more = not arrived or not any(more for _, more in pulled)
+            if (handled and no_more) or elapsed > (work_seconds if handled else wait_seconds):
                 return counts
 
 
 async def _handle(
-    connection: Any, jetstream: Any, came: list[tuple[Source, Any]], take: Take, counts: Counts, policy: DeliveryPolicy
+    connection: Any, jetstream: Any, batch: list[tuple[Source, Any]], take: Take, counts: Counts, policy: DeliveryPolicy
 ) -> None:
-    received = [_received(source, message) for source, message in came]
+    received = [_received(source, message) for source, message in batch]
     answers = _answers(take, received, policy)
-    told = [
+    rejected = [
         (source, message, answer)
-        for (source, _), message, answer in zip(came, received, answers, strict=True)
+        for (source, _), message, answer in zip(batch, received, answers, strict=True)
         if isinstance(answer, str)
     ]
-    for start in range(0, len(told), MOST_POISON):
+    for start in range(0, len(rejected), MOST_POISON):
         poison = [
             jetstream.publish(source.poison, _poisoned(source, message, reason), headers=_headers(message))
-            for source, message, reason in told[start : start + MOST_POISON]
+            for source, message, reason in rejected[start : start + MOST_POISON]
         ]
         await asyncio.wait_for(asyncio.gather(*poison), ACKED)
-    for (_, message), answer in zip(came, answers, strict=True):
+    for (_, message), answer in zip(batch, answers, strict=True):
         if not isinstance(answer, Exception):
             await (message.ack() if answer is None else message.term())
     await connection.flush()
-    counts.refused += len(told)
+    counts.refused += len(rejected)
     counts.taken += answers.count(None)
     counts.failures += [
         f"message {message.sequence} of {message.stream} could not be taken and comes again: {answer!r}"
@@ -145,39 +145,39 @@ async def _handle(
 
 
 def _answers(take: Take, received: Sequence[Received], policy: DeliveryPolicy) -> list[str | Exception | None]:
-    """What `take` says of each message. One that makes it fail must not hold its neighbours for ever: when messages
-    have come a few times they are handed over one by one, and those that fail come again.
+    """The answer of `take` for each message. One that makes `take` fail must not block its neighbours forever: after
+    `policy.together` deliveries messages are passed one by one, and only those that fail are delivered again.
     """
-    tired = f"it has come {policy.most_deliveries} times and never could be taken"
-    fit = [message for message in received if message.deliveries <= policy.most_deliveries]
-    if all(message.deliveries <= policy.together for message in fit):
-        answers: list[str | Exception | None] = list(take(fit))
+    exhausted = f"it has come {policy.most_deliveries} times and never could be taken"
+    deliverable = [message for message in received if message.deliveries <= policy.most_deliveries]
+    if all(message.deliveries <= policy.together for message in deliverable):
+        answers: list[str | Exception | None] = list(take(deliverable))
     else:
-        answers = [_alone(take, message) for message in fit]
+        answers = [_alone(take, message) for message in deliverable]
         failures = [answer for answer in answers if isinstance(answer, Exception)]
         if failures and len(failures) == len(received):
             raise failures[0]
-    found = iter(answers)
-    return [next(found) if message.deliveries <= policy.most_deliveries else tired for message in received]
+    remaining = iter(answers)
+    return [next(remaining) if message.deliveries <= policy.most_deliveries else exhausted for message in received]
 
 
 def _alone(take: Take, message: Received) -> str | Exception | None:
     try:
         return take([message])[0]
-    except Exception as error:  # noqa: BLE001 - whatever it is, the others go on
+    except Exception as error:  # noqa: BLE001 - no error may stop the other messages
         return error
 
 
 def _received(source: Source, message: Any) -> Received:
-    about = message.metadata
+    info = message.metadata
     return Received(
         subject=source.subject,
         content=message.data,
-        id=_clean((message.headers or {}).get("Nats-Msg-Id", ""))[:500] or f"{about.stream}:{about.sequence.stream}",
-        stream=about.stream,
-        sequence=about.sequence.stream,
-        sent_at=about.timestamp,
-        deliveries=about.num_delivered,
+        id=_clean((message.headers or {}).get("Nats-Msg-Id", ""))[:500] or f"{info.stream}:{info.sequence.stream}",
+        stream=info.stream,
+        sequence=info.sequence.stream,
+        sent_at=info.timestamp,
+        deliveries=info.num_delivered,
     )
 
 
@@ -196,32 +196,32 @@ def _poisoned(source: Source, message: Received, reason: str) -> bytes:
         "content_is_whole": len(beginning) == len(message.content),
     }
     return Envelope(
-        event_type=source.poison, idempotency_key=_name(message), correlation_id=message.id, payload=payload
+        event_type=source.poison, idempotency_key=_poison_key(message), correlation_id=message.id, payload=payload
     ).sealed()[2]
 
 
 def _headers(message: Received) -> dict[str, str]:
-    # Whoever asked looks for the id without reading what was sent. A header is one line.
-    return {"Nats-Msg-Id": _name(message), REQUEST_HEADER: " ".join(message.id.split())}
+    # The header lets a sender find its request without reading payloads. A header is one line.
+    return {"Nats-Msg-Id": _poison_key(message), REQUEST_HEADER: " ".join(message.id.split())}
 
 
-def _name(message: Received) -> str:
+def _poison_key(message: Received) -> str:
     return f"poison:{message.stream}:{message.sequence}"
 
 
 def _clean(text: str) -> str:
-    """JSON can name code points that are no characters, and reasons repeat the names of fields."""
+    """Replace lone surrogates: JSON can escape them, and reasons repeat field names that hold them."""
     return text.encode("utf-8", "replace").decode()
 
 
 async def _consumer(connection: Any, jetstream: Any, source: Source, policy: DeliveryPolicy) -> PullConsumer:
-    """Bind to the durable consumer; make it where it is absent, and never change it where it is not."""
+    """Bind to the durable consumer. Create it if absent; never change an existing one."""
     from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
     from nats.js.errors import NotFoundError
 
     stream = await stream_of(jetstream, source)
     try:
-        found = (await jetstream.consumer_info(stream, source.durable)).config
+        existing = (await jetstream.consumer_info(stream, source.durable)).config
     except NotFoundError:
         start: dict[str, Any] = {"deliver_policy": DeliverPolicy.ALL}
         if source.recent_only:
@@ -232,23 +232,23 @@ async def _consumer(connection: Any, jetstream: Any, source: Source, policy: Del
             filter_subject=source.subject,
             **start,
             ack_policy=AckPolicy.EXPLICIT,
-            # Beyond `most_deliveries`, so that it is our hand that puts it away, with a reason.
+            # Above `most_deliveries`: we move the message to the poison stream before the server gives up on it.
             max_deliver=policy.most_deliveries + 10,
             backoff=list(policy.backoff_seconds),
             max_ack_pending=20_000,
         )
         await jetstream.add_consumer(stream, config)
     else:
-        if found.filter_subject != source.subject or found.ack_policy != AckPolicy.EXPLICIT:
+        if existing.filter_subject != source.subject or existing.ack_policy != AckPolicy.EXPLICIT:
             raise StreamMismatch(
-                f"consumer {source.durable} of stream {stream} is not ours: it takes {found.filter_subject} with "
-                f"acks {found.ack_policy}; remove it with `nats consumer rm {stream} {source.durable}`"
+                f"consumer {source.durable} of stream {stream} is not ours: it takes {existing.filter_subject} with "
+                f"acks {existing.ack_policy}; remove it with `nats consumer rm {stream} {source.durable}`"
             )
     return await PullConsumer(connection, stream, source.durable).open()
 
 
 async def stream_of(jetstream: Any, source: Source) -> str:
-    """The stream that takes the subject, which may have another name than ours."""
+    """The name of the stream that takes the subject. It can differ from our name for it."""
     from nats.js.errors import NotFoundError
 
     try:

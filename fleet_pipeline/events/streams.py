@@ -1,4 +1,4 @@
-"""The JetStream streams, declared in one place; created where they are absent, checked where they are not."""
+"""The JetStream streams, declared in one place: created if absent, validated if present."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ DAY = 24 * HOUR
 
 @dataclass(frozen=True)
 class Stream:
-    """`subjects` are those the stream is made with, `needs` those that this project sends or reads."""
+    """`subjects`: the subjects of a newly created stream. `needs`: the subjects this project sends or reads."""
 
     name: str
     subjects: tuple[str, ...]
     needs: tuple[str, ...]
     max_age_seconds: float
     max_messages: int
-    # new: what is full refuses, and whoever publishes knows. old: what is full lets go of the oldest.
+    # When the stream is full: `new` rejects new messages, and the publisher gets an error; `old` drops the oldest.
     discard: str = "old"
-    # The server's default of 2 minutes is shorter than a restarted sensor's silence.
+    # The server's default of 2 minutes is too short: a restarting sensor can be silent for longer.
     duplicate_window_seconds: float = HOUR
 
 
-# Completion events had no stream in the original: every one of them was lost. Names, subjects and
-# limits of the others are those of the original, whose services may have made them already.
+# The original system had no stream for completion events and lost all of them. The other streams keep
+# its names, subjects and limits, because its services may have created them already.
 DELIBERATIONS = Stream(
     "DELIBERATIONS",
     ("deliberation.completed", "deliberation.failed", "deliberation.timeout"),
@@ -47,66 +47,66 @@ ORCHESTRATION = Stream(
     "ORCHESTRATOR_EVENTS", ("orchestration.>",), ("orchestration.deliberation.completed",), 7 * DAY, 1_000_000
 )
 POISON = Stream("FLEET_POISON", ("fleet.poison.>",), ("fleet.poison.request", "fleet.poison.plan"), 30 * DAY, 100_000)
-# What whoever announces needs: it may have no right to look at the others.
+# The streams a publisher needs. Its NATS user may not be permitted to inspect the others.
 PUBLISHED_STREAMS = (DELIBERATIONS, RESPONSES, ORCHESTRATION)
 OUTGOING = tuple(subject for stream in PUBLISHED_STREAMS for subject in stream.needs)
 STREAMS = (*PUBLISHED_STREAMS, REQUESTS, PLANS, POISON)
 
 
 async def ensure_streams(jetstream: Any, streams: tuple[Stream, ...] = STREAMS) -> list[str]:
-    """Create the streams that are absent, and check that the others take what is sent to them.
+    """Create the absent streams, and validate that the existing ones take their subjects.
 
-    Returns what differs without harm, in words: limits, and streams of other names. An existing
-    stream is never changed: it may be another service's. Raises `StreamMismatch` where a subject would
-    be lost.
+    Returns harmless differences as sentences: limits, and streams of other names. An existing stream
+    is never changed: it may belong to another service. Raises `StreamMismatch` if a subject's messages
+    would be lost.
     """
     from nats.js.errors import NotFoundError
 
     remarks: list[str] = []
     for stream in streams:
         try:
-            found = (await jetstream.stream_info(stream.name)).config
+            config = (await jetstream.stream_info(stream.name)).config
         except NotFoundError:
             remarks += await _create(jetstream, stream)
             continue
         for subject in stream.needs:
-            if not any(_covers(pattern, subject) for pattern in found.subjects or []):
+            if not any(_covers(pattern, subject) for pattern in config.subjects or []):
                 raise StreamMismatch(
                     f"stream {stream.name} on the server does not take {subject} (it takes "
-                    f"{', '.join(found.subjects or [])}): add it with `nats stream edit {stream.name} --subjects ...`"
+                    f"{', '.join(config.subjects or [])}): add it with `nats stream edit {stream.name} --subjects ...`"
                 )
-        if found.no_ack:
+        if config.no_ack:
             raise StreamMismatch(
                 f"stream {stream.name} on the server acknowledges nothing (no_ack), so that nobody can know what it "
                 "has; make it anew without that"
             )
-        if found.retention == "interest" and stream in PUBLISHED_STREAMS:
+        if config.retention == "interest" and stream in PUBLISHED_STREAMS:
             raise StreamMismatch(
                 f"stream {stream.name} on the server keeps only what somebody waits for (retention interest); events "
                 "would be lost: make it anew with retention limits"
             )
-        remarks += _differences(stream, found)
+        remarks += _differences(stream, config)
     return remarks
 
 
 async def _create(jetstream: Any, stream: Stream) -> list[str]:
-    """Where other streams take all of its subjects already, theirs is the place."""
+    """Create the stream. If other streams already take all the subjects it needs, return a remark instead."""
     from nats.js.api import DiscardPolicy, RetentionPolicy, StorageType, StreamConfig
     from nats.js.errors import APIError, NotFoundError
 
-    taken: dict[str, str] = {}
+    owner: dict[str, str] = {}
     for subject in stream.needs:
         try:
-            taken[subject] = await jetstream.find_stream_name_by_subject(subject)
+            owner[subject] = await jetstream.find_stream_name_by_subject(subject)
         except NotFoundError:
             continue
-    if len(taken) == len(stream.needs):
-        return [f"{', '.join(stream.needs)} go to stream {', '.join(sorted(set(taken.values())))}, not {stream.name}"]
+    if len(owner) == len(stream.needs):
+        return [f"{', '.join(stream.needs)} go to stream {', '.join(sorted(set(owner.values())))}, not {stream.name}"]
     try:
         await jetstream.add_stream(
             StreamConfig(
                 name=stream.name,
-                subjects=[subject for subject in stream.subjects if subject not in taken],
+                subjects=[subject for subject in stream.subjects if subject not in owner],
                 storage=StorageType.FILE,
                 retention=RetentionPolicy.LIMITS,
                 discard=DiscardPolicy(stream.discard),
@@ -124,51 +124,51 @@ async def _create(jetstream: Any, stream: Stream) -> list[str]:
 
 
 async def largest_message(jetstream: Any, streams: tuple[Stream, ...], max_payload: int) -> int:
-    """The bytes that every one of the streams takes: the broker's limit, or a smaller one of a stream's own."""
+    """The size in bytes that all the streams take: `max_payload` of the broker, or the smaller limit of a stream."""
     from nats.js.errors import NotFoundError
 
     largest = max_payload
     for stream in streams:
-        with suppress(NotFoundError):  # its subjects go to one of another name
+        with suppress(NotFoundError):  # its subjects go to a stream of another name
             limit = (await jetstream.stream_info(stream.name)).config.max_msg_size
             largest = min(largest, limit) if limit and limit > 0 else largest
     return largest
 
 
 def _covers(pattern: str, subject: str) -> bool:
-    """Whether a stream's subject, with * for one word and > for the rest, takes `subject`."""
-    words, wanted = pattern.split("."), subject.split(".")
-    for place, word in enumerate(words):
-        if word == ">":
-            return len(wanted) > place
-        if place >= len(wanted) or word not in ("*", wanted[place]):
+    """Whether a stream's subject pattern takes `subject`. `*` matches one token, `>` all that remain."""
+    pattern_parts, subject_parts = pattern.split("."), subject.split(".")
+    for index, part in enumerate(pattern_parts):
+        if part == ">":
+            return len(subject_parts) > index
+        if index >= len(subject_parts) or part not in ("*", subject_parts[index]):
             return False
-    return len(words) == len(wanted)
+    return len(pattern_parts) == len(subject_parts)
 
 
-def _differences(stream: Stream, found: Any) -> list[str]:
-    kinds = {
-        "retention": ("limits", found.retention, "a message may go before everyone who needs it has read it"),
-        "storage": ("file", found.storage, "its messages end with the server"),
+def _differences(stream: Stream, config: Any) -> list[str]:
+    settings = {
+        "retention": ("limits", config.retention, "a message may go before everyone who needs it has read it"),
+        "storage": ("file", config.storage, "its messages end with the server"),
         "discard": (
             stream.discard,
-            found.discard,
+            config.discard,
             "when it is full it "
             + ("refuses new messages" if stream.discard == "old" else "drops the oldest, taken or not"),
         ),
     }
     remarks = [
-        f"stream {stream.name}: {name} is {there} on the server, {here} here: {consequence}"
-        for name, (here, there, consequence) in kinds.items()
-        if there not in (None, here)
+        f"stream {stream.name}: {name} is {actual} on the server, {declared} here: {consequence}"
+        for name, (declared, actual, consequence) in settings.items()
+        if actual not in (None, declared)
     ]
-    declared = {
-        "max_age": (stream.max_age_seconds, found.max_age),
-        "max_msgs": (stream.max_messages, found.max_msgs),
-        "duplicate_window": (stream.duplicate_window_seconds, found.duplicate_window),
+    limits = {
+        "max_age": (stream.max_age_seconds, config.max_age),
+        "max_msgs": (stream.max_messages, config.max_msgs),
+        "duplicate_window": (stream.duplicate_window_seconds, config.duplicate_window),
     }
     return remarks + [
-        f"stream {stream.name}: {name} is {there:g} on the server, {here:g} here"
-        for name, (here, there) in declared.items()
-        if there is not None and there != here
+        f"stream {stream.name}: {name} is {actual:g} on the server, {declared:g} here"
+        for name, (declared, actual) in limits.items()
+        if actual is not None and actual != declared
     ]

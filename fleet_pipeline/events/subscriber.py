@@ -23,9 +23,9 @@ Arrived = Callable[[Collection[str]], Iterator[Event]]
 def arriving(options: NatsOptions) -> Iterator[Arrived]:
     """Subscribe to completion events while the block runs.
 
-    Gives a function that takes idempotency keys and yields (subject, event) of each as it comes; it
-    gives up when none has come for `PATIENCE_SECONDS`. Others are passed over: a repeat that the
-    broker does not store still reaches those who listen.
+    Yields a function that takes idempotency keys and yields (subject, event) for each as it arrives. It
+    gives up when no event has arrived for `PATIENCE_SECONDS`. It skips all others: subscribers also get
+    the repeats that the broker does not store.
     """
     queue: Queue[Event] = Queue()
     ready, stop = threading.Event(), threading.Event()
@@ -33,28 +33,28 @@ def arriving(options: NatsOptions) -> Iterator[Arrived]:
     async def listen() -> None:
         async with connect(options) as connection:
 
-            async def heard(message: Any) -> None:
-                # Other services may use these subjects in their own way.
+            async def enqueue(message: Any) -> None:
+                # Other services may send other formats on these subjects.
                 with suppress(ValueError):
                     event = json.loads(message.data)
                     if isinstance(event, dict) and "idempotency_key" in event:
                         queue.put((message.subject, event))
 
             for subject in OUTGOING:
-                await connection.subscribe(subject, cb=heard)
+                await connection.subscribe(subject, cb=enqueue)
             await connection.flush()
             ready.set()
             await asyncio.to_thread(stop.wait)
 
     def arrived(keys: Collection[str]) -> Iterator[Event]:
-        waiting = set(keys)
-        while waiting:
+        missing = set(keys)
+        while missing:
             try:
                 subject, event = queue.get(timeout=PATIENCE_SECONDS)
             except Empty:
                 return
-            if event["idempotency_key"] in waiting:
-                waiting.remove(event["idempotency_key"])
+            if event["idempotency_key"] in missing:
+                missing.remove(event["idempotency_key"])
                 yield subject, event
 
     listener = threading.Thread(target=asyncio.run, args=(listen(),), daemon=True)

@@ -1,5 +1,5 @@
-"""Engines: they drive deliberations on a model and know nothing of what is being discussed.
+"""Engines drive dialogues on a model. They do not interpret the prompts or the answers.
 
-`engine` says what an engine is, `loop` drives many protocols over one backend, `vllm` is the
-production backend, `scripted` a deterministic one for tests.
+`engine` defines the interface. `loop` drives many dialogues over one backend. `vllm` is the production
+engine, `scripted` a deterministic one for tests. `gpu` reads the memory use of GPUs.
 """

@@ -1,4 +1,4 @@
-"""What an engine is: jobs go in, their results come out as they finish."""
+"""The engine interface: jobs go in, and their results come out as they finish."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Job(Generic[Result]):
-    """A course to run: a deliberation, or its judging. `course` is fresh: it has not been started."""
+    """A dialogue to run: a deliberation, or its judging. `course` must not have been started."""
 
     key: str
     course: Dialogue[Result]
@@ -26,8 +26,8 @@ class Job(Generic[Result]):
 class Finished(Generic[Result]):
     """A job that ended. Times are seconds since the epoch.
 
-    `result` is None only when the course itself raised: `error` then says what, and the other
-    jobs went on.
+    `result` is None only if the dialogue raised an exception. `error` then holds the exception. Other
+    jobs are not affected.
     """
 
     key: str
@@ -41,21 +41,21 @@ OnCompletion = Callable[[Completion], None]
 
 
 def ignore(_: Completion) -> None:
-    """For callers that need no news between finished deliberations."""
+    """Do nothing. For callers that do not need each completion."""
 
 
 class Engine(Protocol):
-    """Runs many deliberations at once on one model. A context manager: leaving it frees the model."""
+    """Runs many dialogues at once on one model. As a context manager it frees the model at exit."""
 
     name: str
-    start_seconds: float  # of all starts together
-    crashes: list[str]  # why it had to be started again, each time
+    start_seconds: float  # total over all starts
+    crashes: list[str]  # the reason for each restart
 
     def run(self, jobs: Iterable[Job[Result]], on_completion: OnCompletion = ignore) -> Iterator[Finished[Result]]:
-        """Run every job, reading `jobs` only as room becomes free.
+        """Run every job. Read the next one from `jobs` only when there is room for it.
 
-        `on_completion` is called with every answer as it comes. Raises `EngineError` when the engine breaks and
-        cannot be started again, or has been too often.
+        Calls `on_completion` with every answer as it arrives. Raises `EngineError` if the engine crashes and
+        cannot be restarted, or has been restarted too often.
         """
         ...
 
@@ -67,12 +67,12 @@ class Engine(Protocol):
 
 
 class EngineProvider(Protocol):
-    """What starts engines. `model` is the one used where a task and role name none."""
+    """Starts engines. `model` is the default when neither the task nor the role names one."""
 
     model: str
 
     def identity(self, model: str) -> str:
-        """What decides a model's words beside its name."""
+        """A text that changes whenever something other than the name changes the model's output."""
         ...
 
     def start(self, model: str) -> Engine: ...

@@ -1,4 +1,4 @@
-"""How much memory of the machine's GPUs is taken, by whatever process: vLLM's may be another one than ours."""
+"""Memory use of the machine's GPUs by all processes, because vLLM may run in a process of its own."""
 
 from __future__ import annotations
 
@@ -6,18 +6,20 @@ GIB = 2**30
 
 
 def gpu_memory() -> str:
-    """Such as `0: 71.2 of 79.6 GiB`, GPUs with commas between; empty without a GPU or its driver."""
+    """Used and total memory per GPU, such as `0: 71.2 of 79.6 GiB, 1: ...`; empty without a GPU or its driver."""
     try:
         import pynvml  # comes with stock vLLM
     except ImportError:
         return ""
     try:
         pynvml.nvmlInit()
-        found = []
-        for number in range(pynvml.nvmlDeviceGetCount()):
-            memory = pynvml.nvmlDeviceGetMemoryInfo(pynvml.nvmlDeviceGetHandleByIndex(number))
-            found.append(f"{number}: {memory.used / GIB:.1f} of {memory.total / GIB:.1f} GiB")
-        pynvml.nvmlShutdown()
-        return ", ".join(found)
+        try:
+            handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
+            memories = [pynvml.nvmlDeviceGetMemoryInfo(handle) for handle in handles]
+        finally:
+            pynvml.nvmlShutdown()
     except pynvml.NVMLError:
         return ""
+    return ", ".join(
+        f"{index}: {memory.used / GIB:.1f} of {memory.total / GIB:.1f} GiB" for index, memory in enumerate(memories)
+    )

@@ -1,18 +1,18 @@
 """The batching loop: many deliberations share one running batch.
 
-When the last answer a deliberation waits for arrives, its next phase enters the batch at once.
-There is no barrier between phases or deliberations: each is finished as soon as it can be, and no
-straggler leaves the batch thin.
+When the last answer that a deliberation waits for arrives, its next phase enters the batch at once.
+There is no barrier between phases or between deliberations. Each one finishes as soon as it can, and a
+slow one does not leave the batch half empty.
 
-In-flight work is bounded and the backlog is read lazily: a new deliberation is admitted only while
-fewer than `max_in_flight` requests are under way. Those admitted always go on, so that at most
-`max_in_flight` deliberations are open at once, each with at most one batch under way.
+In-flight work is bounded and the backlog is read lazily. A new deliberation is admitted only while fewer
+than `max_in_flight` prompts are in flight. Admitted ones always continue. So at most `max_in_flight`
+deliberations are open at once, each with at most one batch in flight.
 
-An engine that dies is started again, a bounded number of times in a row, and the deliberations under way
-go on from the answers they have: only requests under way are lost. A deliberation that was under way at
-two deaths is quarantined until the others are done, and then goes on alone: if the engine dies once more,
-the deliberation is what kills it, and ends. So one that kills the engine costs three starts, and no
-neighbour; and because the count begins again with everything that ends, so do many of them.
+A crashed engine is restarted, up to a limit of crashes in a row. Deliberations under way continue from the
+answers they have; only the prompts in flight are lost. A deliberation under way at two crashes is quarantined
+until the others are done. Then it continues alone. If the engine crashes once more, that deliberation is the
+cause, and ends. Such a deliberation costs three starts and harms no other one. Each deliberation that ends
+resets the count of crashes in a row, so any number of such deliberations cost three starts each.
 """
 
 from __future__ import annotations
@@ -29,49 +29,49 @@ from fleet_pipeline.deliberation.prompts import Prompt
 from fleet_pipeline.deliberation.transcript import AgentError, Completion
 from fleet_pipeline.inference.engine import Finished, Job, OnCompletion, Result, ignore
 
-# A deliberation under way at so many deaths of the engine goes on alone.
+# A deliberation under way at this many crashes is quarantined.
 QUARANTINE_AFTER = 2
 
 
 class Backend(Protocol):
-    """The few things the loop needs of an inference engine."""
+    """The operations that the loop needs from an inference engine."""
 
     def submit(self, request_id: str, prompt: Prompt) -> Completion | None:
-        """Take a request, or return at once a completion that says why it cannot be taken."""
+        """Queue a prompt and return None, or return a completion with the error that prevents it."""
         ...
 
     def step(self) -> list[tuple[str, Completion]]:
-        """Advance every request under way; return those that finished, by request id.
+        """Advance every prompt in flight. Return the request id and completion of each that finished.
 
         Raises `EngineCrashed`.
         """
         ...
 
     def restart(self, reason: str) -> None:
-        """Start again after a death, without the requests that were under way. Raises `EngineError`."""
+        """Restart after a crash, without the prompts that were in flight. Raises `EngineError`."""
         ...
 
     def abort(self, request_ids: list[str]) -> None:
-        """Forget requests that are under way."""
+        """Drop prompts that are in flight."""
         ...
 
 
 @dataclass
 class _Active:
-    """A deliberation under way: the batch it waits for, and the answers so far."""
+    """A deliberation under way, with the batch that it waits for and the answers so far."""
 
     job: Job[Any]
     started_at: float
     deadline: float
     batch: list[Prompt] = field(default_factory=list)
     answers: list[Completion | None] = field(default_factory=list)
-    waiting: dict[str, int] = field(default_factory=dict)  # request id -> place in the batch
+    waiting: dict[str, int] = field(default_factory=dict)  # request id -> index in the batch
     batch_started_at: float = 0.0
-    crashes: int = 0  # of the engine, while this was under way
+    crashes: int = 0  # engine crashes while this was under way
 
 
 class _Loop:
-    """One run of `drive`. An object because its parts share the same few tables."""
+    """One run of `drive`. A class, because its steps share state."""
 
     def __init__(
         self,
@@ -87,42 +87,42 @@ class _Loop:
         self.monotonic = monotonic
         self.on_completion = on_completion
         self.owners: dict[str, _Active] = {}  # request id -> deliberation
-        self.idle = 0.0  # seconds in which whoever gives jobs and takes results made this wait
-        self.crashes_in_a_row = 0  # with nothing that ended in between
-        self.crash: str | None = None  # that has not been mended yet,
-        self.interrupted: list[_Active] = []  #   and the deliberations it interrupted
-        self.quarantined: deque[_Active] = deque()  # those that may kill the engine; their clocks stand still
+        self.idle = 0.0  # seconds spent waiting for the caller, who supplies jobs and takes results
+        self.crashes_in_a_row = 0  # reset when a deliberation ends
+        self.crash: str | None = None  # reason of a crash, until the restart
+        self.interrupted: list[_Active] = []  # the deliberations that this crash interrupted
+        self.quarantined: deque[_Active] = deque()  # may crash the engine; their deadlines are paused
         self.finished: deque[Finished[Any]] = deque()
         self.request_ids = count()
 
     def run(self, jobs: Iterable[Job[Any]]) -> Iterator[Finished[Any]]:
         intake = iter(jobs)
-        more = True
+        more_jobs = True
         try:
             while True:
                 while self.finished:
                     before = self.monotonic()
                     yield self.finished.popleft()
-                    # Nothing runs meanwhile: a store that makes its writer wait must cost nobody's deadline.
+                    # The engine stands still while the caller stores a result. Slow storage must not use up deadlines.
                     self.idle += self.monotonic() - before
-                if self.crash is not None and not self._restart(more):
+                if self.crash is not None and not self._restart(more_jobs):
                     return
-                while more and len(self.owners) < self.max_in_flight and not self.finished:
+                while more_jobs and len(self.owners) < self.max_in_flight and not self.finished:
                     before = self.monotonic()
                     job = next(intake, None)
                     self.idle += self.monotonic() - before
                     if job is None:
-                        more = False
+                        more_jobs = False
                     else:
                         self._begin(job)
                 if self.owners:
                     self._step()
-                elif not more and not self.finished:
+                elif not more_jobs and not self.finished:
                     if not self.quarantined:
                         return
                     self._resume(self.quarantined.popleft())
         finally:
-            # Left early, by an error or because the consumer stopped: leave nothing in the engine.
+            # After an early exit (an error, or the caller stopped), no prompt may stay in the engine.
             self.backend.abort(list(self.owners))
 
     def _step(self) -> None:
@@ -143,7 +143,7 @@ class _Loop:
         self._advance(active, first=True)
 
     def _advance(self, active: _Active, first: bool = False) -> None:
-        """Hand the answers to the course and submit what it asks next, until it waits or ends."""
+        """Send the answers to the dialogue and submit its next batch, until it waits or ends."""
         course = active.job.course
         while True:
             try:
@@ -152,7 +152,7 @@ class _Loop:
             except StopIteration as stop:
                 self._finish(active, result=stop.value)
                 return
-            except Exception as error:  # noqa: BLE001 - one broken course must not cost its neighbours
+            except Exception as error:  # noqa: BLE001 - one broken dialogue must not stop the others
                 self._finish(active, error=error)
                 return
             first = False
@@ -163,33 +163,33 @@ class _Loop:
                 return
 
     def _submit(self, active: _Active) -> None:
-        """Submit what is unanswered of a deliberation's batch."""
-        for place, prompt in enumerate(active.batch):
-            if active.answers[place] is not None:
+        """Submit the unanswered prompts of a deliberation's batch."""
+        for index, prompt in enumerate(active.batch):
+            if active.answers[index] is not None:
                 continue
             request_id = str(next(self.request_ids))
-            refused = self.backend.submit(request_id, prompt)
-            if refused is None:
-                active.waiting[request_id] = place
+            failure = self.backend.submit(request_id, prompt)
+            if failure is None:
+                active.waiting[request_id] = index
                 self.owners[request_id] = active
             else:
-                self._answer(active, place, refused)
+                self._answer(active, index, failure)
 
     def _deliver(self, request_id: str, completion: Completion) -> None:
         active = self.owners.pop(request_id, None)
-        if active is None:  # aborted while its last token was under way
+        if active is None:  # aborted while its last token was generated
             return
         self._answer(active, active.waiting.pop(request_id), completion)
         if not active.waiting:
             self._advance(active)
 
-    def _answer(self, active: _Active, place: int, completion: Completion) -> None:
+    def _answer(self, active: _Active, index: int, completion: Completion) -> None:
         answer = replace(completion, started_at=active.batch_started_at, finished_at=time.time())
-        active.answers[place] = answer
+        active.answers[index] = answer
         self.on_completion(answer)
 
     def _expire(self) -> None:
-        """End the deliberations whose time is up: abort what is under way, keep what was said."""
+        """End the deliberations past their deadline: abort their prompts, keep their answers."""
         now = self._now()
         late = {id(active): active for active in self.owners.values() if active.deadline <= now}
         for active in late.values():
@@ -199,39 +199,39 @@ class _Loop:
             self._end(active, AgentError.DEADLINE, message)
 
     def _withdraw(self, active: _Active) -> None:
-        """Take a deliberation's requests off the books: the engine no longer has them."""
+        """Forget a deliberation's prompts in flight, which the engine no longer has."""
         for request_id in active.waiting:
             del self.owners[request_id]
         active.waiting.clear()
 
     def _end(self, active: _Active, error: AgentError, message: str) -> None:
-        """Answer all that a deliberation still waits for with `error`, which its course ends by."""
-        for place, answer in enumerate(active.answers):
+        """Answer all open prompts of a deliberation with `error`, which ends its dialogue."""
+        for index, answer in enumerate(active.answers):
             if answer is None:
-                self._answer(active, place, Completion(error=error, error_message=message))
+                self._answer(active, index, Completion(error=error, error_message=message))
         self._advance(active)
 
     def _on_crash(self, crash: EngineCrashed) -> None:
-        """Take what was under way out of the engine that died; what killed it, ends."""
-        self.crash = str(crash)  # not the error: it holds the dead engine's frames, and so its memory
+        """Withdraw all deliberations under way. If one of them certainly caused the crash, end it."""
+        self.crash = str(crash)  # not the exception: its frames would keep the crashed engine's memory
         self.crashes_in_a_row += 1
-        died_at = self._now()
+        crashed_at = self._now()
         under_way = list({id(active): active for active in self.owners.values()}.values())
         for active in under_way:
             self._withdraw(active)
             active.crashes += 1
-            active.deadline -= died_at  # what is left of its time, until it goes on
+            active.deadline -= crashed_at  # now the time left, until `_resume`
         if len(under_way) == 1 and under_way[0].crashes > QUARANTINE_AFTER:
-            times = f"the engine died {under_way[0].crashes} times while this was under way, the last time alone"
-            self._end(under_way[0], AgentError.FATAL, f"{times}: {crash}")
+            summary = f"the engine died {under_way[0].crashes} times while this was under way, the last time alone"
+            self._end(under_way[0], AgentError.FATAL, f"{summary}: {crash}")
         else:
             self.interrupted = under_way
 
-    def _restart(self, more: bool) -> bool:
-        """Start the engine again, if anything is left for it; whether there is."""
+    def _restart(self, more_jobs: bool) -> bool:
+        """Restart the engine if any work is left. Return whether there is."""
         crash, interrupted = str(self.crash), self.interrupted
         self.crash, self.interrupted = None, []
-        if not (more or interrupted or self.quarantined):
+        if not (more_jobs or interrupted or self.quarantined):
             return False
         if self.crashes_in_a_row > self.restarts:
             raise EngineError(
@@ -246,7 +246,7 @@ class _Loop:
         return True
 
     def _resume(self, active: _Active) -> None:
-        """Submit again what a deliberation waits for. The time the engine was away does not count."""
+        """Submit a deliberation's unanswered prompts again. The deadline excludes the engine's downtime."""
         active.deadline += self._now()
         self._submit(active)
         if not active.waiting:
@@ -266,7 +266,7 @@ def drive(
     on_completion: OnCompletion = ignore,
     monotonic: Callable[[], float] = time.monotonic,
 ) -> Iterator[Finished[Result]]:
-    """Run every job on `backend`, yielding each as it finishes; `restarts` is how many deaths in a row are
-    borne, with nothing finished in between. `monotonic` is the clock of deadlines, in seconds.
+    """Run every job on `backend` and yield each as it finishes. Raises `EngineError` after more than `restarts` crashes
+    in a row, with no job finished in between. `monotonic` is the clock of deadlines, in seconds.
     """
     return _Loop(backend, max_in_flight, restarts, monotonic, on_completion).run(jobs)

@@ -1,8 +1,7 @@
-"""A deterministic engine for tests of everything that is not inference.
+"""A deterministic engine for tests of everything except inference.
 
-It can never be chosen by a setting: no setting, flag or environment variable names it, and
-`build_definitions` refuses it unless a test says `allow_scripted=True`. What it produces is
-labelled `engine = "scripted"` in every row.
+No setting, flag or environment variable can select it. `build_definitions` refuses it unless a test
+passes `allow_scripted=True`. Every row that it produces has `engine = "scripted"`.
 """
 
 from __future__ import annotations
@@ -20,13 +19,13 @@ Script = Callable[[Prompt], Completion]
 
 
 def echo(prompt: Prompt) -> Completion:
-    """The default script: names the seat, the phase and the seed, so that every answer differs."""
+    """The default script. Each answer names its seat, phase and seed, so that all answers differ."""
     text = f"{prompt.seat.agent_id} says {prompt.phase} {prompt.round} on {prompt.about.label} (seed {prompt.seed})."
     return Completion(text=text, finish_reason="stop", prompt_tokens=100, cached_tokens=80, completion_tokens=20)
 
 
 class ScriptedEngine:
-    """Answers every prompt from a function, a bounded number per step, in order."""
+    """Answers prompts with a function, in order, at most `batch` per step."""
 
     name = "scripted"
     start_seconds = 0.0
@@ -70,7 +69,7 @@ class ScriptedEngine:
 
 
 class ScriptedProvider:
-    """Starts scripted engines. `build_definitions` refuses it, as all that is not vLLM, outside tests."""
+    """Starts scripted engines. Outside tests, `build_definitions` refuses every provider except vLLM's."""
 
     model = "scripted"
 

@@ -1,19 +1,19 @@
-"""The production engine: vLLM, offline and in batch, driven by its step loop.
+"""The production engine: vLLM in offline batch mode, driven by its step loop. There is no server.
 
-No server. Prompts enter as token ids, so that lengths are known before anything is submitted and
-one over-long prompt never costs its neighbours.
+Prompts enter as token ids. Their lengths are therefore known before submission, and an overlong prompt
+never affects other prompts.
 
-Traps this file steers around, with the incident behind each:
+Pitfalls that this file avoids, with the incident behind each:
 
-- On CPU a per-request seed kills the engine when a prompt is prefilled in chunks ("CPU Generator
-  does not use offset"), so chunked prefill is off there.
-- vLLM's V1 engine processes outlived a successful run by minutes, holding their memory, until the
-  engine was shut down explicitly; `close` does, however the run ends.
-- vLLM 0.32.0 waits for ever for the answers of an engine process that was killed: its monitor ends
-  the thread that would tell. `_watch` tells.
+- On CPU a per-request seed crashes the engine when a prompt is prefilled in chunks ("CPU Generator
+  does not use offset"). Chunked prefill is off there.
+- vLLM's V1 engine processes outlived a successful run by minutes and held their memory, until the
+  engine was shut down explicitly. `close` does this, however the run ends.
+- vLLM 0.32.0 waits forever for the answers of an engine process that was killed, because its monitor
+  ends the thread that would report the end. `_watch` reports it.
 - In-process engines start twice as fast (18 s against 28 to 43 s on 2 cores) and leave no process
-  behind, but a dead one takes the process with it. CPU runs in process, GPUs with vLLM's own
-  engine process, whose exit is what frees GPU memory.
+  behind, but a crash ends the whole process. On CPU the engine runs in process. On GPUs it runs in
+  vLLM's own engine process, because the exit of that process frees GPU memory.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ from fleet_pipeline.deliberation.transcript import AgentError, Completion
 from fleet_pipeline.inference.engine import Finished, Job, OnCompletion, Result, ignore
 from fleet_pipeline.inference.loop import drive
 
-# Where neither task, role, run nor model says how long an answer may be (the original's limit).
+# Used when neither task, role, run nor model limits an answer (the limit of the system that this replaces).
 DEFAULT_MAX_TOKENS = 2_048
 DEFAULT_TEMPERATURE = 0.7
-# An answer with less room than this is not worth starting.
+# Minimum room for an answer, in tokens. With less, an answer is not worth starting.
 LEAST_ROOM = 64
-# Given to an engine's process to end by itself. It has nothing to save, and who cancels waits.
+# Grace period before the engine process is killed. It holds no state, and someone is waiting for the cancel.
 SHUTDOWN_SECONDS = 2.0
 
 
@@ -79,9 +79,9 @@ class VllmConfig(BaseModel):
 
     @property
     def output_options(self) -> str:
-        """What here decides a model's words, for fingerprints. Its name and commit are kept apart from this."""
-        chosen = {"dtype", "quantization", "max_model_len", "chat_template_kwargs"}
-        return json.dumps(self.model_dump(include=chosen), sort_keys=True)
+        """The options that affect a model's output, as JSON for fingerprints. Name and commit are handled elsewhere."""
+        names = {"dtype", "quantization", "max_model_len", "chat_template_kwargs"}
+        return json.dumps(self.model_dump(include=names), sort_keys=True)
 
 
 class VllmEngine:
@@ -95,11 +95,11 @@ class VllmEngine:
         self.crashes: list[str] = []
         self.llm: Any = None
         self.core: Any = None
-        self.crash: str | None = None  # why it is dead, until it is started again
+        self.crash: str | None = None  # reason of the last crash, until the restart
 
     @classmethod
     def start(cls, config: VllmConfig) -> VllmEngine:
-        """Load the model. Raises `ModelUnavailable` or `EngineError`; never loads another instead."""
+        """Load the model, never a substitute. Raises `ModelUnavailable` or `EngineError`."""
         engine = cls(config)
         engine._load()
         return engine
@@ -113,8 +113,8 @@ class VllmEngine:
             self.tokenizer = llm.get_tokenizer()
             self.max_model_len: int = llm.model_config.max_model_len
             self.model_defaults: dict[str, Any] = llm.model_config.get_diff_sampling_param()
-            self.temperatures: dict[str, float] = {}  # of the requests under way
-            # Not `all_special_tokens`: that holds only those with a name, such as the end of a turn.
+            self.temperatures: dict[str, float] = {}  # of prompts in flight, by request id
+            # `all_special_tokens` is not enough: it holds only the named ones, such as the end of a turn.
             self.control_tokens = [
                 str(token)
                 for token in self.tokenizer.added_tokens_decoder.values()
@@ -127,7 +127,7 @@ class VllmEngine:
         self.start_seconds += time.monotonic() - began
 
     def check_chat_template(self) -> None:
-        """Render one prompt: a template that cannot would otherwise fail every one of them."""
+        """Render one prompt at the start: a broken template would fail every prompt. Raises `EngineError`."""
         try:
             self._encode([{"role": "system", "content": "a"}, {"role": "user", "content": "b"}])
         except Exception as error:
@@ -136,17 +136,17 @@ class VllmEngine:
             ) from error
 
     def run(self, jobs: Iterable[Job[Result]], on_completion: OnCompletion = ignore) -> Iterator[Finished[Result]]:
-        if self.crash is not None:  # at the end of what ran before
+        if self.crash is not None:  # at the end of the previous run
             self.restart(self.crash)
-        # Slightly more than the batch holds, so that a freed slot finds a request waiting.
-        most = self.config.max_num_seqs + 8
-        return drive(jobs, self, max_in_flight=most, restarts=self.config.max_restarts, on_completion=on_completion)
+        # Slightly more than the batch holds, so that a prompt is waiting when a slot becomes free.
+        limit = self.config.max_num_seqs + 8
+        return drive(jobs, self, max_in_flight=limit, restarts=self.config.max_restarts, on_completion=on_completion)
 
     def submit(self, request_id: str, prompt: Prompt) -> Completion | None:
         try:
             tokens = self._tokenise(prompt)
-        except Exception as error:  # noqa: BLE001 - a template may fail on one text; the others are none of its business
-            return _refused(error)
+        except Exception as error:  # noqa: BLE001 - a template may fail on one text; other prompts must go on
+            return _failed_completion(error)
         room = self.max_model_len - len(tokens)
         if room < LEAST_ROOM:
             message = (
@@ -158,12 +158,12 @@ class VllmEngine:
             params = self._params(prompt, room)
             (rendered,) = self.core.renderer.render_cmpl([{"prompt_token_ids": tokens}])
         except Exception as error:  # noqa: BLE001 - as above
-            return _refused(error, len(tokens))
+            return _failed_completion(error, len(tokens))
         try:
             self.core.add_request(request_id, rendered, params)
-        except ValueError as error:  # vLLM refuses this request
-            return _refused(error, len(tokens))
-        except Exception as error:  # noqa: BLE001 - the engine is gone; the next step says so
+        except ValueError as error:  # vLLM does not accept this prompt
+            return _failed_completion(error, len(tokens))
+        except Exception as error:  # noqa: BLE001 - the engine has crashed; the next step raises
             self.crash = _explain_crash(error)
         self.temperatures[request_id] = params.temperature
         return None
@@ -172,7 +172,7 @@ class VllmEngine:
         if self.crash is None:
             try:
                 outputs = self.core.step()
-            except Exception as error:  # noqa: BLE001 - whatever it is, this engine is no more
+            except Exception as error:  # noqa: BLE001 - any exception here is a crash
                 self.crash = _explain_crash(error)
         if self.crash is not None:
             raise EngineCrashed(self.crash)
@@ -186,7 +186,7 @@ class VllmEngine:
         for request_id in request_ids:
             self.temperatures.pop(request_id, None)
         if request_ids and self.core is not None:
-            with suppress(Exception):  # a dead engine has forgotten them
+            with suppress(Exception):  # a crashed engine no longer has them
                 self.core.abort_request(request_ids)
 
     def restart(self, reason: str) -> None:
@@ -194,7 +194,7 @@ class VllmEngine:
         self.close()
         try:
             self._load()
-        except ModelUnavailable as error:  # it was there a moment ago
+        except ModelUnavailable as error:  # the model was available a moment ago
             raise EngineError(f"the engine died ({reason}), and could not be started again: {error}") from error
 
     def __enter__(self) -> Self:
@@ -209,7 +209,7 @@ class VllmEngine:
         """Stop the engine's processes and free the model's memory."""
         if self.core is not None:
             core, self.llm, self.core = self.core, None, None
-            with suppress(Exception):  # of an engine that is dead already
+            with suppress(Exception):  # the engine may have crashed
                 core.engine_core.shutdown(timeout=SHUTDOWN_SECONDS)
             del core
             _free()
@@ -227,9 +227,9 @@ class VllmEngine:
         return list(encoded["input_ids"])
 
     def _defuse(self, text: str) -> str:
-        """Split the model's control tokens where they stand in a text.
+        """Break up the model's control tokens in `text` with a space.
 
-        Without this a task, or a peer's proposal, could end its turn and open a system turn.
+        Otherwise a task or a peer's proposal could end its turn and open a system turn.
         """
         for token in self.control_tokens:
             if token in text:
@@ -240,17 +240,17 @@ class VllmEngine:
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 
-        chosen = {
+        parameters = {
             "temperature": DEFAULT_TEMPERATURE,
             "max_tokens": DEFAULT_MAX_TOKENS,
             **self.model_defaults,
             **prompt.sampling.model_dump(exclude_none=True),
         }
-        chosen["temperature"] *= prompt.seat.temperature_scale
-        chosen["max_tokens"] = min(chosen["max_tokens"], room)
+        parameters["temperature"] *= prompt.seat.temperature_scale
+        parameters["max_tokens"] = min(parameters["max_tokens"], room)
         if prompt.schema:
-            chosen["structured_outputs"] = StructuredOutputsParams(json=prompt.schema)
-        return SamplingParams(**chosen, seed=prompt.seed, output_kind=RequestOutputKind.FINAL_ONLY)
+            parameters["structured_outputs"] = StructuredOutputsParams(json=prompt.schema)
+        return SamplingParams(**parameters, seed=prompt.seed, output_kind=RequestOutputKind.FINAL_ONLY)
 
 
 def _load_llm(config: VllmConfig) -> Any:
@@ -265,7 +265,7 @@ def _load_llm(config: VllmConfig) -> Any:
     arguments: dict[str, Any] = {}
     if current_platform.is_cpu():
         os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
-        # Blocks of 32 tokens instead of 128: a prefix is cached in whole blocks only.
+        # Blocks of 32 tokens instead of 128, because a prefix is cached in whole blocks only.
         arguments = {"enforce_eager": True, "enable_chunked_prefill": False, "block_size": 32}
     try:
         return LLM(
@@ -281,7 +281,7 @@ def _load_llm(config: VllmConfig) -> Any:
             enable_prefix_caching=True,
             disable_log_stats=True,
             use_tqdm_on_load=False,
-            # A small model under a schema otherwise fills its answer with blanks.
+            # Without this, a small model under a schema fills its answer with white space.
             structured_outputs_config={"backend": "xgrammar", "disable_any_whitespace": True},
             **arguments,
         )
@@ -293,17 +293,17 @@ def _load_llm(config: VllmConfig) -> Any:
 
 
 def _watch(client: Any) -> None:
-    """Tell a client that waits for its engine's processes when they end; none are there in process."""
+    """Report to vLLM's waiting client when an engine process ends. An in-process engine has none."""
     manager = getattr(getattr(client, "resources", None), "engine_manager", None)
     if manager is None:
         return
-    ends = [process.sentinel for process in manager.processes]
+    sentinels = [process.sentinel for process in manager.processes]
 
-    def tell() -> None:
-        wait(ends)
+    def report_end() -> None:
+        wait(sentinels)
         client.outputs_queue.put_nowait(RuntimeError("the engine's process has ended"))
 
-    Thread(target=tell, name="fleet-engine-watch", daemon=True).start()
+    Thread(target=report_end, name="fleet-engine-watch", daemon=True).start()
 
 
 def _explain_crash(error: Exception) -> str:
@@ -311,7 +311,7 @@ def _explain_crash(error: Exception) -> str:
     return f"vLLM broke while generating: {type(error).__name__}: {detail}"
 
 
-def _refused(error: Exception, prompt_tokens: int = 0) -> Completion:
+def _failed_completion(error: Exception, prompt_tokens: int = 0) -> Completion:
     message = f"{type(error).__name__}: {error}"[:500]
     return Completion(prompt_tokens=prompt_tokens, error=AgentError.ENGINE, error_message=message)
 
@@ -332,7 +332,7 @@ def _completion(output: Any, temperature: float | None) -> Completion:
 
 
 def _explain(error: Exception, model: str) -> EngineError:
-    """An error a person can act on. What vLLM raises for a missing model varies with its cause."""
+    """An error that a person can act on. vLLM raises several types for a missing model: `_MODEL_ERRORS`."""
     detail = str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
     missing = any(base.__name__ in _MODEL_ERRORS for base in type(error).__mro__)
     if not missing:

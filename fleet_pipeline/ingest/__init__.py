@@ -1,5 +1,5 @@
-"""What people and services send, read strictly: backlogs, requests, roles files.
+"""Strict reading of what people and services send: backlogs, requests, roles files.
 
-What is read is a `Task`, or a refusal that names the line, the field and the remedy. Not here: how messages arrive
-(`events`), and what is kept (`storage`).
+The result is a `Task`, or a refusal that names the line, the field and the remedy. Not here: receiving messages
+(`events`) and storing data (`storage`).
 """

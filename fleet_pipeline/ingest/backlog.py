@@ -1,7 +1,7 @@
 """Reading backlogs: JSON Lines, CSV or Parquet, one task a line.
 
-Every line becomes a task or a refusal that names the line, the field and the remedy; a bad line
-never costs its neighbours.
+Every line becomes a task or a refusal that names the line, the field and the remedy. A bad line
+never affects its neighbours.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Backlog:
 def read_backlog(location: str, roles: Mapping[str, Role]) -> Backlog:
     """Read a path, an fsspec URL, or standard input ("-", JSON Lines).
 
-    Raises `InvalidInput` when the file as a whole cannot be read.
+    Raises `InvalidInput` if the file as a whole cannot be read.
     """
     suffix = "jsonl" if location == "-" else location.lower().rsplit(".", 1)[-1]
     readers = {"jsonl": json_lines, "ndjson": json_lines, "json": json_lines, "csv": csv_rows, "parquet": parquet_rows}
@@ -51,14 +51,14 @@ def _collect(lines: Records, roles: Mapping[str, Role]) -> Backlog:
             entry = parse()
             if not isinstance(entry, dict):
                 raise InvalidRecord("expected an object with task_id and description")
-            task = Task.model_validate(drop_nulls(_flat_columns(entry)), context={"roles": roles})
+            task = Task.model_validate(drop_nulls(_expand_text_columns(entry)), context={"roles": roles})
         except InvalidRecord as error:
             backlog.refused.append(Refusal(number, error.field, str(error)))
             continue
         except ValidationError as error:
             backlog.refused += [Refusal(number, problem.field, problem.message) for problem in problems(error)]
             continue
-        # Case folded: the id is a file name, and some file systems do not tell case apart.
+        # Case-folded: the id is a file name, and some file systems ignore case.
         earlier = first_line.setdefault(task.task_id.casefold(), number)
         if earlier != number:
             message = f"{task.task_id!r} on line {number} is already on line {earlier}; give one of them another id"
@@ -68,23 +68,23 @@ def _collect(lines: Records, roles: Mapping[str, Role]) -> Backlog:
     return backlog
 
 
-def _flat_columns(entry: dict[str, Any]) -> dict[str, Any]:
-    """Nested fields may come as text where a format or a tool has no nesting: roles with commas, others as JSON."""
+def _expand_text_columns(entry: dict[str, Any]) -> dict[str, Any]:
+    """Parse nested fields given as text, as some formats and tools lack nesting: roles with commas, others as JSON."""
     texts = {name: entry[name] for name in _JSON_COLUMNS if isinstance(entry.get(name), str)}
-    flat = entry | {name: json_cell(name, text) for name, text in texts.items()}
+    expanded = entry | {name: json_cell(name, text) for name, text in texts.items()}
     if isinstance(roles := entry.get("roles"), str):
         roles = roles.strip()
-        flat["roles"] = json_cell("roles", roles) if roles.startswith("[") else roles.replace(";", ",").split(",")
-    return flat
+        expanded["roles"] = json_cell("roles", roles) if roles.startswith("[") else roles.replace(";", ",").split(",")
+    return expanded
 
 
 def read_backlogs(location: str, roles: Mapping[str, Role]) -> dict[str, Backlog]:
-    """The backlogs at a file, in a folder, or that match a glob: any fsspec URL; by file, in order of their names.
+    """The backlogs of a file, a folder or a glob (a path or any fsspec URL). Keys are files, in order of their names.
 
-    A file that cannot be read is a refusal on its line 0, and so is a task whose id an earlier file has: its
-    neighbours go on. Raises `InvalidInput` where there is no file at all.
+    A file that cannot be read gives a refusal on line 0. So does a task whose id is already in an earlier file.
+    Neither affects its neighbours. Raises `InvalidInput` if there is no file at all.
     """
-    found: dict[str, Backlog] = {}
+    backlogs: dict[str, Backlog] = {}
     first_file: dict[str, str] = {}
     for file in _files(location):
         try:
@@ -99,25 +99,25 @@ def read_backlogs(location: str, roles: Mapping[str, Role]) -> dict[str, Backlog
             else:
                 message = f"{task.task_id!r} is in {earlier} already; give one of them another id"
                 backlog.refused.append(Refusal(0, "task_id", message))
-        found[file] = Backlog(kept, backlog.refused)
-    return found
+        backlogs[file] = Backlog(kept, backlog.refused)
+    return backlogs
 
 
 def _files(location: str) -> list[str]:
     try:
         fs, path = fsspec.core.url_to_fs(location)
-        # Object stores' drivers remember listings, for ever where nobody says otherwise.
+        # Object store drivers cache listings, by default forever.
         fs.invalidate_cache()
         if fs.isdir(path):
             paths = fs.ls(path, detail=False)
         elif any(mark in path for mark in "*?[") and not fs.exists(path):
             paths = fs.glob(path)
-        else:  # a file that is named is read, or refused, whatever its name ends in
+        else:  # a named file is always read or refused; the suffix filter below is for listings
             return [location]
     except Exception as error:
-        # Object stores' drivers raise whatever the client library beneath them does.
+        # Object store drivers pass on any exception of their client libraries.
         raise InvalidInput(f"{location}: cannot be read: {error}") from error
-    names = [str(one) for one in paths if not str(one).rsplit("/", 1)[-1].startswith(".")]
+    names = [str(entry) for entry in paths if not str(entry).rsplit("/", 1)[-1].startswith(".")]
     files = [name if isinstance(fs, LocalFileSystem) else str(fs.unstrip_protocol(name)) for name in names]
     chosen = [file for file in files if file.lower().rsplit(".", 1)[-1] in ENDINGS]
     if not chosen:

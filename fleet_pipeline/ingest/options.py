@@ -1,4 +1,4 @@
-"""What is asked for from outside: how much of it, how old, and where besides the broker."""
+"""Limits on requests (size, age, number), and the inbox folder that takes them besides the broker."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Records of a file that a person made: JSON, JSON Lines, CSV or Parquet, one at a time.
+"""Records of a user's file, one at a time: JSON, JSON Lines, CSV or Parquet.
 
-Each record comes as its number and a function that parses it, so that one that cannot be parsed never
-costs its neighbours.
+Each record comes as its number and a function that parses it. A record that cannot be parsed thus never
+affects its neighbours.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from fleet_pipeline.common.errors import InvalidInput, InvalidRecord
 from fleet_pipeline.common.json_input import MAX_BYTES, drop_nulls, parse_json, reject_duplicate_keys
 from fleet_pipeline.common.parquet import parse_parquet
 
-MAX_DOCUMENT_BYTES = 50_000_000  # of one line with proposals of any length
+MAX_DOCUMENT_BYTES = 50_000_000  # for one line, which may hold proposals of any length
 
 
 @dataclass(frozen=True)
 class Refusal:
-    """One thing that keeps one record from use. Lines (rows in Parquet) count from 1."""
+    """One reason why one record cannot be used. Lines (rows in Parquet) count from 1."""
 
     line: int
     field: str
@@ -38,7 +38,7 @@ Records = Iterator[tuple[int, Callable[[], Any]]]
 
 
 def read_content(location: str) -> bytes:
-    """A path's, an fsspec URL's, or standard input's ("-"). Raises `InvalidInput` when it cannot be read."""
+    """The bytes at a path or fsspec URL, or of standard input ("-"). Raises `InvalidInput` if they cannot be read."""
     if location == "-":
         return sys.stdin.buffer.read()
     try:
@@ -50,7 +50,7 @@ def read_content(location: str) -> bytes:
 
 
 def read_cases(location: str) -> Records:
-    """The records of a file of cases: JSON, JSON Lines or Parquet, or JSON from standard input ("-")."""
+    """The records of a file of cases: JSON, JSON Lines or Parquet. "-" reads JSON from standard input."""
     suffix = "json" if location == "-" else location.lower().rsplit(".", 1)[-1]
     readers = {"json": json_document, "jsonl": json_document, "ndjson": json_document, "parquet": parquet_rows}
     if suffix not in readers:
@@ -67,16 +67,16 @@ def _parsed(parse: Callable[[], Any]) -> Any:
 
 
 def json_document(content: bytes) -> Records:
-    """A list of objects, one object, or JSON Lines. Raises `InvalidInput` for a list that is not valid JSON."""
+    """Records of a list of objects, one object, or JSON Lines. Raises `InvalidInput` for a list of invalid JSON."""
     text = content.removeprefix(b"\xef\xbb\xbf").lstrip()
     try:
-        whole = json.loads(text.decode("utf-8"), object_pairs_hook=_marking_repeats)
+        document = json.loads(text.decode("utf-8"), object_pairs_hook=_marking_repeats)
     except (ValueError, RecursionError) as error:
         if not text.startswith(b"["):
-            yield from json_lines(content, MAX_DOCUMENT_BYTES)  # which names the line that is wrong
+            yield from json_lines(content, MAX_DOCUMENT_BYTES)  # names the invalid line
             return
         raise InvalidInput(f"not valid JSON: {error}; nothing of the list can be read") from None
-    for number, entry in enumerate(whole if isinstance(whole, list) else [whole], start=1):
+    for number, entry in enumerate(document if isinstance(document, list) else [document], start=1):
         yield number, lambda entry=entry: _without_repeats(entry)  # type: ignore[misc]
 
 
@@ -87,13 +87,13 @@ def json_lines(content: bytes, max_bytes: int = MAX_BYTES) -> Records:
 
 
 class _Repeated(dict[str, Any]):
-    """An object in which `field` is given twice."""
+    """A JSON object that has `field` twice."""
 
     field = ""
 
 
 def _marking_repeats(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-    """For lists: what is wrong with one entry is found when that entry is looked at."""
+    """Only mark an object with a repeated field: the error is raised later, for its own entry of the list."""
     pairs = list(pairs)
     entry = dict(pairs)
     if len(entry) == len(pairs):
@@ -115,7 +115,7 @@ def _without_repeats(entry: Any) -> Any:
 
 
 def csv_rows(content: bytes) -> Records:
-    """Rows by header, without empty cells. Raises `InvalidInput` for a header that cannot be used."""
+    """Rows as dicts by header, without empty cells. Raises `InvalidInput` for an unusable header or if not UTF-8."""
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -146,7 +146,7 @@ def _parse_csv_row(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def parquet_rows(content: bytes) -> Records:
-    """Raises `InvalidInput` for a file that is no Parquet."""
+    """Rows as dicts. Raises `InvalidInput` if the content is not Parquet, or damaged."""
     try:
         rows = parse_parquet(content).to_pylist()
     except (pa.ArrowException, OSError, ValueError) as error:

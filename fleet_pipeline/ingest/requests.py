@@ -1,8 +1,8 @@
-"""Requests, as messages carry them: read strictly, or refused in words for whoever sent them.
+"""Requests in messages: read strictly, or rejected with a reason for the sender.
 
-`deliberation.requested` has the fields of a line of a backlog, and `rerun`. `planning.plan.approved` asks for
-one deliberation per role of the plan, with the story's and plan's content as the task. Both come bare, or in
-the envelope that events have.
+`deliberation.requested` has the fields of a backlog line, and `rerun`. `planning.plan.approved` asks for one
+deliberation per role of the plan; the content of its story and plan is the task. Both come bare, or in the
+envelope of events.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from fleet_pipeline.deliberation.roles import Role
 from fleet_pipeline.deliberation.task import Task, plain
 from fleet_pipeline.ingest.options import RequestOptions
 
-# What the original gave to every approved plan.
+# The original system gave this rubric to every approved plan.
 PLAN_RUBRIC = ("quality: high", "tests: required", "documentation: complete")
 
 
 @dataclass(frozen=True)
 class Request:
-    """What somebody asks for: tasks to deliberate over. `id` is the same when the same request comes again.
+    """Tasks that a sender wants deliberated. `id` stays the same when the same request comes again.
 
-    `problems` say what of it cannot be run; `tasks` can.
+    `problems` describe the parts that cannot be run. `tasks` can be run.
     """
 
     id: str
     tasks: tuple[Task, ...]
-    # Of two that stand in place of the same task the later one holds, in whatever order they arrive.
+    # Of two requests that replace the same task, the one sent later wins. Their order of arrival does not matter.
     sent_at: datetime
     rerun: bool = False
     problems: tuple[str, ...] = ()
@@ -95,18 +95,18 @@ def read_request(message: Received, roles: Mapping[str, Role], options: RequestO
 
 
 def _unwrapped(message: Received, content: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """(id, fields) of a bare payload, or of one in an envelope."""
+    """(id, fields) of a payload, bare or in an envelope."""
     if "payload" not in content:
-        # Events of the earlier system say their type in the payload.
+        # Events of the original system have their type in the payload.
         return message.id, {name: value for name, value in content.items() if name != "event_type"}
     if content.get("event_type") != message.subject:
         raise RequestRejected(f"event_type: must be {message.subject}, the subject it came on")
     if not isinstance(content.get("payload"), dict):
         raise RequestRejected("payload: must be an object of names and values")
     key = content.get("idempotency_key")
-    # JSON can name code points that are no characters, and the id goes into files and headers.
-    own = key.encode("utf-8", "replace").decode()[:500] if isinstance(key, str) else ""
-    return own or message.id, content["payload"]
+    # The id goes into files and headers. They cannot hold the lone surrogates that JSON can escape.
+    sender_id = key.encode("utf-8", "replace").decode()[:500] if isinstance(key, str) else ""
+    return sender_id or message.id, content["payload"]
 
 
 def _from_plan(id_: str, plan: PlanApproved, roles: Mapping[str, Role], sent_at: datetime) -> Request:
@@ -118,7 +118,7 @@ def _from_plan(id_: str, plan: PlanApproved, roles: Mapping[str, Role], sent_at:
         "constraints": {
             "rubric": PLAN_RUBRIC,
             "requirements": [*plan.acceptance_criteria, *_criteria(plan.story), *_criteria(plan.plan)],
-            # Nothing of the approval itself: approved again, it is the same plan.
+            # No data of the approval itself: a plan approved again is the same plan.
             "metadata": {"story_id": plan.story_id, "plan_id": plan.plan_id},
         },
     }
@@ -139,7 +139,7 @@ def _description(plan: PlanApproved) -> str:
         for title, content in (("Story", plan.story), ("Plan", plan.plan))
         if content and _readable(content)
     ]
-    # All that the original ever gave to its councils.
+    # This fallback is the only text that the original system ever gave its councils.
     return "\n\n".join(parts) or f"Implement plan {plan.plan_id} for story {plan.story_id}"
 
 
@@ -153,8 +153,8 @@ _CRITERIA = ("acceptance_criteria", "requirements")
 
 
 def _criteria(content: str | dict[str, Any] | None) -> Sequence[Any]:
-    """Acceptance criteria are requirements: proposals are scored by which of them they take up."""
+    """Acceptance criteria count as requirements. Scoring rates a proposal by the requirements it addresses."""
     if not isinstance(content, dict):
         return ()
     lists = (content.get(name) or [] for name in _CRITERIA)
-    return [entry for found in lists for entry in (found if isinstance(found, list) else [found])]
+    return [entry for entries in lists for entry in (entries if isinstance(entries, list) else [entries])]

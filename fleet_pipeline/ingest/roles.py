@@ -11,7 +11,7 @@ from fleet_pipeline.deliberation.roles import BUILT_IN_ROLES, Role, load_roles
 
 
 def read_roles(location: str | None) -> Mapping[str, Role]:
-    """The built-in roles, with those of a roles file where one is named."""
+    """The built-in roles, plus those of the roles file if one is named. Raises `InvalidInput` for a bad file."""
     if location is None:
         return BUILT_IN_ROLES
     try:

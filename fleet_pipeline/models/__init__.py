@@ -1,5 +1,5 @@
-"""Models the project can name, beside any that vLLM can load.
+"""Models that the project provides. Any other model that vLLM can load works too.
 
-`fleet-tiny` comes with the package: a demonstrator that speaks English about the task it is given.
-`random-tiny` is built on the spot: random weights, for mechanics alone.
+`fleet-tiny` comes with the package. It is a demonstrator that writes English about the given task.
+`random-tiny` is built at first use. Its weights are random, so it only exercises the mechanics.
 """

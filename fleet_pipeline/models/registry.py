@@ -1,7 +1,7 @@
-"""What `--model NAME_OR_PATH` means.
+"""Resolves `--model NAME_OR_PATH`.
 
-Names of this project's own models are turned into local folders; anything else is passed on to
-vLLM as it is. Nothing is chosen where nothing was named.
+Names of this project's own models become local folders. Any other value goes to vLLM unchanged.
+This module never chooses a model by itself.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ def _cache() -> Path:
 
 
 def _random_tiny() -> Path:
-    """Build the random model once per version of its recipe (about 5 s)."""
+    """The folder of the random model. Builds it once per version of its source files (about 5 s)."""
     from fleet_pipeline.deliberation import prompts, roles
     from fleet_pipeline.models import chatml, random_tiny
 
-    recipe = [
+    sources = [
         Path(str(module.__file__)).read_text(encoding="utf-8") for module in (chatml, random_tiny, prompts, roles)
     ]
-    corpus = recipe[2:]
-    version = hashlib.sha256("".join(recipe).encode()).hexdigest()[:12]
+    corpus = sources[2:]  # prompts and roles
+    version = hashlib.sha256("".join(sources).encode()).hexdigest()[:12]
     folder = _cache() / f"{RANDOM_TINY}-{version}"
     if not (folder / "config.json").exists():
         with built_whole(folder, complete="config.json") as building:

@@ -237,7 +237,7 @@ with VllmEngine.start(VllmConfig(model=sys.argv[1], max_model_len=4096, max_num_
     for process in living():
         os.kill(process.pid, signal.SIGKILL)
     finished += list(stream)
-    print("RESULT", len(engine.deaths), engine.deaths[0])
+    print("RESULT", len(engine.crashes), engine.crashes[0])
 print("RESULT", sorted({f.result.status.value for f in finished}), len({f.key for f in finished}))
 said = [u for f in finished for u in f.result.utterances]
 print("RESULT", len(said) == len(answers))

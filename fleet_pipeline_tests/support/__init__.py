@@ -1,1 +1,1 @@
-"""What tests are made with: councils, pipelines, brokers, deployments, kill points. No test stands here."""
+"""Helpers of tests: councils, pipelines, brokers, deployments, kill points. It holds no tests."""

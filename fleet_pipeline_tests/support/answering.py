@@ -1,4 +1,4 @@
-"""The service in a thread, as `fleet serve` has it in a process."""
+"""Runs the NATS service in a thread; `fleet serve` runs it in a process."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from fleet_pipeline.events.options import NatsOptions
 @contextmanager
 def answering(nats: NatsOptions, answer: Answer) -> Iterator[None]:
     ready, loop, stop = threading.Event(), asyncio.new_event_loop(), asyncio.Event()
-    work = serve(nats, answer, "0.1.0", stop, ready.set)
-    thread = threading.Thread(target=loop.run_until_complete, args=(work,))
+    service = serve(nats, answer, "0.1.0", stop, ready.set)
+    thread = threading.Thread(target=loop.run_until_complete, args=(service,))
     thread.start()
     ready.wait()
     try:

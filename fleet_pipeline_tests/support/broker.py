@@ -1,4 +1,4 @@
-"""A broker that dies and comes back."""
+"""A broker that a test can kill and restart."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from fleet_pipeline.events.streams import DELIBERATIONS
 
 
 class Broker:
-    """A nats-server that can be killed and started again, in the same place and on the same port."""
+    """A nats-server that can be killed and restarted, in the same folder and on the same port."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         folder.mkdir()
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
         self.url = f"nats://127.0.0.1:{self.port}"
         self.process: subprocess.Popen[bytes] | None = None
         self.ids: list[str] = []
@@ -53,7 +53,7 @@ class Broker:
                 break
             except BrokerUnavailable:
                 time.sleep(0.1)
-        # Another process than before, and not one that somebody left on the port.
+        # A new process answers, not one that an earlier start left on the port.
         assert len(set(self.ids)) == len(self.ids)
 
     async def _id(self) -> str:

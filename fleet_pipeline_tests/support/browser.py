@@ -14,10 +14,10 @@ NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
 @contextmanager
 def a_browser() -> Iterator[Browser]:
-    """Chromium as it is installed, or playwright's own (`make browser` gets one)."""
+    """The installed Chromium, or playwright's own (`make browser` installs one)."""
     installed = next((path for name in NAMES if (path := shutil.which(name))), None)
     with sync_playwright() as playwright:
-        # As root, as in containers, Chromium has no sandbox to start.
+        # As root, which is usual in containers, Chromium cannot start its sandbox.
         sandbox = os.geteuid() != 0
         browser = playwright.chromium.launch(executable_path=installed, chromium_sandbox=sandbox)
         yield browser

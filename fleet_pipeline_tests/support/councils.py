@@ -1,4 +1,4 @@
-"""Building deliberations and playing protocols by hand."""
+"""Builds deliberations, and runs their protocols without an engine."""
 
 from __future__ import annotations
 
@@ -35,17 +35,17 @@ def said(text: str = "fine", **fields: Any) -> Completion:
 
 
 def speak(prompt: Prompt) -> Completion:
-    """Says who speaks, in which phase, about whom: enough to follow a text through the protocol."""
+    """Answer with speaker, phase, round and subject, so that a text can be followed through the protocol."""
     return said(f"{prompt.seat.label} {prompt.phase} {prompt.round} on {prompt.about.label}")
 
 
 def play(deliberation: Deliberation, answer: Answer = speak) -> tuple[Transcript, list[list[Prompt]]]:
-    """Run a protocol to its end; returns the transcript and every batch it asked for."""
-    course = deliberate(deliberation)
-    batches = [next(course)]
+    """Run a protocol to its end. Returns the transcript and every batch of prompts that it asked for."""
+    dialogue = deliberate(deliberation)
+    batches = [next(dialogue)]
     while True:
         try:
-            batches.append(course.send([answer(prompt) for prompt in batches[-1]]))
+            batches.append(dialogue.send([answer(prompt) for prompt in batches[-1]]))
         except StopIteration as stop:
             return stop.value, batches
 
@@ -59,12 +59,12 @@ def ids(jobs: Iterable[Job]) -> list[str]:
 
 
 def failing(label: str, phase: Phase, error: Completion, times: int = 99):
-    """An answerer by which one seat fails in one phase, `times` times."""
-    left = [times]
+    """An answer function: one seat fails in one phase, `times` times. All other answers come from `speak`."""
+    remaining = [times]
 
     def answer(prompt: Prompt) -> Completion:
-        if prompt.seat.label == label and prompt.phase is phase and left[0] > 0:
-            left[0] -= 1
+        if prompt.seat.label == label and prompt.phase is phase and remaining[0] > 0:
+            remaining[0] -= 1
             return error
         return speak(prompt)
 

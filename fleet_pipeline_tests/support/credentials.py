@@ -1,4 +1,4 @@
-"""Keys, user credentials and certificates for a broker, made anew for each test."""
+"""Keys, user credentials and certificates for a broker. Each test makes its own."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Key:
         self.public: str = self.pair.public_key.decode()
 
     def sign(self, subject: str, name: str, **nats: Any) -> str:
-        """A JWT as nats-server reads it: signed by this key, about `subject`."""
+        """A JWT for nats-server: signed by this key, about `subject`."""
         claims = {
             "iat": int(time.time()),
             "iss": self.public,
@@ -46,7 +46,7 @@ def user_key() -> Key:
 
 
 def jwt_server(folder: Path) -> tuple[str, Path]:
-    """(configuration of a server that trusts an operator, the .creds file of a user of its account)."""
+    """Returns (configuration of a server that trusts an operator, .creds file of a user in the operator's account)."""
     operator, account, user = Key(nkeys.PREFIX_BYTE_OPERATOR), Key(nkeys.PREFIX_BYTE_ACCOUNT), user_key()
     limits = dict.fromkeys(
         (
@@ -79,19 +79,19 @@ def jwt_server(folder: Path) -> tuple[str, Path]:
 
 
 def certificates(folder: Path) -> Path:
-    """Write `ca.pem`, and `server` and `client` certificates that it signed, with their keys."""
+    """Write `ca.pem` and the `server` and `client` certificates that it signed, with their keys. Returns `folder`."""
     authority = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test authority")])
     constraints = x509.BasicConstraints(ca=True, path_length=None)
     root = _certificate(name, name, authority.public_key(), constraints).sign(authority, hashes.SHA256())
     (folder / "ca.pem").write_bytes(root.public_bytes(serialization.Encoding.PEM))
-    for who in ("server", "client"):
+    for owner in ("server", "client"):
         key = ec.generate_private_key(ec.SECP256R1())
-        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, who)])
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, owner)])
         names = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
         signed = _certificate(subject, name, key.public_key(), names).sign(authority, hashes.SHA256())
-        (folder / f"{who}.pem").write_bytes(signed.public_bytes(serialization.Encoding.PEM))
-        (folder / f"{who}.key").write_bytes(
+        (folder / f"{owner}.pem").write_bytes(signed.public_bytes(serialization.Encoding.PEM))
+        (folder / f"{owner}.key").write_bytes(
             key.private_bytes(
                 serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
             )

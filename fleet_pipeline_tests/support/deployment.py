@@ -1,4 +1,4 @@
-"""A real Dagster deployment, webserver and daemon, over a scripted engine, a real broker and real files."""
+"""A real Dagster deployment: webserver and daemon, with a scripted engine, a real broker and real files."""
 
 from __future__ import annotations
 
@@ -64,8 +64,8 @@ class Deployment:
         assert launched["launchPartitionBackfill"]["__typename"] == "LaunchBackfillSuccess"
 
     def launch(self, key: str, **tags: str) -> str:
-        """Launch one partition, as the UI's launchpad does; returns the run's id."""
-        named = {"dagster/partition": key, **{f"dagster/{name}": value for name, value in tags.items()}}
+        """Launch one partition, as the UI's launchpad does. Returns the run's id."""
+        run_tags = {"dagster/partition": key, **{f"dagster/{name}": value for name, value in tags.items()}}
         parameters = {
             "selector": {
                 "repositoryLocationName": self.location,
@@ -73,7 +73,7 @@ class Deployment:
                 "jobName": "deliberate",
             },
             "mode": "default",
-            "executionMetadata": {"tags": [{"key": name, "value": value} for name, value in named.items()]},
+            "executionMetadata": {"tags": [{"key": name, "value": value} for name, value in run_tags.items()]},
         }
         launched = self.ask(
             "mutation($p: ExecutionParams!) { launchRun(executionParams: $p) {"
@@ -88,14 +88,14 @@ class Deployment:
         assert answer["terminateRun"]["__typename"] == "TerminateRunSuccess"
 
     def process(self, run_id: str) -> psutil.Process:
-        """The process that executes a run; waits for it to say so."""
+        """The process that executes a run. Waits until the run's tags name it."""
         eventually(lambda: "fleet/process" in self.run(run_id).tags, f"run {run_id} to start")
         return psutil.Process(int(self.run(run_id).tags["fleet/process"].split(" ")[-2]))
 
     def run(self, run_id: str) -> dg.DagsterRun:
-        found = self.instance.get_run_by_id(run_id)
-        assert found is not None
-        return found
+        run = self.instance.get_run_by_id(run_id)
+        assert run is not None
+        return run
 
     def partitions(self) -> dict[str, set[str]]:
         node = self.ask(
@@ -113,7 +113,7 @@ def eventually(condition: Callable[[], bool], what: str) -> None:
 
 
 def make_home(folder: Path) -> Path:
-    """A DAGSTER_HOME with the dagster.yaml that is shipped."""
+    """A DAGSTER_HOME with the shipped dagster.yaml."""
     home = folder / "home"
     home.mkdir()
     (home / "dagster.yaml").write_text((ROOT / "fleet_pipeline/dagster.yaml").read_text())
@@ -130,15 +130,15 @@ def environment(home: Path, storage: Path, nats_url: str) -> dict[str, str]:
 
 
 def kill_tree(process: subprocess.Popen[bytes]) -> None:
-    """`dagster dev` under a parent without a terminal outlives SIGTERM: end its whole tree."""
+    """Kill the whole process tree: `dagster dev` outlives SIGTERM if its parent has no terminal."""
     root = psutil.Process(process.pid)
-    for one in [*root.children(recursive=True), root]:
-        one.kill()
+    for member in [*root.children(recursive=True), root]:
+        member.kill()
     process.wait()
 
 
 def start_daemon(home: Path, storage: Path, nats_url: str) -> subprocess.Popen[bytes]:
-    """The daemon alone; it starts a code server of its own."""
+    """Start the daemon alone. It starts its own code server."""
     program = [
         Path(sys.executable).with_name("dagster-daemon"),
         "run",
@@ -153,11 +153,11 @@ def start_daemon(home: Path, storage: Path, nats_url: str) -> subprocess.Popen[b
 
 @contextmanager
 def deployed(folder: Path, nats_url: str = "", module: str = SCRIPTED, **settings: str) -> Iterator[Deployment]:
-    """`dagster dev` in `folder`, on definitions with a scripted engine or on others. `settings` are variables."""
+    """Run `dagster dev` in `folder` on the definitions of `module`. `settings` are environment variables."""
     home, storage = make_home(folder), folder / "storage"
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
     program = [
         sys.executable,
         "-m",
@@ -180,8 +180,8 @@ def deployed(folder: Path, nats_url: str = "", module: str = SCRIPTED, **setting
             kill_tree(process)
 
 
-def _answers(deployed: Deployment) -> bool:
+def _answers(deployment: Deployment) -> bool:
     try:
-        return bool(deployed.partitions())
+        return bool(deployment.partitions())
     except (urllib.error.URLError, ConnectionError, TimeoutError, KeyError, TypeError):
         return False

@@ -1,4 +1,4 @@
-"""The engine that tests share."""
+"""Options of the engine that tests share."""
 
-# Its context: room for ordinary prompts, small enough to overrun on purpose.
+# Context length in tokens: room for ordinary prompts, and small enough to overrun on purpose.
 CONTEXT = 4_096

@@ -1,4 +1,4 @@
-"""A real fsspec driver, in memory, that fails as it is told: `faulty://`. What a driver of an object store does."""
+"""`faulty://`: a real fsspec driver, in memory, that fails on demand as the driver of an object store does."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import fsspec
 from fsspec.implementations.memory import MemoryFileSystem
 
-# (operation, path); raises what the driver shall raise.
+# Called with (operation, path); raises the error that the driver shall raise.
 Trouble = Callable[[str, str], None]
 
 

@@ -1,4 +1,4 @@
-"""Texts that would do something where they are not shown as text."""
+"""Texts that take effect if they are not shown as plain text."""
 
 HOSTILE = [
     "<script>alert(1)</script>",

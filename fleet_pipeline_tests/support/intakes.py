@@ -1,4 +1,4 @@
-"""Requests on their way to runs: a broker, a pipeline, and the daemon's part of the work."""
+"""Takes requests from a broker to runs, and does the daemon's work by hand."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from fleet_pipeline_tests.support.pipeline import Pipeline
 
 
 class Intakes:
-    """A pipeline, a broker, and the daemon's part of the work."""
+    """A pipeline, a broker, and the daemon's work: ticks and launches."""
 
     def __init__(self, pipeline: Pipeline, url: str) -> None:
         self.pipeline = pipeline
@@ -57,13 +57,13 @@ class Intakes:
         async def publish() -> None:
             async with connect(NatsOptions(url=self.url)) as connection:
                 await ensure_streams(connection.jetstream())
-                for one in headers:
-                    await connection.jetstream().publish(REQUESTED, b"nonsense", headers=one)
+                for message_headers in headers:
+                    await connection.jetstream().publish(REQUESTED, b"nonsense", headers=message_headers)
 
         asyncio.run(publish())
 
     def send_all(self, messages: list[bytes]) -> None:
-        """Many at once, as they are."""
+        """Publish raw messages, many at once."""
 
         async def publish() -> None:
             async with connect(NatsOptions(url=self.url)) as connection:
@@ -89,7 +89,7 @@ class Intakes:
         return sensor.evaluate_tick(context)
 
     def launch(self, tick: Any) -> list[str]:
-        """Execute the runs a tick asks for, as the daemon and its workers would; returns their ids."""
+        """Execute the runs that a tick asks for, as the daemon and its workers would. Returns their ids."""
         job = self.pipeline.definitions.resolve_job_def("deliberate")
         return [
             job.execute_in_process(instance=self.instance, tags=dict(request.tags), raise_on_error=False).run_id
@@ -108,14 +108,14 @@ class Intakes:
                 jetstream = connection.jetstream()
                 unacknowledged = ConsumerConfig(ack_policy=AckPolicy.NONE)
                 subscription = await jetstream.pull_subscribe("fleet.poison.*", config=unacknowledged)
-                left = (await subscription.consumer_info()).num_pending
-                found: list[dict] = []
-                while len(found) < left:
-                    found += [json.loads(message.data) for message in await subscription.fetch(500)]
-                known = schemas()
-                for event in found:
-                    Draft202012Validator(known[event["event_type"]]).validate(event)
-                return [event["payload"] for event in found]
+                pending = (await subscription.consumer_info()).num_pending
+                events: list[dict] = []
+                while len(events) < pending:
+                    events += [json.loads(message.data) for message in await subscription.fetch(500)]
+                schema_by_type = schemas()
+                for event in events:
+                    Draft202012Validator(schema_by_type[event["event_type"]]).validate(event)
+                return [event["payload"] for event in events]
 
         return asyncio.run(read())
 
@@ -128,7 +128,7 @@ def line(task_id: str, description: str = "do", **fields: Any) -> dict:
 
 
 def hostile(chance: random.Random) -> bytes:
-    """A message that must not be taken: malformed, of wrong types, nested, huge, with hostile ids, no Unicode."""
+    """A message that must be rejected: malformed, wrong types, nested, huge, hostile ids, or no Unicode."""
     good = json.dumps(line(f"t{chance.randrange(1_000)}", roles=["DEV"], constraints={"rubric": ["a"]})).encode()
     ids = [
         "../../etc/passwd",

@@ -1,6 +1,6 @@
-"""A whole run in a process of its own, killed at any of `POINTS`.
+"""A whole run in a process of its own, killed at one of `POINTS`.
 
-What the engine was asked is counted in a file, across processes, so that what a kill cost can be told.
+A file counts the prompts to the engine across processes, so that a test can tell what a kill cost.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import dagster as dg
-import sklearn.feature_extraction.text  # noqa: F401 - once, and not in every process: two seconds each
+import sklearn.feature_extraction.text  # noqa: F401 - imported once: two seconds in each process otherwise
 
 from fleet_pipeline.defs import assets, io_managers, score_ops
 from fleet_pipeline.deliberation.prompts import Prompt
@@ -24,7 +24,7 @@ from fleet_pipeline_tests.support.pipeline import Pipeline
 
 
 class KilledRun(NamedTuple):
-    """What to run, and at which of `POINTS` to end it."""
+    """What to run, and the one of `POINTS` at which to kill it."""
 
     home: Path
     storage: Path
@@ -37,7 +37,7 @@ class KilledRun(NamedTuple):
 
 
 def run_and_kill(run: KilledRun) -> None:
-    """Execute the run in a process of its own, and make sure that it died where it should."""
+    """Execute the run in a process of its own, and assert that it was killed."""
     die_in(execute, run)
 
 
@@ -48,7 +48,7 @@ def execute(run: KilledRun) -> None:
         arm = POINTS[run.point]
         arm(pipeline)
         pipeline.run(list(run.keys))
-    # It came to its end: the point was never reached, and `run_and_kill` says so.
+    # The run ended, so the point was never reached; `run_and_kill` fails on this exit code.
     os._exit(0)
 
 
@@ -61,8 +61,8 @@ def counted(file: Path) -> Callable[[Prompt], Completion]:
     return answer
 
 
-def _asked(phase: str, nth: int) -> Callable[[Pipeline], None]:
-    """Die when the nth prompt of a phase is about to be answered."""
+def _at_prompt(phase: str, nth: int) -> Callable[[Pipeline], None]:
+    """Die before the nth prompt of a phase is answered."""
 
     def arm(pipeline: Pipeline) -> None:
         answer, seen = pipeline.answer, 0
@@ -79,39 +79,39 @@ def _asked(phase: str, nth: int) -> Callable[[Pipeline], None]:
     return arm
 
 
-def _at(instrument: Callable[[], None]) -> Callable[[Pipeline], None]:
+def _at_call(instrument: Callable[[], None]) -> Callable[[Pipeline], None]:
     return lambda _: instrument()
 
 
 def finished(count: int) -> Callable[[Pipeline], None]:
-    """Die when so many transcripts have been written."""
-    return _at(after(transcribe, "write_transcript", count))
+    """Die when `count` transcripts have been written."""
+    return _at_call(after(transcribe, "write_transcript", count))
 
 
-# Numbers are of four deliberations, where a point does not say otherwise.
+# The counts assume four deliberations, unless a point says otherwise.
 POINTS: dict[str, Callable[[Pipeline], None]] = {
-    "at the first proposal": _asked("propose", 1),
-    "in the midst of proposing": _asked("propose", 7),
-    "at the first critique": _asked("critique", 1),
-    "in the midst of criticising": _asked("critique", 7),
-    "at the first revision": _asked("revise", 1),
-    "in the midst of revising": _asked("revise", 7),
-    "before a transcript is written": _at(before(transcribe, "write_transcript", 3)),
-    "when a transcript is written and has not got its name": _at(before(Path, "replace", 3)),
+    "at the first proposal": _at_prompt("propose", 1),
+    "in the midst of proposing": _at_prompt("propose", 7),
+    "at the first critique": _at_prompt("critique", 1),
+    "in the midst of criticising": _at_prompt("critique", 7),
+    "at the first revision": _at_prompt("revise", 1),
+    "in the midst of revising": _at_prompt("revise", 7),
+    "before a transcript is written": _at_call(before(transcribe, "write_transcript", 3)),
+    "when a transcript is written and has not got its name": _at_call(before(Path, "replace", 3)),
     "after a transcript is written": finished(3),
     "after the last transcript": finished(4),
-    "when an earlier attempt is kept and not replaced": _at(after(transcripts, "_keep_earlier", 3)),
-    "before scoring": _at(before(score_ops, "diversity")),
-    "in the midst of scoring": _at(before(score_ops, "relevance")),
-    "before the rank": _at(before(score_ops, "rank")),
-    "between scores and proposals": _at(before(io_managers, "write_rows", 3)),
-    "when proposals are written and have not got their name": _at(before(store, "_write_local", 8)),
-    "after the proposals": _at(after(io_managers, "write_rows", 4)),
-    "before the first outcome": _at(before(assets, "write_outcome")),
-    "in the midst of the outcomes": _at(after(assets, "write_outcome", 3)),
-    "between an outcome and its events": _at(before(assets, "fill_outbox", 3)),
-    "between an outcome's events and the event log": _at(after(assets, "fill_outbox", 3)),
-    "after the last outcome": _at(after(assets, "fill_outbox", 4)),
+    "when an earlier attempt is kept and not replaced": _at_call(after(transcripts, "_keep_earlier", 3)),
+    "before scoring": _at_call(before(score_ops, "diversity")),
+    "in the midst of scoring": _at_call(before(score_ops, "relevance")),
+    "before the rank": _at_call(before(score_ops, "rank")),
+    "between scores and proposals": _at_call(before(io_managers, "write_rows", 3)),
+    "when proposals are written and have not got their name": _at_call(before(store, "_write_local", 8)),
+    "after the proposals": _at_call(after(io_managers, "write_rows", 4)),
+    "before the first outcome": _at_call(before(assets, "write_outcome")),
+    "in the midst of the outcomes": _at_call(after(assets, "write_outcome", 3)),
+    "between an outcome and its events": _at_call(before(assets, "fill_outbox", 3)),
+    "between an outcome's events and the event log": _at_call(after(assets, "fill_outbox", 3)),
+    "after the last outcome": _at_call(after(assets, "fill_outbox", 4)),
     "after 6 more": finished(6),
     "after 24 more": finished(24),
     "never": lambda _: None,

@@ -1,4 +1,4 @@
-"""One tick of a sensor in a process of its own, killed at any of `POINTS`."""
+"""One tick of a sensor in a process of its own, killed at one of `POINTS`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from fleet_pipeline_tests.support.kill_points import after, before, die, die_in
 
 
 class Tick(NamedTuple):
-    """What to evaluate, and where to end it. The cursor is kept in a file, as the daemon keeps it after a tick."""
+    """What to evaluate, and where to kill it. A file keeps the cursor, as the daemon does after a tick."""
 
     sensor: str
     home: Path
@@ -36,7 +36,7 @@ class Tick(NamedTuple):
 
 
 def run_and_kill(tick: Tick) -> None:
-    """Evaluate the tick in a process of its own, and make sure that it died where it should."""
+    """Evaluate the tick in a process of its own, and assert that it was killed."""
     die_in(evaluate, tick)
 
 
@@ -44,14 +44,14 @@ def evaluate(tick: Tick) -> None:
     POINTS[tick.point]()
     settings = Settings(storage=str(tick.storage))
     with dg.DagsterInstance.from_config(str(tick.home)) as instance:
-        names = {"completions": ("nats", "ticks")}.get(
+        resource_names = {"completions": ("nats", "ticks")}.get(
             tick.sensor, ("nats", "ticks", "request_options", "council", "storage")
         )
         ticks = TickOptions(wait_seconds=0.5, chunk=4, delivery=DeliveryPolicy(backoff_seconds=(1.0,)))
         resources = default_resources(settings) | {"nats": NatsOptions(url=tick.url), "ticks": ticks}
         cursor = tick.cursor.read_text() if tick.cursor.exists() else None
         context = dg.build_sensor_context(
-            instance=instance, cursor=cursor, resources={name: resources[name] for name in names}
+            instance=instance, cursor=cursor, resources={name: resources[name] for name in resource_names}
         )
         result = getattr(sensors, tick.sensor).evaluate_tick(context)
         if tick.point in ("before the cursor is kept", "before the run is made"):
@@ -60,7 +60,7 @@ def evaluate(tick: Tick) -> None:
             tick.cursor.write_text(result.cursor)
         if tick.point == "after the cursor is kept":
             die()
-    # It came to its end: the point was never reached, and `run_and_kill` says so.
+    # The tick ended, so the point was never reached; `run_and_kill` fails on this exit code.
     os._exit(0)
 
 

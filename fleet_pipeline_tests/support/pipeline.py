@@ -1,4 +1,4 @@
-"""Definitions with a scripted engine, to run whole jobs where inference is not the point."""
+"""Definitions with a scripted engine, to run whole jobs in tests that are not about inference."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from fleet_pipeline_tests.support.councils import a_task, said
 
 
 class Pipeline:
-    """Definitions with a scripted engine that counts what it is asked, and an instance to run them on."""
+    """Definitions with a scripted engine that records its prompts, and an instance to run them on."""
 
     def __init__(self, instance: dg.DagsterInstance, storage: Path) -> None:
         self.instance = instance
@@ -76,11 +76,11 @@ class Pipeline:
         return pd.read_parquet(self.storage / name)
 
     def partitions(self, asset: str) -> tuple[set[str], set[str]]:
-        """(materialized, failed) partitions, as the UI counts them."""
-        value = get_and_update_asset_status_cache_value(self.instance, dg.AssetKey(asset), deliberation_partitions)
-        good = value.deserialize_materialized_partition_subsets(deliberation_partitions).get_partition_keys()
-        bad = value.deserialize_failed_partition_subsets(deliberation_partitions).get_partition_keys()
-        return set(good), set(bad) - set(good)
+        """Returns the (materialized, failed) partitions, as the UI counts them."""
+        status = get_and_update_asset_status_cache_value(self.instance, dg.AssetKey(asset), deliberation_partitions)
+        materialized = status.deserialize_materialized_partition_subsets(deliberation_partitions).get_partition_keys()
+        failed = status.deserialize_failed_partition_subsets(deliberation_partitions).get_partition_keys()
+        return set(materialized), set(failed) - set(materialized)
 
 
 def why_broken(result: dg.ExecuteInProcessResult) -> str | None:
@@ -90,7 +90,7 @@ def why_broken(result: dg.ExecuteInProcessResult) -> str | None:
 
 
 def verdict_of(prompt: Prompt) -> Completion:
-    """A judge that always prefers the proposal of seat B."""
+    """The verdict of a judge that always prefers the proposal of seat B."""
     first, second = prompt.user.rsplit("# The first proposal", 1)[1].split("# The second proposal")
     better = "first" if "agent-dev-002" in first else "second" if "agent-dev-002" in second else "equal"
     marks = {"first": (5, 2), "second": (2, 5), "equal": (2, 2)}[better]

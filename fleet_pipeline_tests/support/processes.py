@@ -10,9 +10,9 @@ import psutil
 
 
 def wait_until_gone(processes: Iterable[psutil.Process]) -> None:
-    """Return when none of them runs. A zombie has ended: whoever should reap it may have ended before it.
+    """Return when none of them runs. A zombie counts as ended: the parent that should reap it may have ended first.
 
-    There is no limit in time: a machine may be loaded. What never ends is found by the limit of the whole test.
+    There is no time limit, since a machine may be loaded. The time limit of the test finds a process that never ends.
     """
     for process in processes:
         with suppress(psutil.NoSuchProcess):

@@ -1,4 +1,4 @@
-"""Rows of the tables, as events are made from them."""
+"""Rows of the tables that events are made from."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Definitions for tests that need a webserver and a daemon, which load code by module name.
 
-The scripted engine fails the tasks that say so, while a file named `FAIL` stands in the storage, and takes
-half a second for each answer while one named `SLOW` does.
+While the storage holds a file `FAIL`, the scripted engine fails tasks that say "fail me". While it holds a file
+`SLOW`, each answer takes half a second.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The service over a pipeline, as `fleet serve` has it."""
+"""The NATS service over a pipeline, as `fleet serve` runs it."""
 
 from __future__ import annotations
 

@@ -1,0 +1,57 @@
+"""Files and folders appear whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from fleet_pipeline.common.files import built_whole, written_whole
+
+pytestmark = pytest.mark.unit
+
+
+def test_a_file_that_is_not_written_to_its_end_leaves_the_old_one_and_no_remains(tmp_path: Path) -> None:
+    file = tmp_path / "folder/a.txt"
+    with written_whole(file) as out:
+        out.write(b"old")
+    with pytest.raises(ZeroDivisionError), written_whole(file) as out:
+        out.write(b"half")
+        raise ZeroDivisionError
+    assert file.read_bytes() == b"old"
+    assert list(file.parent.iterdir()) == [file]
+
+
+def test_two_writers_of_one_file_do_not_meet(tmp_path: Path) -> None:
+    """Reports had one temporary name: two commands that wrote one file collided."""
+    file = tmp_path / "report.html"
+    with written_whole(file) as first, written_whole(file) as second:
+        first.write(b"first")
+        second.write(b"second")
+    assert file.read_bytes() == b"first"  # whose block ended last
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_others_can_read_what_the_umask_lets_them(tmp_path: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        with written_whole(tmp_path / "a.txt") as out:
+            out.write(b"a")
+        with built_whole(tmp_path / "built", complete="config.json") as building:
+            (building / "config.json").write_text("{}")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "a.txt").stat().st_mode) == 0o644
+    assert stat.S_IMODE((tmp_path / "built").stat().st_mode) == 0o755
+
+
+def test_of_two_builds_of_one_folder_the_first_that_is_whole_stands(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    with built_whole(folder, complete="config.json") as slow:
+        (slow / "config.json").write_text("slow")
+        with built_whole(folder, complete="config.json") as fast:
+            (fast / "config.json").write_text("fast")
+    assert (folder / "config.json").read_text() == "fast"
+    assert list(tmp_path.iterdir()) == [folder]
