@@ -250,20 +250,20 @@ def load_settings(flags: Mapping[str, Any] | None = None) -> Settings:
 
 
 def _check_names(file: Path) -> None:
-    """Refuse unknown top-level names, which would otherwise be ignored; models refuse nested ones."""
+    """Raise `InvalidInput` on unknown top-level names: pydantic ignores them, and rejects only nested ones."""
     for name in _read_toml(file) if file.is_file() else ():
         _check_name(name, str(file), f"{file}: no such setting: {name}")
     for variable in os.environ:
         prefix, _, rest = variable.partition("_")
-        if prefix == "FLEET" and variable != CONFIG_FILE_VARIABLE and not _OF_KUBERNETES.match(variable):
+        if prefix == "FLEET" and variable != CONFIG_FILE_VARIABLE and not _KUBERNETES_VARIABLE.match(variable):
             _check_name(rest.partition("__")[0].lower(), variable, f"{variable}: no such setting")
 
 
-def _check_name(name: str, place: str, refusal: str) -> None:
+def _check_name(name: str, source: str, error: str) -> None:
     if name in RENAMED:
-        _log.warning("%s: the setting %s is called %s now; rename it there", place, name, RENAMED[name])
+        _log.warning("%s: the setting %s is called %s now; rename it there", source, name, RENAMED[name])
     elif name not in Settings.model_fields:
-        raise InvalidInput(f"{refusal}; `fleet config` lists them")
+        raise InvalidInput(f"{error}; `fleet config` lists them")
 
 
 def _read_toml(file: Path) -> dict[str, Any]:

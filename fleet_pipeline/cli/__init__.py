@@ -1,7 +1,7 @@
 """The command line. `fleet --help` lists the commands; `registry` holds them.
 
-Exit codes: 0 all completed; 3 some were refused or failed; 2 usage, or nothing valid to run; 1 the
-pipeline broke. Results go to standard output, everything else to standard error.
+Exit codes: 0 all completed; 1 the pipeline broke; 2 usage, or nothing valid to run; 3 some were refused or
+failed; 130 interrupted. Results go to standard output, everything else to standard error.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from fleet_pipeline.common.errors import BROKE, INTERRUPTED, treatment
 
 
 class Commands(click.Group):
-    """Imports a command when it is called, and turns errors that people can act on into a message and an exit code."""
+    """Imports a command when it is called. Turns errors that a person can act on into a message and an exit code."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -40,16 +40,16 @@ class Commands(click.Group):
         try:
             return super().invoke(ctx)
         except BrokenPipeError:
-            # Whoever reads has had enough, as `head` has. Python would complain when it closes the pipe.
+            # The reader closed the pipe early, as `head` does. Python would complain when it closes its own end.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(BROKE)
         except KeyboardInterrupt:
             fail("interrupted; what had finished is kept", INTERRUPTED)
         except Exception as error:
-            known = treatment(error)
-            if known is None:
+            error_treatment = treatment(error)
+            if error_treatment is None:
                 raise
-            fail(str(error), known.exit_code)
+            fail(str(error), error_treatment.exit_code)
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})

@@ -1,4 +1,4 @@
-"""What commands share: options, times that people type, and how a command ends with a message."""
+"""Shared by the commands: options, parsing of `--since`, and the exit with an error message."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fleet_pipeline.common.errors import (
 )
 from fleet_pipeline.common.text import printable
 
-WIDTH = 160  # of tables where there is no terminal
+WIDTH = 160  # columns of a table without a terminal
 
 storage_option = click.option("--storage", metavar="URL", help="Where results are kept: a folder or any fsspec URL.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of text.")
@@ -26,20 +26,20 @@ def fail(message: str, code: int) -> NoReturn:
 
 
 def flags(**values: Any) -> dict[str, Any]:
-    """Flags that were given, nested like the settings: `engine__model` is `{"engine": {"model": ...}}`."""
+    """The flags that are not None, nested like the settings: `engine__model` is `{"engine": {"model": ...}}`."""
     nested: dict[str, Any] = {}
     for name, value in values.items():
         if value is not None:
             *groups, leaf = name.split("__")
-            place = nested
+            table = nested
             for group in groups:
-                place = place.setdefault(group, {})
-            place[leaf] = value
+                table = table.setdefault(group, {})
+            table[leaf] = value
     return nested
 
 
 def parse_since(text: str | None) -> datetime | None:
-    """A time, or an age, that was typed as `--since`."""
+    """Parse `--since`: an ISO time (local if it names no zone) or an age such as 12h. Raises `InvalidInput`."""
     if text is None:
         return None
     if age := re.fullmatch(r"(\d{1,6})([mhd])", text):

@@ -1,4 +1,4 @@
-"""`fleet config` and `fleet home`: what is in force, and where."""
+"""`fleet config`: the settings in force. `fleet home`: the folder of the Dagster instance."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ def config(as_json: bool) -> None:
     fleet config --json | jq '.storage'
     """
     settings = load_settings()
-    found = [
+    entries = [
         (name, without_secrets(value) if name == "nats.url" and value else value, origin)
         for name, value, origin in origins(settings)
     ]
     if as_json:
-        click.echo(json.dumps({name: {"value": value, "origin": origin} for name, value, origin in found}, indent=2))
+        click.echo(json.dumps({name: {"value": value, "origin": origin} for name, value, origin in entries}, indent=2))
         return
     table = Table("setting", "value", "origin", box=None, header_style="bold", pad_edge=False)
-    for name, value, origin in found:
-        shown = "" if value is None else str(value)
-        table.add_row(name, Text(shown), Text(origin, style="dim" if origin == "default" else "bold"))
+    for name, value, origin in entries:
+        value_text = "" if value is None else str(value)
+        table.add_row(name, Text(value_text), Text(origin, style="dim" if origin == "default" else "bold"))
     Console(highlight=False).print(table)
 
 

@@ -35,9 +35,9 @@ def doctor(model: str | None, nats: str | None, storage: str | None, as_json: bo
 
     settings = load_settings(flags(storage=storage, engine__model=model, nats__url=nats))
     console = Console(highlight=False, soft_wrap=True)
-    found = []
+    findings = []
     for finding in examine(settings):
-        found.append(finding)
+        findings.append(finding)
         if not as_json:
             console.print(
                 Text.assemble(
@@ -47,5 +47,5 @@ def doctor(model: str | None, nats: str | None, storage: str | None, as_json: bo
             if finding.remedy:
                 console.print(Text(f"{'':14}{finding.remedy}", style="dim"))
     if as_json:
-        click.echo(json.dumps([asdict(finding) for finding in found], indent=2))
-    raise SystemExit(BROKE if any(one.health is Health.FAIL for one in found) else COMPLETED)
+        click.echo(json.dumps([asdict(finding) for finding in findings], indent=2))
+    raise SystemExit(BROKE if any(finding.health is Health.FAIL for finding in findings) else COMPLETED)

@@ -1,4 +1,4 @@
-"""`fleet events`: the broker and its streams."""
+"""`fleet events`: commands for the broker and its streams."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def check(nats: str | None, as_json: bool) -> None:
     from fleet_pipeline.events.publisher import prepare_broker
     from fleet_pipeline.events.streams import STREAMS
 
-    broker = _broker(load_settings(flags(nats__url=nats)))
+    broker = _required_broker(load_settings(flags(nats__url=nats)))
     remarks = prepare_broker(broker)
     if as_json:
         streams = {stream.name: list(stream.subjects) for stream in STREAMS}
@@ -70,10 +70,10 @@ def schema(event_type: str | None) -> None:
     """
     from fleet_pipeline.services.event_schemas import schemas
 
-    known = schemas()
-    if event_type is not None and event_type not in known:
-        raise InvalidInput(f"no event {event_type!r}; there are {', '.join(known)}")
-    click.echo(json.dumps(known[event_type] if event_type else known, indent=2))
+    schema_by_type = schemas()
+    if event_type is not None and event_type not in schema_by_type:
+        raise InvalidInput(f"no event {event_type!r}; there are {', '.join(schema_by_type)}")
+    click.echo(json.dumps(schema_by_type[event_type] if event_type else schema_by_type, indent=2))
 
 
 @events.command()
@@ -98,16 +98,16 @@ def replay(
     from fleet_pipeline.services.publishing import replay as send_again
 
     settings = load_settings(flags(storage=storage, nats__url=nats))
-    store, broker = Store(settings.storage), _broker(settings)
+    store, broker = Store(settings.storage), _required_broker(settings)
     if not deliberation_ids and since is None:
         raise InvalidInput("name deliberations, or a time with --since; `fleet events reconcile` sends what is missing")
     total = PublishSummary()
-    known = finished_keys(store, parse_since(since), total.unreadable)
-    if unknown := [key for key in deliberation_ids if key not in known]:
+    finished = finished_keys(store, parse_since(since), total.unreadable)
+    if unknown := [key for key in deliberation_ids if key not in finished]:
         raise InvalidInput(f"no finished deliberation {', '.join(unknown[:5])} in {settings.storage}")
-    keys = list(deliberation_ids) or known
+    keys = list(deliberation_ids) or finished
     send_again(store, broker, keys, total)
-    _report(total, len(keys), as_json)
+    _print_summary(total, len(keys), as_json)
 
 
 @events.command()
@@ -128,31 +128,31 @@ def reconcile(since: str | None, storage: str | None, nats: str | None, as_json:
     from fleet_pipeline.services.publishing import reconcile as send_missing
 
     settings = load_settings(flags(storage=storage, nats__url=nats))
-    store, broker = Store(settings.storage), _broker(settings)
+    store, broker = Store(settings.storage), _required_broker(settings)
     total = PublishSummary()
     keys = finished_keys(store, parse_since(since or "7d"), total.unreadable)
     send_missing(store, broker, keys, total)
-    _report(total, len(keys), as_json)
+    _print_summary(total, len(keys), as_json)
 
 
-def _broker(settings: Settings) -> NatsOptions:
+def _required_broker(settings: Settings) -> NatsOptions:
     if settings.nats.url is None:
         raise InvalidInput("no broker is configured: --nats URL, FLEET_NATS__URL, or nats.url in fleet.toml")
     return settings.nats
 
 
-def _report(total: PublishSummary, deliberations: int, as_json: bool) -> None:
-    sent, known = len(total.receipts.stored), len(total.receipts.duplicates)
+def _print_summary(total: PublishSummary, deliberations: int, as_json: bool) -> None:
+    sent, duplicates = len(total.receipts.stored), len(total.receipts.duplicates)
     if as_json:
         document = {
             "deliberations": deliberations,
             "sent": sent,
-            "known_to_the_broker": known,
+            "known_to_the_broker": duplicates,
             "unreadable": total.unreadable,
         }
         click.echo(json.dumps(document, indent=2))
     else:
-        click.echo(f"{sent} events of {deliberations} deliberations sent, {known} known to the broker")
+        click.echo(f"{sent} events of {deliberations} deliberations sent, {duplicates} known to the broker")
     for key, reason in total.unreadable.items():
         click.echo(printable(f"not sent: {key}: {reason}"), err=True)
     if total.unreadable:

@@ -1,7 +1,7 @@
-"""A backlog as one Dagster run, executed in this process and recorded in the instance.
+"""Executes a backlog as one Dagster run, in this process, and records it in the instance.
 
-What `fleet run` does, without its output. The run is the same as one launched in the UI: same job,
-same partitions, and the UI can show it, re-execute it, or backfill its failed partitions.
+This is `fleet run` without its output. The run has the job and the partitions of a run launched in the UI.
+So the UI can show it, re-execute it, or backfill its failed partitions.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from fleet_pipeline.storage.task_store import specs
 
 @dataclass(frozen=True)
 class RunResult:
-    """How a run ended. `broke` says why it did not get to its outcomes; None when it did."""
+    """How a run ended. `broke` says why it did not reach its outcomes; None if it did."""
 
     run_id: str
     keys: list[str]
@@ -43,48 +43,48 @@ class RunResult:
 
 
 def run_backlog(instance: dg.DagsterInstance, settings: Settings, tasks: Sequence[Task], report: Report) -> RunResult:
-    """Store the tasks, register their partitions, and execute one run over all of them."""
+    """Store the tasks, register their partitions, and execute one run over all of them. Progress goes to `report`."""
     fleet = Fleet.of(settings)
     fail_orphaned_runs(instance)
-    # Before a spec changes: a run that is under way, or queued, may still have to read it.
+    # Before any spec changes: a running or queued run may still have to read it.
     refuse_while_running(instance, [spec.key for task in tasks for spec in specs(task)])
     keys = [key for task in tasks for key in fleet.tasks.put(task)]
     run_id = str(uuid.uuid4())
-    # Who typed the command tries again; a daemon that happens to run does not do so as well.
+    # The person at the command line retries. A daemon that happens to run must not retry as well.
     tags = register(instance, keys) | {PROCESS: this_process(run_id), MAX_RETRIES: "0"}
-    last = Progress()
+    latest_progress = Progress()
 
     def remember(progress: Progress) -> None:
-        nonlocal last
-        last = progress
+        nonlocal latest_progress
+        latest_progress = progress
         report(progress)
 
     job = build_definitions(settings, overrides={"progress": remember}).resolve_job_def(deliberate_job.name)
-    before = instance.event_log_storage.get_maximum_record_id() or 0
+    last_event_before = instance.event_log_storage.get_maximum_record_id() or 0
     run = create_run(instance, job, run_id, _run_config(settings), tags)
-    broke = execute(job, run, instance)  # first: `last` is another one afterwards
-    return RunResult(run.run_id, keys, last, broke, before)
+    broke = execute(job, run, instance)  # before `latest_progress` is read: the run replaces it
+    return RunResult(run.run_id, keys, latest_progress, broke, last_event_before)
 
 
 def publish_run(instance: dg.DagsterInstance, nats: NatsOptions, result: RunResult) -> Receipts:
-    """Publish the outcomes of a run, as the sensor would. Raises `BrokerUnavailable`."""
+    """Publish the events of a run's outcomes, as the sensor would. Raises `BrokerUnavailable`."""
     cursor, total = result.last_event_before, PublishSummary()
-    while (following := publish_pending(instance, nats, cursor, total)) != cursor:
-        cursor = following
+    while (next_cursor := publish_pending(instance, nats, cursor, total)) != cursor:
+        cursor = next_cursor
     return total.receipts
 
 
 def outcome_rows(settings: Settings, result: RunResult) -> list[dict[str, Any]]:
     """The rows of the `deliberations` table that this run wrote, in the order of its keys."""
     store = Store(settings.storage)
-    found = (read_rows(store, "deliberations", key) for key in result.keys)
-    rows = [row for table in found if table is not None for row in table.to_pylist()]
+    tables = (read_rows(store, "deliberations", key) for key in result.keys)
+    rows = [row for table in tables if table is not None for row in table.to_pylist()]
     return [row for row in rows if row["run_id"] == result.run_id]
 
 
 def _run_config(settings: Settings) -> dict[str, Any]:
-    """The settings in force, written into the run, so that the record says what it ran with and a
-    re-execution from the UI repeats it. Nothing secret is among them."""
+    """The settings in force, without secrets, as run config. The run's record then shows them, and a
+    re-execution from the UI repeats them."""
     council = settings.council
     return {
         "resources": {

@@ -43,8 +43,8 @@ def metrics(address: str | None, nats: str | None, storage: str | None) -> None:
             raise click.BadParameter("expected HOST:PORT, such as 127.0.0.1:9464", param_hint="--serve")
         registry.register(FleetCollector(status_service, settings.nats))
         stop = threading.Event()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: stop.set())
+        for signal_number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(signal_number, lambda *_: stop.set())
         try:
             server, thread = start_http_server(int(port), host, registry)
         except OSError as error:

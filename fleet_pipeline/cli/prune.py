@@ -36,10 +36,10 @@ def prune(older_than: str | None, keep: int | None, really: bool, storage: str |
     from fleet_pipeline.services.fleet import Fleet
     from fleet_pipeline.services.retention import find_old, remove
 
-    given = flags(storage=storage, retention__max_age_days=_days(older_than), retention__max_count=keep)
-    if "retention" in given:  # a flag stands for itself: what the settings say beside it is not meant
-        given["retention"] = {"max_age_days": None, "max_count": None} | given["retention"]
-    settings = load_settings(given)
+    overrides = flags(storage=storage, retention__max_age_days=_days(older_than), retention__max_count=keep)
+    if "retention" in overrides:  # one flag replaces both limits of the settings
+        overrides["retention"] = {"max_age_days": None, "max_count": None} | overrides["retention"]
+    settings = load_settings(overrides)
     fleet = Fleet.of(settings)
     with open_instance() as instance:
         old = find_old(instance, fleet.tasks, fleet.inbox, settings.retention, settings.nats)
@@ -49,29 +49,29 @@ def prune(older_than: str | None, keep: int | None, really: bool, storage: str |
     if as_json:
         document = {
             "removed": really,
-            "deliberations": {key: at.isoformat() for key, at in old.deliberations.items() if key not in spared},
+            "deliberations": {key: time.isoformat() for key, time in old.deliberations.items() if key not in spared},
             "runs": list(old.runs),
             "files": [*old.files, *old.inbox],
             "unfinished": [*old.unfinished, *spared],
         }
         click.echo(json.dumps(document, indent=2))
         return
-    for key, at in list(old.deliberations.items())[:MOST_NAMED]:
-        click.echo(f"  {at:%Y-%m-%d %H:%M}  {key}")
+    for key, time in list(old.deliberations.items())[:MOST_NAMED]:
+        click.echo(f"  {time:%Y-%m-%d %H:%M}  {key}")
     if len(old.deliberations) > MOST_NAMED:
         click.echo(f"  ... and {len(old.deliberations) - MOST_NAMED} more (--json lists all)")
     files = len(old.files) + len(old.inbox)
-    what = f"{len(old.deliberations) - len(spared)} deliberations, {len(old.runs)} run records, {files} other files"
-    click.echo(f"removed: {what}" if really else f"would be removed: {what}; nothing was (--apply removes)")
-    if left := [*old.unfinished, *spared]:
-        click.echo(f"left alone, since they are unfinished: {', '.join(left[:MOST_NAMED])}")
+    amounts = f"{len(old.deliberations) - len(spared)} deliberations, {len(old.runs)} run records, {files} other files"
+    click.echo(f"removed: {amounts}" if really else f"would be removed: {amounts}; nothing was (--apply removes)")
+    if kept := [*old.unfinished, *spared]:
+        click.echo(f"left alone, since they are unfinished: {', '.join(kept[:MOST_NAMED])}")
     raise SystemExit(COMPLETED)
 
 
 def _days(age: str | None) -> float | None:
     if age is None:
         return None
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)([hdw])", age.strip())
-    if not found or not float(found[1]):
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([hdw])", age.strip())
+    if not match or not float(match[1]):
         raise click.BadParameter("expected an age such as 12h, 30d or 8w", param_hint="--older-than")
-    return float(found[1]) * _DAYS[found[2]]
+    return float(match[1]) * _DAYS[match[2]]

@@ -1,4 +1,4 @@
-"""The commands, each once: its name, what it is for, and the module that holds it.
+"""The commands, each once: its name, its purpose, and its module.
 
 A command's module is imported when the command is called, so that `fleet --help` waits for none of them. The
 function in `cli/<module>.py` has the command's name.

@@ -35,9 +35,9 @@ def report(run_id: str | None, since: str | None, out: str | None, storage: str 
         raise click.UsageError("name a run, or a time with --since")
     store = Store(load_settings(flags(storage=storage)).storage)
 
-    def on_progress(done: int, of: int) -> None:
-        if of > 1_000:
-            click.echo(f"read {done} of {of}", err=True)
+    def on_progress(done: int, total: int) -> None:
+        if total > 1_000:
+            click.echo(f"read {done} of {total}", err=True)
 
     title, rows = chosen(outcome_table(store, on_progress=on_progress), run_id, parse_since(since), store.url)
     if out == "-":

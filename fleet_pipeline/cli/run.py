@@ -76,26 +76,26 @@ def run(
             nats__url=nats if _is_url(nats) else None,
         )
     )
-    read = read_backlog(backlog, Fleet.of(settings).roles)
+    parsed = read_backlog(backlog, Fleet.of(settings).roles)
     if not as_json:
-        _print_refusals(read)
-    if not read.tasks:
+        _print_refusals(parsed)
+    if not parsed.tasks:
         if as_json:
-            click.echo(json.dumps(_document(None, settings, [], read, None), indent=2))
+            click.echo(json.dumps(_document(None, settings, [], parsed, None), indent=2))
         fail(f"{backlog}: no valid task in it", INVALID)
     with ExitStack() as stack:
-        shown = nullcontext(_Terminal(sys.stdout, sys.stderr))
-        terminal = stack.enter_context(shown if verbose else _logs_set_aside())
+        plain_terminal = nullcontext(_Terminal(sys.stdout, sys.stderr))
+        terminal = stack.enter_context(plain_terminal if verbose else _logs_to_file())
         broker = NatsOptions() if nats == "off" else settings.nats
         if nats == "embedded":
             from fleet_pipeline.events.embedded import embedded_server
 
             broker = NatsOptions(url=stack.enter_context(embedded_server()))
-        code = _run(settings, read, broker, as_json, terminal)
-    sys.exit(code)
+        exit_code = _run(settings, parsed, broker, as_json, terminal)
+    sys.exit(exit_code)
 
 
-def _run(settings: Settings, read: Backlog, broker: NatsOptions, as_json: bool, terminal: _Terminal) -> int:
+def _run(settings: Settings, backlog: Backlog, broker: NatsOptions, as_json: bool, terminal: _Terminal) -> int:
     from fleet_pipeline.cli import local_run
     from fleet_pipeline.events.publisher import prepare_broker
     from fleet_pipeline.events.streams import PUBLISHED_STREAMS
@@ -107,13 +107,15 @@ def _run(settings: Settings, read: Backlog, broker: NatsOptions, as_json: bool, 
     if broker.url:
         for remark in prepare_broker(broker, PUBLISHED_STREAMS):
             click.echo(f"NATS: {remark}", terminal.err)
-    unpublished = ""
+    publish_error = ""
     out = Console(file=terminal.out, highlight=False, soft_wrap=not terminal.out.isatty())
     err = Console(file=terminal.err, highlight=False, soft_wrap=not terminal.err.isatty())
     receipts: Receipts | None = None
     with open_instance() as instance:
-        with ProgressLine(err) as line, _ended_like_ctrl_c():
-            result = local_run.run_backlog(instance, settings, read.tasks, lambda state: line(str(state), state.phase))
+        with ProgressLine(err) as show, _sigterm_as_ctrl_c():
+            result = local_run.run_backlog(
+                instance, settings, backlog.tasks, lambda progress: show(str(progress), progress.phase)
+            )
         if broker.url and not result.broke:
             try:
                 with arriving(broker) as arrived:
@@ -121,10 +123,10 @@ def _run(settings: Settings, read: Backlog, broker: NatsOptions, as_json: bool, 
                     for subject, event in arrived(() if as_json else receipts.stored):
                         if not subject.startswith("deliberation."):
                             continue
-                        who = f"winner {event['payload']['winner_id']}" if event["payload"]["winner_id"] else ""
-                        out.print(f"event {subject}  {event['payload']['deliberation_id']}  {who}", style="dim")
-            except BrokerUnavailable as error:  # the results are there all the same
-                unpublished = str(error)
+                        winner = f"winner {event['payload']['winner_id']}" if event["payload"]["winner_id"] else ""
+                        out.print(f"event {subject}  {event['payload']['deliberation_id']}  {winner}", style="dim")
+            except BrokerUnavailable as error:  # the results are stored all the same
+                publish_error = str(error)
     if result.broke:
         err.print(Text(f"fleet: run {result.run_id} broke: {result.broke}"))
         err.print(
@@ -132,26 +134,28 @@ def _run(settings: Settings, read: Backlog, broker: NatsOptions, as_json: bool, 
         )
     rows = [] if result.broke else local_run.outcome_rows(settings, result)
     if as_json:
-        click.echo(json.dumps(_document(result.run_id, settings, rows, read, result.progress), indent=2), terminal.out)
+        click.echo(
+            json.dumps(_document(result.run_id, settings, rows, backlog, result.progress), indent=2), terminal.out
+        )
     elif not result.broke:
         out.print()
         out.print(run_table(rows))
         out.print(Text(f"\n{_summary(result.progress)}\nresults in {settings.storage}"))
         if receipts:
-            known = len(receipts.duplicates)
-            out.print(Text(f"{len(receipts.stored)} events published, {known} already known to the broker"))
-    if unpublished:
-        err.print(Text(f"fleet: events were not published: {unpublished}\nThe same command publishes them."))
+            duplicates = len(receipts.duplicates)
+            out.print(Text(f"{len(receipts.stored)} events published, {duplicates} already known to the broker"))
+    if publish_error:
+        err.print(Text(f"fleet: events were not published: {publish_error}\nThe same command publishes them."))
     if result.broke == WAS_INTERRUPTED:
         return INTERRUPTED
-    if result.broke or unpublished:
+    if result.broke or publish_error:
         return BROKE
     completed = all(row["status"] == "completed" for row in rows) and len(rows) == len(result.keys)
-    return COMPLETED if completed and not read.refused else SOME_FAILED
+    return COMPLETED if completed and not backlog.refused else SOME_FAILED
 
 
 def _document(
-    run_id: str | None, settings: Settings, rows: list[dict[str, Any]], read: Backlog, progress: Progress | None
+    run_id: str | None, settings: Settings, rows: list[dict[str, Any]], backlog: Backlog, progress: Progress | None
 ) -> Any:
     return {
         "run_id": run_id,
@@ -167,7 +171,7 @@ def _document(
             }
             for row in rows
         ],
-        "refused": [asdict(refusal) for refusal in read.refused],
+        "refused": [asdict(refusal) for refusal in backlog.refused],
         "tokens": {
             "prompt": progress.prompt_tokens if progress else 0,
             "cached": progress.cached_tokens if progress else 0,
@@ -189,22 +193,22 @@ def _summary(progress: Progress) -> str:
     )
 
 
-def _print_refusals(read: Backlog) -> None:
-    for refusal in read.refused:
+def _print_refusals(backlog: Backlog) -> None:
+    for refusal in backlog.refused:
         click.echo(printable(f"refused: line {refusal.line}: {refusal.field[:80]}: {refusal.error}"), err=True)
 
 
 @contextmanager
-def _ended_like_ctrl_c() -> Iterator[None]:
-    """SIGTERM, as an evicted pod gets it, does what Ctrl-C does: the engine is shut down and the run closed.
+def _sigterm_as_ctrl_c() -> Iterator[None]:
+    """Treat SIGTERM (an evicted pod gets it) as Ctrl-C: the engine is shut down and the run closed.
 
-    Dagster maps the one to the other while ops run; this is for the seconds before.
+    Dagster does the same while ops run. This covers the seconds before.
     """
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    previous_handler = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, previous_handler)
 
 
 def _is_url(nats: str | None) -> bool:
@@ -219,11 +223,8 @@ class _Terminal(NamedTuple):
 
 
 @contextmanager
-def _logs_set_aside() -> Iterator[_Terminal]:
-    """Send what Dagster, vLLM and their libraries print to a file; gives the terminal itself.
-
-    Native code prints as well, so this works on the file descriptors.
-    """
+def _logs_to_file() -> Iterator[_Terminal]:
+    """Send the output of Dagster, vLLM and their native code to a file, by file descriptor. Yields the terminal."""
     log = Path(".fleet/logs/last-run.log")
     log.parent.mkdir(parents=True, exist_ok=True)
     warnings.simplefilter("ignore")

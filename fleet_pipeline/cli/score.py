@@ -1,4 +1,4 @@
-"""`fleet score`: proposals made elsewhere."""
+"""`fleet score`: scores proposals made elsewhere."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ def score(file: str, embeddings: str | None, as_json: bool) -> None:
         name = f"case {number}"
         try:
             entry = parse()
-            given = entry.get("name") if isinstance(entry, dict) else None
-            name = given if isinstance(given, str) and given else name
+            entry_name = entry.get("name") if isinstance(entry, dict) else None
+            name = entry_name if isinstance(entry_name, str) and entry_name else name
             cases.append(read_case(entry))
             names.append(name)
         except (InvalidRecord, InvalidInput) as error:
@@ -70,5 +70,5 @@ def score(file: str, embeddings: str | None, as_json: bool) -> None:
 
 
 def _processes(cases: int) -> int:
-    """A process more takes 2 s to start: in that time one scores 250 cases."""
+    """Number of worker processes. Starting one takes 2 s; in that time a running one scores 250 cases."""
     return min(os.cpu_count() or 1, 1 + cases // 1_000)

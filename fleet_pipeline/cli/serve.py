@@ -1,4 +1,4 @@
-"""`fleet serve`: answers on NATS."""
+"""`fleet serve`: answers questions on NATS."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ def serve(nats: str | None, storage: str | None) -> None:
         def answer(subject: str, key: str, request_id: str, with_texts: bool) -> dict[str, Any]:
             return request_status.stats() if subject == STATS else request_status.status(key, request_id, with_texts)
 
-        async def until_told() -> None:
+        async def serve_until_signal() -> None:
             stop = asyncio.Event()
-            for name in (signal.SIGINT, signal.SIGTERM):
-                asyncio.get_running_loop().add_signal_handler(name, stop.set)
+            for signal_number in (signal.SIGINT, signal.SIGTERM):
+                asyncio.get_running_loop().add_signal_handler(signal_number, stop.set)
             await answer_questions(
                 settings.nats,
                 answer,
@@ -53,4 +53,4 @@ def serve(nats: str | None, storage: str | None) -> None:
                 lambda: click.echo("answering on fleet.status, fleet.result, fleet.stats; Ctrl-C ends it", err=True),
             )
 
-        run_blocking(settings.nats, until_told())
+        run_blocking(settings.nats, serve_until_signal())

@@ -1,4 +1,4 @@
-"""`fleet show` and `fleet explain`: one deliberation, in full or in plain words."""
+"""`fleet show`: one deliberation in full. `fleet explain`: its result in plain words."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def show(deliberation_id: str, storage: str | None, as_json: bool) -> None:
         click.echo(json.dumps(document, indent=2, default=str))
     else:
         console = Console(highlight=False)
-        # -R shows colours, -F leaves at once when all fits on the screen, -X leaves it there.
+        # -R shows colours, -F quits at once if all fits on the screen, -X leaves the text there.
         os.environ.setdefault("LESS", "-RFX")
         with console.pager(styles=True) if console.is_terminal else nullcontext():
             console.print(deliberation_page(outcome, rows["proposals"], rows["utterances"]))
@@ -62,16 +62,16 @@ def explain(deliberation_id: str, storage: str | None, as_json: bool) -> None:
     fleet explain rate-limiter.dev
     fleet explain rate-limiter.dev --json | jq '.weights'
     """
-    from fleet_pipeline.scoring.explain import explain as sentences
+    from fleet_pipeline.scoring.explain import explain as explain_in_words
     from fleet_pipeline.storage.tables import read_file, read_rows
 
     settings = load_settings(flags(storage=storage))
     store = Store(settings.storage)
     outcome = _outcome(store, deliberation_id)
-    found = read_file(store, "proposals", deliberation_id)
-    seats, scoring = (found[0].to_pylist(), found[1]) if found else ([], {})
-    figures = read_rows(store, "scores", deliberation_id)
-    lines = sentences(outcome, seats, scoring, figures.to_pylist() if figures is not None else [])
+    proposals_file = read_file(store, "proposals", deliberation_id)
+    seats, scoring = (proposals_file[0].to_pylist(), proposals_file[1]) if proposals_file else ([], {})
+    scores = read_rows(store, "scores", deliberation_id)
+    lines = explain_in_words(outcome, seats, scoring, scores.to_pylist() if scores is not None else [])
     if as_json:
         document = {"deliberation_id": deliberation_id, "explanation": lines, **scoring, "proposals": seats}
         click.echo(json.dumps(document, indent=2, default=str))
@@ -80,14 +80,14 @@ def explain(deliberation_id: str, storage: str | None, as_json: bool) -> None:
 
 
 def _outcome(store: Store, deliberation_id: str) -> dict[str, Any]:
-    """The row of a deliberation. Raises `InvalidInput`, with what is near, where there is none."""
+    """The outcome of a deliberation. Raises `InvalidInput`, which names similar ids, if there is none."""
     from fleet_pipeline.storage.tables import read_rows
 
     table = read_rows(store, "deliberations", deliberation_id)
     if table is None:
-        known = store.names("deliberations", ".parquet")
-        near = [key for key in known if key.startswith(deliberation_id.split(".")[0])] or known
-        hint = f"; there are {', '.join(near[:5])}" if near else "; nothing has been run there yet"
+        stored = store.names("deliberations", ".parquet")
+        similar = [key for key in stored if key.startswith(deliberation_id.split(".")[0])] or stored
+        hint = f"; there are {', '.join(similar[:5])}" if similar else "; nothing has been run there yet"
         raise InvalidInput(f"no deliberation {deliberation_id} in {store.url}{hint}")
     row: dict[str, Any] = table.to_pylist()[0]
     return row

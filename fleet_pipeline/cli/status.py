@@ -54,7 +54,7 @@ def status(deliberation_ids: tuple[str, ...], storage: str | None, as_json: bool
 
 
 def _answer(request_status: RequestStatusService, key: str, with_texts: bool) -> dict[str, Any]:
-    """What is known here, where the broker cannot be asked what it has."""
+    """A deliberation's status. If the broker cannot be reached: the status known here, with an error."""
     from fleet_pipeline.common.errors import BrokerUnavailable
 
     try:
@@ -67,21 +67,21 @@ def _answer(request_status: RequestStatusService, key: str, with_texts: bool) ->
 def _overview(status_service: StatusService, settings: Settings, as_json: bool) -> None:
     from fleet_pipeline.reports.terminal import overview
 
-    found = {key: str(state) for key, state in status_service.statuses().items()}
+    states = {key: str(state) for key, state in status_service.statuses().items()}
     counts: dict[str, int] = {}
-    for state in found.values():
+    for state in states.values():
         counts[state] = counts.get(state, 0) + 1
-    broker, told = _told_by_the_broker(settings)
+    broker_counts, broker_line = _broker_counts(settings)
     if as_json:
-        click.echo(json.dumps({"counts": counts, **broker, "deliberations": found}, indent=2))
+        click.echo(json.dumps({"counts": counts, **broker_counts, "deliberations": states}, indent=2))
         return
-    Console(highlight=False, soft_wrap=not sys.stdout.isatty()).print(overview(found, counts, settings.storage))
-    if told:
-        click.echo(printable(told))
+    Console(highlight=False, soft_wrap=not sys.stdout.isatty()).print(overview(states, counts, settings.storage))
+    if broker_line:
+        click.echo(printable(broker_line))
 
 
-def _told_by_the_broker(settings: Settings) -> tuple[dict[str, Any], str]:
-    """(figures, the same in words) of the requests that nobody has taken yet, and of those that were refused."""
+def _broker_counts(settings: Settings) -> tuple[dict[str, Any], str]:
+    """(counts, the same in words): requests that wait at the broker, and requests that were refused."""
     if settings.nats.url is None:
         return {}, ""
     from fleet_pipeline.common.errors import BrokerUnavailable
@@ -91,5 +91,5 @@ def _told_by_the_broker(settings: Settings) -> tuple[dict[str, Any], str]:
         counts = requests_at_the_broker(settings.nats)
     except BrokerUnavailable as error:
         return {"broker_error": str(error)}, str(error)
-    told = "requests at the broker: {requests_waiting} waiting to be taken, {requests_refused} refused"
-    return dict(counts), told.format(**counts)
+    template = "requests at the broker: {requests_waiting} waiting to be taken, {requests_refused} refused"
+    return dict(counts), template.format(**counts)

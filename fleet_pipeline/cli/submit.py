@@ -39,37 +39,37 @@ def submit(backlog: str, nats: str | None, inbox: str | None, storage: str | Non
     fleet submit corrected.jsonl --rerun --json | jq -r '.submitted[].deliberation_ids[]'
     """
     settings = load_settings(flags(storage=storage, nats__url=None if nats == "off" else nats, requests__inbox=inbox))
-    read = read_backlog(backlog, Fleet.of(settings).roles)
-    for refusal in read.refused:
+    parsed = read_backlog(backlog, Fleet.of(settings).roles)
+    for refusal in parsed.refused:
         click.echo(printable(f"refused: line {refusal.line}: {refusal.field[:80]}: {refusal.error}"), err=True)
-    if not read.tasks:
+    if not parsed.tasks:
         fail(f"{backlog}: no valid task in it", INVALID)
     if settings.nats.url and nats != "off" and not inbox:
-        with Client(settings.nats) as fleet:
-            submitted = fleet.submit_all(read.tasks, rerun=rerun)
-        place = "the broker"
+        with Client(settings.nats) as client:
+            submitted = client.submit_all(parsed.tasks, rerun=rerun)
+        target = "the broker"
     else:
-        submitted, place = _into_the_inbox(settings, read.tasks, rerun)
+        submitted, target = _write_to_inbox(settings, parsed.tasks, rerun)
     if as_json:
         document = {
-            "submitted": [asdict(one) for one in submitted],
-            "to": place,
-            "refused": [asdict(refusal) for refusal in read.refused],
+            "submitted": [asdict(submission) for submission in submitted],
+            "to": target,
+            "refused": [asdict(refusal) for refusal in parsed.refused],
         }
         click.echo(json.dumps(document, indent=2))
     else:
-        for one in submitted:
-            known = "  (the broker had it already)" if one.duplicate else ""
-            click.echo(f"{'  '.join(one.deliberation_ids)}{known}")
-        click.echo(f"{len(submitted)} tasks submitted to {place}; `fleet status` tells where they stand", err=True)
-    sys.exit(SOME_FAILED if read.refused else 0)
+        for submission in submitted:
+            note = "  (the broker had it already)" if submission.duplicate else ""
+            click.echo(f"{'  '.join(submission.deliberation_ids)}{note}")
+        click.echo(f"{len(submitted)} tasks submitted to {target}; `fleet status` tells where they stand", err=True)
+    sys.exit(SOME_FAILED if parsed.refused else 0)
 
 
-def _into_the_inbox(settings: Settings, tasks: list[Task], rerun: bool) -> tuple[list[Submitted], str]:
-    folder = Fleet.of(settings).inbox
+def _write_to_inbox(settings: Settings, tasks: list[Task], rerun: bool) -> tuple[list[Submitted], str]:
+    inbox = Fleet.of(settings).inbox
     name = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}{'.rerun' if rerun else ''}.jsonl"
     lines = "".join(json.dumps(task.model_dump(mode="json", exclude_unset=True)) + "\n" for task in tasks)
-    folder.write(name, lines.encode())
+    inbox.write(name, lines.encode())
     submitted = [
         Submitted(
             task.task_id,
@@ -79,4 +79,4 @@ def _into_the_inbox(settings: Settings, tasks: list[Task], rerun: bool) -> tuple
         )
         for task in tasks
     ]
-    return submitted, folder.full_path(name)
+    return submitted, inbox.full_path(name)

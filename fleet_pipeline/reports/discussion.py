@@ -1,4 +1,4 @@
-"""What a council said, as Markdown that people unfold in the Dagster UI. Texts of models stand in it as text."""
+"""A council's texts as Markdown, for dialogs of the Dagster UI. Model texts are fenced, so none becomes markup."""
 
 from __future__ import annotations
 
@@ -11,33 +11,33 @@ from fleet_pipeline.common.text import bounded, fenced
 Row = Mapping[str, Any]
 
 MOST_TEXT = 20_000  # characters of one text
-WIDTH = 110  # characters of a line
-MOST_TOGETHER = 200_000  # of all of them: a council of 64 over 8 rounds says a thousand
+WIDTH = 110  # characters per line
+MOST_TOGETHER = 200_000  # characters of all texts: a council of 64 over 8 rounds writes a thousand texts
 
 
 def discussion(seats: Sequence[Row], utterances: Sequence[Row]) -> str:
     """Every proposal, its critiques and its revisions, seat by seat in the order given."""
-    said = [one for one in utterances if one["text"] or one["error_type"]]
-    most = _share(len(said))
+    shown = [utterance for utterance in utterances if utterance["text"] or utterance["error_type"]]
+    limit = _text_limit(len(shown))
     parts = []
     for seat in seats:
-        about = [one for one in said if one["about_agent_id"] == seat["agent_id"]]
-        place = f"rank {seat['rank']}" if seat["rank"] is not None else "no proposal"
-        parts.append(f"## Proposal {seat['label']}: {seat['agent_id']}, {'the winner' if seat['winner'] else place}")
-        parts += [f"### {_heading(one)}\n\n{_body(one, most)}" for one in about]
+        about_seat = [utterance for utterance in shown if utterance["about_agent_id"] == seat["agent_id"]]
+        standing = f"rank {seat['rank']}" if seat["rank"] is not None else "no proposal"
+        parts.append(f"## Proposal {seat['label']}: {seat['agent_id']}, {'the winner' if seat['winner'] else standing}")
+        parts += [f"### {_heading(utterance)}\n\n{_body(utterance, limit)}" for utterance in about_seat]
     return "\n\n".join(parts)
 
 
 def reasoning(utterances: Sequence[Row]) -> str:
-    """What was thought aloud before answers; empty where nothing was. It is never shown to peers nor scored."""
-    thought = [one for one in utterances if one["reasoning"]]
-    most = _share(len(thought))
-    return "\n\n".join(f"### {one['agent_id']}, {_heading(one)}\n\n{_shown(one['reasoning'], most)}" for one in thought)
+    """The models' reasoning before their answers, or "". Peers never see it, and it is never scored."""
+    rows = [utterance for utterance in utterances if utterance["reasoning"]]
+    limit = _text_limit(len(rows))
+    return "\n\n".join(f"### {row['agent_id']}, {_heading(row)}\n\n{_block(row['reasoning'], limit)}" for row in rows)
 
 
-def _shown(text: str, most: int) -> str:
-    """A block of it: Dagster's dialog cuts long lines off, so they are folded."""
-    lines = bounded(text, most).splitlines()
+def _block(text: str, limit: int) -> str:
+    """A fenced block with long lines folded, because Dagster's dialog cuts them off."""
+    lines = bounded(text, limit).splitlines()
     folded = [
         part
         for line in lines
@@ -48,22 +48,22 @@ def _shown(text: str, most: int) -> str:
     return fenced("\n".join(folded))
 
 
-def _share(texts: int) -> int:
-    return min(MOST_TEXT, MOST_TOGETHER // max(texts, 1))
+def _text_limit(text_count: int) -> int:
+    return min(MOST_TEXT, MOST_TOGETHER // max(text_count, 1))
 
 
-def _heading(one: Row) -> str:
-    names = {"propose": "Opening proposal", "revise": f"Revision {one['round']}"}
-    who = "its own author" if one["self_critique"] else f"proposal {one['label']}'s author"
-    name = names.get(one["phase"], f"Critique in round {one['round']}, by {who}")
-    return f"{name} (attempt {one['attempt']})" if one["attempt"] > 1 else name
+def _heading(utterance: Row) -> str:
+    names = {"propose": "Opening proposal", "revise": f"Revision {utterance['round']}"}
+    critic = "its own author" if utterance["self_critique"] else f"proposal {utterance['label']}'s author"
+    name = names.get(utterance["phase"], f"Critique in round {utterance['round']}, by {critic}")
+    return f"{name} (attempt {utterance['attempt']})" if utterance["attempt"] > 1 else name
 
 
-def _body(one: Row, most: int) -> str:
-    wrong = (
-        f"Does not count: {one['error_type']}\n\n{_shown(one['error_message'] or '', most)}"
-        if one["error_type"]
+def _body(utterance: Row, limit: int) -> str:
+    error = (
+        f"Does not count: {utterance['error_type']}\n\n{_block(utterance['error_message'] or '', limit)}"
+        if utterance["error_type"]
         else ""
     )
-    text = _shown(one["text"], most) if one["text"] else ""
-    return "\n\n".join(part for part in (wrong, text) if part)
+    text = _block(utterance["text"], limit) if utterance["text"] else ""
+    return "\n\n".join(part for part in (error, text) if part)

@@ -1,6 +1,6 @@
-"""The report of a bulk run: one HTML file that needs nothing else, for people without Dagster.
+"""The report of a bulk run: one self-contained HTML file, for people without Dagster.
 
-No script and no address in it, and a policy that forbids both: texts of models stand in it as text.
+It holds no script and no address, and its content security policy forbids both. Model texts are escaped.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _STATUSES = ("completed", "failed", "timeout")
 
 @dataclass(frozen=True)
 class DeliberationDetail:
-    """One deliberation: its row of `deliberations`, its seats, and what was said."""
+    """One deliberation: its row of `deliberations`, its seats and its utterances."""
 
     row: Row
     seats: Sequence[Row]
@@ -39,10 +39,10 @@ def write_report(
     load_detail: Callable[[str], DeliberationDetail],
     made_at: datetime | None = None,
 ) -> None:
-    """Write the report of the deliberations in `rows`, columns as in that table, one row each.
+    """Write the report of `rows`: one row per deliberation, with the columns of the `deliberations` table.
 
-    `seats` has of each proposal `role`, `perspective`, `winner` and whether it has a text (`answered`). Texts
-    are asked for with `tell`, one deliberation at a time, so that memory does not grow with them.
+    `seats` has the columns `role`, `perspective`, `winner` and `answered` (whether the proposal has a text).
+    `load_detail` loads the texts, one deliberation at a time, so that memory does not grow with them.
     """
     import jinja2
 
@@ -67,13 +67,13 @@ def write_report(
         slowest=_records(rows.sort_values("wall_s", ascending=False).head(MOST_LISTED)),
         most_tokens=_records(rows.sort_values("completion_tokens", ascending=False).head(MOST_LISTED)),
         alike=_records(rows.dropna(subset=["mean_distance"]).sort_values("mean_distance").head(MOST_LISTED)),
-        deliberations=_told(list(ordered["deliberation_id"]), load_detail),
+        deliberations=_details(list(ordered["deliberation_id"]), load_detail),
     )
     out.writelines(pieces)
 
 
 def headline(rows: pd.DataFrame) -> dict[str, str]:
-    """The figures that people ask for first, in words."""
+    """The figures that people ask for first: label -> formatted value."""
     counts = rows["status"].value_counts()
     tokens, prompt = int(rows["completion_tokens"].sum()), int(rows["prompt_tokens"].sum())
     cached = int(rows["cached_tokens"].sum())
@@ -96,8 +96,8 @@ def headline(rows: pd.DataFrame) -> dict[str, str]:
 
 
 def wins(seats: pd.DataFrame) -> list[dict[str, Any]]:
-    """How often each role's perspectives won, of how many proposals, best first."""
-    answered = seats[seats["answered"]].assign(perspective=lambda found: found["perspective"].fillna("(none)"))
+    """Per role and perspective: wins (`sum`), proposals (`count`) and `share`. Within a role the best comes first."""
+    answered = seats[seats["answered"]].assign(perspective=lambda frame: frame["perspective"].fillna("(none)"))
     grouped = answered.groupby(["role", "perspective"])["winner"].agg(["sum", "count"]).reset_index()
     grouped["share"] = grouped["sum"] / grouped["count"]
     ordered = grouped.sort_values(["role", "share"], ascending=[True, False])
@@ -105,27 +105,27 @@ def wins(seats: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def _plots(rows: pd.DataFrame, seats: pd.DataFrame) -> dict[str, str]:
-    found = wins(seats)
+    rates = wins(seats)
     plots = {
         "Diversity against relevance": diversity_against_relevance(rows),
         "Diversity before and after revision": before_and_after(rows),
         "Score of the winner": distribution(rows["winner_score"], "winner's score"),
         "Seconds a deliberation took": distribution(rows["wall_s"], "seconds", unit_range=False),
     }
-    if found:
-        labels = [_plain(f"{row['role']}: {textwrap.shorten(row['perspective'], 32)}") for row in found]
-        plots["Who wins"] = bars(labels, [row["share"] for row in found], "share of its proposals that won", "Who wins")
+    if rates:
+        labels = [_plain(f"{row['role']}: {textwrap.shorten(row['perspective'], 32)}") for row in rates]
+        plots["Who wins"] = bars(labels, [row["share"] for row in rates], "share of its proposals that won", "Who wins")
     return plots
 
 
-def _told(keys: Sequence[str], load_detail: Callable[[str], DeliberationDetail]) -> Iterator[dict[str, Any]]:
+def _details(keys: Sequence[str], load_detail: Callable[[str], DeliberationDetail]) -> Iterator[dict[str, Any]]:
     for key in keys:
-        told = load_detail(key)
+        detail = load_detail(key)
         about: dict[str, list[Row]] = {}
-        for one in told.utterances:
-            about.setdefault(one["about_agent_id"], []).append(one)
-        ranked = sorted(told.seats, key=lambda seat: (seat["rank"] is None, seat["rank"], not seat["winner"]))
-        yield {"row": told.row, "seats": [{"seat": seat, "said": about.get(seat["agent_id"], [])} for seat in ranked]}
+        for utterance in detail.utterances:
+            about.setdefault(utterance["about_agent_id"], []).append(utterance)
+        ranked = sorted(detail.seats, key=lambda seat: (seat["rank"] is None, seat["rank"], not seat["winner"]))
+        yield {"row": detail.row, "seats": [{"seat": seat, "said": about.get(seat["agent_id"], [])} for seat in ranked]}
 
 
 def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
@@ -138,7 +138,7 @@ def _figure(value: float | None) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Every text that goes into the page: control characters and marks that reorder text are written out."""
+    """Applied to every value on the page. In texts, control characters and marks that reorder text are written out."""
     import markupsafe
 
     return printable(value) if isinstance(value, str) and not isinstance(value, markupsafe.Markup) else value

@@ -1,4 +1,4 @@
-"""The plots of a report, as SVG that stands in the page: it takes the page's colours, light or dark."""
+"""The plots of a report, as inline SVG that takes the page's colours, light or dark."""
 
 from __future__ import annotations
 
@@ -9,46 +9,46 @@ from typing import Any
 
 import pandas as pd
 
-# Stands for the page's own text colour, which matplotlib cannot name.
+# Placeholder for `currentColor`, the page's text colour, which matplotlib cannot name.
 _TEXT = "#010203"
 _BLUE, _ORANGE, _GREEN, _RED = "#4c8bf5", "#e08a1e", "#3aa76d", "#d64550"
 _STATUS = {"completed": _GREEN, "failed": _RED, "timeout": _ORANGE}
-MOST_POINTS = 3_000  # beyond, points are counted in hexagons: an SVG with a mark for each grows as the run does
+MOST_POINTS = 3_000  # with more, hexagons count them: an SVG with a mark each grows with the run
 
 
 def diversity_against_relevance(rows: pd.DataFrame) -> str:
     """One mark per council: Vendi score per proposal against mean relevance."""
-    found = rows.dropna(subset=["vendi", "mean_relevance", "answered"])
-    share = found["vendi"] / found["answered"]
+    scored = rows.dropna(subset=["vendi", "mean_relevance", "answered"])
+    share = scored["vendi"] / scored["answered"]
 
     def draw(axes: Any) -> None:
-        if len(found) > MOST_POINTS:
-            axes.hexbin(found["mean_relevance"], share, gridsize=40, extent=(0, 1, 0, 1), cmap="Blues", mincnt=1)
+        if len(scored) > MOST_POINTS:
+            axes.hexbin(scored["mean_relevance"], share, gridsize=40, extent=(0, 1, 0, 1), cmap="Blues", mincnt=1)
         else:
-            axes.scatter(found["mean_relevance"], share, s=14, alpha=0.6, color=_BLUE, edgecolors="none")
+            axes.scatter(scored["mean_relevance"], share, s=14, alpha=0.6, color=_BLUE, edgecolors="none")
         axes.set(xlim=(0, 1.02), ylim=(0, 1.05), xlabel="mean relevance", ylabel="Vendi score / proposals")
 
-    return _svg(draw, f"Diversity against relevance of {len(found)} councils")
+    return _svg(draw, f"Diversity against relevance of {len(scored)} councils")
 
 
 def before_and_after(rows: pd.DataFrame) -> str:
-    """One mark per council: its Vendi score after revision against that before. Below the line it has conformed."""
-    found = rows.dropna(subset=["vendi", "initial_vendi"])
+    """One mark per council: Vendi score after revision against the score before. Below the line it has conformed."""
+    scored = rows.dropna(subset=["vendi", "initial_vendi"])
 
     def draw(axes: Any) -> None:
-        top = max([1.0, *found["vendi"], *found["initial_vendi"]]) * 1.05
+        top = max([1.0, *scored["vendi"], *scored["initial_vendi"]]) * 1.05
         axes.plot([1, top], [1, top], color=_TEXT, linewidth=0.8, linestyle="--", alpha=0.6)
-        if len(found) > MOST_POINTS:
-            axes.hexbin(found["initial_vendi"], found["vendi"], gridsize=40, cmap="Blues", mincnt=1)
+        if len(scored) > MOST_POINTS:
+            axes.hexbin(scored["initial_vendi"], scored["vendi"], gridsize=40, cmap="Blues", mincnt=1)
         else:
-            axes.scatter(found["initial_vendi"], found["vendi"], s=14, alpha=0.6, color=_ORANGE, edgecolors="none")
+            axes.scatter(scored["initial_vendi"], scored["vendi"], s=14, alpha=0.6, color=_ORANGE, edgecolors="none")
         axes.set(xlabel="Vendi score before revision", ylabel="after")
 
-    return _svg(draw, f"Diversity before and after revision of {len(found)} councils")
+    return _svg(draw, f"Diversity before and after revision of {len(scored)} councils")
 
 
 def distribution(values: pd.Series[float], label: str, unit_range: bool = True) -> str:
-    """A histogram."""
+    """A histogram; with `unit_range` over [0, 1]."""
     present = values.dropna()
 
     def draw(axes: Any) -> None:
@@ -62,9 +62,9 @@ def bars(labels: Sequence[str], values: Sequence[float], of: str, title: str) ->
     """Horizontal bars of shares in [0, 1]."""
 
     def draw(axes: Any) -> None:
-        places = range(len(labels))
-        axes.barh(places, values, color=_GREEN)
-        axes.set_yticks(places, labels)
+        positions = range(len(labels))
+        axes.barh(positions, values, color=_GREEN)
+        axes.set_yticks(positions, labels)
         axes.invert_yaxis()
         axes.set(xlim=(0, 1), xlabel=of)
         axes.grid(visible=False, axis="y")

@@ -1,4 +1,4 @@
-"""What `fleet` prints for people: progress, the table of a run, one deliberation in full."""
+"""What `fleet` prints on a terminal: progress, tables, one deliberation in full."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _STYLES = {"completed": "green", "failed": "red", "timeout": "yellow", "in_progr
 
 
 def run_table(rows: Sequence[Row]) -> RenderableType:
-    """One line per deliberation; of a long run, the ones that did not complete first."""
+    """One line per deliberation. Above `MOST_ROWS` the table is cut, and those not completed come first."""
     shown = rows
     if len(rows) > MOST_ROWS:
         shown = sorted(rows, key=lambda row: row["status"] == "completed")[:MOST_ROWS]
     table = Table(pad_edge=False, box=None, header_style="bold")
-    # The id is what one copies, so it is never folded; the seat's number is enough beside it.
+    # People copy the id, so it is never folded. The winner column shows only the seat's number.
     table.add_column("deliberation", no_wrap=True)
     table.add_column("status")
     table.add_column("winner")
@@ -48,7 +48,7 @@ def run_table(rows: Sequence[Row]) -> RenderableType:
 
 
 def status_table(answers: Sequence[Row]) -> RenderableType:
-    """One line per deliberation that was asked about, and what went wrong below it."""
+    """One line per answer, and the errors below the table."""
     table = Table(pad_edge=False, box=None, header_style="bold")
     table.add_column("deliberation", no_wrap=True)
     for name in ("status", "agents", "winner", "score", "run"):
@@ -63,22 +63,22 @@ def status_table(answers: Sequence[Row]) -> RenderableType:
             number(answer["winner_score"]),
             (answer["run_id"] or "-")[:8],
         )
-    wrong = [f"{answer['deliberation_id']}: {answer['error']}" for answer in answers if answer["error"]]
-    return Group(table, *(Text(printable(line), style="red") for line in wrong))
+    errors = [f"{answer['deliberation_id']}: {answer['error']}" for answer in answers if answer["error"]]
+    return Group(table, *(Text(printable(line), style="red") for line in errors))
 
 
 def overview(states: Mapping[str, str], counts: Mapping[str, int], storage: str) -> RenderableType:
-    """How many deliberations there are of each status, and those that have not completed."""
+    """The number of deliberations per status, and a list of those not completed."""
     if not states:
         return Text(f"no deliberations in {storage} yet")
     total = Text.assemble(
         f"{len(states)} deliberations: ",
         *(part for name, count in sorted(counts.items()) for part in (f"{count} ", _state(name), "  ")),
     )
-    open_ = [(key, state) for key, state in states.items() if state != "COMPLETED"]
-    lines = [Text.assemble(f"  {key}  ", _state(state)) for key, state in open_[:MOST_ROWS]]
-    if len(open_) > MOST_ROWS:
-        lines.append(Text(f"  ... and {len(open_) - MOST_ROWS} more (--json lists all)", style="dim"))
+    not_completed = [(key, state) for key, state in states.items() if state != "COMPLETED"]
+    lines = [Text.assemble(f"  {key}  ", _state(state)) for key, state in not_completed[:MOST_ROWS]]
+    if len(not_completed) > MOST_ROWS:
+        lines.append(Text(f"  ... and {len(not_completed) - MOST_ROWS} more (--json lists all)", style="dim"))
     return Group(total, *lines)
 
 
@@ -95,8 +95,8 @@ def cases_table(results: Sequence[Row]) -> RenderableType:
     for name in ("score", "relevance", "fit", "coverage", "novelty", "checks", "diversity"):
         table.add_column(name, justify="right")
     for result in results:
-        for place, seat in enumerate(result["proposals"]):
-            first = place == 0
+        for index, seat in enumerate(result["proposals"]):
+            first = index == 0
             table.add_row(
                 Text(printable(result["name"]) if first else ""),
                 f"{seat['rank']}{' tied' if seat['tied'] else ''}",
@@ -114,7 +114,7 @@ def number(value: float | None, of: int | None = None) -> str:
 
 
 def deliberation_page(outcome: Row, seats: Sequence[Row], utterances: Sequence[Row]) -> RenderableType:
-    """A deliberation as a person wants to read it: the task, the winner, the others, who said what."""
+    """One deliberation in full: the task, the winner, the other proposals, and the critiques of each."""
     key = outcome["deliberation_id"]
     head = Text.assemble(
         (key, "bold"), "  ", (outcome["status"], _STYLES.get(outcome["status"], "")), f"  model {outcome['model']}"
@@ -126,8 +126,8 @@ def deliberation_page(outcome: Row, seats: Sequence[Row], utterances: Sequence[R
         parts.append(Text(printable(outcome["error_message"]), style="red"))
     parts.append(_section("Task", printable(outcome["description"] or "(not stored)")))
     parts.append(Padding(_figures(outcome), (1, 0, 0, 0)))
-    order = sorted(seats, key=lambda seat: (seat["rank"] is None, seat["rank"], not seat["winner"]))
-    parts += [_seat(seat, utterances) for seat in order]
+    ranked = sorted(seats, key=lambda seat: (seat["rank"] is None, seat["rank"], not seat["winner"]))
+    parts += [_seat(seat, utterances) for seat in ranked]
     return Group(*parts)
 
 
@@ -155,18 +155,18 @@ def _seat(seat: Row, utterances: Sequence[Row]) -> RenderableType:
         for name in ("fit", "coverage", "novelty", "checks", "judge")
         if seat[name] is not None
     )
-    inner: list[RenderableType] = [
+    body: list[RenderableType] = [
         Text(f"score {number(seat['score'])} ({scores})", style="dim"),
         Text(printable(seat["text"])),
     ]
-    for said in utterances:
-        if said["phase"] == "critique" and said["about_agent_id"] == seat["agent_id"] and not said["error_type"]:
-            who = "its own critique" if said["self_critique"] else f"critique by {said['label']}"
-            inner.append(_section(f"Round {said['round']}, {who}", printable(said["text"])))
+    for row in utterances:
+        if row["phase"] == "critique" and row["about_agent_id"] == seat["agent_id"] and not row["error_type"]:
+            source = "its own critique" if row["self_critique"] else f"critique by {row['label']}"
+            body.append(_section(f"Round {row['round']}, {source}", printable(row["text"])))
     rank = f"rank {seat['rank']}{tie}"
     name = f"[winner] {rank}" if seat["winner"] else rank
     return Panel(
-        Group(*inner),
+        Group(*body),
         title=Text(f"{name}: {title}"),
         title_align="left",
         border_style="green" if seat["winner"] else "",
@@ -178,13 +178,13 @@ def _section(title: str, text: str) -> RenderableType:
 
 
 class ProgressLine:
-    """Live progress on a terminal, or a plain line every few seconds where there is none."""
+    """Live progress on a terminal. Elsewhere a plain line every `every_seconds`."""
 
     def __init__(self, console: Console, every_seconds: float = 5.0) -> None:
         self.console = console
         self.every_seconds = every_seconds
         self.spinner = Spinner("dots", "starting")
-        # Not console.status: it takes sys.stderr over and would print the logs that were set aside.
+        # Not console.status: it takes over sys.stderr and would print the logs that go to a file.
         self.live = Live(self.spinner, console=console, transient=True, redirect_stdout=False, redirect_stderr=False)
         self.last = ("", 0.0)
 
@@ -197,7 +197,7 @@ class ProgressLine:
         self.live.stop()
 
     def __call__(self, text: str, phase: str) -> None:
-        """Show `text`. A new `phase` is shown at once."""
+        """Show `text`. A new `phase` shows at once."""
         if self.console.is_terminal:
             self.spinner.update(text=Text(text))
             return
