@@ -1,4 +1,4 @@
-"""What Dagster loads. The table of contents is `fleet_pipeline.defs.build`."""
+"""The definitions that Dagster loads. `fleet_pipeline.defs.build` lists them."""
 
 from fleet_pipeline.defs.build import build_definitions
 

@@ -12,8 +12,8 @@ from fleet_pipeline.cli.common import flags, json_option, parse_since, storage_o
 from fleet_pipeline.common.errors import SOME_FAILED, InvalidInput
 from fleet_pipeline.common.text import printable
 from fleet_pipeline.events.options import NatsOptions
+from fleet_pipeline.services.fleet import Fleet
 from fleet_pipeline.settings import Settings, load_settings
-from fleet_pipeline.storage.store import Store
 
 if TYPE_CHECKING:
     from fleet_pipeline.services.publishing import PublishSummary
@@ -98,7 +98,7 @@ def replay(
     from fleet_pipeline.services.publishing import replay as send_again
 
     settings = load_settings(flags(storage=storage, nats__url=nats))
-    store, broker = Store(settings.storage), _required_broker(settings)
+    store, broker = Fleet.of(settings).store, _required_broker(settings)
     if not deliberation_ids and since is None:
         raise InvalidInput("name deliberations, or a time with --since; `fleet events reconcile` sends what is missing")
     total = PublishSummary()
@@ -128,7 +128,7 @@ def reconcile(since: str | None, storage: str | None, nats: str | None, as_json:
     from fleet_pipeline.services.publishing import reconcile as send_missing
 
     settings = load_settings(flags(storage=storage, nats__url=nats))
-    store, broker = Store(settings.storage), _required_broker(settings)
+    store, broker = Fleet.of(settings).store, _required_broker(settings)
     total = PublishSummary()
     keys = finished_keys(store, parse_since(since or "7d"), total.unreadable)
     send_missing(store, broker, keys, total)

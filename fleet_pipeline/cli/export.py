@@ -9,12 +9,13 @@ import click
 
 from fleet_pipeline.cli.common import fail, flags, storage_option
 from fleet_pipeline.common.errors import BROKE, COMPLETED, INVALID, SOME_FAILED
+from fleet_pipeline.common.text import printable
 from fleet_pipeline.deliberation.task import is_deliberation_id
+from fleet_pipeline.services.fleet import Fleet
 from fleet_pipeline.settings import load_settings
 from fleet_pipeline.storage.export import FORMATS
 from fleet_pipeline.storage.export import export as write
 from fleet_pipeline.storage.schemas import TABLES, TableName
-from fleet_pipeline.storage.store import Store
 
 
 @click.command()
@@ -43,7 +44,7 @@ def export(
         raise click.BadParameter(
             "texts of models are not written to a terminal; name a file, or pipe it", param_hint="--out"
         )
-    store = Store(load_settings(flags(storage=storage)).storage)
+    store = Fleet.of(load_settings(flags(storage=storage))).store
     stored = [key for key in store.names(table, ".parquet") if is_deliberation_id(key)]
     if unknown := sorted(set(deliberation_ids) - set(stored)):
         fail(f"not in {table} of {store.url}: {', '.join(unknown[:5])}", INVALID)
@@ -60,6 +61,6 @@ def export(
     except OSError as error:
         fail(f"cannot write {out}: {error.strerror or error}", BROKE)
     for reason in damaged.values():
-        click.echo(f"fleet: {reason}", err=True)
+        click.echo(printable(f"fleet: {reason}"), err=True)
     click.echo(f"{rows} rows of {len(keys) - len(damaged)} deliberations in {out}", err=True)
     raise SystemExit(SOME_FAILED if damaged else COMPLETED)

@@ -17,7 +17,6 @@ from fleet_pipeline.defs.build import build_definitions
 from fleet_pipeline.defs.jobs import deliberate_job
 from fleet_pipeline.deliberation.task import Task
 from fleet_pipeline.events.options import NatsOptions
-from fleet_pipeline.events.publisher import Receipts
 from fleet_pipeline.instance.in_process import create_run, execute
 from fleet_pipeline.instance.partitions import refuse_while_running, register
 from fleet_pipeline.instance.run_processes import fail_orphaned_runs, this_process
@@ -26,7 +25,6 @@ from fleet_pipeline.services.fleet import Fleet
 from fleet_pipeline.services.progress import Progress, Report
 from fleet_pipeline.services.publishing import PublishSummary, publish_pending
 from fleet_pipeline.settings import Settings
-from fleet_pipeline.storage.store import Store
 from fleet_pipeline.storage.tables import read_rows
 from fleet_pipeline.storage.task_store import specs
 
@@ -66,17 +64,17 @@ def run_backlog(instance: dg.DagsterInstance, settings: Settings, tasks: Sequenc
     return RunResult(run.run_id, keys, latest_progress, broke, last_event_before)
 
 
-def publish_run(instance: dg.DagsterInstance, nats: NatsOptions, result: RunResult) -> Receipts:
+def publish_run(instance: dg.DagsterInstance, nats: NatsOptions, result: RunResult) -> PublishSummary:
     """Publish the events of a run's outcomes, as the sensor would. Raises `BrokerUnavailable`."""
     cursor, total = result.last_event_before, PublishSummary()
     while (next_cursor := publish_pending(instance, nats, cursor, total)) != cursor:
         cursor = next_cursor
-    return total.receipts
+    return total
 
 
 def outcome_rows(settings: Settings, result: RunResult) -> list[dict[str, Any]]:
     """The rows of the `deliberations` table that this run wrote, in the order of its keys."""
-    store = Store(settings.storage)
+    store = Fleet.of(settings).store
     tables = (read_rows(store, "deliberations", key) for key in result.keys)
     rows = [row for table in tables if table is not None for row in table.to_pylist()]
     return [row for row in rows if row["run_id"] == result.run_id]

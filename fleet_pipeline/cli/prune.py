@@ -56,15 +56,17 @@ def prune(older_than: str | None, keep: int | None, really: bool, storage: str |
         }
         click.echo(json.dumps(document, indent=2))
         return
-    for key, time in list(old.deliberations.items())[:MOST_NAMED]:
+    going = {key: time for key, time in old.deliberations.items() if key not in spared}
+    for key, time in list(going.items())[:MOST_NAMED]:
         click.echo(f"  {time:%Y-%m-%d %H:%M}  {key}")
-    if len(old.deliberations) > MOST_NAMED:
-        click.echo(f"  ... and {len(old.deliberations) - MOST_NAMED} more (--json lists all)")
+    if len(going) > MOST_NAMED:
+        click.echo(f"  ... and {len(going) - MOST_NAMED} more (--json lists all)")
     files = len(old.files) + len(old.inbox)
-    amounts = f"{len(old.deliberations) - len(spared)} deliberations, {len(old.runs)} run records, {files} other files"
+    amounts = f"{len(going)} deliberations, {len(old.runs)} run records, {files} other files"
     click.echo(f"removed: {amounts}" if really else f"would be removed: {amounts}; nothing was (--apply removes)")
     if kept := [*old.unfinished, *spared]:
-        click.echo(f"left alone, since they are unfinished: {', '.join(kept[:MOST_NAMED])}")
+        rest = f" and {len(kept) - MOST_NAMED} more" if len(kept) > MOST_NAMED else ""
+        click.echo(f"left alone, since they are unfinished: {', '.join(kept[:MOST_NAMED])}{rest}")
     raise SystemExit(COMPLETED)
 
 

@@ -9,8 +9,8 @@ import click
 
 from fleet_pipeline.cli.common import fail, flags, parse_since, storage_option
 from fleet_pipeline.common.errors import BROKE
+from fleet_pipeline.services.fleet import Fleet
 from fleet_pipeline.settings import load_settings
-from fleet_pipeline.storage.store import Store
 
 
 @click.command()
@@ -33,7 +33,7 @@ def report(run_id: str | None, since: str | None, out: str | None, storage: str 
 
     if run_id and since:
         raise click.UsageError("name a run, or a time with --since")
-    store = Store(load_settings(flags(storage=storage)).storage)
+    store = Fleet.of(load_settings(flags(storage=storage))).store
 
     def on_progress(done: int, total: int) -> None:
         if total > 1_000:

@@ -22,7 +22,6 @@ from fleet_pipeline.common.errors import BROKE, COMPLETED, INTERRUPTED, INVALID,
 from fleet_pipeline.common.text import printable
 from fleet_pipeline.deliberation.council import Resume
 from fleet_pipeline.events.options import NatsOptions
-from fleet_pipeline.events.publisher import Receipts
 from fleet_pipeline.ingest.backlog import Backlog, read_backlog
 from fleet_pipeline.services.fleet import Fleet
 from fleet_pipeline.services.progress import Progress
@@ -103,14 +102,15 @@ def _run(settings: Settings, backlog: Backlog, broker: NatsOptions, as_json: boo
     from fleet_pipeline.instance.home import open_instance
     from fleet_pipeline.instance.in_process import INTERRUPTED as WAS_INTERRUPTED
     from fleet_pipeline.reports.terminal import ProgressLine, run_table
+    from fleet_pipeline.services.publishing import PublishSummary
 
     if broker.url:
         for remark in prepare_broker(broker, PUBLISHED_STREAMS):
-            click.echo(f"NATS: {remark}", terminal.err)
+            click.echo(printable(f"NATS: {remark}"), terminal.err)
     publish_error = ""
     out = Console(file=terminal.out, highlight=False, soft_wrap=not terminal.out.isatty())
     err = Console(file=terminal.err, highlight=False, soft_wrap=not terminal.err.isatty())
-    receipts: Receipts | None = None
+    published = PublishSummary()
     with open_instance() as instance:
         with ProgressLine(err) as show, _sigterm_as_ctrl_c():
             result = local_run.run_backlog(
@@ -119,8 +119,8 @@ def _run(settings: Settings, backlog: Backlog, broker: NatsOptions, as_json: boo
         if broker.url and not result.broke:
             try:
                 with arriving(broker) as arrived:
-                    receipts = local_run.publish_run(instance, broker, result)
-                    for subject, event in arrived(() if as_json else receipts.stored):
+                    published = local_run.publish_run(instance, broker, result)
+                    for subject, event in arrived(() if as_json else published.receipts.stored):
                         if not subject.startswith("deliberation."):
                             continue
                         winner = f"winner {event['payload']['winner_id']}" if event["payload"]["winner_id"] else ""
@@ -141,9 +141,11 @@ def _run(settings: Settings, backlog: Backlog, broker: NatsOptions, as_json: boo
         out.print()
         out.print(run_table(rows))
         out.print(Text(f"\n{_summary(result.progress)}\nresults in {settings.storage}"))
-        if receipts:
-            duplicates = len(receipts.duplicates)
-            out.print(Text(f"{len(receipts.stored)} events published, {duplicates} already known to the broker"))
+        if published.receipts:
+            stored, duplicates = published.receipts.stored, published.receipts.duplicates
+            out.print(Text(f"{len(stored)} events published, {len(duplicates)} already known to the broker"))
+    for key, reason in published.unreadable.items():
+        err.print(Text(printable(f"fleet: the events of {key} were not published: {reason}")))
     if publish_error:
         err.print(Text(f"fleet: events were not published: {publish_error}\nThe same command publishes them."))
     if result.broke == WAS_INTERRUPTED:

@@ -13,6 +13,7 @@ from rich.console import Console
 from fleet_pipeline.cli.common import flags, json_option, storage_option
 from fleet_pipeline.common.errors import InvalidInput
 from fleet_pipeline.common.text import printable
+from fleet_pipeline.services.fleet import Fleet
 from fleet_pipeline.settings import load_settings
 from fleet_pipeline.storage.store import Store
 
@@ -32,7 +33,7 @@ def show(deliberation_id: str, storage: str | None, as_json: bool) -> None:
     from fleet_pipeline.storage.tables import read_rows
 
     settings = load_settings(flags(storage=storage))
-    store = Store(settings.storage)
+    store = Fleet.of(settings).store
     outcome = _outcome(store, deliberation_id)
     tables = {name: read_rows(store, name, deliberation_id) for name in ("proposals", "utterances")}
     rows = {name: table.to_pylist() if table is not None else [] for name, table in tables.items()}
@@ -66,7 +67,7 @@ def explain(deliberation_id: str, storage: str | None, as_json: bool) -> None:
     from fleet_pipeline.storage.tables import read_file, read_rows
 
     settings = load_settings(flags(storage=storage))
-    store = Store(settings.storage)
+    store = Fleet.of(settings).store
     outcome = _outcome(store, deliberation_id)
     proposals_file = read_file(store, "proposals", deliberation_id)
     seats, scoring = (proposals_file[0].to_pylist(), proposals_file[1]) if proposals_file else ([], {})

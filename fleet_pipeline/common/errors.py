@@ -14,6 +14,7 @@
     │   ├── BrokerUnavailable        the broker cannot be reached, or did not acknowledge
     │   └── StreamMismatch           a stream on the server would lose messages
     ├── EmbeddingsUnavailable      the embedding model cannot be loaded
+    ├── MissingExtra               a part of the installation that was left out is needed
     └── ScriptedEngineRefused      production definitions would run a scripted engine
 
 The text of an error names the location (file, line, field, address) and the remedy, and contains no secret.
@@ -85,6 +86,13 @@ class StreamMismatch(BrokerError):
 
 class EmbeddingsUnavailable(FleetError):
     """An embedding model that cannot be loaded."""
+
+
+class MissingExtra(FleetError):
+    """A package of an extra that is not installed."""
+
+    def __init__(self, purpose: str, extra: str) -> None:
+        super().__init__(f"{purpose} needs packages that are not installed: pip install 'fleet-pipeline[{extra}]'")
 
 
 class ScriptedEngineRefused(FleetError):

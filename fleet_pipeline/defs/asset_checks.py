@@ -1,7 +1,7 @@
-"""Asset checks: what people should look at before they trust a run's winners. They stop nothing.
+"""Asset checks: the council checks, to look at before you trust a run's winners. They stop nothing.
 
-Checked once a run, naming the councils: an evaluation of each check for each council would be six events for
-every deliberation. What a council's own result does not pass stands in its outcome as well.
+Each asset check is evaluated once a run and names the councils. An evaluation for each council would be six events
+per deliberation. The failed council checks of a deliberation are in its outcome as well.
 """
 
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ from fleet_pipeline.storage.tables import read_file
 from fleet_pipeline.storage.task_store import TaskStore
 
 MOST_NAMED = 50
-_CHECKED: tuple[TableName, ...] = ("utterances", "proposals")
+_CHECKED_TABLES: tuple[TableName, ...] = ("utterances", "proposals")
 
 
 @dg.multi_asset_check(
@@ -34,36 +34,36 @@ def council_checks(
     check_options: dg.ResourceParam[CouncilCheckOptions],
 ) -> Iterator[dg.AssetCheckResult]:
     tasks = fleet_of(storage, council, retries=True).tasks
-    found: dict[CouncilCheck, dict[str, str]] = {name: {} for name in COUNCIL_CHECKS}
+    failures: dict[CouncilCheck, dict[str, str]] = {name: {} for name in COUNCIL_CHECKS}
     keys = [key for key in _keys(context, tasks.store.names("proposals", ".parquet")) if is_deliberation_id(key)]
     for key in keys:
-        for name, text in _failed(tasks, key, check_options).items():
-            found[name][key] = text
-    for name, councils in found.items():
-        some = dict(list(councils.items())[:MOST_NAMED])
+        for name, text in _failed_council_checks(tasks, key, check_options).items():
+            failures[name][key] = text
+    for name, councils in failures.items():
+        named = dict(list(councils.items())[:MOST_NAMED])
         yield dg.AssetCheckResult(
             check_name=name,
             asset_key=proposals.key,
             passed=not councils,
             severity=dg.AssetCheckSeverity.ERROR if name in check_options.errors else dg.AssetCheckSeverity.WARN,
             description=f"{len(councils)} of {len(keys)} councils" if councils else f"none of {len(keys)} councils",
-            metadata={"councils": len(councils), "looked at": len(keys), "which": dg.MetadataValue.json(some)},
+            metadata={"councils": len(councils), "looked at": len(keys), "which": dg.MetadataValue.json(named)},
         )
 
 
-def _failed(tasks: TaskStore, key: str, options: CouncilCheckOptions) -> dict[CouncilCheck, str]:
+def _failed_council_checks(tasks: TaskStore, key: str, options: CouncilCheckOptions) -> dict[CouncilCheck, str]:
     try:
-        read = {table: read_file(tasks.store, table, key) for table in _CHECKED}
+        files = {table: read_file(tasks.store, table, key) for table in _CHECKED_TABLES}
     except CorruptFile as error:
         return {"schema": str(error)}
-    except StorageError:  # the outcome meets it too, and says so
+    except StorageError:  # the asset `deliberations` meets it too, and reports it
         return {}
     frames: dict[str, pd.DataFrame] = {
-        table: (found[0] if found else TABLES[table].empty_table()).to_pandas() for table, found in read.items()
+        table: (file[0] if file else TABLES[table].empty_table()).to_pandas() for table, file in files.items()
     }
-    scored = read["proposals"]
+    scored = files["proposals"]
     quorum = None
-    with suppress(InvalidInput):  # which the outcome tells
+    with suppress(InvalidInput):  # the outcome reports it
         quorum = tasks.get(key)[0].needed
     return failed_checks(
         frames["utterances"], frames["proposals"], scored[1].get("diversity", {}) if scored else {}, quorum, options
@@ -71,6 +71,6 @@ def _failed(tasks: TaskStore, key: str, options: CouncilCheckOptions) -> dict[Co
 
 
 def _keys(context: dg.AssetCheckExecutionContext, stored: list[str]) -> list[str]:
-    """The run's partitions; all there are where the checks are run by themselves."""
+    """The run's partitions, or all stored ones if the asset checks run by themselves."""
     op = context.op_execution_context
     return list(op.partition_keys) if op.has_partition_key or op.has_partition_key_range else stored

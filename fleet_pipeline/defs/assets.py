@@ -1,6 +1,6 @@
-"""The assets, in order: `transcripts` (the GPU op), `proposals` (scored and ranked), `deliberations`.
+"""The assets, in order: `transcripts` (the GPU op), `proposals` (scored and ranked), `deliberations` (outcomes).
 
-Few partitioned assets, because each costs events per deliberation. One run covers many partitions
+There are few partitioned assets, because each costs events per deliberation. One run covers many partitions
 and starts the engine once. The GPU op, the scoring ops and the outcomes share one process.
 """
 
@@ -90,7 +90,7 @@ def transcripts(
         lineage(context.instance, context.run),
     )
     state = transcription.run(context.partition_keys)
-    context.add_output_metadata(_of_the_run(state))
+    context.add_output_metadata(_run_metadata(state))
 
 
 @dg.graph_asset(
@@ -116,9 +116,9 @@ def proposals(transcripts: TableSlice) -> Any:
     deps=[proposals, transcripts],
     kinds={"parquet"},
     code_version=SCORES_VERSION,
-    # Nothing is yielded: each outcome is logged as it is written, once per partition, and failed ones are
-    # not materialized, so that partition status tells the truth. An output would add a second
-    # materialization to every partition, the failed ones included.
+    # Nothing is yielded. Each outcome is logged as it is written, once per partition. Failed ones are not materialized,
+    # so that the status of their partitions is right. An output would add a second materialization to every
+    # partition, the failed ones included.
     output_required=False,
     **_partitioned,
 )
@@ -140,7 +140,7 @@ def deliberations(
             continue
         outcome = write_outcome(tasks, key, context.run.run_id, check_options)
         row = outcome.row
-        # Before the event log tells of it: who reads there finds the events ready.
+        # Before the outcome is logged: readers of the event log find the events ready.
         fill_outbox(store, key)
         shown = metadata(store, outcome, logs.texts)
         event = {"asset_key": context.asset_key, "partition": key, "metadata": shown}
@@ -148,10 +148,10 @@ def deliberations(
             context.log_event(dg.AssetMaterialization(**event))
         else:
             failed[key] = f"{row['status']}: {row['error_message']}"
-            # For whoever follows the event log: a failure leaves no materialization behind.
+            # For readers of the event log: a failure leaves no materialization.
             context.log_event(dg.AssetObservation(**event))
-        # It is stored by now. Dagster would keep it for hooks until the step ends, with all its texts: 5,000 of them
-        # were 40 MiB, at a few words each.
+        # The event is stored by now. Dagster would keep it for hooks until the step ends, with all its texts: 5,000
+        # events were 40 MiB, at a few words each.
         list(context.op_execution_context.consume_events())
     yield from ()
     if reports.at_least <= len(context.partition_keys) <= reports.at_most:
@@ -162,28 +162,28 @@ def deliberations(
             f"{len(failed)} of {len(context.partition_keys)} deliberations failed; the others are complete. To try them "
             f"again materialize them, or re-execute all steps (not from failure): no other costs tokens.\n{sample}",
             metadata={"failed": dg.MetadataValue.json(failed)},
-            # Trying the step again would judge the same transcripts the same way.
+            # A retry would give the same transcripts the same outcomes.
             allow_retries=False,
         )
 
 
 def _report(context: dg.AssetExecutionContext, store: Store) -> None:
-    """Leave the run's report in the storage, and its place on the run's page."""
+    """Write the run's report into the storage, and its path onto the run's page."""
     try:
-        place = store_report(store, context.run.run_id, context.partition_keys)
-    except Exception as error:  # noqa: BLE001  (the results are there, and whom they failed is yet to be told)
+        path = store_report(store, context.run.run_id, context.partition_keys)
+    except Exception as error:  # noqa: BLE001  (results are stored, and failed ones are still to be reported)
         context.log.warning(f"no report was written: {error}")
         return
     report: dict[str, Any] = {
-        "report": dg.MetadataValue.path(place),
+        "report": dg.MetadataValue.path(path),
         "open it": f"a file for any browser; or: fleet report {context.run.run_id}",
     }
     context.log_event(dg.AssetObservation(context.asset_key, description="the run's report", metadata=report))
 
 
-def _of_the_run(state: Progress) -> dict[str, Any]:
-    """What the run's engine did, the same on each of its partitions. In one table but for what people plot: Dagster
-    keeps every entry for every partition until the step ends.
+def _run_metadata(state: Progress) -> dict[str, Any]:
+    """Figures of the run's engine, the same on each of its partitions. All but the figures that people plot are in one
+    table, because Dagster keeps every entry for every partition until the step ends.
     """
     figures = {
         "deliberations": state.total,

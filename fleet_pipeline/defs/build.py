@@ -1,4 +1,4 @@
-"""Everything Dagster loads, put together. Nothing is wired at import: tests and the CLI call this too."""
+"""Assembles everything that Dagster loads. Nothing is wired at import: tests and the CLI call this too."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ def build_definitions(
     overrides: Mapping[str, Any] | None = None,
     allow_scripted: bool = False,
 ) -> dg.Definitions:
-    """The definitions under `settings`, those in force where none are given.
+    """The definitions under `settings`; without `settings`, under those in force.
 
-    `overrides` replaces resources by name. Raises `ScriptedEngineRefused` for any engine that is not
-    vLLM, unless a test allows it: the system this one replaces ran a mock agent in production for
-    months, and every test was green.
+    `overrides` replaces resources by name. Raises `ScriptedEngineRefused` for any engine that is not vLLM, unless
+    a test sets `allow_scripted`. The reason: the earlier system ran a mock agent in production for months, and every
+    test was green.
     """
     settings = settings or load_settings()
     resources = default_resources(settings) | {"progress": _quiet} | dict(overrides or {})
@@ -42,7 +42,7 @@ def build_definitions(
         jobs=[deliberate_job, ask, ask_backlog, ask_again, rescore_job, prune_job],
         schedules=build_schedules(settings),
         sensors=[completions, requests, inbox, orphaned_runs],
-        # One process: the engine must live in one op, and what passes between ops goes with it.
+        # One process: the engine must live in one op, and the data between ops lives in the process.
         executor=dg.in_process_executor,
         loggers={"console": json_console} if settings.logs.format == "json" else None,
         resources={
@@ -54,7 +54,7 @@ def build_definitions(
 
 
 def _described_by(settings: Settings) -> Callable[[dg.AssetSpec], dg.AssetSpec]:
-    """What the UI shows of an asset beside its code: columns, place and owners."""
+    """A function that adds metadata for the UI to an asset's spec: columns, location and owners."""
 
     def described(spec: dg.AssetSpec) -> dg.AssetSpec:
         table = table_of(spec.key)
@@ -62,13 +62,13 @@ def _described_by(settings: Settings) -> Callable[[dg.AssetSpec], dg.AssetSpec]:
             dg.TableColumn(column.name, str(column.type), column.metadata[b"description"].decode())
             for column in TABLES[table]
         ]
-        place = f"{settings.storage.rstrip('/')}/{table}"
+        uri = f"{settings.storage.rstrip('/')}/{table}"
         return spec.merge_attributes(
             metadata={
                 "dagster/column_schema": dg.TableSchema(columns),
                 "dagster/table_name": table,
-                "dagster/uri": place,
-                "read it": dg.MetadataValue.md(f"`pandas.read_parquet({place!r})`, or `fleet export --table {table}`"),
+                "dagster/uri": uri,
+                "read it": dg.MetadataValue.md(f"`pandas.read_parquet({uri!r})`, or `fleet export --table {table}`"),
                 "docs": dg.MetadataValue.md("`docs/ui.md` for this page, `docs/scores.md` for what the figures mean"),
             },
             owners=settings.owners,
@@ -78,4 +78,4 @@ def _described_by(settings: Settings) -> Callable[[dg.AssetSpec], dg.AssetSpec]:
 
 
 def _quiet(_: object) -> None:
-    """Progress goes to the event log in any case; the CLI shows it on a terminal as well."""
+    """The default for `progress`: it goes to the event log in any case. The CLI shows it on a terminal as well."""

@@ -1,4 +1,4 @@
-"""The Parquet I/O manager: assets as folders of one file per deliberation."""
+"""The Parquet I/O manager: one folder per asset, one file per deliberation."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,13 +11,13 @@ from fleet_pipeline.instance.names import DELIBERATIONS, PROPOSALS, TRANSCRIPTS
 from fleet_pipeline.storage.schemas import TableName
 from fleet_pipeline.storage.tables import TableSlice, write_rows
 
-# The table that each asset is kept in.
+# The table that holds each asset.
 _TABLES: dict[str, TableName] = {TRANSCRIPTS: "utterances", PROPOSALS: "proposals", DELIBERATIONS: "deliberations"}
 
 
 @dataclass(frozen=True)
 class DeliberationRows:
-    """One deliberation's rows of a table, and the facts for its file's footer."""
+    """The rows of one deliberation in a table, and the facts for the footer of its file."""
 
     deliberation_id: str
     rows: Sequence[Mapping[str, Any]]
@@ -48,5 +48,5 @@ class ParquetIOManager(dg.ConfigurableIOManager):
 
 
 def table_of(key: dg.AssetKey) -> TableName:
-    """The table that an asset is kept in."""
+    """The table that holds an asset."""
     return _TABLES[key.path[-1]]

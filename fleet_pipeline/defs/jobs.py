@@ -1,5 +1,5 @@
-"""Jobs. `deliberate` runs every asset over one key or one range of keys, `rescore` those that need no engine;
-`ask`, `ask_backlog` and `ask_again` ask for deliberations from the launchpad; `prune` removes what is old.
+"""Jobs. `deliberate` runs every asset over one key or one range of keys. `rescore` runs the assets that need no engine.
+`ask`, `ask_backlog` and `ask_again` request deliberations from the launchpad. `prune` removes old results.
 """
 
 import re
@@ -35,7 +35,7 @@ rescore_job = dg.define_asset_job(
     description="Score and judge again from what was said: no engine, no tokens.",
 )
 
-# Where in the launchpad a field is.
+# Paths of fields in the launchpad.
 _TASK = "ops > ask_for_task > config: "
 _BACKLOG = "ops > ask_for_backlog > config: backlog: "
 THEN = "the sensor `inbox` starts their run within seconds, or when the run that is under way has ended"
@@ -88,9 +88,9 @@ def ask_for_task(
     except ValidationError as error:
         raise invalid(f"{_TASK}{describe(error)}") from error
     keys = [deliberation_id(task.task_id, role) for role in task.roles]
-    if there := [key for key in keys if fleet.tasks.has(key)]:
+    if existing := [key for key in keys if fleet.tasks.has(key)]:
         raise invalid(
-            f"{_TASK}task_id: {', '.join(there)} has been asked for already; give it another id, or launch that "
+            f"{_TASK}task_id: {', '.join(existing)} has been asked for already; give it another id, or launch that "
             "partition again"
         )
     _put_in_inbox(context, fleet, "typed", [task])
@@ -114,18 +114,18 @@ def ask_for_backlog(
     if not location:
         raise invalid(f"{_BACKLOG}name a file, a folder or a glob, or set bulk.backlog")
     try:
-        found = diff_backlog(fleet.tasks, fleet.inbox, location)
+        diff = diff_backlog(fleet.tasks, fleet.inbox, location)
     except InvalidInput as error:
         raise failure(error) from error
-    context.log.info(str(found))
-    _put_in_inbox(context, fleet, BULK, found.tasks)
+    context.log.info(str(diff))
+    _put_in_inbox(context, fleet, BULK, diff.tasks)
     context.add_output_metadata(
         {
             "backlog": dg.MetadataValue.path(location),
-            "new": len(found.new),
-            "changed": len(found.changed),
-            "as before": found.as_before,
-            "refused": len(found.refused),
+            "new": len(diff.new),
+            "changed": len(diff.changed),
+            "as before": diff.as_before,
+            "refused": len(diff.refused),
         }
     )
 

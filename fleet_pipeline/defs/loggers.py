@@ -1,4 +1,4 @@
-"""Loggers of the definitions."""
+"""Loggers for runs."""
 
 import logging
 

@@ -1,8 +1,7 @@
-"""Resources: what assets and sensors need from outside, with every field described.
+"""Resources: external dependencies of assets and sensors, with every field described.
 
-Their fields are the settings' own models, so that a default, a description or a limit is written
-once. Defaults come from the settings in force when the definitions load; the launchpad can change
-them for one run.
+Their fields come from the models of the settings, so that a default, a description or a limit is written once.
+Defaults come from the settings in force when the definitions load. The launchpad can change them for one run.
 """
 
 from __future__ import annotations
@@ -96,7 +95,7 @@ class WeightsResource(_WeightFields):
 
 @lru_cache(maxsize=1)
 def _encoder(model: str, device: str) -> Encoder:
-    """Loaded once for all ops of a process."""
+    """The embedding model, loaded once for all ops of a process."""
     return Encoder(model, device)
 
 
@@ -107,7 +106,7 @@ class ScoringResource(_ScoringFields):
         return ScoringOptions(**_values(self, ScoringOptions))
 
     def encoder(self) -> Encoder | None:
-        """The embedding model, loaded, where one is configured. Raises `EmbeddingsUnavailable`."""
+        """The loaded embedding model, or None if none is configured. Raises `EmbeddingsUnavailable`."""
         options = self.options()
         return _encoder(options.embeddings, options.embeddings_device) if options.embeddings else None
 
@@ -133,7 +132,7 @@ class StorageResource(dg.ConfigurableResource):  # type: ignore[type-arg]
     url: str
 
     def retries(self) -> Retries:
-        """How storage that does not answer is waited for by ops, which lose more by ending than by waiting."""
+        """How long ops wait for storage that does not answer. They wait, because ending costs them more."""
         return Retries()
 
     def retrying_store(self) -> Store:
@@ -142,11 +141,11 @@ class StorageResource(dg.ConfigurableResource):  # type: ignore[type-arg]
 
 @dataclass(frozen=True)
 class TickOptions:
-    """How long a tick of a sensor works and waits, and how much it sends at a time."""
+    """Limits of a sensor tick: how long it works and waits, and how much it sends at a time."""
 
-    # Dagster ends a tick after 60 s, and a tick that is ended keeps nothing of what it did.
+    # Dagster ends a tick after 60 s, and the work of an ended tick is lost.
     work_seconds: float = 40.0
-    # Dagster looks at a sensor every 5 s at most: one that waits inside its tick starts runs sooner.
+    # Dagster evaluates a sensor every 5 s at most: a sensor that waits inside its tick starts runs sooner.
     wait_seconds: float = 20.0
     still_seconds: float = STILL_SECONDS
     page: int = PAGE
@@ -162,7 +161,7 @@ def fleet_of(
     *,
     retries: bool,
 ) -> Fleet:
-    """The parts that a run's or a tick's own resources name."""
+    """A `Fleet` from the resources of a run or a tick. With `retries` it waits for storage, as ops should."""
     return Fleet(
         storage.url,
         council.settings().roles_file,
@@ -173,7 +172,7 @@ def fleet_of(
 
 
 def default_resources(settings: Settings) -> dict[str, Any]:
-    """Every resource but `progress`, as the settings say."""
+    """Every resource but `progress`, from the settings, by name."""
     council = settings.council
     return {
         "engine": EngineResource(**settings.engine.model_dump()),
@@ -183,7 +182,7 @@ def default_resources(settings: Settings) -> dict[str, Any]:
         "judge": JudgeResource(**settings.judge.model_dump()),
         "storage": StorageResource(url=settings.storage),
         "process": RunProcess(),
-        # A plain object: its URL may hold a password, which must not appear in run config or UI.
+        # A plain object, not a resource: its URL may hold a password, which must not appear in run config or UI.
         "nats": settings.nats,
         "request_options": settings.requests,
         "check_options": settings.council_checks,

@@ -1,4 +1,4 @@
-"""Schedules: what is done by the clock. Their ticks only look; the jobs do the work."""
+"""Schedules. Their ticks only look for work; the jobs do it."""
 
 from collections.abc import Callable
 
@@ -12,19 +12,19 @@ from fleet_pipeline.instance.tags import BACKLOG_DIFF
 from fleet_pipeline.services.backlog_diff import diff_backlog
 from fleet_pipeline.settings import BulkSettings, RetentionSettings, Settings
 
-# Dagster ends a tick after 60 s. What is not looked at until then, the job looks at.
+# Dagster ends a tick after 60 s. The job reads the part of the backlog that the tick did not reach.
 LOOK_SECONDS = 30.0
 
 
 def build_schedules(settings: Settings) -> list[dg.ScheduleDefinition]:
-    """The schedules at the times that the settings name. Raises `InvalidInput` for a time that is none."""
+    """The schedules at the times in the settings. Raises `InvalidInput` for an invalid cron expression."""
     return [
-        _at(settings.bulk.cron, settings.bulk.timezone, "bulk", _bulk),
-        _at(settings.retention.cron, settings.retention.timezone, "retention", _retention),
+        _build_schedule(settings.bulk.cron, settings.bulk.timezone, "bulk", _bulk),
+        _build_schedule(settings.retention.cron, settings.retention.timezone, "retention", _retention),
     ]
 
 
-def _at(
+def _build_schedule(
     cron: str, timezone: str, name: str, make: Callable[[str, str], dg.ScheduleDefinition]
 ) -> dg.ScheduleDefinition:
     try:
@@ -54,14 +54,14 @@ def _bulk(cron: str, timezone: str) -> dg.ScheduleDefinition:
             return dg.SkipReason("no backlog is set: bulk.backlog in fleet.toml, or FLEET_BULK__BACKLOG")
         try:
             fleet = fleet_of(storage, council, request_options, retries=False)
-            found = diff_backlog(fleet.tasks, fleet.inbox, bulk.backlog, LOOK_SECONDS)
+            diff = diff_backlog(fleet.tasks, fleet.inbox, bulk.backlog, LOOK_SECONDS)
         except InvalidInput as error:
             return dg.SkipReason(str(error))
-        said = f"{bulk.backlog}: {found}"
-        context.log.info(said)
-        if not found.tasks and not found.not_looked_at:
-            return dg.SkipReason(said)
-        return dg.RunRequest(tags={BACKLOG_DIFF: said[:2_000]})
+        summary = f"{bulk.backlog}: {diff}"
+        context.log.info(summary)
+        if not diff.tasks and not diff.not_looked_at:
+            return dg.SkipReason(summary)
+        return dg.RunRequest(tags={BACKLOG_DIFF: summary[:2_000]})
 
     return bulk
 

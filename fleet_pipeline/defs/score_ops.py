@@ -1,7 +1,7 @@
-"""The ops of the asset `proposals`: how different, how relevant, how sound, how judged; and the rank.
+"""The ops of the asset `proposals`: diversity, relevance, code checks, judge ratings, and the rank.
 
-Each reads what was said a bounded number of deliberations at a time and passes figures on in the same parts;
-the last writes the tables `proposals` and `scores`.
+Each op reads the transcripts in parts of a bounded number of deliberations, and passes its scores on in the same
+parts. The last op writes the tables `proposals` and `scores`.
 """
 
 from collections.abc import Iterable, Iterator
@@ -93,17 +93,17 @@ def read_judgements(transcripts: TableSlice, storage: StorageResource, judge: Ju
             tall: list[Score] = []
             for key, council in final_proposals(utterances.to_pandas()).groupby("deliberation_id"):
                 rows = _judgements(store, str(key), council, judging)
-                found = rate_proposals(rows, seed=derive_seed(key))
-                tall += judge_scores(str(key), rows, found)
+                ratings = rate_proposals(rows, seed=derive_seed(key))
+                tall += judge_scores(str(key), rows, ratings)
                 seats += [
                     {
                         "deliberation_id": key,
                         "agent_id": agent,
-                        "judge": of.value,
-                        "judge_low": of.low,
-                        "judge_high": of.high,
+                        "judge": rating.value,
+                        "judge_low": rating.low,
+                        "judge_high": rating.high,
                     }
-                    for agent, of in found.items()
+                    for agent, rating in ratings.items()
                 ]
             yield pd.DataFrame(seats, columns=_JUDGED), score_frame(tall)
 
@@ -128,31 +128,31 @@ def rank_proposals(
 ) -> dg.Output[Iterable[DeliberationRows]]:
     tasks, chosen, method = fleet_of(storage, council, retries=True).tasks, weights.weights(), scoring.options().method
     store = tasks.store
-    # Without a judge nothing was read: the same for every part.
+    # Without a judge there are no ratings: every part gets empty tables.
     judgements = judge_ratings if len(judge_ratings) else repeat((pd.DataFrame(columns=_JUDGED), score_frame([])))
     parts = zip(transcripts.chunks(), diversity_scores, relevance_scores, code_checks, judgements, strict=False)
 
     def rows() -> Iterator[DeliberationRows]:
-        """Texts and scores joined, a bounded number of deliberations at a time. Writes `scores` beside."""
-        for (keys, utterances), diversity_part, (relevance_part, embedded), checked, (judged_part, judge_part) in parts:
-            seats_parts = relevance_part.merge(checked, on=SEAT, how="left", validate="1:1")
+        """Texts and scores joined, a bounded number of deliberations at a time. Also writes the table `scores`."""
+        for (keys, utterances), diversity_part, (relevance_part, embedded), code, (judged_part, judge_part) in parts:
+            seats_parts = relevance_part.merge(code, on=SEAT, how="left", validate="1:1")
             seats_parts = seats_parts.merge(novelty(diversity_part), on=SEAT, how="left")
             seats_parts = seats_parts.merge(judged_part, on=SEAT, how="left")
             candidates = {key: task.constraints.architect_rubric.k for key, task in _valid_tasks(tasks, keys)}
             ranked = rank(score(seats_parts, chosen), method, candidates)
             figures = council_figures(diversity_part)
             tall = pd.concat([diversity_part, embedded, judge_part], ignore_index=True)
-            places = tall.groupby("deliberation_id").indices
+            index = tall.groupby("deliberation_id").indices
             seats = final_proposals(utterances.to_pandas()).merge(ranked, on=SEAT, how="left")
             seats["run_id"] = context.run.run_id
             by_key = {str(key): part for key, part in seats.groupby("deliberation_id")}
             for key in keys:
                 facts = _facts(store, key)
-                # Proposals of a failed deliberation are ranked all the same, but nobody wins.
+                # Proposals of a failed deliberation are ranked too, but none wins.
                 wins = facts.get("status") == Status.COMPLETED
                 council_rows = by_key.get(key, seats.head(0))
                 fingerprint = facts.get("fingerprint", "")
-                _write_scores(store, key, tall.iloc[places.get(key, [])], council_rows, fingerprint, context.run.run_id)
+                _write_scores(store, key, tall.iloc[index.get(key, [])], council_rows, fingerprint, context.run.run_id)
                 yield DeliberationRows(
                     key,
                     [proposal_row(row, wins) for row in records(council_rows)],
@@ -169,24 +169,24 @@ def rank_proposals(
 
 
 def _facts(store: Store, key: str) -> dict[str, Any]:
-    """What a transcript's footer says; nothing where there is none that can be read, which the verdict tells."""
+    """The facts in a transcript's footer. Empty if there is none that can be read, which the outcome reports."""
     with suppress(CorruptFile):
-        found = read_file(store, "utterances", key)
-        return found[1] if found else {}
+        stored = read_file(store, "utterances", key)
+        return stored[1] if stored else {}
     return {}
 
 
 def _judgements(store: Store, key: str, council: pd.DataFrame, judging: Judging) -> list[dict[str, Any]]:
-    """The stored verdicts on these very proposals; none where they were on others."""
+    """The stored verdicts on exactly these proposals. Empty if they were on others."""
     try:
-        found = read_file(store, "judgements", key)
-    except CorruptFile:  # the judge is asked again by the next run
+        stored = read_file(store, "judgements", key)
+    except CorruptFile:  # the next run asks the judge again
         return []
-    if found is None:
+    if stored is None:
         return []
     fingerprint = str(council["fingerprint"].iloc[0])
-    rows: list[dict[str, Any]] = found[0].to_pylist()
-    return rows if found[1].get("judged") == judging_fingerprint(fingerprint, texts(council), judging) else []
+    rows: list[dict[str, Any]] = stored[0].to_pylist()
+    return rows if stored[1].get("judged") == judging_fingerprint(fingerprint, texts(council), judging) else []
 
 
 def _write_scores(
@@ -200,7 +200,7 @@ def _write_scores(
 
 
 def _valid_tasks(tasks: TaskStore, keys: Iterable[str]) -> Iterator[tuple[str, Task]]:
-    """The stored tasks of `keys`, one at a time; one that does not hold is left to the verdict, and costs no other."""
+    """The valid stored tasks of `keys`, one at a time. The outcome reports the invalid ones."""
     for key in keys:
         with suppress(InvalidInput):
             yield key, tasks.get(key)[0]

@@ -1,7 +1,7 @@
 """Sensors read; they do not compute.
 
-`completions` announces finished deliberations on NATS. `requests` takes what is asked for there, and `inbox`
-what is put into a folder; both ask for runs, many requests sharing one. `orphaned_runs` ends runs that were killed.
+`completions` publishes finished deliberations on NATS. `requests` takes requests from NATS, and `inbox` from a
+folder. Both request runs, and many requests share one run. `orphaned_runs` ends runs that were killed.
 """
 
 import time
@@ -34,30 +34,30 @@ def completions(
 ) -> dg.SkipReason:
     if nats.url is None:
         return dg.SkipReason(NO_BROKER)
-    total, began, broke = PublishSummary(), time.monotonic(), ""
-    while time.monotonic() - began < ticks.work_seconds:
+    total, started, failure = PublishSummary(), time.monotonic(), ""
+    while time.monotonic() - started < ticks.work_seconds:
         cursor = int(context.cursor or 0)
         try:
-            following = publish_pending(context.instance, nats, cursor, total, ticks.page, ticks.chunk)
+            next_cursor = publish_pending(context.instance, nats, cursor, total, ticks.page, ticks.chunk)
         except (BrokerUnavailable, StreamMismatch, StorageError) as error:
-            # A tick that fails keeps no cursor: what has been sent would be sent again by every one.
+            # A failing tick keeps no cursor: every later tick would send the same events again.
             if not total.receipts:
                 raise
-            broke = f"; then {error}"
+            failure = f"; then {error}"
             context.log.error(str(error))
             break
-        if following == cursor:
+        if next_cursor == cursor:
             break
-        context.update_cursor(str(following))
+        context.update_cursor(str(next_cursor))
     for key, reason in total.unreadable.items():
         context.log.warning(f"{key} is not announced: {reason}")
     receipts = total.receipts
     if not receipts and not total.unreadable:
         return dg.SkipReason("no outcomes since the last tick")
-    known, torn = len(receipts.duplicates), len(total.unreadable)
-    unsent = f"; {torn} deliberations cannot be read (see the tick's log)" if torn else ""
+    duplicates, unreadable = len(receipts.duplicates), len(total.unreadable)
+    unsent = f"; {unreadable} deliberations cannot be read (see the tick's log)" if unreadable else ""
     return dg.SkipReason(
-        f"published {len(receipts.stored)} events; the broker knew {known} more already{unsent}{broke}"
+        f"published {len(receipts.stored)} events; the broker knew {duplicates} more already{unsent}{failure}"
     )
 
 
@@ -92,7 +92,7 @@ def requests(
     except (BrokerUnavailable, StreamMismatch, StorageError) as error:
         if not intake.run_requests:
             raise
-        # What has been taken is run, broker or no broker.
+        # Requests that were taken are run, with or without the broker.
         context.log.error(str(error))
         return _result(context, intake, str(error))
     intake.notes += counts.failures
@@ -121,7 +121,7 @@ def inbox(
     except StorageError as error:
         if not intake.run_requests:
             raise
-        done = [str(error)]  # what has been taken is run all the same
+        done = [str(error)]  # requests that were taken are run all the same
     return _result(context, intake, "; ".join(done) or "nothing in the inbox")
 
 
@@ -135,10 +135,10 @@ def orphaned_runs(context: dg.SensorEvaluationContext) -> dg.SkipReason:
     return dg.SkipReason(f"ended {', '.join(closed)}" if closed else "every run that is under way has its process")
 
 
-def _result(context: dg.SensorEvaluationContext, intake: Intake, did: str) -> dg.SensorResult | dg.SkipReason:
+def _result(context: dg.SensorEvaluationContext, intake: Intake, summary: str) -> dg.SensorResult | dg.SkipReason:
     for note in intake.notes:
         context.log.warning(note)
     if not intake.run_requests:
-        return dg.SkipReason("; ".join([did, *intake.notes]))
-    context.log.info(did)
+        return dg.SkipReason("; ".join([summary, *intake.notes]))
+    context.log.info(summary)
     return dg.SensorResult(run_requests=list(intake.run_requests.values()))

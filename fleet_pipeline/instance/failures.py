@@ -1,4 +1,4 @@
-"""Our errors as Dagster's."""
+"""Turns this project's errors into Dagster failures."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from fleet_pipeline.common.errors import FleetError, InvalidInput, treatment
 
 
 def failure(error: FleetError, where: str = "") -> dg.Failure:
-    """The failure of an op, whose message a person reads in the UI. `where` is the field of the launchpad."""
-    known = treatment(error)
-    return dg.Failure(f"{where}{error}", allow_retries=known is None or known.retry)
+    """The failure of an op, with a message for the UI. `where` is put before it: the field of the launchpad."""
+    how_treated = treatment(error)
+    return dg.Failure(f"{where}{error}", allow_retries=how_treated is None or how_treated.retry)
 
 
 def invalid(message: str) -> dg.Failure:
-    """The failure of an op that was given what cannot be right."""
+    """The failure of an op with invalid input."""
     return failure(InvalidInput(message))

@@ -1,4 +1,4 @@
-"""Where the Dagster instance lives, and how it is opened."""
+"""Finds and opens the Dagster instance."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ HOME = Path(".fleet/dagster")
 
 @contextmanager
 def open_instance() -> Iterator[dg.DagsterInstance]:
-    """The instance of DAGSTER_HOME, or the one of our own in the working directory, set up on first use."""
+    """The instance in DAGSTER_HOME, or else the one in `HOME`, set up on first use. Raises `InvalidInput`."""
     instance_home()
     with dg.DagsterInstance.get() as instance:
         yield instance
 
 
 def instance_home() -> Path:
-    """DAGSTER_HOME, or one of our own in the working directory, set up on first use."""
-    if chosen := os.environ.get("DAGSTER_HOME"):
-        if not Path(chosen).is_absolute() or not Path(chosen).is_dir():
-            raise InvalidInput(f"DAGSTER_HOME is {chosen}: it must be an absolute path of a folder that exists")
-        return Path(chosen)
+    """DAGSTER_HOME, or else `HOME` in the working directory, set up on first use. Raises `InvalidInput`."""
+    if configured := os.environ.get("DAGSTER_HOME"):
+        if not Path(configured).is_absolute() or not Path(configured).is_dir():
+            raise InvalidInput(f"DAGSTER_HOME is {configured}: it must be an absolute path of a folder that exists")
+        return Path(configured)
     home = HOME.absolute()
     home.mkdir(parents=True, exist_ok=True)
     if not (home / "dagster.yaml").exists():

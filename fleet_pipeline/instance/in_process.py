@@ -1,4 +1,4 @@
-"""A run that this process executes itself, recorded in the instance as any other."""
+"""Executes runs in this process, recorded in the instance like any other run."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 
 import dagster as dg
 
-# Not exported by `dagster`: `execute_in_process` keeps every event of a run in memory until it ends, three for each
-# deliberation, and makes a run that the UI can neither show under its code location nor re-execute.
+# Not exported by `dagster`: the public `execute_in_process` keeps every event of a run in memory until it ends, three
+# per deliberation. The UI can neither show its runs under their code location nor re-execute them.
 from dagster._core.definitions.job_base import InMemoryJob
 from dagster._core.execution.api import execute_run_iterator
 from dagster._core.remote_origin import ManagedGrpcPythonEnvCodeLocationOrigin, RemoteJobOrigin, RemoteRepositoryOrigin
@@ -24,14 +24,14 @@ INTERRUPTED = "it was interrupted"
 def create_run(
     instance: dg.DagsterInstance, job: dg.JobDefinition, run_id: str, config: Mapping[str, Any], tags: Mapping[str, str]
 ) -> dg.DagsterRun:
-    """A run of `job` that has not started, as the UI would make it."""
+    """A run of `job` that has not started, as the UI would create it."""
     return instance.create_run_for_job(
-        job, None, run_id, config, tags=tags, remote_job_origin=_as_in_workspace(job.name)
+        job, None, run_id, config, tags=tags, remote_job_origin=_workspace_origin(job.name)
     )
 
 
-def _as_in_workspace(job_name: str) -> RemoteJobOrigin:
-    """Where the UI finds the job: the code location that workspace.yaml names."""
+def _workspace_origin(job_name: str) -> RemoteJobOrigin:
+    """The origin under which the UI finds the job: the code location that workspace.yaml names."""
     location = ManagedGrpcPythonEnvCodeLocationOrigin(
         LoadableTargetOrigin(module_name=CODE_MODULE, working_directory=str(Path.cwd())),
         location_name=CODE_LOCATION,
@@ -40,9 +40,7 @@ def _as_in_workspace(job_name: str) -> RemoteJobOrigin:
 
 
 def execute(job: dg.JobDefinition, run: dg.DagsterRun, instance: dg.DagsterInstance) -> str | None:
-    """Execute a run in this process; returns why it broke, if it did. Events are not kept: there are three for
-    each deliberation.
-    """
+    """Execute a run in this process; returns why it broke, or None. Keeps no events: there are three per deliberation."""
     succeeded, failures = False, []
     for event in execute_run_iterator(InMemoryJob(job), run, instance):
         succeeded = succeeded or event.event_type == dg.DagsterEventType.RUN_SUCCESS
@@ -52,7 +50,7 @@ def execute(job: dg.JobDefinition, run: dg.DagsterRun, instance: dg.DagsterInsta
 
 
 def why_broken(failures: Iterable[dg.DagsterEvent]) -> str | None:
-    """Why a run broke. A `Failure` raised by `deliberations` is its outcome, and no breakage."""
+    """Why a run broke. None if `deliberations` raised a `Failure`: the run then has its outcomes."""
     for event in failures:
         if event.step_key == DELIBERATIONS and event.step_failure_data.user_failure_data:
             return None
@@ -60,7 +58,7 @@ def why_broken(failures: Iterable[dg.DagsterEvent]) -> str | None:
         if error and error.cls_name == "DagsterExecutionInterruptedError":
             return INTERRUPTED
         cause = error.cause if error and error.cause else error
-        # "package.module.ErrorClass: what a person can use"
+        # "package.module.ErrorClass: message"
         message = re.sub(r"^[\w.]+: ", "", cause.message.strip()) if cause else "failed"
         return f"step {event.step_key}: {message}"
     return "the run ended before its outcomes"

@@ -1,11 +1,11 @@
-"""Metadata entries that are written in one place and read in another.
+"""Keys of metadata entries that one module writes and another reads.
 
-They are labels in the UI as well, and part of what is stored: a new wording loses what older runs wrote.
+They are also labels in the UI and part of the stored data: with a new wording the entries of older runs are lost.
 """
 
-STORAGE = "storage"  # of an outcome: the storage that its run wrote to
+STORAGE = "storage"  # of an outcome: the URL of the storage that its run wrote to
 
-# Of a materialization of `transcripts`: what the run's engine did.
+# Of a materialization of `transcripts`: figures of the run's engine.
 TOKENS_PER_SECOND = "run: completion tokens per second"
 CACHE_HIT_RATE = "run: prefix cache hit rate"
 ENGINE_START_SECONDS = "run: engine start (s)"

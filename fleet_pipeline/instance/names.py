@@ -1,4 +1,4 @@
-"""Names that definitions are made under and others find them by."""
+"""Names of definitions, for the code that defines them and the code that looks them up."""
 
 import dagster as dg
 
@@ -11,10 +11,10 @@ OUTCOMES = dg.AssetKey(DELIBERATIONS)  # its events are the outcomes of delibera
 DELIBERATE_JOB = "deliberate"
 COMPLETIONS_SENSOR = "completions"
 
-# One place for each engine that fits the machine: runs wait for one another here, and score beside each other.
+# A pool with one slot per engine that fits the machine: the GPU ops of runs take turns, and their scoring overlaps.
 GPU_POOL = "gpu"
 
 # The code location that workspace.yaml names.
 CODE_LOCATION = "fleet_pipeline"
 CODE_MODULE = "fleet_pipeline.definitions"
-REPOSITORY = "__repository__"  # as Dagster calls a location's only one
+REPOSITORY = "__repository__"  # Dagster's name for the only repository of a code location

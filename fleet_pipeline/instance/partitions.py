@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import dagster as dg
 
-# Not exported by `dagster`: the only way to ask for unfinished backfills.
+# Not exported by `dagster`: the only way to list unfinished backfills.
 from dagster._core.execution.backfill import BulkActionStatus
 
 from fleet_pipeline.common.errors import InvalidInput
@@ -28,16 +28,16 @@ UNFINISHED = [
 def register(instance: dg.DagsterInstance, keys: Sequence[str]) -> dict[str, str]:
     """Register `keys` as one contiguous range, in this order; returns the tags of a run over them.
 
-    A run covers one key or one range, contiguous in the order in which keys were added. Keys that
-    stand elsewhere are taken out and added again at the end; what Dagster knows of them stays.
-    That changes what the ranges of other runs hold, so it is refused while one that holds a moved
-    key is unfinished, and the digest in the tags lets a later re-execution notice (`verify_range`).
+    A run covers one key or one range, contiguous in the order in which keys were added. Keys that are registered
+    elsewhere are deleted and added again at the end; Dagster keeps their history. This changes the ranges of other
+    runs. Raises `InvalidInput` while an unfinished run holds a moved key. The digest in the tags lets a later
+    re-execution notice the change (`verify_range`).
     """
-    known = list(instance.get_dynamic_partitions(NAME))
-    places = {key: place for place, key in enumerate(known)}
-    start = places.get(keys[0], -1)
-    if start < 0 or known[start : start + len(keys)] != list(keys):
-        moved = [key for key in keys if key in places]
+    registered = list(instance.get_dynamic_partitions(NAME))
+    positions = {key: position for position, key in enumerate(registered)}
+    start = positions.get(keys[0], -1)
+    if start < 0 or registered[start : start + len(keys)] != list(keys):
+        moved = [key for key in keys if key in positions]
         refuse_while_running(instance, moved)
         for key in moved:
             instance.delete_dynamic_partition(NAME, key)
@@ -46,8 +46,8 @@ def register(instance: dg.DagsterInstance, keys: Sequence[str]) -> dict[str, str
 
 
 def verify_range(tags: Mapping[str, str], keys: Sequence[str]) -> None:
-    """Make sure that a run's range holds the keys it was made for. Runs launched in the UI carry no
-    digest: their range is what the person saw. Raises `InvalidInput`.
+    """Verify that a run's range still holds the keys that the run was made for. Raises `InvalidInput`.
+    Runs launched in the UI carry no digest: a person saw and chose their range.
     """
     if tags.get(KEYS, _digest(keys)) != _digest(keys):
         raise InvalidInput(
@@ -57,7 +57,7 @@ def verify_range(tags: Mapping[str, str], keys: Sequence[str]) -> None:
 
 
 def refuse_while_running(instance: dg.DagsterInstance, keys: Sequence[str]) -> None:
-    """Raises `InvalidInput` while a run over any of `keys` is queued or under way."""
+    """Raise `InvalidInput` while a run over any of `keys` is queued or under way."""
     if not keys:
         return
     held = unfinished(instance)
@@ -69,24 +69,24 @@ def refuse_while_running(instance: dg.DagsterInstance, keys: Sequence[str]) -> N
 
 
 def unfinished(instance: dg.DagsterInstance) -> dict[str, dg.DagsterRun]:
-    """The keys that runs hold which have not ended, each with its run; started runs before queued ones."""
+    """The keys that unfinished runs hold, each with its run. A started run takes precedence over a queued one."""
     runs = instance.get_runs(filters=dg.RunsFilter(statuses=UNFINISHED))
     if not runs:
         return {}
-    known = list(instance.get_dynamic_partitions(NAME))
-    places = {key: place for place, key in enumerate(known)}
+    registered = list(instance.get_dynamic_partitions(NAME))
+    positions = {key: position for position, key in enumerate(registered)}
     held: dict[str, dg.DagsterRun] = {}
     for run in sorted(runs, key=lambda run: run.status not in STARTED):
         tags = run.tags
-        start, end = places.get(tags.get(RANGE_START, "")), places.get(tags.get(RANGE_END, ""))
-        keys = known[start : end + 1] if start is not None and end is not None else []
+        start, end = positions.get(tags.get(RANGE_START, "")), positions.get(tags.get(RANGE_END, ""))
+        keys = registered[start : end + 1] if start is not None and end is not None else []
         for key in [*keys, *([tags[PARTITION]] if PARTITION in tags else [])]:
             held.setdefault(key, run)
     return held
 
 
 def unfinished_backfill(instance: dg.DagsterInstance) -> str | None:
-    """The id of a backfill that still has runs to launch, if there is one."""
+    """The id of a backfill that still has runs to launch, or None."""
     backfills = instance.get_backfills(status=BulkActionStatus.REQUESTED)
     return backfills[0].backfill_id if backfills else None
 

@@ -1,6 +1,6 @@
-"""The tags of runs: ours, and those of Dagster's that we write or read."""
+"""The tags of runs: this project's own, and the Dagster tags that it writes or reads."""
 
-# Not exported by `dagster`: retries are told to start a run from its beginning, and `fleet run` is not retried.
+# Not exported by `dagster`: needed to retry runs from their first step, and not to retry runs of `fleet run`.
 from dagster._core.storage.tags import MAX_RETRIES_TAG, RETRY_STRATEGY_TAG
 
 RANGE_START = "dagster/asset_partition_range_start"
@@ -12,4 +12,4 @@ RETRY_STRATEGY = RETRY_STRATEGY_TAG
 KEYS = "fleet/keys"  # digest of the partition keys that the run was made for
 PROCESS = "fleet/process"  # which process executes the run, see `run_processes`
 BATCH = "fleet/batch"  # the batch of requests that asked for the run
-BACKLOG_DIFF = "fleet/found"  # what a scheduled look at a backlog found
+BACKLOG_DIFF = "fleet/found"  # summary of the backlog diff by which a schedule launched the run

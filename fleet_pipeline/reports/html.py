@@ -5,6 +5,7 @@ It holds no script and no address, and its content security policy forbids both.
 
 from __future__ import annotations
 
+from fleet_pipeline.common.errors import MissingExtra
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -44,8 +45,11 @@ def write_report(
     `seats` has the columns `role`, `perspective`, `winner` and `answered` (whether the proposal has a text).
     `load_detail` loads the texts, one deliberation at a time, so that memory does not grow with them.
     """
-    import jinja2
-
+    try:
+        import jinja2
+        import matplotlib as mpl  # noqa: F401 - `plots` needs it: told before anything is read
+    except ImportError as error:
+        raise MissingExtra("the report", "report") from error
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("fleet_pipeline.reports", "templates"),
         autoescape=True,

@@ -25,10 +25,15 @@ def council_picture(
     initial_novelty: Sequence[float | None],
     winner: int | None,
 ) -> bytes:
-    """Returns a PNG: the (n, n) similarities of n final proposals, and each proposal's novelty against its relevance.
+    """Returns a PNG, empty without the extra `report`: the (n, n) similarities of n final proposals, and each proposal's novelty against its relevance.
 
     A line starts at the proposal's novelty before revision. `winner` is an index. All values are in [0, 1].
     """
+    try:
+        import matplotlib as mpl  # noqa: F401
+        import PIL  # noqa: F401
+    except ImportError:
+        return b""
     return _Canvas.of(tuple(labels)).draw(similarity, relevance, novelty, initial_novelty, winner)
 
 

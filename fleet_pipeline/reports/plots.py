@@ -11,8 +11,7 @@ import pandas as pd
 
 # Placeholder for `currentColor`, the page's text colour, which matplotlib cannot name.
 _TEXT = "#010203"
-_BLUE, _ORANGE, _GREEN, _RED = "#4c8bf5", "#e08a1e", "#3aa76d", "#d64550"
-_STATUS = {"completed": _GREEN, "failed": _RED, "timeout": _ORANGE}
+_BLUE, _ORANGE, _GREEN = "#4c8bf5", "#e08a1e", "#3aa76d"
 MOST_POINTS = 3_000  # with more, hexagons count them: an SVG with a mark each grows with the run
 
 

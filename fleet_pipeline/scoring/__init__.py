@@ -1,16 +1,17 @@
 """Scores: functions over tables, for many deliberations at once.
 
-    scores       the tall form of every figure
-    proposals    who proposed what, from all that was said
-    text         texts as units of stemmed words
-    similarity   how alike texts are, lexically; `embeddings` where a model is configured
-    diversity    how different a council's proposals are, before and after revision
-    relevance    how well a proposal fits its task rather than others, and covers what is asked
-    checks       its code, parsed and held against rules, never run
-    judge        verdicts on pairs, made into a ranking
-    ranking      weights, candidates, winners; `options` is what can be chosen
-    score        all of it for a batch; `cases` for proposals made elsewhere
-    verdict      one row for each deliberation; `explain` says why its winner won
+    scores          the tall form of every figure
+    proposals       one row per seat, from all utterances
+    text            texts as units of stemmed words
+    similarity      lexical similarity of texts; `embeddings` where a model is configured
+    diversity       how different a council's proposals are, before and after revision
+    relevance       how well a proposal fits its task rather than others, and covers what is asked
+    code_checks     parse a proposal's code and apply rules to it, without running it
+    council_checks  whether a council's result can be trusted
+    judge           verdicts on pairs, made into a ranking
+    ranking         weights, candidates, winners; `options` holds the settings
+    score           all scores of a batch; `cases` for proposals made elsewhere
+    outcome         one row for each deliberation; `explain` says why its winner won
 
-All but `fit` depend on the own deliberation alone. `fit` is held against other tasks of the batch as well.
+Every score but `fit` depends on its own deliberation alone. `fit` also depends on the other tasks of the batch.
 """

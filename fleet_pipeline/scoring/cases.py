@@ -58,7 +58,7 @@ class Case(BaseModel):
 
     @field_validator("proposals")
     @classmethod
-    def _told_apart(cls, value: tuple[CaseProposal, ...]) -> tuple[CaseProposal, ...]:
+    def _distinct_agents(cls, value: tuple[CaseProposal, ...]) -> tuple[CaseProposal, ...]:
         names = [proposal.agent_id for proposal in value]
         if repeated := {name for name in names if names.count(name) > 1}:
             raise ValueError(f"agent_id {min(repeated)!r} is given twice; give each proposal its own")
@@ -66,7 +66,7 @@ class Case(BaseModel):
 
 
 def read_case(entry: Any) -> Case:
-    """Raises `InvalidInput` naming the fields and the remedies."""
+    """Validates one case. Raises `InvalidInput` that names the fields and the remedies."""
     if not isinstance(entry, dict):
         raise InvalidInput("(whole case): expected an object with task and proposals")
     try:
@@ -83,18 +83,18 @@ def score_cases(
     encoder: Encoder | None = None,
     processes: int = 1,
 ) -> Scored:
-    """Score cases given as `Case` or as plain mappings. Frames are keyed by `deliberation_id`, the place of the
-    case in `cases` as a text ("0", "1", ...). Raises `InvalidInput` for a mapping that is no case, and without any case.
+    """Score cases given as `Case` or as plain mappings. In the frames, `deliberation_id` is the case's position in
+    `cases` as a text ("0", "1", ...). Raises `InvalidInput` for a mapping that is no case, and without any case.
 
-    The cases are one batch: the tasks of the others are the wrong tasks that relevance is held against.
+    The cases are one batch: the tasks of the other cases are wrong tasks for a case's relevance.
     """
     if not cases:
         raise InvalidInput("there is no case to score")
-    read = [case if isinstance(case, Case) else read_case(case) for case in cases]
-    tasks = {str(place): _task(str(place), case) for place, case in enumerate(read)}
+    valid_cases = [case if isinstance(case, Case) else read_case(case) for case in cases]
+    tasks = {str(index): _task(str(index), case) for index, case in enumerate(valid_cases)}
     rows = [
-        (str(place), proposal.agent_id, proposal.content)
-        for place, case in enumerate(read)
+        (str(index), proposal.agent_id, proposal.content)
+        for index, case in enumerate(valid_cases)
         for proposal in case.proposals
     ]
     proposals = pd.DataFrame(rows, columns=["deliberation_id", "agent_id", "text"])
@@ -102,15 +102,15 @@ def score_cases(
 
 
 def case_results(names: Sequence[str], scored: Scored) -> list[dict[str, Any]]:
-    """What `fleet score --json` prints: a dictionary for each case, by its place in `names`."""
+    """The output of `fleet score --json`: a dictionary for each case, in the order of `names`."""
     tall = scored.scores[scored.scores["agent_id"].isna()]
     by_case = {key: part.to_dict("records") for key, part in scored.proposals.groupby("deliberation_id")}
     figures = {key: part.to_dict("records") for key, part in tall.groupby("deliberation_id")}
     results = []
-    for place, name in enumerate(names):
-        rows = sorted(by_case[str(place)], key=lambda row: (row["rank"], row["agent_id"]))
+    for index, name in enumerate(names):
+        rows = sorted(by_case[str(index)], key=lambda row: (row["rank"], row["agent_id"]))
         diversity: dict[str, Any] = {"vendi": None, "mean_distance": None}
-        for figure in figures[str(place)]:
+        for figure in figures[str(index)]:
             embedded = figure["version"].startswith("embedding:")
             diversity[f"embedding_{figure['metric']}" if embedded else figure["metric"]] = figure["value"]
         results.append({"name": name, "diversity": diversity, "proposals": [_result(row) for row in rows]})
@@ -125,11 +125,11 @@ def _result(row: Mapping[Any, Any]) -> dict[str, Any]:
         "rank": int(row["rank"]),
         "tied": bool(row["tied"]),
         "winner": bool(row["winner"]),
-        "evidence": [{**found._asdict(), "covered": found.covered} for found in row["evidence"]],
+        "evidence": [{**entry._asdict(), "covered": entry.covered} for entry in row["evidence"]],
         "findings": [
-            {"check": one.check, "line": finding.line, "message": finding.message}
-            for one in row["findings"]
-            for finding in one.findings
+            {"check": check.check, "line": finding.line, "message": finding.message}
+            for check in row["findings"]
+            for finding in check.findings
         ],
     }
 
@@ -138,7 +138,7 @@ def _number(value: float) -> float | None:
     return None if value != value else float(value)
 
 
-def _task(place: str, case: Case) -> Task:
-    # Built without validation: a case has none of a backlog's limits, and its texts go nowhere but here.
+def _task(key: str, case: Case) -> Task:
+    # Built without validation: a backlog's limits do not apply to a case, and its texts are used only here.
     constraints = Constraints.model_construct(requirements=case.requirements, rubric=case.rubric)
-    return Task.model_construct(task_id=f"case-{place}", description=case.task, constraints=constraints)
+    return Task.model_construct(task_id=f"case-{key}", description=case.task, constraints=constraints)

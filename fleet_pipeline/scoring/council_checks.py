@@ -1,4 +1,4 @@
-"""Whether a council's result can be trusted: what people should look at before they do."""
+"""Council checks: can a council's result be trusted, or should people look at it first?"""
 
 from __future__ import annotations
 
@@ -26,35 +26,35 @@ def failed_checks(
     quorum: int | None,
     options: CouncilCheckOptions,
 ) -> dict[CouncilCheck, str]:
-    """The checks that one council does not pass, and for each what was found and what to do.
+    """The checks that one council fails, and for each what was found and what to do.
 
-    `diversity` are its figures, empty where it has none; `quorum` None where no valid task is stored.
+    `diversity` holds the council's figures, and is empty where it has none. `quorum` is None without a valid task.
     """
-    found: dict[CouncilCheck, str] = {}
+    failures: dict[CouncilCheck, str] = {}
     present = proposals[proposals["text"].notna()]
     n = len(present)
     if quorum is not None and n < quorum:
-        found["quorum"] = (
+        failures["quorum"] = (
             f"{n} seats answered, the quorum is {quorum}: run it again, with more retries or a larger timeout_seconds"
         )
-    cut = int((utterances["error_type"] == "cut_off").sum())
-    if len(utterances) and cut / len(utterances) > options.truncated_above:
-        found["truncation"] = (
-            f"{cut} of {len(utterances)} answers reached max_tokens: raise it, or turn a reasoning model's thinking off"
+    truncated = int((utterances["error_type"] == "cut_off").sum())
+    if len(utterances) and truncated / len(utterances) > options.truncated_above:
+        failures["truncation"] = (
+            f"{truncated} of {len(utterances)} answers reached max_tokens: raise it, or turn a reasoning model's thinking off"
         )
     if diversity.get("duplicates"):
-        found["duplicates"] = (
+        failures["duplicates"] = (
             f"{diversity['duplicates']} proposals repeat another: a higher temperature, or diversity = true, tells seats apart"
         )
     if n > 1 and "vendi" in diversity:
         share = (diversity["vendi"] - 1) / (n - 1)
         if share < options.diversity_below:
-            found["diversity"] = (
+            failures["diversity"] = (
                 f"{share:.2f} of the possible diversity: a higher temperature, more perspectives, or fewer rounds"
             )
     relevance = present["relevance"].dropna() if "relevance" in present else present["text"].head(0)
     if len(relevance) and relevance.mean() < options.relevance_below:
-        found["relevance"] = (
+        failures["relevance"] = (
             f"mean relevance {relevance.mean():.2f}: say more in the task and its requirements, or use a larger model"
         )
-    return found
+    return failures

@@ -1,4 +1,4 @@
-"""How different the proposals of a council are, before and after revision, and who moved where."""
+"""How different a council's proposals are, before and after revision, and which author moved towards which."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from fleet_pipeline.scoring.embeddings import Encoder
 from fleet_pipeline.scoring.scores import Score
 from fleet_pipeline.scoring.similarity import LEXICAL, Matrix, similarities_of
 
-NEAR = 0.8  # lexical similarity from which two proposals are near duplicates; paraphrases have about 0.6
-ADOPTED = 0.05  # gain in similarity to a peer's opening proposal from which a revision moved towards it
+NEAR = 0.8  # least lexical similarity of near duplicates; paraphrases have about 0.6
+ADOPTED = 0.05  # least gain in similarity to a peer's opening proposal that counts as a move towards it
 _WORD = re.compile(r"\w+")
 
 
@@ -37,7 +37,7 @@ def mean_distance(similarity: Matrix) -> float | None:
 
 
 def nearest_distance(similarity: Matrix) -> list[float | None]:
-    """Of each item, 1 - similarity to the most similar other; None for a single item."""
+    """For each item, 1 - similarity to the most similar other item; None for a single item."""
     if len(similarity) < 2:
         return [None] * len(similarity)
     others = similarity - 2 * np.eye(len(similarity))
@@ -45,7 +45,7 @@ def nearest_distance(similarity: Matrix) -> list[float | None]:
 
 
 def near_duplicates(similarity: Matrix) -> float:
-    """Share of proposals that could go without losing a kind: of each group linked by `NEAR` all but one."""
+    """Share of redundant proposals, 0 to 1: all but one of each group that is linked by similarities from `NEAR`."""
     from scipy.sparse.csgraph import connected_components
 
     groups, _ = connected_components(similarity >= NEAR, directed=False)
@@ -53,7 +53,7 @@ def near_duplicates(similarity: Matrix) -> float:
 
 
 def distinct_n(texts: Sequence[str], n: int) -> float | None:
-    """Share of different word n-grams among all of them (Li et al., 2016), 0 to 1; None without any.
+    """Share of distinct ones among all word n-grams (Li et al., 2016), 0 to 1; None without any.
 
     Texts are cut to the length of the shortest, because longer texts repeat more.
     """
@@ -62,19 +62,19 @@ def distinct_n(texts: Sequence[str], n: int) -> float | None:
 
 
 def compression_ratio(texts: Sequence[str]) -> float | None:
-    """Bytes of all texts over their bytes compressed together (Shaib et al., 2024): high where they repeat.
+    """Bytes of all texts divided by their bytes compressed together (Shaib et al., 2024): high where texts repeat.
 
-    Of texts cut to the length of the shortest; None without a word.
+    Texts are cut to the length of the shortest. None without a word.
     """
-    # In an order of their own: bytes of compression depend on it.
+    # Sorted, because the compressed size depends on the order.
     joined = "\n".join(sorted(" ".join(words) for words in _length_matched(texts))).encode()
     return len(joined) / len(zlib.compress(joined, 9)) if joined.strip() else None
 
 
 def diversity(proposals: pd.DataFrame, encoder: Encoder | None = None) -> list[Score]:
-    """All diversity scores of `final_proposals`, by deliberation in order of appearance.
+    """All diversity scores of the rows of `final_proposals`, by deliberation in order of appearance.
 
-    Without `initial_text` (proposals made elsewhere) there is no phase but the final one.
+    Without `initial_text` (proposals made elsewhere) there is only the final phase.
     """
     present = proposals[proposals["text"].notna()]
     councils = []
@@ -85,12 +85,12 @@ def diversity(proposals: pd.DataFrame, encoder: Encoder | None = None) -> list[S
     if not councils:
         return []
     texts = [[*(council.initial or []), *council.final] for council in councils]
-    compared = [(LEXICAL, similarities_of(texts))]
+    representations = [(LEXICAL, similarities_of(texts))]
     if encoder:
-        compared.append((encoder.version, encoder.similarities_of(texts)))
+        representations.append((encoder.version, encoder.similarities_of(texts)))
     scores: list[Score] = []
     for council in councils:
-        scores += _of_council(council, [(version, next(matrices)) for version, matrices in compared])
+        scores += _council_scores(council, [(version, next(matrices)) for version, matrices in representations])
     return scores
 
 
@@ -101,21 +101,21 @@ class _Council(NamedTuple):
     final: list[str]
 
 
-def _of_council(council: _Council, compared: list[tuple[str, Matrix]]) -> Iterator[Score]:
-    """`compared` has the similarities of all texts, the initial ones first, by version."""
+def _council_scores(council: _Council, matrices: list[tuple[str, Matrix]]) -> Iterator[Score]:
+    """`matrices` has (version, similarities of all texts) of each representation. Initial texts come first."""
     key, agents, initial, final = council
     n = len(agents)
     for phase, texts in (("initial", initial), ("final", final)):
         if texts is not None:
-            for metric, value in _of_words(texts):
+            for metric, value in _word_scores(texts):
                 yield Score(key, None, None, phase, metric, "1", value, n)
-    for version, both in compared:
+    for version, joint in matrices:
         vendis = []
-        for phase, texts, matrix in (("initial", initial, both[:n, :n]), ("final", final, both[-n:, -n:])):
+        for phase, texts, matrix in (("initial", initial, joint[:n, :n]), ("final", final, joint[-n:, -n:])):
             if texts is None:
                 continue
-            # Copies count once: another copy of anything may not make a council look more diverse.
-            firsts = [place for place, text in enumerate(texts) if text not in texts[:place]]
+            # Copies count once: an extra copy must not make a council look more diverse.
+            firsts = [index for index, text in enumerate(texts) if text not in texts[:index]]
             vendis.append(vendi(matrix[np.ix_(firsts, firsts)]))
             yield Score(key, None, None, phase, "vendi", version, vendis[-1], n)
             if version == LEXICAL:
@@ -127,23 +127,23 @@ def _of_council(council: _Council, compared: list[tuple[str, Matrix]]) -> Iterat
                 if nearest is not None:
                     yield Score(key, agent, None, phase, "novelty", version, nearest, n)
         if initial is not None:
-            # Below 0 the revision made the council less diverse: conformity.
+            # Below 0, the revision made the council less diverse: conformity.
             yield Score(key, None, None, "revision", "vendi_change", version, vendis[1] - vendis[0], n)
-            yield from _moves(key, agents, both, version)
+            yield from _moves(key, agents, joint, version)
 
 
-def _moves(key: str, agents: list[str], both: Matrix, version: str) -> Iterator[Score]:
-    """How far each author moved from its opening proposal, and towards whose."""
+def _moves(key: str, agents: list[str], joint: Matrix, version: str) -> Iterator[Score]:
+    """How far each author moved from its opening proposal, and towards which peers' opening proposals."""
     n = len(agents)
-    for place, agent in enumerate(agents):
-        yield Score(key, agent, None, "revision", "moved", version, 1 - float(both[place, n + place]), n)
-        for peer, name in enumerate(agents):
-            gain = float(both[n + place, peer] - both[place, peer])
-            if peer != place and gain >= ADOPTED:
-                yield Score(key, agent, name, "revision", "adopted", version, gain, n)
+    for own, agent in enumerate(agents):
+        yield Score(key, agent, None, "revision", "moved", version, 1 - float(joint[own, n + own]), n)
+        for other, peer in enumerate(agents):
+            gain = float(joint[n + own, other] - joint[own, other])
+            if other != own and gain >= ADOPTED:
+                yield Score(key, agent, peer, "revision", "adopted", version, gain, n)
 
 
-def _of_words(texts: list[str]) -> Iterator[tuple[str, float]]:
+def _word_scores(texts: list[str]) -> Iterator[tuple[str, float]]:
     yield "duplicates", (len(texts) - len(set(texts))) / len(texts)
     for metric, value in (("distinct_2", distinct_n(texts, 2)), ("compression_ratio", compression_ratio(texts))):
         if value is not None:
@@ -151,6 +151,6 @@ def _of_words(texts: list[str]) -> Iterator[tuple[str, float]]:
 
 
 def _length_matched(texts: Sequence[str]) -> list[list[str]]:
-    read = [_WORD.findall(text.lower()) for text in texts]
-    shortest = min((len(words) for words in read if words), default=0)
-    return [words[:shortest] for words in read]
+    word_lists = [_WORD.findall(text.lower()) for text in texts]
+    shortest = min((len(words) for words in word_lists if words), default=0)
+    return [words[:shortest] for words in word_lists]

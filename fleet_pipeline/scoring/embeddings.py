@@ -1,4 +1,4 @@
-"""Sentence embeddings, where a model is configured. Nothing is loaded, let alone downloaded, without."""
+"""Sentence embeddings, where a model is configured. Without one, nothing is loaded or downloaded."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import numpy.typing as npt
 from fleet_pipeline.common.errors import EmbeddingsUnavailable
 from fleet_pipeline.scoring.similarity import Matrix, alike
 
-# Small models read 256 word pieces and leave off the rest. Longer texts are read in parts of so many words.
+# Small models read 256 word pieces and drop the rest. So a text is read in parts of this many words.
 WORDS = 120
 MOST_PARTS = 64
 
@@ -23,7 +23,7 @@ MOST_PARTS = 64
 class Encoder:
     """A sentence-transformers model, by hub name or local folder.
 
-    `version` is what scores made from it are stored under: name, and a hash over a part of every weight.
+    Scores are stored under its `version`: the name, and a hash over the start of every weight tensor.
     """
 
     def __init__(self, model: str, device: str = "cpu") -> None:
@@ -48,25 +48,25 @@ class Encoder:
         self.version = f"embedding:{Path(model).name}@{digest.hexdigest()[:8]}"
 
     def encode(self, texts: Sequence[str]) -> npt.NDArray[np.float64]:
-        """(n, dimension) unit vectors: the mean over a text's parts, weighted by their words."""
+        """(n, dimension) unit vectors: the mean over a text's parts, weighted by their numbers of words."""
         parts = [_parts(text) for text in texts]
-        flat = [part for each in parts for part in each]
+        flat = [part for text_parts in parts for part in text_parts]
         vectors = self._model.encode(flat, normalize_embeddings=True, show_progress_bar=False) if flat else []
-        found = np.zeros((len(texts), self._model.get_embedding_dimension()))
-        place = 0
-        for row, each in enumerate(parts):
-            for part in each:
-                found[row] += vectors[place] * len(part.split())
-                place += 1
-        unit: npt.NDArray[np.float64] = found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-12)
+        sums = np.zeros((len(texts), self._model.get_embedding_dimension()))
+        index = 0
+        for row, text_parts in enumerate(parts):
+            for part in text_parts:
+                sums[row] += vectors[index] * len(part.split())
+                index += 1
+        unit: npt.NDArray[np.float64] = sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-12)
         return unit
 
     def similarities(self, texts: Sequence[str]) -> Matrix:
-        """(n, n) cosines, clipped to [0, 1]; equal texts have 1, and a text without words 0 with any other."""
+        """(n, n) cosines, clipped to [0, 1]. Equal texts have 1; a text without words has 0 with any other."""
         return next(self.similarities_of([texts]))
 
     def similarities_of(self, groups: Sequence[Sequence[str]]) -> Iterator[Matrix]:
-        """`similarities` of each group, encoded together."""
+        """`similarities` of each group. All groups are encoded together."""
         vectors = self.encode([text for group in groups for text in group])
         start = 0
         for group in groups:

@@ -1,4 +1,4 @@
-"""Why the winner won, in plain words, from what is stored."""
+"""Explains in plain words why the winner won, from the stored tables."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ MOST_TEXT = 160
 
 
 def explain(outcome: Row, seats: Sequence[Row], scoring: Mapping[str, Any], scores: Sequence[Row]) -> list[str]:
-    """Sentences, one a line. `outcome` is the row of `deliberations`, `seats` the rows of `proposals`, `scoring` the
-    footer of their file (`weights`, `method`, `diversity`), `scores` the rows of `scores`."""
+    """Lines of text. `outcome` is the deliberation's row of `deliberations`, `seats` its rows of `proposals`, `scoring`
+    the footer of their file (`weights`, `method`, `diversity`), `scores` its rows of `scores`."""
     answered = sorted((seat for seat in seats if seat["score"] is not None), key=lambda seat: seat["rank"])
     winners = [seat for seat in answered if seat["winner"]]
     if not winners:
         reason = outcome["error_message"] or "no proposal was ranked"
         return [f"{outcome['deliberation_id']} has no winner: it is {outcome['status']}: {reason}"]
     winner, weights = winners[0], scoring["weights"]
-    lines = [_how(winner, answered), *_judge(winner, scoring["method"], scores)]
+    lines = [_how_it_won(winner, answered), *_judge_lines(winner, scoring["method"], scores)]
     lines += ["", "Its score and the others':"]
-    lines += [_sum(seat, weights) for seat in answered]
-    lines += [*_beside_the_next(winner, answered, weights), *_covered(winner), *_found(winner), *_conformity(outcome)]
+    lines += [_score_line(seat, weights) for seat in answered]
+    lines += [*_next_best(winner, answered, weights), *_coverage(winner), *_findings(winner), *_conformity(outcome)]
     return lines
 
 
 def parts_of(seat: Row, weights: Mapping[str, float]) -> dict[str, tuple[float, float]]:
-    """(value that counts, share of the weight) of each part that the seat has; the score is the sum of products."""
+    """(value that counts, share of the weight) of each part that the seat has. The score is the sum of the products."""
     present = {part: seat[part] for part in PARTS if seat[part] is not None}
     total = sum(weights[part] for part in present)
     counted = {part: value * seat["relevance"] if part in QUALIFIED else value for part, value in present.items()}
@@ -42,26 +42,26 @@ def parts_of(seat: Row, weights: Mapping[str, float]) -> dict[str, tuple[float, 
     return {part: (value, weights[part] / total if total else equal) for part, value in counted.items()}
 
 
-def _how(winner: Row, answered: Sequence[Row]) -> str:
-    who, n = winner["agent_id"], len(answered)
+def _how_it_won(winner: Row, answered: Sequence[Row]) -> str:
+    agent, n = winner["agent_id"], len(answered)
     if n == 1:
-        return f"{who} won as the only agent with a proposal (score {winner['score']:.3f})."
-    by, lot = decided_by(winner["won_by"])
-    measure = {"score": "score", "judge": "chance to win by the judge", "both": "mean of score and judge"}[by]
+        return f"{agent} won as the only agent with a proposal (score {winner['score']:.3f})."
+    method, by_lot = decided_by(winner["won_by"])
+    measure = {"score": "score", "judge": "chance to win by the judge", "both": "mean of score and judge"}[method]
     candidates = [seat for seat in answered if seat["candidate"]]
     among = f"{n} proposals" if len(candidates) == n else f"the {len(candidates)} candidates of {n} proposals"
-    if lot:
+    if by_lot:
         equals = [seat["agent_id"] for seat in candidates if seat["rank"] == winner["rank"] and seat is not winner]
         return (
-            f"{who} won by lot: its {measure}, {winner['choice']:.3f}, is the best of {among} and equal to that of "
+            f"{agent} won by lot: its {measure}, {winner['choice']:.3f}, is the best of {among} and equal to that of "
             f"{', '.join(equals)}. The lot depends on the ids alone."
         )
-    return f"{who} won with the best {measure} of {among}: {winner['choice']:.3f}."
+    return f"{agent} won with the best {measure} of {among}: {winner['choice']:.3f}."
 
 
-def _judge(winner: Row, method: str, scores: Sequence[Row]) -> list[str]:
-    """What the judge's verdicts are worth."""
-    found = {row["metric"]: row for row in scores if row["agent_id"] is None and row["metric"].startswith("judge_")}
+def _judge_lines(winner: Row, method: str, scores: Sequence[Row]) -> list[str]:
+    """How reliable the judge's verdicts are."""
+    figures = {row["metric"]: row for row in scores if row["agent_id"] is None and row["metric"].startswith("judge_")}
     lines = []
     if method != "score" and decided_by(winner["won_by"])[0] == "score":
         lines.append("The judge was to decide, and no verdict on every proposal could be read: the score decided.")
@@ -69,16 +69,16 @@ def _judge(winner: Row, method: str, scores: Sequence[Row]) -> list[str]:
         ("judge_position_consistency", "It preferred the same proposal in both orders in {share:.0%} of pairs ({n})."),
         ("judge_repeat_stability", "Asked again it said the same in {share:.0%} of cases ({n})."),
     ):
-        if row := found.get(metric):
+        if row := figures.get(metric):
             lines.append(words.format(share=row["value"], n=row["n"]).replace("%", " %"))
     for metric, words in (("judge_unparseable", "could not be read"), ("judge_unanswered", "never came")):
-        row = found.get(metric)
+        row = figures.get(metric)
         if row and row["value"] > 0:
             lines.append(f"{round(row['value'] * row['n'])} of its {row['n']} answers {words}.")
     return ["", "The judge:", *(f"  {line}" for line in lines)] if lines else []
 
 
-def _sum(seat: Row, weights: Mapping[str, float]) -> str:
+def _score_line(seat: Row, weights: Mapping[str, float]) -> str:
     terms = [f"{share:.2f} x {part} {value:.3f}" for part, (value, share) in parts_of(seat, weights).items()]
     mark = "  winner" if seat["winner"] else ""
     judged = (
@@ -89,7 +89,7 @@ def _sum(seat: Row, weights: Mapping[str, float]) -> str:
     return f"  {seat['rank']}. {seat['agent_id']}  {seat['score']:.3f} = {' + '.join(terms)}{judged}{mark}"
 
 
-def _beside_the_next(winner: Row, answered: Sequence[Row], weights: Mapping[str, float]) -> list[str]:
+def _next_best(winner: Row, answered: Sequence[Row], weights: Mapping[str, float]) -> list[str]:
     if len(answered) < 2:
         return []
     other = next(seat for seat in answered if seat is not winner)
@@ -108,31 +108,31 @@ def _beside_the_next(winner: Row, answered: Sequence[Row], weights: Mapping[str,
     return lines
 
 
-def _covered(winner: Row) -> list[str]:
+def _coverage(winner: Row) -> list[str]:
     evidence = winner["evidence"] or []
     if not evidence:
         return []
-    covered = [found for found in evidence if found["covered"]]
+    covered = [entry for entry in evidence if entry["covered"]]
     lines = ["", f"It covers {len(covered)} of {len(evidence)} requirements and criteria:"]
-    for found in evidence:
-        point = _short(found["point"])
-        if found["covered"]:
-            lines.append(f'  [x] {point}\n      "{_short(found["text"])}"')
+    for entry in evidence:
+        point = _short(entry["point"])
+        if entry["covered"]:
+            lines.append(f'  [x] {point}\n      "{_short(entry["text"])}"')
         else:
             lines.append(
                 f"  [ ] {point}"
-                + (f'\n      at most ({found["share"]:.2f}): "{_short(found["text"])}"' if found["text"] else "")
+                + (f'\n      at most ({entry["share"]:.2f}): "{_short(entry["text"])}"' if entry["text"] else "")
             )
     return lines
 
 
-def _found(winner: Row) -> list[str]:
+def _findings(winner: Row) -> list[str]:
     findings = winner["findings"] or []
     if not findings:
         return ["", "It holds no code that could be checked."]
-    passed = sorted({one["check"] for one in findings if one["passed"]})
+    passed = sorted({row["check"] for row in findings if row["passed"]})
     lines = ["", f"Checks passed: {', '.join(passed) or 'none'}."]
-    lines += [f"  {one['check']}, line {one['line']}: {one['message']}" for one in findings if not one["passed"]]
+    lines += [f"  {row['check']}, line {row['line']}: {row['message']}" for row in findings if not row["passed"]]
     return lines
 
 

@@ -1,4 +1,4 @@
-"""From a judge's comparisons to a ranking: Bradley-Terry strengths, how sure they are, how steady the judge is."""
+"""From a judge's verdicts to a ranking: Bradley-Terry strengths, their uncertainty, the judge's consistency."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import numpy.typing as npt
 from fleet_pipeline.scoring.scores import Score
 
 VERSION = "1"
-SAMPLES = 200  # of the bootstrap
-INTERVAL = (2.5, 97.5)
-# Half a win and half a defeat against an average peer, without which a proposal that won every
+SAMPLES = 200  # bootstrap samples
+INTERVAL = (2.5, 97.5)  # percentiles
+# Half a win and half a defeat against an average peer. Without them, a proposal that won every
 # comparison would be infinitely strong.
 PRIOR = 0.5
 STEPS = 100
@@ -23,50 +23,50 @@ Floats = npt.NDArray[np.float64]
 
 
 class Rating(NamedTuple):
-    """A proposal as judged: the chance to win against an average peer of its council, 0 to 1."""
+    """A proposal's rating by the judge: its chance to win against an average peer of its council, 0 to 1."""
 
     value: float
     low: float
     high: float
-    mark: float  # mean of its marks, 1 to 5
+    mark: float  # mean mark, 1 to 5
     comparisons: int
 
 
 def rate_proposals(rows: Sequence[Row], seed: int) -> dict[str, Rating]:
-    """By agent id, from the `judgements` rows of one council; without the unparseable, empty without any other.
+    """Ratings by agent id, from one council's `judgements` rows. Only rows with a verdict count; empty without any.
 
     `seed` decides which comparisons the bootstrap draws.
     """
-    read = [row for row in rows if row["better"] is not None]
-    agents = sorted({row[f"{side}_agent_id"] for row in read for side in ("first", "second")})
+    verdicts = [row for row in rows if row["better"] is not None]
+    agents = sorted({row[f"{side}_agent_id"] for row in verdicts for side in ("first", "second")})
     if not agents:
         return {}
-    index = {agent: place for place, agent in enumerate(agents)}
-    first = np.array([index[row["first_agent_id"]] for row in read])
-    second = np.array([index[row["second_agent_id"]] for row in read])
-    points = np.array([{"first": 1.0, "equal": 0.5, "second": 0.0}[row["better"]] for row in read])
+    index_of = {agent: index for index, agent in enumerate(agents)}
+    first = np.array([index_of[row["first_agent_id"]] for row in verdicts])
+    second = np.array([index_of[row["second_agent_id"]] for row in verdicts])
+    points = np.array([{"first": 1.0, "equal": 0.5, "second": 0.0}[row["better"]] for row in verdicts])
     value = chances(strengths(_wins(first, second, points, len(agents))[None]))[0]
     rng = np.random.default_rng(seed)
-    draws = rng.integers(len(read), size=(SAMPLES, len(read)))
+    draws = rng.integers(len(verdicts), size=(SAMPLES, len(verdicts)))
     wins = np.stack([_wins(first[draw], second[draw], points[draw], len(agents)) for draw in draws])
     low, high = np.percentile(chances(strengths(wins)), INTERVAL, axis=0)
     marks: dict[str, list[int]] = defaultdict(list)
-    for row in read:
+    for row in verdicts:
         for side in ("first", "second"):
             marks[row[f"{side}_agent_id"]].append(row[f"{side}_mark"])
     return {
         agent: Rating(
-            float(value[place]), float(low[place]), float(high[place]), float(np.mean(marks[agent])), len(marks[agent])
+            float(value[index]), float(low[index]), float(high[index]), float(np.mean(marks[agent])), len(marks[agent])
         )
-        for agent, place in index.items()
+        for agent, index in index_of.items()
     }
 
 
 def strengths(wins: Floats) -> Floats:
-    """(samples, n) Bradley-Terry strengths, of (samples, n, n) wins of row over column.
+    """(samples, n) Bradley-Terry strengths, from (samples, n, n) wins of row over column.
 
     Bradley and Terry 1952, by the iteration of Hunter 2004 (MM algorithms for generalized
-    Bradley-Terry models), with `PRIOR` wins and defeats of each against a peer of strength 1.
+    Bradley-Terry models). Each has `PRIOR` wins and as many defeats against a peer of strength 1.
     """
     games = wins + wins.transpose(0, 2, 1)
     won = wins.sum(axis=2) + PRIOR
@@ -78,7 +78,7 @@ def strengths(wins: Floats) -> Floats:
 
 
 def chances(strength: Floats) -> Floats:
-    """(samples, n) mean chance of each to win against another, 0 to 1."""
+    """(samples, n) mean chance to win against another one, 0 to 1."""
     n = strength.shape[1]
     against = strength[:, :, None] / (strength[:, :, None] + strength[:, None, :])
     mean: Floats = (against.sum(axis=2) - 0.5) / max(n - 1, 1)
@@ -86,15 +86,15 @@ def chances(strength: Floats) -> Floats:
 
 
 def judge_scores(key: str, rows: Sequence[Row], found: Mapping[str, Rating]) -> list[Score]:
-    """The verdicts in tall form, and what they are worth: consistency, stability, the unreadable."""
+    """The ratings in tall form, and the judge's consistency, stability, and unanswered and unparseable shares."""
     scores = [
-        Score(key, agent, None, "final", metric, VERSION, value, of.comparisons)
-        for agent, of in found.items()
+        Score(key, agent, None, "final", metric, VERSION, value, rating.comparisons)
+        for agent, rating in found.items()
         for metric, value in (
-            ("judge", of.value),
-            ("judge_low", of.low),
-            ("judge_high", of.high),
-            ("judge_mark", of.mark),
+            ("judge", rating.value),
+            ("judge_low", rating.low),
+            ("judge_high", rating.high),
+            ("judge_mark", rating.mark),
         )
     ]
     for metric, agreement in (
@@ -105,32 +105,32 @@ def judge_scores(key: str, rows: Sequence[Row], found: Mapping[str, Rating]) -> 
             share, n = agreement
             scores.append(Score(key, None, None, "final", metric, VERSION, share, n))
     answered = [row for row in rows if row["error_type"] not in ("deadline", "engine", "overlong")]
-    for metric, of, count in (
+    for metric, counted, count in (
         ("judge_unanswered", rows, len(rows) - len(answered)),
         ("judge_unparseable", answered, sum(row["better"] is None for row in answered)),
     ):
-        if of:
-            scores.append(Score(key, None, None, "final", metric, VERSION, count / len(of), len(of)))
+        if counted:
+            scores.append(Score(key, None, None, "final", metric, VERSION, count / len(counted), len(counted)))
     return scores
 
 
 def position_consistency(rows: Sequence[Row]) -> tuple[float, int] | None:
-    """(share of pairs judged alike in both orders, pairs); None where no pair was read in both."""
+    """(share of pairs judged alike in both orders, number of pairs); None where no pair has a verdict in both."""
     return _agreement((row["repeat"], frozenset((row["first_agent_id"], row["second_agent_id"])), row) for row in rows)
 
 
 def repeat_stability(rows: Sequence[Row]) -> tuple[float, int] | None:
-    """(share of pairs of repeats of the same question that agree, such pairs); None without any."""
+    """(share of agreeing pairs among repeats of the same question, number of such pairs); None without any."""
     return _agreement((row["first_agent_id"], row["second_agent_id"], row) for row in rows)
 
 
 def _agreement(groups: Any) -> tuple[float, int] | None:
-    """Of rows grouped by the two keys before each, how many pairs prefer the same agent."""
+    """(share of pairs of rows that prefer the same agent, number of pairs). Two keys before each row name its group."""
     preferred: dict[Hashable, list[str | None]] = defaultdict(list)
-    for one, other, row in groups:
+    for key, subkey, row in groups:
         if row["better"] is not None:
-            preferred[one, other].append(None if row["better"] == "equal" else row[f"{row['better']}_agent_id"])
-    alike = [a == b for found in preferred.values() for i, a in enumerate(found) for b in found[:i]]
+            preferred[key, subkey].append(None if row["better"] == "equal" else row[f"{row['better']}_agent_id"])
+    alike = [a == b for agents in preferred.values() for i, a in enumerate(agents) for b in agents[:i]]
     return (sum(alike) / len(alike), len(alike)) if alike else None
 
 

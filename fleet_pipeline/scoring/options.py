@@ -1,4 +1,4 @@
-"""What can be chosen about scores and checks. Pydantic alone, since the settings are composed of these."""
+"""The options of scores and council checks. Needs Pydantic alone, because the settings are composed of these."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Weights(BaseModel):
         return self
 
 
-# By what the winner is chosen among the candidates; both is the mean of the two, each from 0 to 1.
+# How the winner is chosen among the candidates. `both` is the mean of score and judge, each 0 to 1.
 Method = Literal["score", "judge", "both"]
 
 

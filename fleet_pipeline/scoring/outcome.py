@@ -1,4 +1,4 @@
-"""The outcome on a deliberation: one row of the `deliberations` table."""
+"""The outcome of a deliberation: one row of the `deliberations` table."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ def outcome_row(
 ) -> dict[str, Any]:
     """The row of deliberation `key`.
 
-    `facts` are those of its transcript (status, error_message, started_at, ...) and empty when it
-    has none; `diversity` are its figures from `scoring.diversity`; the frames hold its rows alone.
+    `facts` are those of its transcript (status, error_message, started_at, ...), and empty when it
+    has none. `diversity` holds its figures from `scoring.diversity`. The frames hold its rows alone.
     `task` is None when no valid one is stored; `facts` then say why.
     """
     task_id, _, role = key.rpartition(".")
-    winner = proposals[proposals["winner"].fillna(value=False).astype(bool)].to_dict("records")
-    best = winner[0] if winner and facts.get("status") == "completed" else {}
-    first = utterances.iloc[0].to_dict() if len(utterances) else {}
+    winners = proposals[proposals["winner"].fillna(value=False).astype(bool)].to_dict("records")
+    winner = winners[0] if winners and facts.get("status") == "completed" else {}
+    first_utterance = utterances.iloc[0].to_dict() if len(utterances) else {}
     started, finished = facts.get("started_at"), facts.get("finished_at")
     relevance = proposals["relevance"].dropna()
     return {
@@ -45,10 +45,10 @@ def outcome_row(
         "story_id": str(task.constraints.metadata["story_id"])
         if task and "story_id" in task.constraints.metadata
         else None,
-        "winner_agent_id": best.get("agent_id"),
-        "winner_score": best.get("score"),
-        "winner_text": best.get("text"),
-        "won_by": best.get("won_by"),
+        "winner_agent_id": winner.get("agent_id"),
+        "winner_score": winner.get("score"),
+        "winner_text": winner.get("text"),
+        "won_by": winner.get("won_by"),
         "num_agents": task.num_agents if task else None,
         "answered": int(proposals["text"].notna().sum()),
         "rounds": task.rounds if task else None,
@@ -58,8 +58,8 @@ def outcome_row(
         "started_at": _utc(started),
         "finished_at": _utc(finished),
         "wall_s": finished - started if started is not None and finished is not None else None,
-        "model": first.get("model"),
-        "engine": first.get("engine"),
+        "model": first_utterance.get("model"),
+        "engine": first_utterance.get("engine"),
         "fingerprint": facts.get("fingerprint"),
         "run_id": run_id,
         **diversity,

@@ -1,11 +1,11 @@
-"""Who proposed what: one row per seat, from everything that was said."""
+"""The proposals: one row per seat, from all utterances."""
 
 from __future__ import annotations
 
 import pandas as pd
 
 SEAT = ["deliberation_id", "agent_id"]
-_CARRIED = [
+_COLUMNS = [
     "deliberation_id",
     "task_id",
     "role",
@@ -22,11 +22,11 @@ def final_proposals(utterances: pd.DataFrame) -> pd.DataFrame:
     """One row per seat, in order of deliberation and seat.
 
     Adds to the seat's own columns: `initial_text` (the opening proposal), `text` (after the last
-    revision that counted), `revisions`, `completion_tokens` (all attempts), and for a seat that
-    never answered null texts with its last error.
+    revision that counted), `revisions`, and `completion_tokens` (all attempts). A seat that never
+    answered has null texts and its last error.
     """
     if utterances.empty:
-        columns = [*_CARRIED, "initial_text", "text", "revisions", "completion_tokens", "error_type", "error_message"]
+        columns = [*_COLUMNS, "initial_text", "text", "revisions", "completion_tokens", "error_type", "error_message"]
         return pd.DataFrame(columns=columns)
     own = utterances[utterances["phase"].isin(["propose", "revise"])]
     counted = own[own["error_type"].isna()]
@@ -34,7 +34,7 @@ def final_proposals(utterances: pd.DataFrame) -> pd.DataFrame:
     revised = counted[counted["phase"] == "revise"]
     failed = own[(own["phase"] == "propose") & own["error_type"].notna()]
 
-    seats = utterances.drop_duplicates(SEAT)[_CARRIED].set_index(SEAT, drop=False)
+    seats = utterances.drop_duplicates(SEAT)[_COLUMNS].set_index(SEAT, drop=False)
     seats["initial_text"] = opening.groupby(SEAT)["text"].last()
     seats["text"] = counted.groupby(SEAT)["text"].last()
     seats["revisions"] = revised.groupby(SEAT).size()

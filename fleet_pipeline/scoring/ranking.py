@@ -1,4 +1,4 @@
-"""From scores to a winner: a declared weighted mean and method, the parts kept, ties explicit."""
+"""From scores to a winner, by a declared weighted mean and method. Parts are kept, and ties are explicit."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import pandas as pd
 
 from fleet_pipeline.scoring.options import Method, Weights
 
-# What of a proposal is relevance, and what counts as far as it is relevant: a text on another
-# subject is the most novel of all, and its code may be flawless.
+# The parts of relevance, and the parts that are multiplied by it: a text on another subject is the
+# most novel of all, and its code may be flawless.
 RELEVANCE, QUALIFIED = ("fit", "coverage"), ("novelty", "checks")
 PARTS = (*RELEVANCE, *QUALIFIED)
 _BY_LOT = ", by lot"
-DIGITS = 9  # scores that are equal to so many decimals are tied
+DIGITS = 9  # scores that are equal to this many decimals are tied
 
 
 def score(parts: pd.DataFrame, weights: Weights) -> pd.DataFrame:
-    """`parts` with `relevance` and `score`, both 0 to 1. One row per proposal; `parts` has the `PARTS`."""
+    """`parts` with `relevance` and `score` added, both 0 to 1. It has one row per proposal and the columns `PARTS`."""
     scored = parts.copy()
     scored["relevance"] = _weighted_mean(scored, weights, RELEVANCE)
     counted = scored.copy()
@@ -31,26 +31,25 @@ def score(parts: pd.DataFrame, weights: Weights) -> pd.DataFrame:
 def rank(scored: pd.DataFrame, method: Method = "score", candidates: Mapping[str, int] | None = None) -> pd.DataFrame:
     """`scored` with `candidate`, `choice`, `rank`, `tied`, `winner` and `won_by`.
 
-    The `candidates` best by score (by deliberation id; all where not given, more where scores tie) are
-    candidates; they are ordered by `choice`, which is what the method goes by, and stand before the
-    rest, who are ordered by score. Ranks are dense: 1, 2, 2, 3. A tied winner is drawn by lot, from the
-    ids, so that it is the same on every machine and favours no seat. `won_by` names what decided:
-    score, judge or both; in a council without a verdict that could be read, score whatever the method;
-    with ", by lot" where that left a tie.
+    `candidates` gives the number of candidates by deliberation id: the best by score, more where scores tie.
+    Without it, all are candidates. Candidates rank first, in the order of `choice`, the value that the method uses.
+    The rest follow in the order of score. Ranks are dense: 1, 2, 2, 3. A tied winner is drawn by lot from the ids,
+    so that it is the same on every machine and no seat is favoured. `won_by` names what decided: score, judge or
+    both. Without a verdict on every proposal, that is score, whatever the method. ", by lot" is added for a tie.
     """
     ranked = scored.copy()
     if "judge" not in ranked:
         ranked["judge"] = float("nan")
     council = ranked["deliberation_id"]
-    place = ranked.groupby("deliberation_id")["score"].rank(method="min", ascending=False)
-    ranked["candidate"] = place <= (council.map(candidates) if candidates is not None else float("inf"))
-    # A verdict on some seats only would compare unlike things.
-    read = ranked["judge"].notna().groupby(council).transform("all")
-    by = pd.Series("score", index=ranked.index).where(~read, method)
-    choice = ranked["score"].where(by == "score", ranked["judge"])
-    choice = choice.where(by != "both", (ranked["score"] + ranked["judge"]) / 2)
+    score_rank = ranked.groupby("deliberation_id")["score"].rank(method="min", ascending=False)
+    ranked["candidate"] = score_rank <= (council.map(candidates) if candidates is not None else float("inf"))
+    # With verdicts on some seats only, unlike things would be compared.
+    judged = ranked["judge"].notna().groupby(council).transform("all")
+    deciding = pd.Series("score", index=ranked.index).where(~judged, method)
+    choice = ranked["score"].where(deciding == "score", ranked["judge"])
+    choice = choice.where(deciding != "both", (ranked["score"] + ranked["judge"]) / 2)
     ranked["choice"] = choice.round(DIGITS)
-    # Both lie in [0, 1]: candidates come first.
+    # Score and choice lie in [0, 1], so the candidates come first.
     order = ranked["choice"].where(ranked["candidate"], ranked["score"] - 2)
     ranked["rank"] = order.groupby(council).rank(method="dense", ascending=False).astype("Int64")
     ranked["tied"] = ranked.duplicated(["deliberation_id", "rank"], keep=False)
@@ -60,22 +59,22 @@ def rank(scored: pd.DataFrame, method: Method = "score", candidates: Mapping[str
     ]
     winners = ranked.assign(lot=lots).sort_values(["rank", "lot"]).drop_duplicates("deliberation_id").index
     ranked["winner"] = ranked.index.isin(winners)
-    ranked["won_by"] = by + pd.Series("", index=ranked.index).where(~ranked["tied"], _BY_LOT)
+    ranked["won_by"] = deciding + pd.Series("", index=ranked.index).where(~ranked["tied"], _BY_LOT)
     ranked["won_by"] = ranked["won_by"].where(ranked["winner"], None)
     return ranked
 
 
 def decided_by(won_by: str) -> tuple[Method, bool]:
-    """(what decided, whether a lot had to) of a winner's `won_by`."""
+    """(what decided, whether a lot broke a tie), from a winner's `won_by`."""
     method, lot = (won_by.removesuffix(_BY_LOT), won_by.endswith(_BY_LOT))
     return ("judge" if method == "judge" else "both" if method == "both" else "score"), lot
 
 
 def _weighted_mean(scores: pd.DataFrame, weights: Weights, parts: tuple[str, ...]) -> pd.Series[float]:
-    """Mean of the parts that are present, weighted; unweighted where no present part has a weight."""
+    """Weighted mean of the parts that are present; unweighted where no present part has a weight, 0 without a part."""
     values = scores[list(parts)].astype("float64")
-    given = pd.Series({part: getattr(weights, part) for part in parts}, dtype="float64")
-    shares = values.notna() * given
+    part_weights = pd.Series({part: getattr(weights, part) for part in parts}, dtype="float64")
+    shares = values.notna() * part_weights
     total = shares.sum(axis=1)
     weighted = (values.fillna(0.0) * shares).sum(axis=1) / total.where(total > 0)
     return weighted.fillna(values.mean(axis=1)).fillna(0.0)

@@ -1,14 +1,13 @@
-"""How well a proposal fits its task: by sentences that speak of it and add to it.
+"""How well a proposal fits its task, by sentences that use the task's words and add words of their own.
 
-A proposal that repeats its task shares every word with it and says nothing; one that solves it names
-the task's things in sentences with things of its own. So the words of a task count as taken up where
-a unit of the proposal (a sentence, a list item, a line of code) uses them *and* adds words that are
-neither the task's nor so general that they fit any task. What is quoted word for word counts for a
-quarter. Empty phrases add nothing and take nothing away.
+A proposal that repeats its task shares every word with it and says nothing. A proposal that solves it names
+the task's things in sentences with things of its own. So a word of the task counts as taken up where a unit
+of the proposal (a sentence, a list item, a line of code) uses it *and* adds words. Added words are neither
+the task's nor so general that they fit any task. Words quoted from the task count for a quarter. Empty
+phrases add nothing and take nothing away.
 
-`fit` holds that against wrong tasks: the share taken up of the own task, against the largest share of
-another one. `coverage` is the same share of each requirement and criterion, with the unit that
-covers it best as the evidence.
+`fit` compares the share of the own task that is taken up with the largest share of a wrong task.
+`coverage` is the same share of each requirement and criterion. Its evidence is the unit that covers it best.
 """
 
 from __future__ import annotations
@@ -30,25 +29,25 @@ from fleet_pipeline.scoring.embeddings import Encoder
 from fleet_pipeline.scoring.scores import Score
 from fleet_pipeline.scoring.text import content, general_stems, stems, units
 
-ADDED = 3  # words of its own with which a unit counts in full
-NEXT_TO = 0.5  # of what the units before and after add
-QUOTED = 0.25
-RUN = 4  # words in the task's order that are a quotation
+ADDED = 3  # added words with which a unit counts in full
+NEXT_TO = 0.5  # how much the added words of the units before and after count
+QUOTED = 0.25  # how much quoted words count
+RUN = 4  # words in the task's order that make a quotation
 GENERAL = 0.5  # weight of general words among those of the task
 VERSION = "1"
-POOL = 256  # tasks of the batch that can be a wrong task, beside those of `background.txt`
-CONTROLS = 8  # of these the ones most like the proposal are tried
-HALF = 0.1  # calibrated share at which `fit` is one half; answers of people have 0.16, to other tasks 0.02
-COVERED = 0.3  # of a point's words, for it to count as covered in the evidence
+POOL = 256  # tasks of the batch that can be wrong tasks, besides those of `background.txt`
+CONTROLS = 8  # wrong tasks that are tried: the ones most like the proposal
+HALF = 0.1  # calibrated share at which `fit` is one half; people's answers have 0.16, answers to other tasks 0.02
+COVERED = 0.3  # share of a point's words from which the evidence calls it covered
 
 
 class Evidence(NamedTuple):
-    """What of a proposal speaks to one requirement or criterion. `share` is from 0 to 1."""
+    """The unit of a proposal that covers one requirement or criterion best, with the share it covers, 0 to 1."""
 
     point: str
     kind: str  # "requirement" or "criterion"
     share: float
-    text: str  # the unit; empty where none does
+    text: str  # the unit; empty where none takes up a word
 
     @property
     def covered(self) -> bool:
@@ -56,10 +55,10 @@ class Evidence(NamedTuple):
 
 
 class Fit(NamedTuple):
-    """How much better a proposal fits its own task than wrong ones; all from 0 to 1.
+    """How much better a proposal fits its own task than wrong tasks. All values are 0 to 1.
 
-    `value` is x / (x + `HALF`) of x = own^2 / (own + wrong): the share of the own task's words that are taken
-    up, and the largest such share of a wrong task.
+    `own` is the share of the own task's words that are taken up, `wrong` the largest such share of a wrong task.
+    `value` is x / (x + `HALF`), with x = own^2 / (own + wrong).
     """
 
     value: float
@@ -69,7 +68,7 @@ class Fit(NamedTuple):
 
 @dataclass(frozen=True)
 class _Reference:
-    """A task as proposals are held against it."""
+    """A task, prepared for comparison with proposals."""
 
     words: frozenset[str]
     runs: frozenset[tuple[str, ...]]
@@ -80,64 +79,66 @@ class _Reference:
 
 
 class Relevance:
-    """Scores proposals of a batch of tasks.
+    """Scores the proposals of a batch of tasks.
 
-    The batch gives the wrong tasks, and tells how rare a word is among tasks. Tasks of the same text
-    (other roles of one task) count once, and are nobody's wrong task.
+    The batch gives the wrong tasks, and the rarity of words among tasks. Tasks of the same text (other
+    roles of one task) count once, and are never wrong tasks of one another.
     """
 
     def __init__(self, tasks: Iterable[Task]) -> None:
-        batch = sorted({reference_text(task) for task in tasks}, key=_lot)
+        batch = sorted({reference_text(task) for task in tasks}, key=_shuffle_key)
         documents = {text: content(stems(text)) for text in [*batch, *_background()]}
         self._count = len(documents)
         self._spread = Counter(word for words in documents.values() for word in words)
         # Bounded: a batch may hold any number of tasks, and a reference is larger than its text.
-        self._reference = lru_cache(maxsize=4 * POOL)(self._refer)
+        self._reference = lru_cache(maxsize=4 * POOL)(self._make_reference)
         self._point = lru_cache(maxsize=4 * POOL)(self._weigh_point)
-        # The tasks that can be wrong ones. Those of the field are always among them: with other batches than one of
-        # one task alone, scores would else jump.
+        # The possible wrong tasks. Those of the field are always among them: if only batches of one task used them,
+        # scores would jump with the second task.
         self._pool = list(dict.fromkeys([*batch[:POOL], *_background()]))
         weighed = [self._weights(documents[text]) for text in self._pool]
-        self._row = {word: row for row, word in enumerate(dict.fromkeys(word for each in weighed for word in each))}
-        self._weight = np.zeros((len(self._row) + 1, len(self._pool)), dtype=np.float32)  # the last row is of no word
-        for column, each in enumerate(weighed):
-            for word, weight in each.items():
+        self._row = {word: row for row, word in enumerate(dict.fromkeys(word for words in weighed for word in words))}
+        self._weight = np.zeros((len(self._row) + 1, len(self._pool)), dtype=np.float32)  # last row: unknown words
+        for column, weights in enumerate(weighed):
+            for word, weight in weights.items():
                 self._weight[self._row[word], column] = weight
 
     def fit(self, text: str, task: Task) -> Fit:
         own = self._reference(reference_text(task))
-        read = _read(text)
-        share = own.share(_taken_up(read, own))
+        text_units = _read_units(text)
+        share = own.share(_taken_up(text_units, own))
         if not share:
             return Fit(0.0, 0.0, 0.0)
         wrong = 0.0
-        for most, other in self._wrong(read, task):
-            if most <= wrong:  # and so are those that follow
+        for bound, other in self._wrong_tasks(text_units, task):
+            if bound <= wrong:  # the bounds that follow are no larger
                 break
-            wrong = max(wrong, other.share(_taken_up(read, other)))
+            wrong = max(wrong, other.share(_taken_up(text_units, other)))
         calibrated = share * share / (share + wrong)
         return Fit(calibrated / (calibrated + HALF), share, wrong)
 
     def evidence(self, text: str, task: Task) -> list[Evidence]:
-        """One for each requirement and criterion that holds a word, in their order."""
+        """The evidence for each requirement and criterion that holds a word, in their order."""
         own = self._reference(reference_text(task))
-        read = _read(text)
-        degrees = _degrees(read, own)
-        found = []
+        text_units = _read_units(text)
+        degrees = _degrees(text_units, own)
+        evidence = []
         for kind, points in (("requirement", task.constraints.requirements), ("criterion", task.constraints.rubric)):
             for point in points:
                 weights = self._point(point)
                 if not weights:  # a point without a word to take up
                     continue
-                best, place = 0.0, -1
+                best, best_index = 0.0, -1
                 for index, degree in enumerate(degrees):
                     share = sum(weights.get(word, 0.0) * value for word, value in degree.items())
                     if share > best:
-                        best, place = share, index
-                found.append(Evidence(point, kind, min(best, 1.0), read[place].text if place >= 0 else ""))
-        return found
+                        best, best_index = share, index
+                evidence.append(
+                    Evidence(point, kind, min(best, 1.0), text_units[best_index].text if best_index >= 0 else "")
+                )
+        return evidence
 
-    def _refer(self, text: str) -> _Reference:
+    def _make_reference(self, text: str) -> _Reference:
         words = stems(text)
         return _Reference(content(words), _runs(words), self._weights(content(words)))
 
@@ -145,7 +146,7 @@ class Relevance:
         return self._weights(content(stems(point)))
 
     def _weights(self, words: frozenset[str]) -> dict[str, float]:
-        """Inverse document frequency among tasks, less for general words; they sum to 1."""
+        """Inverse document frequencies among tasks, lower for general words. They sum to 1."""
         general = general_stems()
         weights = {
             word: math.log((self._count + 1) / (self._spread[word] + 0.5)) * (GENERAL if word in general else 1.0)
@@ -154,22 +155,22 @@ class Relevance:
         total = sum(weights.values())
         return {word: weight / total for word, weight in weights.items()} if total > 0 else weights
 
-    def _wrong(self, read: Sequence[_Unit], task: Task) -> list[tuple[float, _Reference]]:
-        """The tasks most like the text, each with the weight of all words they share: no share can be larger."""
-        words = frozenset[str]().union(*(unit.words for unit in read))
+    def _wrong_tasks(self, text_units: Sequence[_Unit], task: Task) -> list[tuple[float, _Reference]]:
+        """(upper bound of the share, task) of the wrong tasks most like the text, the largest bound first."""
+        words = frozenset[str]().union(*(unit.words for unit in text_units))
         shared = self._weight[[self._row.get(word, -1) for word in words]].sum(axis=0)
         order = np.argsort(-shared, kind="stable")[: CONTROLS + 1].tolist()
         own = reference_text(task)
-        others = [place for place in order if shared[place] > 0 and self._pool[place] != own]
-        # Single precision may round down what `fit` compares with.
-        return [(float(shared[place]) + 1e-5, self._reference(self._pool[place])) for place in others[:CONTROLS]]
+        others = [index for index in order if shared[index] > 0 and self._pool[index] != own]
+        # No share exceeds the weight of all shared words. The margin is for the rounding of single precision.
+        return [(float(shared[index]) + 1e-5, self._reference(self._pool[index])) for index in others[:CONTROLS]]
 
 
 def relevance(proposals: pd.DataFrame, tasks: Mapping[str, Task], scorer: Relevance) -> pd.DataFrame:
-    """`deliberation_id`, `agent_id`, `fit` and what it is made of, `coverage`, `evidence` of each proposal with a text.
+    """One row per proposal with a text: its ids, `fit`, `own_share`, `wrong_share`, `coverage`, `evidence`.
 
-    `coverage` is the mean share over requirements and criteria, null without any; `evidence` a list of
-    `Evidence`. `tasks` is by deliberation id; `scorer` knows the batch they are of.
+    `coverage` is the mean share over requirements and criteria, null without any. `evidence` is a list of
+    `Evidence`. `tasks` is by deliberation id. `scorer` knows their batch.
     """
     present = proposals[proposals["text"].notna()].reset_index(drop=True)
     scores = present[["deliberation_id", "agent_id"]].copy()
@@ -179,35 +180,35 @@ def relevance(proposals: pd.DataFrame, tasks: Mapping[str, Task], scorer: Releva
         evidence.append(scorer.evidence(text, tasks[key]))
     for column, part in (("fit", "value"), ("own_share", "own"), ("wrong_share", "wrong")):
         scores[column] = pd.Series([getattr(fit, part) for fit in fits], dtype="float64")
-    scores["coverage"] = pd.Series([_mean([found.share for found in each]) for each in evidence], dtype="float64")
+    scores["coverage"] = pd.Series([_mean([point.share for point in points]) for points in evidence], dtype="float64")
     scores["evidence"] = pd.Series(evidence, dtype="object")
     return scores
 
 
 class EmbeddedRelevance:
-    """Likeness to the own task in a sentence-embedding space, beside that to the wrong tasks of the batch.
+    """Similarity to the own task and to the wrong tasks of the batch, in a sentence-embedding space.
 
-    Stored for analysis, and no part of the score: a task that is merely repeated is the most alike of all.
+    Stored for analysis, and no part of the score: a task that is merely repeated is the most similar of all.
     """
 
     def __init__(self, tasks: Iterable[Task], encoder: Encoder) -> None:
         self._encoder = encoder
-        batch = sorted({reference_text(task) for task in tasks}, key=_lot)[:POOL]
+        batch = sorted({reference_text(task) for task in tasks}, key=_shuffle_key)[:POOL]
         self._pool = list(dict.fromkeys([*batch, *_background()]))
         self._vectors = encoder.encode(self._pool)
 
     def scores(self, proposals: pd.DataFrame, tasks: Mapping[str, Task]) -> Iterator[Score]:
-        """`similarity` (-1 to 1) and `similarity_margin`: that less the largest to another task (-2 to 2)."""
+        """`similarity` (-1 to 1) and `similarity_margin` (-2 to 2): similarity less the largest one to another task."""
         present = proposals[proposals["text"].notna()]
         references = [reference_text(tasks[key]) for key in present["deliberation_id"]]
         texts = self._encoder.encode(present["text"].tolist())
-        distinct = {text: place for place, text in enumerate(dict.fromkeys(references))}
-        own = self._encoder.encode(list(distinct))[[distinct[text] for text in references]]
+        index_of = {text: index for index, text in enumerate(dict.fromkeys(references))}
+        own = self._encoder.encode(list(index_of))[[index_of[text] for text in references]]
         wrong = texts @ self._vectors.T
-        for place, (key, agent) in enumerate(zip(present["deliberation_id"], present["agent_id"], strict=True)):
-            likeness = float(texts[place] @ own[place])
-            others = [value for value, text in zip(wrong[place], self._pool, strict=True) if text != references[place]]
-            yield Score(key, agent, None, "final", "similarity", self._encoder.version, likeness, 1)
+        for index, (key, agent) in enumerate(zip(present["deliberation_id"], present["agent_id"], strict=True)):
+            similarity = float(texts[index] @ own[index])
+            others = [value for value, text in zip(wrong[index], self._pool, strict=True) if text != references[index]]
+            yield Score(key, agent, None, "final", "similarity", self._encoder.version, similarity, 1)
             yield Score(
                 key,
                 agent,
@@ -215,13 +216,13 @@ class EmbeddedRelevance:
                 "final",
                 "similarity_margin",
                 self._encoder.version,
-                likeness - float(max(others)),
+                similarity - float(max(others)),
                 len(others),
             )
 
 
 def reference_text(task: Task) -> str:
-    """All that a proposal should be about. The context is background, and no part of it."""
+    """The text that a proposal should be about. It leaves out the context, which is background."""
     constraints = task.constraints
     return "\n".join([task.description, *constraints.rubric, *constraints.requirements])
 
@@ -230,57 +231,57 @@ class _Unit(NamedTuple):
     text: str
     stems: tuple[str, ...]
     words: frozenset[str]
-    special: frozenset[str]  # those that are not general
+    special: frozenset[str]  # words that are not general
     runs: frozenset[tuple[str, ...]]
 
 
 @lru_cache(maxsize=64)
-def _read(text: str) -> tuple[_Unit, ...]:
+def _read_units(text: str) -> tuple[_Unit, ...]:
     general = general_stems()
-    read = ((unit, content(unit.stems)) for unit in units(text))
-    return tuple(_Unit(unit.text, unit.stems, words, words - general, _runs(unit.stems)) for unit, words in read)
+    pairs = ((unit, content(unit.stems)) for unit in units(text))
+    return tuple(_Unit(unit.text, unit.stems, words, words - general, _runs(unit.stems)) for unit, words in pairs)
 
 
-def _taken_up(read: Sequence[_Unit], task: _Reference) -> dict[str, float]:
-    """Of the task's words that the text uses, the degree (0 to 1) of the unit that adds most to each."""
+def _taken_up(text_units: Sequence[_Unit], task: _Reference) -> dict[str, float]:
+    """For each of the task's words that the text uses, the largest degree (0 to 1) in any unit."""
     best: dict[str, float] = {}
-    for degree in _degrees(read, task):
+    for degree in _degrees(text_units, task):
         for word, value in degree.items():
             if value > best.get(word, 0.0):
                 best[word] = value
     return best
 
 
-def _degrees(read: Sequence[_Unit], task: _Reference) -> list[dict[str, float]]:
-    """The task's words in each unit, with the degree to which they are taken up there."""
-    added = [min(1.0, len(unit.special - task.words) / ADDED) for unit in read]
+def _degrees(text_units: Sequence[_Unit], task: _Reference) -> list[dict[str, float]]:
+    """For each unit, the task's words in it and the degree (0 to 1) to which it takes them up."""
+    added = [min(1.0, len(unit.special - task.words) / ADDED) for unit in text_units]
     degrees: list[dict[str, float]] = []
-    for place, unit in enumerate(read):
+    for index, unit in enumerate(text_units):
         linked = unit.words & task.words
         if not linked:
             degrees.append({})
             continue
-        around = max(added[max(place - 1, 0) : place + 2])
-        degree = max(added[place], NEXT_TO * around)
+        around = max(added[max(index - 1, 0) : index + 2])
+        degree = max(added[index], NEXT_TO * around)
         quoted = frozenset() if unit.runs.isdisjoint(task.runs) else linked - _unquoted(unit.stems, task.runs)
-        degrees.append({word: QUOTED * added[place] if word in quoted else degree for word in linked})
+        degrees.append({word: QUOTED * added[index] if word in quoted else degree for word in linked})
     return degrees
 
 
 def _unquoted(words: tuple[str, ...], runs: frozenset[tuple[str, ...]]) -> frozenset[str]:
-    own = [True] * len(words)
+    unquoted = [True] * len(words)
     for start in range(len(words) - RUN + 1):
         if words[start : start + RUN] in runs:
-            own[start : start + RUN] = [False] * RUN
-    return frozenset(word for word, mine in zip(words, own, strict=True) if mine)
+            unquoted[start : start + RUN] = [False] * RUN
+    return frozenset(word for word, kept in zip(words, unquoted, strict=True) if kept)
 
 
 def _runs(words: tuple[str, ...]) -> frozenset[tuple[str, ...]]:
     return frozenset(words[start : start + RUN] for start in range(len(words) - RUN + 1))
 
 
-def _lot(text: str) -> bytes:
-    """An order that has nothing to do with the text or its place."""
+def _shuffle_key(text: str) -> bytes:
+    """A sort key that depends on neither the meaning of a text nor its position."""
     return hashlib.sha256(text.encode()).digest()
 
 
@@ -290,5 +291,5 @@ def _mean(values: Sequence[float]) -> float | None:
 
 @cache
 def _background() -> tuple[str, ...]:
-    """Tasks of the field, so that a batch of one has wrong tasks too."""
+    """Tasks of the field, so that a batch of one task has wrong tasks too."""
     return tuple(Path(__file__).with_name("background.txt").read_text(encoding="utf-8").splitlines())

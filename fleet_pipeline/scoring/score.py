@@ -26,7 +26,7 @@ CHUNK = 256  # councils
 
 @dataclass(frozen=True)
 class Scored:
-    """`proposals`: a row each, with the parts of its score, `relevance`, `score`, `rank` and `winner`.
+    """`proposals`: one row per proposal, with the parts of its score, `relevance`, `score`, `rank` and `winner`.
     `scores`: every figure in tall form, the councils' diversity included (see `Score`)."""
 
     proposals: pd.DataFrame
@@ -43,26 +43,26 @@ def score_proposals(
     """Score `proposals`: a frame with `deliberation_id`, `agent_id`, `text`, and `initial_text` where they were
     revised. `tasks` is by deliberation id.
 
-    A proposal's `fit` depends on the other tasks of the batch, as those are what it is held against;
-    no other score depends on another council. With more than one of `processes` (and no encoder) a program
-    needs the usual `if __name__ == "__main__":`.
+    A proposal's `fit` depends on the other tasks of the batch, because it is compared with them. No other score
+    depends on another council. With `processes` above 1 (and no encoder), a program needs the usual
+    `if __name__ == "__main__":`.
     """
     councils = [council for _, council in proposals.groupby("deliberation_id", sort=False)]
-    # Some at a time, so that each text is read once: what was read of it is kept for a while only.
-    parts = [pd.concat(councils[start : start + CHUNK]) for start in range(0, len(councils), CHUNK)]
-    if processes > 1 and len(parts) > 1 and encoder is None:
+    # In chunks, so that each text is read once: the cache of read texts is bounded.
+    chunks = [pd.concat(councils[start : start + CHUNK]) for start in range(0, len(councils), CHUNK)]
+    if processes > 1 and len(chunks) > 1 and encoder is None:
         spawn = get_context("spawn")  # threads of other libraries do not survive a fork
-        with ProcessPoolExecutor(min(processes, len(parts)), spawn, _begin, (dict(tasks),)) as pool:
-            scored = list(pool.map(_score_there, parts))
+        with ProcessPoolExecutor(min(processes, len(chunks)), spawn, _start_worker, (dict(tasks),)) as pool:
+            scored = list(pool.map(_score_in_worker, chunks))
     else:
         scorer = _Scorer(tasks, encoder)
-        scored = [scorer.score(part) for part in parts]
+        scored = [scorer.score(chunk) for chunk in chunks]
     ranked = rank(score(pd.concat([seats for seats, _ in scored], ignore_index=True), weights or Weights()))
-    return Scored(ranked, score_frame([*(one for _, tall in scored for one in tall), *seat_scores(ranked)]))
+    return Scored(ranked, score_frame([*(figure for _, tall in scored for figure in tall), *seat_scores(ranked)]))
 
 
 class _Scorer:
-    """All of a batch's tasks, to score parts of its proposals."""
+    """Scores chunks of a batch's proposals. It knows all of the batch's tasks."""
 
     def __init__(self, tasks: Mapping[str, Task], encoder: Encoder | None = None) -> None:
         self.tasks = tasks
@@ -70,39 +70,39 @@ class _Scorer:
         self.relevance = Relevance(tasks.values())
         self.embedded = EmbeddedRelevance(tasks.values(), encoder) if encoder else None
 
-    def score(self, part: pd.DataFrame) -> tuple[pd.DataFrame, list[Score]]:
+    def score(self, chunk: pd.DataFrame) -> tuple[pd.DataFrame, list[Score]]:
         """(one row per proposal with the parts of its score, the other figures in tall form)."""
-        figures = diversity(part, self.encoder)
-        seats = relevance(part, self.tasks, self.relevance).merge(checks(part), on=SEAT, validate="1:1")
+        figures = diversity(chunk, self.encoder)
+        seats = relevance(chunk, self.tasks, self.relevance).merge(checks(chunk), on=SEAT, validate="1:1")
         seats = seats.merge(novelty(score_frame(figures)), on=SEAT, how="left")
-        return seats, figures + (list(self.embedded.scores(part, self.tasks)) if self.embedded else [])
+        return seats, figures + (list(self.embedded.scores(chunk, self.tasks)) if self.embedded else [])
 
 
-_of_process: list[_Scorer] = []  # of a worker process: its scorer
+_worker_scorer: list[_Scorer] = []  # one in a worker process, none in others
 
 
-def _begin(tasks: Mapping[str, Task]) -> None:
-    _of_process.append(_Scorer(tasks))
+def _start_worker(tasks: Mapping[str, Task]) -> None:
+    _worker_scorer.append(_Scorer(tasks))
 
 
-def _score_there(part: pd.DataFrame) -> tuple[pd.DataFrame, list[Score]]:
-    return _of_process[0].score(part)
+def _score_in_worker(chunk: pd.DataFrame) -> tuple[pd.DataFrame, list[Score]]:
+    return _worker_scorer[0].score(chunk)
 
 
 def checks(proposals: pd.DataFrame) -> pd.DataFrame:
-    """`deliberation_id`, `agent_id`, `checks` (share passed; null where there was nothing to check) and
-    `findings` (a list of `CodeCheck`) of each proposal with a text."""
+    """One row per proposal with a text: `deliberation_id`, `agent_id`, `checks` (share passed; null where there was
+    nothing to check) and `findings` (a list of `CodeCheck`)."""
     present = proposals[proposals["text"].notna()].reset_index(drop=True)
-    found = present[SEAT].copy()
+    checked = present[SEAT].copy()
     results = [check_code(text) for text in present["text"]]
-    shares = [sum(one.passed for one in each) / len(each) if each else None for each in results]
-    found["checks"] = pd.Series(shares, dtype="float64")
-    found["findings"] = pd.Series(results, dtype="object")
-    return found
+    shares = [sum(check.passed for check in of_text) / len(of_text) if of_text else None for of_text in results]
+    checked["checks"] = pd.Series(shares, dtype="float64")
+    checked["findings"] = pd.Series(results, dtype="object")
+    return checked
 
 
 def novelty(tall: pd.DataFrame) -> pd.DataFrame:
-    """`deliberation_id`, `agent_id`, `novelty` and `initial_novelty` of each proposal that has a peer."""
+    """One row per proposal that has a peer: `deliberation_id`, `agent_id`, `novelty` and `initial_novelty`."""
     rows = tall[(tall["metric"] == "novelty") & (tall["version"] == LEXICAL)]
     columns = {"final": "novelty", "initial": "initial_novelty"}
     wide = rows.pivot(index=SEAT, columns="phase", values="value").rename(columns=columns)
@@ -110,8 +110,8 @@ def novelty(tall: pd.DataFrame) -> pd.DataFrame:
 
 
 def council_figures(tall: pd.DataFrame) -> dict[str, dict[str, Any]]:
-    """By deliberation id the figures of its council that people read beside it, as columns of its row."""
-    wanted = {
+    """By deliberation id, the figures of its council that are columns of its row in `deliberations`."""
+    columns = {
         ("vendi", "final"): "vendi",
         ("mean_distance", "final"): "mean_distance",
         ("duplicates", "final"): "duplicates",
@@ -121,7 +121,7 @@ def council_figures(tall: pd.DataFrame) -> dict[str, dict[str, Any]]:
     figures: dict[str, dict[str, Any]] = {}
     lexical = tall[tall["agent_id"].isna() & tall["version"].isin([LEXICAL, "1"])]
     for row in lexical.to_dict("records"):
-        if name := wanted.get((row["metric"], row["phase"])):
+        if name := columns.get((row["metric"], row["phase"])):
             value = round(row["value"] * row["n"]) if name == "duplicates" else row["value"]
             figures.setdefault(row["deliberation_id"], {})[name] = value
     return figures
@@ -139,13 +139,13 @@ def seat_scores(ranked: pd.DataFrame) -> list[Score]:
         "score": VERSION,
     }
     return [
-        Score(row["deliberation_id"], row["agent_id"], None, "final", metric, version, row[metric], _of(metric, row))
+        Score(row["deliberation_id"], row["agent_id"], None, "final", metric, version, row[metric], _count(metric, row))
         for row in ranked.to_dict("records")
         for metric, version in versions.items()
         if row[metric] == row[metric]  # not NaN
     ]
 
 
-def _of(metric: str, row: Mapping[Any, Any]) -> int:
+def _count(metric: str, row: Mapping[Any, Any]) -> int:
     counted = {"coverage": row["evidence"], "checks": row["findings"]}.get(metric)
     return len(counted) if isinstance(counted, list) else 1

@@ -1,4 +1,4 @@
-"""The tall form of scores: one row per figure, under its metric's name and version."""
+"""The tall form of scores: one row per figure, with its metric's name and version."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import pandas as pd
 class Score(NamedTuple):
     """A figure of a council (`agent_id` None) or of one of its seats.
 
-    `phase` is initial (before any critique), final (after the last revision) or revision (what lies
-    between). `peer_id` is the other seat of a figure that concerns two. `n` is how many things it was
-    computed from: proposals, points, checks or comparisons.
+    `phase` is initial (before any critique), final (after the last revision) or revision (the change
+    between the two). `peer_id` is the other seat of a figure about two. `n` is the number of things
+    that it was computed from: proposals, points, checks or comparisons.
     """
 
     deliberation_id: str
@@ -27,5 +27,5 @@ class Score(NamedTuple):
 
 
 def score_frame(scores: Iterable[Score]) -> pd.DataFrame:
-    """As a frame with the columns of `Score`, also when there are none."""
+    """A frame with one row per score and the columns of `Score`, which are there even without rows."""
     return pd.DataFrame(list(scores), columns=list(Score._fields))

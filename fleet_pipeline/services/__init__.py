@@ -1,17 +1,17 @@
-"""The use cases: what this pipeline does, whoever asks for it.
+"""The use cases of this pipeline, for every caller: CLI, API and Dagster.
 
-    fleet           the composition root: settings in, parts out; `engines` starts vLLM
-    transcribe      what the GPU op does; `progress` is how far it is
-    outcomes        the row of one deliberation; `outcome_page` is what the UI shows of it
-    publishing      events of finished deliberations
-    intake          from requests to runs; `inbox` from files, `backlog_diff` from what is new in a backlog
-    status          where a deliberation stands
-    retention       removing what is old
+    fleet           the composition root: builds stores, inbox and roles from the settings; `engines` starts vLLM
+    transcribe      the work of the GPU op; `progress` counts it
+    outcomes        writes the outcome row of one deliberation; `outcome_page` is its metadata in the UI
+    publishing      publishes the events of finished deliberations
+    intake          turns requests into runs; `inbox` reads requests from files, `backlog_diff` from a backlog
+    status          the status of deliberations and requests
+    retention       prunes old results
     run_report      the HTML report of a run
-    metrics         figures for Prometheus
-    doctor          whether this machine can do what it is set up for
+    metrics         gauges for Prometheus
+    doctor          diagnoses this machine's setup
     event_schemas   the JSON Schemas of all events and requests
-    disk_buffer     figures that pass between ops without standing in memory
+    disk_buffer     passes scores between ops on disk instead of in memory
 
 Not here: Dagster definitions (`defs`), which call these; commands (`cli`); servers and clients (`api`).
 """

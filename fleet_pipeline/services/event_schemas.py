@@ -11,16 +11,16 @@ from fleet_pipeline.events.envelope import Envelope
 from fleet_pipeline.events.payloads import PAYLOADS
 from fleet_pipeline.ingest.requests import DeliberationRequested, PlanApproved
 
-# What comes in, bare or in an envelope.
+# Incoming messages, bare or in an envelope.
 REQUESTS: dict[str, type[BaseModel]] = {REQUESTED: DeliberationRequested, PLAN_APPROVED: PlanApproved}
 
 
 def schemas() -> dict[str, Any]:
-    """The JSON Schema (2020-12) of each event by event type: what is sent in whole envelopes, what is taken with the
-    envelope or without."""
-    sent = {event_type: _schema(event_type, payload, "serialization") for event_type, payload in PAYLOADS.items()}
-    taken = {event_type: _schema(event_type, payload, "validation") for event_type, payload in REQUESTS.items()}
-    return sent | taken
+    """The JSON Schema (2020-12) of each event and request, by event type. Events are sent in whole envelopes; requests
+    are accepted with or without one."""
+    events = {event_type: _schema(event_type, payload, "serialization") for event_type, payload in PAYLOADS.items()}
+    requests = {event_type: _schema(event_type, payload, "validation") for event_type, payload in REQUESTS.items()}
+    return events | requests
 
 
 def _schema(event_type: str, payload: type[BaseModel], mode: Literal["serialization", "validation"]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
-"""The composition root: settings go in, the parts that everything is done with come out.
+"""The composition root: builds the store, the inbox, the roles and the task store from the settings.
 
-The CLI makes a `Fleet` from the settings in force, sensors and ops from the resources of their run, which the
-launchpad may have changed. Nothing else builds a store, an inbox or a task store.
+The CLI builds a `Fleet` from the settings in force. Sensors and ops build it from the resources of their run, which
+the launchpad may have changed. Nothing else builds a store, an inbox or a task store.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Fleet:
-    """One storage, with its roles, its inbox and its broker. Each part is made when it is first asked for.
+    """One storage, with its roles, its inbox and its broker. Each part is built on first use.
 
-    `retries` says how long storage that does not answer is waited for. Ops lose more by ending than by waiting; a
-    person, and a sensor that comes again, would rather be told.
+    `retries` says how long to wait for storage that does not answer. Ops wait, because ending costs them more. A
+    person, or a sensor that ticks again, should get the error at once.
     """
 
     storage_url: str
@@ -48,12 +48,12 @@ class Fleet:
 
     @cached_property
     def inbox(self) -> Store:
-        """Where backlogs are put to be run. Never waited for: what is not taken now is taken in the next tick."""
+        """The folder for incoming backlogs. No retries: a file missed now is taken in the next tick."""
         return Store(self.requests.inbox_url(self.storage_url))
 
     @cached_property
     def roles(self) -> Mapping[str, Role]:
-        """The built-in roles, and those of the roles file. Raises `InvalidInput`."""
+        """The built-in roles and those of the roles file, by name. Raises `InvalidInput`."""
         return read_roles(self.roles_file)
 
     @cached_property
@@ -62,8 +62,8 @@ class Fleet:
 
     @contextmanager
     def open_status(self) -> Iterator[StatusService]:
-        """Where deliberations stand, with the Dagster instance opened for as long as the block runs."""
-        # Here, so that who needs no instance does not wait for Dagster's import.
+        """A `StatusService` on the Dagster instance, which is open while the block runs."""
+        # Imported here: callers that need no instance do not wait for Dagster's import.
         from fleet_pipeline.instance.home import open_instance
         from fleet_pipeline.services.status import StatusService
 

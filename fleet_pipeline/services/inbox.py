@@ -1,9 +1,9 @@
-"""The inbox: a folder where backlogs are put, for where there is no broker.
+"""The inbox: a folder for backlogs, for setups without a broker.
 
-Every file there is read as `fleet run` reads a backlog. What can be run is taken; what cannot stands, with
-its line, field and remedy, in `<inbox>/refused/<name>.jsonl`. A file that has been taken is moved to
-`<inbox>/taken`. The tasks of a file whose name ends in `.rerun.jsonl` (or `.rerun.csv`, ...) are put in place of
-earlier ones. Files whose names begin with a dot, and ones still growing, are let be.
+Every file is read as `fleet run` reads a backlog. Valid tasks are taken. Refused lines are written to
+`<inbox>/refused/<name>.jsonl`, with line, field and remedy. A taken file is moved to `<inbox>/taken`. The tasks of a
+file whose name ends in `.rerun.jsonl` (or `.rerun.csv`, ...) replace earlier ones. Files whose names begin with a
+dot are skipped. Files that are still growing wait.
 """
 
 from __future__ import annotations
@@ -20,33 +20,33 @@ from fleet_pipeline.ingest.requests import Request
 from fleet_pipeline.services.intake import Intake
 from fleet_pipeline.storage.store import Store
 
-# A file that is copied in grows for a while. `fleet submit` puts whole ones.
+# A file that is being copied in grows for a while. `fleet submit` writes whole files.
 STILL_SECONDS = 2.0
 
 
 def take_files(
     intake: Intake, inbox: Store, most_per_run: int, work_seconds: float, still_seconds: float = STILL_SECONDS
 ) -> list[str]:
-    """Take the files that wait, until the time is up; returns what was done, in words. What is left of a
-    large file is taken in the next tick: what has been taken of it is known then.
+    """Take the waiting files until the time is up; returns one line of text per file. The rest of a large file is taken
+    in the next tick: its first tasks are known by then.
     """
-    began, done = time.monotonic(), []
+    started, done = time.monotonic(), []
     for name in inbox.names("", ""):
         if name.rsplit(".", 1)[-1].lower() not in ENDINGS:
             continue
-        if intake.run_requests and time.monotonic() - began > work_seconds:
+        if intake.run_requests and time.monotonic() - started > work_seconds:
             break
         try:
             if not _is_growing(inbox, name, still_seconds):
-                done.append(f"{name}: {_take_file(intake, inbox, name, most_per_run, began + work_seconds)}")
-        except StorageError as error:  # its neighbours go on
+                done.append(f"{name}: {_take_file(intake, inbox, name, most_per_run, started + work_seconds)}")
+        except StorageError as error:  # the other files go on
             intake.notes.append(f"{name}: {error}")
     return done
 
 
 def _take_file(intake: Intake, inbox: Store, name: str, most_per_run: int, deadline: float) -> str:
-    # The same file again is another request; the same one after a crash is not.
-    sent = inbox.modified(name)
+    # Part of the request ids: a file put in again is a new request, a file read again after a crash is not.
+    mtime = inbox.modified(name)
     try:
         backlog = read_backlog(inbox.full_path(name), intake.tasks.roles)
     except InvalidInput as error:
@@ -54,21 +54,21 @@ def _take_file(intake: Intake, inbox: Store, name: str, most_per_run: int, deadl
     rerun = name.rsplit(".", 2)[-2:-1] == ["rerun"]
     refused = [asdict(refusal) for refusal in backlog.refused]
     for start in range(0, len(backlog.tasks), most_per_run):
-        # Only where something new was taken: what is known already must not use up every tick.
+        # Stop only after something new was taken: known tasks alone must not use up every tick.
         if intake.run_requests and time.monotonic() > deadline:
             return f"the first {start} of {len(backlog.tasks)} tasks taken, the rest in the next tick"
         part = backlog.tasks[start : start + most_per_run]
-        requests = [Request(f"{name}@{sent:%Y%m%dT%H%M%S%f}:{task.task_id}", (task,), sent, rerun) for task in part]
+        requests = [Request(f"{name}@{mtime:%Y%m%dT%H%M%S%f}:{task.task_id}", (task,), mtime, rerun) for task in part]
         for task, reasons in zip(part, intake.take(requests), strict=True):
             refused += [{"task_id": task.task_id, "error": reason} for reason in reasons]
     if refused:
         lines = "".join(json.dumps(refusal) + "\n" for refusal in refused)
         inbox.write(f"refused/{name}.jsonl", lines.encode())
-    if inbox.modified(name) != sent:
+    if inbox.modified(name) != mtime:
         return f"{len(backlog.tasks)} tasks read; it has grown meanwhile, and is read again"
     inbox.move(name, f"taken/{name}")
-    why = f"; see {inbox.full_path('refused')}/{name}.jsonl" if refused else ""
-    return f"{len(backlog.tasks)} tasks read, {len(refused)} refusals{why}"
+    see = f"; see {inbox.full_path('refused')}/{name}.jsonl" if refused else ""
+    return f"{len(backlog.tasks)} tasks read, {len(refused)} refusals{see}"
 
 
 def _is_growing(inbox: Store, name: str, still_seconds: float) -> bool:

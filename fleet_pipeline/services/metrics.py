@@ -1,7 +1,7 @@
-"""Figures for Prometheus, from what is durable: results, the Dagster instance, and the broker.
+"""Gauges for Prometheus, from durable state: results, the Dagster instance, and the broker.
 
-Nothing is counted where it happens: every figure is a gauge of what stands there now, the same whichever process
-is asked, and after any restart. A file of results is read once, and again when it has changed.
+Nothing is counted as it happens. Every gauge reads the present state, so every process reports the same value, also
+after a restart. A result file is read once, and again after it has changed.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ TOKENS = ("prompt", "cached", "completion")
 QUANTILES = (0.5, 0.95)
 _COLUMNS = ["role", "wall_s", *(f"{kind}_tokens" for kind in TOKENS)]
 Row = dict[str, Any]
-# What the last run of the engine says of itself, by the entry of its materialization.
-_OF_THE_LAST_RUN = {
+# Gauges of the engine's last run: name -> (metadata entry of the run's materialization, help text).
+_LAST_RUN_GAUGES = {
     "fleet_last_run_tokens_per_second": (metadata_keys.TOKENS_PER_SECOND, "Tokens generated a second."),
     "fleet_last_run_prefix_cache_hit_ratio": (metadata_keys.CACHE_HIT_RATE, "Share of prompt tokens from the cache."),
     "fleet_last_run_engine_start_seconds": (
@@ -41,16 +41,16 @@ _OF_THE_LAST_RUN = {
 
 
 class FleetCollector(Collector):
-    """Looks when it is asked. One for one registry: it remembers what it has read."""
+    """Reads the state at every scrape. Use one per registry: it caches the results it has read."""
 
     def __init__(self, status_service: StatusService, nats: NatsOptions) -> None:
         self.status_service = status_service
         self.nats = nats
         self._one_at_a_time = threading.Lock()
-        self._read: dict[str, tuple[datetime, Row]] = {}  # by deliberation: when it was written, and its row
+        self._read: dict[str, tuple[datetime, Row]] = {}  # deliberation id -> (modification time of its file, its row)
 
     def collect(self) -> Iterable[Metric]:
-        with self._one_at_a_time:  # the server has a thread for each question
+        with self._one_at_a_time:  # the server has one thread per scrape
             return list(self._collect())
 
     def _collect(self) -> Iterable[Metric]:
@@ -71,30 +71,30 @@ class FleetCollector(Collector):
             labels=["role", "quantile"],
         )
         for role in sorted({row["role"] for row in rows}):
-            taken = sorted(row["wall_s"] for row in rows if row["role"] == role and row["wall_s"] is not None)
-            for quantile in QUANTILES if taken else ():
-                seconds.add_metric([role, str(quantile)], taken[int(quantile * (len(taken) - 1))])
+            durations = sorted(row["wall_s"] for row in rows if row["role"] == role and row["wall_s"] is not None)
+            for quantile in QUANTILES if durations else ():
+                seconds.add_metric([role, str(quantile)], durations[int(quantile * (len(durations) - 1))])
         yield seconds
         yield from self._queue()
         yield from self._last_run()
 
     def _read_results(self) -> None:
-        there = {
-            key: at
-            for key, at in self.status_service.store.mtimes("deliberations", ".parquet").items()
+        mtimes = {
+            key: mtime
+            for key, mtime in self.status_service.store.mtimes("deliberations", ".parquet").items()
             if is_deliberation_id(key)
         }
-        for key in self._read.keys() - there.keys():  # pruned
+        for key in self._read.keys() - mtimes.keys():  # pruned
             del self._read[key]
-        for key, written in there.items():
-            if key in self._read and self._read[key][0] == written:
+        for key, mtime in mtimes.items():
+            if key in self._read and self._read[key][0] == mtime:
                 continue
             try:
                 rows = read_rows(self.status_service.store, "deliberations", key)
             except CorruptFile:
                 continue
             if rows is not None and rows.num_rows:
-                self._read[key] = (written, rows.select(_COLUMNS).to_pylist()[0])
+                self._read[key] = (mtime, rows.select(_COLUMNS).to_pylist()[0])
 
     def _queue(self) -> Iterable[Metric]:
         instance = self.status_service.instance
@@ -118,8 +118,10 @@ class FleetCollector(Collector):
         yield GaugeMetricFamily("fleet_broker_up", "Whether the broker answers.", value=up)
 
     def _last_run(self) -> Iterable[Metric]:
-        last = self.status_service.instance.get_latest_materialization_event(dg.AssetKey(TRANSCRIPTS))
-        found: dict[str, Any] = dict(last.asset_materialization.metadata) if last and last.asset_materialization else {}
-        for name, (entry, text) in _OF_THE_LAST_RUN.items():
-            if entry in found:
-                yield GaugeMetricFamily(name, text, value=float(found[entry].value))
+        event = self.status_service.instance.get_latest_materialization_event(dg.AssetKey(TRANSCRIPTS))
+        metadata: dict[str, Any] = (
+            dict(event.asset_materialization.metadata) if event and event.asset_materialization else {}
+        )
+        for name, (entry, text) in _LAST_RUN_GAUGES.items():
+            if entry in metadata:
+                yield GaugeMetricFamily(name, text, value=float(metadata[entry].value))

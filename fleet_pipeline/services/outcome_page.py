@@ -1,7 +1,7 @@
-"""What the UI shows of a deliberation: the metadata of its outcome.
+"""The metadata of an outcome: the page of a deliberation in the UI.
 
-Texts of models and of backlogs are shown as text, and bounded: every event is loaded with the page. The
-whole is in the Parquet files, whose path stands beside it.
+Texts of models and of backlogs are shown as plain text and cut to a limit, because the page loads every event. The
+full texts are in the Parquet files. The metadata holds their path.
 """
 
 from __future__ import annotations
@@ -26,9 +26,7 @@ _PHASES = ("propose", "critique", "revise")
 
 
 def metadata(store: Store, outcome: Outcome, texts: bool) -> dict[str, dg.MetadataValue]:
-    """An outcome as the UI shows it, in the order of what people look for. Without `texts` those are in the
-    Parquet files alone.
-    """
+    """An outcome's metadata entries, the most wanted first. Without `texts`, texts are in the Parquet files alone."""
     row, seats, utterances = outcome.row, outcome.seats, outcome.utterances
     values: dict[str, dg.MetadataValue] = {"status": dg.MetadataValue.text(row["status"])}
     ranked = sorted(seats, key=lambda seat: (seat["rank"] is None, seat["rank"], not seat["winner"]))
@@ -47,10 +45,10 @@ def metadata(store: Store, outcome: Outcome, texts: bool) -> dict[str, dg.Metada
     if picture := _picture(seats):
         values["picture"] = dg.MetadataValue.md(picture)
     if texts and ranked:
-        said = records(utterances)
-        values["everything said"] = dg.MetadataValue.md(discussion(ranked, said))
-        if thought := reasoning(said):
-            values["reasoning"] = dg.MetadataValue.md(thought)
+        utterance_records = records(utterances)
+        values["everything said"] = dg.MetadataValue.md(discussion(ranked, utterance_records))
+        if reasoning_text := reasoning(utterance_records):
+            values["reasoning"] = dg.MetadataValue.md(reasoning_text)
     for name in ("vendi", "mean_distance", "mean_relevance", "wall_s"):
         if row.get(name) is not None:
             values[name.replace("_", " ")] = dg.MetadataValue.float(round(row[name], 4))
@@ -59,8 +57,8 @@ def metadata(store: Store, outcome: Outcome, texts: bool) -> dict[str, dg.Metada
     if row["wall_s"]:
         values["tokens per second"] = dg.MetadataValue.float(round(row["completion_tokens"] / row["wall_s"], 1))
     if len(utterances):
-        values["phases"] = dg.MetadataValue.table(_phase_records(utterances), schema=_PHASE)
-    # Where whoever follows the event log finds the rows.
+        values["phases"] = dg.MetadataValue.table(_phase_records(utterances), schema=_PHASE_SCHEMA)
+    # Readers of the event log use it to find the rows.
     values[STORAGE] = dg.MetadataValue.text(store.url)
     values["parquet"] = dg.MetadataValue.path(store.full_path(table_path("proposals", row["deliberation_id"])))
     return values
@@ -71,11 +69,11 @@ def _text(text: str) -> dg.MetadataValue:
 
 
 def _picture(seats: list[Record]) -> str:
-    """An image in Markdown, its data in its address: the UI fetches nothing. Empty where there is nothing to compare."""
+    """A Markdown image with its data in its URL: the UI fetches nothing. Empty with fewer than two proposals."""
     present = [seat for seat in seats if seat["text"] is not None]
     if len(present) < 2:
         return ""
-    winner = next((place for place, seat in enumerate(present) if seat["winner"]), None)
+    winner = next((index for index, seat in enumerate(present) if seat["winner"]), None)
     png = council_picture(
         [seat["label"] for seat in present],
         similarities([seat["text"] for seat in present]),
@@ -87,10 +85,10 @@ def _picture(seats: list[Record]) -> str:
     return f"![similarity, and novelty against relevance](data:image/png;base64,{base64.b64encode(png).decode()})"
 
 
-# Of each seat, in the order of the columns. The others are in the Parquet file: a wider table pushes every text
-# of the page out of sight.
+# Columns of the table of seats, in order. The other scores are in the Parquet file: a wider table pushes every text of
+# the page out of sight.
 _FIGURES = ("score", "relevance", "novelty", "checks", "judge")
-_PHASE = dg.TableSchema(
+_PHASE_SCHEMA = dg.TableSchema(
     columns=[
         dg.TableColumn("phase", "string"),
         dg.TableColumn("answers", "int", "attempts that did not count included"),
@@ -136,18 +134,18 @@ def _error(seat: Record) -> str:
 def _phase_records(utterances: pd.DataFrame) -> list[dg.TableRecord]:
     records = []
     for phase in _PHASES:
-        said = utterances[utterances["phase"] == phase]
-        if len(said):
-            prompt, cached = int(said["prompt_tokens"].sum()), int(said["cached_tokens"].sum())
+        answers = utterances[utterances["phase"] == phase]
+        if len(answers):
+            prompt, cached = int(answers["prompt_tokens"].sum()), int(answers["cached_tokens"].sum())
             records.append(
                 dg.TableRecord(
                     {
                         "phase": phase,
-                        "answers": len(said),
-                        "did not count": int(said["error_type"].notna().sum()),
+                        "answers": len(answers),
+                        "did not count": int(answers["error_type"].notna().sum()),
                         "prompt tokens": prompt,
                         "from the prefix cache": round(cached / prompt, 3) if prompt else None,
-                        "completion tokens": int(said["completion_tokens"].sum()),
+                        "completion tokens": int(answers["completion_tokens"].sum()),
                     }
                 )
             )

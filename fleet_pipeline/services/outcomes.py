@@ -1,4 +1,4 @@
-"""What `deliberations` does for one key: write its row."""
+"""Writes the outcome row of one deliberation, for the asset `deliberations`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _DEFAULTS = CouncilCheckOptions()
 
 @dataclass(frozen=True)
 class Outcome:
-    """What was found of one deliberation: its row, its seats' rows, what was said, and the checks it does not pass."""
+    """One deliberation's outcome row, its seats' rows, its utterances, and why each failed council check failed."""
 
     row: Record
     seats: list[Record]
@@ -31,7 +31,7 @@ class Outcome:
 
 
 def write_outcome(tasks: TaskStore, key: str, run_id: str, checks: CouncilCheckOptions = _DEFAULTS) -> Outcome:
-    """Write the outcome of one deliberation, and return it."""
+    """Write the outcome row of one deliberation; returns the outcome. A corrupt file or invalid task makes it fail."""
     store = tasks.store
     try:
         utterances, facts = _read(store, "utterances", key)
@@ -42,31 +42,31 @@ def write_outcome(tasks: TaskStore, key: str, run_id: str, checks: CouncilCheckO
     try:
         task = tasks.get(key)[0]
     except InvalidInput as error:
-        # Whatever an earlier run said: this deliberation cannot be held as it now stands.
+        # Overrides the status of an earlier run: the task as it is stored now cannot be run.
         task, facts = None, facts | {"status": "failed", "error_message": str(error)}
     row = outcome_row(key, task, facts, utterances, seats, scoring.get("diversity", {}), run_id)
     write_rows(store, "deliberations", key, [row], {"status": row["status"], "fingerprint": row["fingerprint"]})
-    found = failed_checks(utterances, seats, scoring.get("diversity", {}), task.needed if task else None, checks)
-    return Outcome(row, records(seats), utterances, found)
+    failed = failed_checks(utterances, seats, scoring.get("diversity", {}), task.needed if task else None, checks)
+    return Outcome(row, records(seats), utterances, failed)
 
 
 def records(frame: pd.DataFrame) -> list[Record]:
-    """Rows as dictionaries, with None for every absent value: pandas has three kinds of those."""
+    """Rows as dictionaries. Every absent value becomes None: pandas has three kinds of them."""
     plain = frame.astype(object).where(frame.notna(), None)
     return [{str(name): value for name, value in row.items()} for row in plain.to_dict("records")]
 
 
 def proposal_row(row: Record, wins: bool) -> Record:
-    """A row of `proposals` from a ranked seat: nested results as the table has them."""
-    checked = row.pop("findings", None) or []
+    """A row of the table `proposals` from a ranked seat, with the table's nested columns. `wins`: it may be winner."""
+    code_checks = row.pop("findings", None) or []
     return row | {
         "winner": bool(row["winner"]) and wins,
         "won_by": row["won_by"] if wins else None,
-        "evidence": [{**found._asdict(), "covered": found.covered} for found in row["evidence"] or []],
+        "evidence": [{**evidence._asdict(), "covered": evidence.covered} for evidence in row["evidence"] or []],
         "findings": [
-            {"check": one.check, "passed": one.passed, "line": line, "message": message}
-            for one in checked
-            for line, message in (one.findings or [(None, None)])
+            {"check": code_check.check, "passed": code_check.passed, "line": line, "message": message}
+            for code_check in code_checks
+            for line, message in (code_check.findings or [(None, None)])
         ],
     }
 

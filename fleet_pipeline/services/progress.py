@@ -1,4 +1,4 @@
-"""How far a run is: counts as they stand, and the words people read."""
+"""Progress of a run: its counts, and the text that people read."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import dagster as dg
 
 @dataclass
 class Progress:
-    """Counts of one run of the GPU op. Times are monotonic seconds."""
+    """Counts of one run of the GPU op. Times are in monotonic seconds."""
 
     total: int = 0
     reused: int = 0
@@ -20,7 +20,7 @@ class Progress:
     prompt_tokens: int = 0
     cached_tokens: int = 0
     completion_tokens: int = 0
-    by_phase: dict[str, list[int]] = field(default_factory=dict)  # prompt tokens, and those from the cache
+    by_phase: dict[str, list[int]] = field(default_factory=dict)  # phase -> [prompt tokens, those from the cache]
     gpu_memory: str = ""
     engine_starts: int = 0
     engine_start_seconds: float = 0.0
@@ -35,7 +35,7 @@ class Progress:
 
     @property
     def seconds(self) -> float:
-        """Seconds spent generating, engine starts left out."""
+        """Seconds spent generating, without engine starts."""
         running = time.monotonic() - self.generating_since if self.generating_since is not None else 0.0
         return self.generating_seconds + running
 
@@ -49,14 +49,14 @@ class Progress:
 
     @property
     def cache_hit_rates(self) -> dict[str, float]:
-        """By phase, of what has finished."""
+        """Cached share of the prompt tokens by phase, over finished deliberations; 0 to 1."""
         return {phase: cached / prompt for phase, (prompt, cached) in self.by_phase.items() if prompt}
 
     @property
     def eta_seconds(self) -> float | None:
-        """Seconds left at the present rate; None before there is one."""
-        ran = self.completed + self.failed
-        return self.seconds / ran * (self.total - self.done) if ran else None
+        """Seconds left at the present rate; None before a deliberation has ended."""
+        ended = self.completed + self.failed
+        return self.seconds / ended * (self.total - self.done) if ended else None
 
     def __str__(self) -> str:
         parts = [f"{self.done} of {self.total} deliberations"]
@@ -80,7 +80,7 @@ Report = Callable[[Progress], None]
 
 
 def duration(seconds: float) -> str:
-    """Seconds as a person says them: `8 s`, `3 min 20 s`, `2 h 5 min`."""
+    """Seconds as text: `8 s`, `3 min 20 s`, `2 h 5 min`."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"
@@ -90,7 +90,7 @@ def duration(seconds: float) -> str:
 
 
 def log_progress(log: dg.DagsterLogManager, every_seconds: float = 10.0) -> Report:
-    """Say in the event log how far the run is: at every change of phase, else every few seconds."""
+    """A function that logs progress to the event log: at every change of phase, else every `every_seconds`."""
     last_phase, last_time = "", 0.0
 
     def report(progress: Progress) -> None:

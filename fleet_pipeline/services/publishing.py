@@ -1,9 +1,8 @@
-"""The events of finished deliberations: sent as their outcomes appear in the event log, sent again from
-disk, or held against what the broker has.
+"""Publishes the events of finished deliberations: when their outcomes appear in the event log, again from disk, or
+only those that the broker lacks.
 
-The event log is the outbox's table of contents: it says what is finished, in order. The cursor into it
-moves only after the broker's acks, so that after a crash events are sent again, under the same ids, and
-none is lost.
+The event log is the outbox's table of contents: it lists the finished deliberations in order. The cursor into it
+moves only after the broker's acks. After a crash events are sent again under the same ids, and none is lost.
 """
 
 from __future__ import annotations
@@ -27,25 +26,23 @@ from fleet_pipeline.storage.outbox import get_events, put_events, remove_events
 from fleet_pipeline.storage.store import Store
 from fleet_pipeline.storage.tables import read_rows, table_path
 
-# Headers and protocol take room in the broker's payload limit as well.
+# Bytes. Headers and protocol count towards the broker's payload limit as well.
 HEADROOM = 1_024
 UNBOUNDED = 1 << 62
 
 
 @dataclass
 class PublishSummary:
-    """What has been sent. `unreadable`: deliberations whose files are torn or gone, and why; their
-    neighbours' events are sent all the same.
-    """
+    """Result of publishing. `unreadable`: why files of a deliberation are torn or gone, by id. All others are sent."""
 
     receipts: Receipts = field(default_factory=Receipts)
     unreadable: dict[str, str] = field(default_factory=dict)
 
 
 def fill_outbox(store: Store, key: str) -> None:
-    """Put the events of a deliberation, as the tables on disk have it, where they are quick to read.
+    """Write the events of a deliberation from its tables into the outbox, where they are quick to read.
 
-    Where one of its tables is damaged there are none: who announces says so.
+    A damaged table leaves no events in the outbox: `publish_pending` then reports the damage.
     """
     try:
         events = [event.sealed() for event in _from_tables(store, key, UNBOUNDED)]
@@ -63,37 +60,37 @@ def publish_pending(
     page: int = PAGE,
     chunk: int = CHUNK,
 ) -> int:
-    """Publish one page of outcomes after `cursor`, and add to `total`; returns the next cursor.
+    """Publish one page of outcomes after `cursor` and add the result to `total`; returns the next cursor.
 
     Raises `BrokerUnavailable`, `StreamMismatch`.
     """
-    outcomes, following = read_outcomes(instance, cursor, page)
+    outcomes, next_cursor = read_outcomes(instance, cursor, page)
     if outcomes:
         total.receipts += publish(nats, lambda max_bytes: _ready(outcomes, max_bytes, total.unreadable), chunk)
-    return following
+    return next_cursor
 
 
 def unpublished(instance: dg.DagsterInstance, nats: NatsOptions) -> frozenset[str]:
-    """Keys whose outcomes the sensor `completions` has not come to, where there is a broker to publish them to."""
+    """Keys whose outcomes the sensor `completions` has not reached. Empty without a broker."""
     states = [state for state in instance.all_instigator_state() if state.name == COMPLETIONS_SENSOR]
     if nats.url is None or not states:
         return frozenset()
     cursor = min(int(getattr(state.instigator_data, "cursor", None) or 0) for state in states)
     waiting: set[str] = set()
     while True:
-        outcomes, following = read_outcomes(instance, cursor)
-        if following == cursor:
+        outcomes, next_cursor = read_outcomes(instance, cursor)
+        if next_cursor == cursor:
             return frozenset(waiting)
         waiting |= {outcome.key for outcome in outcomes}
-        cursor = following
+        cursor = next_cursor
 
 
 def finished_keys(store: Store, since: datetime | None, unreadable: MutableMapping[str, str]) -> list[str]:
-    """Ids of the deliberations on disk that have finished, since then where a time is given."""
+    """Ids of the finished deliberations on disk: all, or those finished at or after `since`. Adds to `unreadable`."""
     keys = [key for key in store.names("deliberations", ".parquet") if is_deliberation_id(key)]
     if since is None:
         return keys
-    found = []
+    recent = []
     for key in keys:
         try:
             rows = read_rows(store, "deliberations", key)
@@ -102,21 +99,21 @@ def finished_keys(store: Store, since: datetime | None, unreadable: MutableMappi
             continue
         finished = rows.column("finished_at")[0].as_py() if rows is not None and rows.num_rows else None
         if finished is not None and finished >= since:
-            found.append(key)
-    return found
+            recent.append(key)
+    return recent
 
 
 def replay(store: Store, nats: NatsOptions, keys: Sequence[str], total: PublishSummary) -> None:
     """Send all events of `keys` again, under their own idempotency keys.
 
-    Inside the streams' duplicate window the broker drops what it has; beyond it, it stores them again,
-    and consumers know them by their keys. Raises `BrokerUnavailable`, `StreamMismatch`.
+    Within the streams' duplicate window the broker drops the events it has. After it, the broker stores them again,
+    and consumers recognise them by their keys. Raises `BrokerUnavailable`, `StreamMismatch`.
     """
     _send(store, nats, keys, frozenset(), total)
 
 
 def reconcile(store: Store, nats: NatsOptions, keys: Sequence[str], total: PublishSummary) -> None:
-    """Send those events of `keys` that the broker does not hold."""
+    """Send only the events of `keys` that the broker does not hold."""
     _send(store, nats, keys, stored_keys(nats), total)
 
 
@@ -136,16 +133,16 @@ def _send(store: Store, nats: NatsOptions, keys: Sequence[str], held: frozenset[
 
 
 def _ready(outcomes: Sequence[OutcomeRef], max_bytes: int, unreadable: MutableMapping[str, str]) -> Iterator[Sealed]:
-    """Events from the outbox; from the tables where it has none that can be sent.
+    """Events from the outbox, or from the tables if the outbox has none that can be sent.
 
-    What is damaged or gone costs its own events, and is told. Raises `StorageError` where the storage cannot be
-    read: that passes, and the events wait.
+    A damaged or missing deliberation loses only its own events and is added to `unreadable`. Raises `StorageError` if
+    the storage cannot be read: that is transient, and the events wait.
     """
     stores: dict[str, Store] = {}
     for key, storage in outcomes:
         try:
             store = stores.get(storage) or stores.setdefault(storage, Store(storage))
-        except StorageError as error:  # a run's own, of a kind that is not known here
+        except StorageError as error:  # a run may name its own storage, of a kind unknown here
             unreadable[key] = str(error)
             continue
         try:
@@ -161,16 +158,18 @@ def _ready(outcomes: Sequence[OutcomeRef], max_bytes: int, unreadable: MutableMa
 
 
 def _from_tables(store: Store, key: str, max_bytes: int) -> Iterator[Envelope]:
-    """The events of a deliberation as the tables have it; one that was pruned has none."""
+    """The events of a deliberation, from its tables. A pruned deliberation has none."""
     outcome = read_rows(store, "deliberations", key)
     if outcome is None or not outcome.num_rows:
         return
     seats = read_rows(store, "proposals", key)
-    said = read_rows(store, "utterances", key)
+    rows = read_rows(store, "utterances", key)
     columns = ("agent_id", "temperature")
-    warmth = dict(zip(*(said.column(name).to_pylist() for name in columns), strict=True)) if said is not None else {}
+    temperatures = (
+        dict(zip(*(rows.column(name).to_pylist() for name in columns), strict=True)) if rows is not None else {}
+    )
     proposals = [
-        {**seat, "temperature": warmth.get(seat["agent_id"])}
+        {**seat, "temperature": temperatures.get(seat["agent_id"])}
         for seat in (seats.to_pylist() if seats is not None else [])
     ]
     location = store.full_path(table_path("proposals", key))

@@ -1,4 +1,4 @@
-"""The report of a run, or of a stretch of time, from what is stored."""
+"""The HTML report of a run or of a period, from the stored results."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from fleet_pipeline.storage.schemas import TABLES
 from fleet_pipeline.storage.store import Store
 from fleet_pipeline.storage.tables import TableSlice, read_rows
 
-# Texts are read one deliberation at a time, when they are written.
+# Texts are read while the report is written, one deliberation at a time.
 _TEXTS = ("winner_text", "description")
 CHUNK = 256
 
@@ -31,7 +31,7 @@ def report_path(run_id: str) -> str:
 def store_report(store: Store, run_id: str, keys: Sequence[str]) -> str:
     """Write the report of a run over `keys` into the storage; returns its full path."""
     rows = outcome_table(store, keys)
-    # By way of a file: a report of thousands has hundreds of megabytes.
+    # Through a temporary file: a report of thousands of deliberations has hundreds of megabytes.
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "report.html"
         write_file(file, store, f"Run {run_id}", rows[rows["run_id"] == run_id])
@@ -42,8 +42,8 @@ def store_report(store: Store, run_id: str, keys: Sequence[str]) -> str:
 def outcome_table(
     store: Store, keys: Sequence[str] | None = None, on_progress: Callable[[int, int], None] | None = None
 ) -> pd.DataFrame:
-    """The rows of `deliberations` without their texts: of `keys`, or all there are. `ended_at` is when they were
-    written, where they have no last answer.
+    """The rows of the table `deliberations` without texts: those of `keys`, or all. The added column `ended_at` is
+    `finished_at`, or the modification time of the file if there is no last answer.
     """
     written = store.mtimes("deliberations", ".parquet")
     wanted = [key for key in (sorted(written) if keys is None else keys) if is_deliberation_id(key)]
@@ -54,16 +54,16 @@ def outcome_table(
         done += len(part)
         if on_progress:
             on_progress(done, len(wanted))
-    found: pd.DataFrame = pd.concat(parts, ignore_index=True)
-    mtimes = pd.to_datetime(found["deliberation_id"].map(written), utc=True)
-    found["ended_at"] = found["finished_at"].fillna(mtimes)
-    return found
+    outcomes: pd.DataFrame = pd.concat(parts, ignore_index=True)
+    mtimes = pd.to_datetime(outcomes["deliberation_id"].map(written), utc=True)
+    outcomes["ended_at"] = outcomes["finished_at"].fillna(mtimes)
+    return outcomes
 
 
 def chosen(rows: pd.DataFrame, run: str | None, since: datetime | None, place: str) -> tuple[str, pd.DataFrame]:
-    """(title, rows) of a run (its id, or how it begins), of what finished since a time, or of the last run.
+    """(title, rows) of a run (its id or a prefix), of the deliberations that ended since a time, or of the last run.
 
-    Raises `InvalidInput` where there are none, or where several runs begin so.
+    Raises `InvalidInput` if there are none, or if the prefix fits several runs. Messages name the storage `place`.
     """
     if rows.empty:
         raise InvalidInput(f"no deliberations in {place} yet")
@@ -85,15 +85,15 @@ def write(out: IO[str], store: Store, title: str, rows: pd.DataFrame) -> None:
     """Write the report of the deliberations in `rows`."""
 
     def load_detail(key: str) -> DeliberationDetail:
-        found = {}
+        tables = {}
         for table in ("deliberations", "proposals", "utterances"):
             try:
                 stored = read_rows(store, table, key)
-            except CorruptFile:  # its neighbours are told all the same; `schema` of the asset checks names it
+            except CorruptFile:  # the rest is reported all the same; the council check `schema` names this file
                 stored = None
-            found[table] = stored.to_pylist() if stored is not None else []
-        row = found["deliberations"][0] if found["deliberations"] else dict.fromkeys(TABLES["deliberations"].names)
-        return DeliberationDetail(row | {"deliberation_id": key}, found["proposals"], found["utterances"])
+            tables[table] = stored.to_pylist() if stored is not None else []
+        row = tables["deliberations"][0] if tables["deliberations"] else dict.fromkeys(TABLES["deliberations"].names)
+        return DeliberationDetail(row | {"deliberation_id": key}, tables["proposals"], tables["utterances"])
 
     keys = list(rows["deliberation_id"])
     columns = ["role", "perspective", "winner", "error_type"]
@@ -104,7 +104,7 @@ def write(out: IO[str], store: Store, title: str, rows: pd.DataFrame) -> None:
 
 
 def write_file(path: Path, store: Store, title: str, rows: pd.DataFrame) -> None:
-    """Write the report as a file, which appears whole or not at all. Raises `OSError`."""
+    """Write the report to a file, atomically. Raises `OSError`."""
     with written_whole(path) as file:
         out = io.TextIOWrapper(file, encoding="utf-8", write_through=True)
         write(out, store, title, rows)

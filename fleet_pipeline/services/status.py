@@ -1,6 +1,6 @@
-"""Where a deliberation stands, from what is durable: stored specs, the Dagster instance, and the results.
+"""The status of deliberations, from durable state: stored specs, the Dagster instance, and the results.
 
-Nothing is remembered here, so that an answer is the same before and after any restart.
+`StatusService` remembers nothing, so its answer is the same before and after a restart.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Record = dict[str, Any]
 
 
 class Status(StrEnum):
-    """In the words of the earlier system, and PENDING, which it lacked."""
+    """The statuses of the earlier system, and PENDING, which it lacked."""
 
     UNKNOWN = "UNKNOWN"
     PENDING = "PENDING"
@@ -47,7 +47,7 @@ ENDED = (Status.COMPLETED, Status.FAILED, Status.TIMEOUT)
 
 
 class StatusService:
-    """Answers questions about deliberations from an instance and a storage."""
+    """Reads the status of deliberations from a Dagster instance and a storage."""
 
     def __init__(self, instance: dg.DagsterInstance, tasks: TaskStore) -> None:
         self.instance = instance
@@ -55,10 +55,10 @@ class StatusService:
         self.store = tasks.store
 
     def status(self, key: str, with_texts: bool = False) -> Record:
-        """The status of one deliberation, with its counts, results, winner and error, and the request it comes from.
+        """The status of one deliberation, with its counts, results, winner, error and request id.
 
-        `results` are partial where it failed, timed out or is still being judged. Raises `InvalidInput` for what is
-        no deliberation id, `StorageError` where results cannot be read.
+        `results` are partial if it failed, timed out or has no outcome yet. Raises `InvalidInput` if `key` is no
+        deliberation id, `StorageError` if results cannot be read.
         """
         task_id, _, role = checked_id(key).rpartition(".")
         status, run, error = self._standing(key, self._waiting())
@@ -77,69 +77,69 @@ class StatusService:
         else:
             outcome, seats = self._partial(key, run if status is Status.IN_PROGRESS else None)
         location = self.store.full_path(table_path("proposals", key))
-        found = completion_payload(outcome, seats, location, with_texts)
-        kept = {name: value for name, value in found.items() if name not in answer}
-        return answer | {"error": error or found["error"]} | kept
+        payload = completion_payload(outcome, seats, location, with_texts)
+        details = {name: value for name, value in payload.items() if name not in answer}
+        return answer | {"error": error or payload["error"]} | details
 
     def statuses(self) -> dict[str, Status]:
-        """The status of every deliberation that is known, by id."""
+        """The status of every known deliberation, by id."""
         finished = set(self.store.names("deliberations", ".parquet"))
         keys = sorted(key for key in {*self.tasks.keys(), *finished} if is_deliberation_id(key))
         registered = set(self.instance.get_dynamic_partitions(str(deliberation_partitions.name)))
-        asked = [key for key in keys if key in registered]
-        recorded = self.instance.get_status_by_partition(OUTCOMES, asked, deliberation_partitions) or {}
-        taken, held = self._waiting(), unfinished(self.instance)
-        found: dict[str, Status] = {}
+        partitioned = [key for key in keys if key in registered]
+        recorded = self.instance.get_status_by_partition(OUTCOMES, partitioned, deliberation_partitions) or {}
+        waiting_keys, held = self._waiting(), unfinished(self.instance)
+        by_key: dict[str, Status] = {}
         for key in keys:
-            mark = recorded.get(key)
-            if key in taken or key in held or (mark is None and key in finished):
-                found[key] = self._status(key, taken)
-            elif mark is None:
-                found[key] = Status.PENDING
-            elif mark.value == "MATERIALIZED":
-                found[key] = Status.COMPLETED
+            partition_status = recorded.get(key)
+            if key in waiting_keys or key in held or (partition_status is None and key in finished):
+                by_key[key] = self._status(key, waiting_keys)
+            elif partition_status is None:
+                by_key[key] = Status.PENDING
+            elif partition_status.value == "MATERIALIZED":
+                by_key[key] = Status.COMPLETED
             else:
-                found[key] = self._status(key, taken)
-        return found
+                by_key[key] = self._status(key, waiting_keys)
+        return by_key
 
-    def _status(self, key: str, taken: Collection[str]) -> Status:
+    def _status(self, key: str, waiting_keys: Collection[str]) -> Status:
         try:
-            return self._standing(key, taken)[0]
-        except CorruptFile:  # what it says cannot be read: to be run again, as if it had failed
+            return self._standing(key, waiting_keys)[0]
+        except CorruptFile:  # an unreadable outcome counts as failed, so that it is run again
             return Status.FAILED
 
     def undone(self) -> dict[str, Status]:
-        """What failed, timed out, or was never run, and that no run holds or is about to: by id."""
-        asked = self._waiting() | unfinished(self.instance).keys()
-        left = (Status.FAILED, Status.TIMEOUT, Status.PENDING)
-        return {key: status for key, status in self.statuses().items() if status in left and key not in asked}
+        """Deliberations that failed, timed out or were never run, and that no run or pending batch holds; by id."""
+        held = self._waiting() | unfinished(self.instance).keys()
+        unsuccessful = (Status.FAILED, Status.TIMEOUT, Status.PENDING)
+        return {key: status for key, status in self.statuses().items() if status in unsuccessful and key not in held}
 
     def counts(self) -> dict[str, int]:
-        """How many deliberations there are in all, and of each status."""
-        found = list(self.statuses().values())
-        each = {status.lower(): found.count(status) for status in Status if status is not Status.UNKNOWN}
-        return {"total_deliberations": len(found), **each}
+        """The number of deliberations in all, and of each status."""
+        statuses = list(self.statuses().values())
+        by_status = {status.lower(): statuses.count(status) for status in Status if status is not Status.UNKNOWN}
+        return {"total_deliberations": len(statuses), **by_status}
 
-    def _standing(self, key: str, taken: Collection[str]) -> tuple[Status, dg.DagsterRun | None, str | None]:
-        """(status, the run it is or was last part of, why it has no outcome)."""
-        if key in taken:
+    def _standing(self, key: str, waiting_keys: Collection[str]) -> tuple[Status, dg.DagsterRun | None, str | None]:
+        """(status, its present or last run, the reason why it has no outcome)."""
+        if key in waiting_keys:
             return Status.PENDING, None, None
         run = self._last_run(key)
         outcome = self._outcome(key)
-        judged = Status(outcome["status"].upper()) if outcome else None
+        outcome_status = Status(outcome["status"].upper()) if outcome else None
         if run is None:
-            if judged or not self.tasks.has(key):
-                return judged or Status.UNKNOWN, None, None
+            if outcome_status or not self.tasks.has(key):
+                return outcome_status or Status.UNKNOWN, None, None
             return Status.PENDING, None, "stored, and no run has been asked for: run it again, or launch it in the UI"
-        if judged and outcome and outcome["run_id"] == run.run_id:
-            return judged, run, None
+        if outcome_status and outcome and outcome["run_id"] == run.run_id:
+            return outcome_status, run, None
         if run.status in STARTED:
             return Status.IN_PROGRESS, run, None
         if run.status in UNFINISHED:
             return Status.PENDING, run, None
         cancelled = run.status == dg.DagsterRunStatus.CANCELED
-        if judged and cancelled:  # what it said before stands
-            return judged, run, None
+        if outcome_status and cancelled:  # the earlier outcome stands
+            return outcome_status, run, None
         ended = "was cancelled" if cancelled else "broke"
         return (
             Status.FAILED,
@@ -158,16 +158,16 @@ class StatusService:
         return self.instance.get_run_by_id(planned.run_id) if planned else None
 
     def _outcome(self, key: str) -> Record | None:
-        found = _records(self.store, "deliberations", key)
-        return found[0] if found else None
+        rows = _records(self.store, "deliberations", key)
+        return rows[0] if rows else None
 
     def _waiting(self) -> frozenset[str]:
-        """Keys that have been taken and have no run yet."""
+        """Keys of requests that were taken and have no run yet."""
         batches = pending_batches(self.tasks)[0]
         return frozenset(key for batch in batches if not has_run(self.instance, batch) for key in batch.keys)
 
     def _partial(self, key: str, run: dg.DagsterRun | None) -> tuple[Record, list[Record]]:
-        """What a run has of a deliberation that has no outcome of it yet."""
+        """(outcome, seats) of a deliberation before its outcome: unscored seats if `run` has stored its transcript."""
         task_id, _, role = key.rpartition(".")
         outcome: Record = dict.fromkeys(TABLES["deliberations"].names)
         outcome |= {"task_id": task_id, "deliberation_id": key, "role": role.upper()}
@@ -175,9 +175,9 @@ class StatusService:
         if run is None or rows is None or rows.empty or rows["run_id"].iloc[0] != run.run_id:
             return outcome, []
         seats = final_proposals(rows)
-        found = seats.astype(object).where(seats.notna(), None).to_dict("records")
+        proposals = seats.astype(object).where(seats.notna(), None).to_dict("records")
         unscored = [
-            {"score": None, "rank": None} | {str(name): value for name, value in seat.items()} for seat in found
+            {"score": None, "rank": None} | {str(name): value for name, value in seat.items()} for seat in proposals
         ]
         return outcome | {"num_agents": len(unscored)}, unscored
 
@@ -190,13 +190,13 @@ class StatusService:
 
 
 class RequestStatusService:
-    """Answers about requests as well: those that nobody has taken yet, and those that were refused.
+    """Adds the status of requests: those not taken yet, and those rejected.
 
-    What waits is read from the broker, and remembered for a moment: many may ask.
+    Waiting requests are read from the broker and cached for a moment, because many clients may ask.
     """
 
     REMEMBERED_SECONDS = 2.0
-    # A refusal is looked for among those of the last day.
+    # Rejections are searched over the last day.
     REFUSALS = timedelta(days=1)
 
     def __init__(self, status_service: StatusService, nats: NatsOptions) -> None:
@@ -206,42 +206,42 @@ class RequestStatusService:
         self._read_at = 0.0
 
     def status(self, key: str, request_id: str = "", with_texts: bool = False) -> Record:
-        """As `StatusService.status`; with a request's id, where that request stands: it may wait while an earlier result is
-        there, or have been refused. Raises `BrokerUnavailable` beside what that raises.
+        """As `StatusService.status`. With `request_id`, the status of that request: it may still wait while an earlier
+        result exists, or have been rejected. Also raises `BrokerUnavailable`.
         """
         answer = self.status_service.status(key, with_texts)
-        known = answer["request_id"] == request_id if request_id else answer["status"] != Status.UNKNOWN
-        if known or self.nats.url is None:
+        is_known = answer["request_id"] == request_id if request_id else answer["status"] != Status.UNKNOWN
+        if is_known or self.nats.url is None:
             return answer
-        wanted = request_id or key
-        if self._waits(wanted):
+        request_or_key = request_id or key
+        if self._waits(request_or_key):
             return answer | _NOTHING_YET | {"status": str(Status.PENDING)}
         if not request_id:
             return answer
-        answer = self.status_service.status(key, with_texts)  # it may have been taken between the two questions
+        answer = self.status_service.status(key, with_texts)  # it may have been taken between the two reads
         if answer["request_id"] == request_id:
             return answer
         reason = refusal(self.nats, request_id, datetime.now(UTC) - self.REFUSALS)
-        if reason is None:  # taken, and the same as an earlier one
+        if reason is None:  # taken, with the same content as an earlier request
             return answer
         return answer | _NOTHING_YET | {"status": str(Status.FAILED), "error": f"the request was refused: {reason}"}
 
     def stats(self) -> Record:
-        """Counts of deliberations, and of requests at the broker."""
+        """The number of deliberations and of requests at the broker. Raises `BrokerUnavailable`."""
         return {**self.status_service.counts(), **requests_at_the_broker(self.nats)}
 
-    def _waits(self, wanted: str) -> bool:
-        if wanted in self._untaken and time.monotonic() - self._read_at < self.REMEMBERED_SECONDS:
+    def _waits(self, request_or_key: str) -> bool:
+        if request_or_key in self._untaken and time.monotonic() - self._read_at < self.REMEMBERED_SECONDS:
             return True
         self._untaken, self._read_at = untaken(self.nats), time.monotonic()
-        return wanted in self._untaken
+        return request_or_key in self._untaken
 
 
 _NOTHING_YET: Record = {"run_id": None, "error": None, "results": [], "winner_id": None, "winner_score": None}
 
 
 def requests_at_the_broker(nats: NatsOptions) -> dict[str, int]:
-    """How many requests wait to be taken, and how many have been refused. Raises `BrokerUnavailable`."""
+    """The number of requests that wait to be taken, and of rejected ones. Raises `BrokerUnavailable`."""
     counts = waiting(nats)
     refused = counts.pop("poison")
     return {"requests_waiting": sum(counts.values()), "requests_refused": refused}

@@ -1,11 +1,10 @@
-"""What the GPU op does: run the deliberations that are not done yet, have them judged where that is wanted,
-and keep each result as it finishes.
+"""The work of the GPU op: run the deliberations that are not done yet, have them judged if that is enabled, and store
+each result as it finishes.
 
-Plain Python, so that it can be tested without Dagster. Files are the truth for progress: a
-deliberation whose transcript is complete and was made from the same inputs is not run again, and
-neither is its judging. A deliberation is the unit: one that is under way when its process dies is begun
-again, at most as many as the engine holds at once. (Keeping phases as well would put a file between
-every two of them, and save a minute.)
+Plain Python, so that it can be tested without Dagster. Files are the truth for progress: a deliberation with a
+complete transcript from the same inputs is not run again, and neither is its judging. The unit is a deliberation: if
+the process dies, those under way start over, at most as many as the engine holds at once. (Storing phases as well
+would put a file between every two of them, and save a minute.)
 """
 
 from __future__ import annotations
@@ -36,13 +35,13 @@ from fleet_pipeline.storage.transcripts import Provenance, write_judgements, wri
 
 _log = logging.getLogger(__name__)
 
-# What says nothing about the question: asked another time, the judge may answer.
+# Errors of the engine, not of the judge: worth asking again.
 NOT_ANSWERED = frozenset({AgentError.DEADLINE, AgentError.ENGINE, AgentError.FATAL})
 
 
 @dataclass
 class _Work:
-    """Keys to do on one model."""
+    """Keys to deliberate and to judge on one model."""
 
     deliberate: list[str] = field(default_factory=list)
     judge: list[str] = field(default_factory=list)
@@ -51,8 +50,8 @@ class _Work:
 class Transcription:
     """One run of the GPU op over `keys`.
 
-    `lineage` are the ids of the runs that this one is, or goes on from: under `resume` "never" what they
-    have finished stands, or a run that is tried again would never end.
+    `lineage` are the ids of the runs that this run continues. Under `resume` "never" their finished results are
+    reused: otherwise a retried run would never end.
     """
 
     def __init__(
@@ -79,29 +78,29 @@ class Transcription:
         self.identities: dict[str, str] = {}  # by model
 
     def run(self, keys: Sequence[str]) -> Progress:
-        """Transcribe every key that has a valid task: each has a transcript on disk afterwards, failed
-        ones included. A key without one is left alone, and keeps the transcript it may have.
+        """Transcribe every key that has a valid task. Each has a transcript on disk afterwards, failed ones included. A
+        key without a valid task is skipped and keeps any earlier transcript.
 
-        Raises `EngineError` when the run's own model cannot be started, or not again; what had finished is kept.
+        Raises `EngineError` if the run's own model cannot be started or restarted; finished results are kept.
         """
         self.progress.total = len(keys)
         self.report(self.progress)
-        # One engine per model. Only keys are held here: specs are read again as room becomes free,
-        # so that memory does not grow with the backlog.
+        # One engine per model. Only keys are held here: specs are read again when the engine has room, so that
+        # memory does not grow with the backlog.
         for model, work in self._missing(keys).items():
             try:
                 self._run_on(model, work)
             except EngineError as error:
                 if model == self.defaults.model:
                     raise
-                # A model that a task or role names for itself costs no more than its own deliberations.
+                # A model that a task or role names for itself costs only its own deliberations.
                 self._fail(work.deliberate, str(error))
         self.progress.phase = "transcribed"
         self.report(self.progress)
         return self.progress
 
     def _missing(self, keys: Sequence[str]) -> dict[str, _Work]:
-        """What must be run, by model. A key without a valid task is left to the outcome."""
+        """Keys still to run, by model. A key without a valid task is left to its outcome, which says why."""
         missing: dict[str, _Work] = {}
         for key in keys:
             try:
@@ -109,9 +108,9 @@ class Transcription:
             except InvalidInput:
                 self.progress.failed += 1
                 continue
-            if done := self._done(deliberation):
+            if facts := self._reusable_facts(deliberation):
                 self.progress.reused += 1
-                if self.judging.enabled and not self._is_judged(deliberation, done):
+                if self.judging.enabled and not self._is_judged(deliberation, facts):
                     missing.setdefault(deliberation.model, _Work()).judge.append(key)
             else:
                 work = missing.setdefault(deliberation.model, _Work())
@@ -119,20 +118,20 @@ class Transcription:
                 work.judge.append(key)
         return missing
 
-    def _done(self, deliberation: Deliberation) -> dict[str, Any] | None:
-        """The facts of the transcript that stands, or None where one must be made."""
+    def _reusable_facts(self, deliberation: Deliberation) -> dict[str, Any] | None:
+        """The facts of the stored transcript, or None if a new transcript must be made."""
         try:
-            found = read_file(self.store, "utterances", deliberation.id)
-        except CorruptFile:  # torn or foreign: what it should have held is missing
+            stored = read_file(self.store, "utterances", deliberation.id)
+        except CorruptFile:  # a torn or foreign file counts as missing
             return None
-        if found is None or found[1].get("status") != Status.COMPLETED:
+        if stored is None or stored[1].get("status") != Status.COMPLETED:
             return None
-        facts = found[1]
+        facts = stored[1]
         if self.resume == "never":
-            stands = facts.get("run_id") in self.lineage
+            reusable = facts.get("run_id") in self.lineage
         else:
-            stands = self.resume == "always" or facts.get("fingerprint") == deliberation.fingerprint
-        return facts if stands else None
+            reusable = self.resume == "always" or facts.get("fingerprint") == deliberation.fingerprint
+        return facts if reusable else None
 
     def _run_on(self, model: str, work: _Work) -> None:
         progress = self.progress
@@ -149,7 +148,7 @@ class Transcription:
                 progress.engine_starts = starts + 1 + len(engine.crashes)
                 progress.engine_start_seconds = seconds + engine.start_seconds
                 progress.engine_crashes = [*crashes, *engine.crashes]
-                self._heard(answer)
+                self._count_tokens(answer)
 
             try:
                 for finished in engine.run(self._jobs(work.deliberate, under_way), on_completion):
@@ -163,7 +162,7 @@ class Transcription:
                 progress.generating_since = None
 
     def _judge(self, engine: Engine, keys: Sequence[str], on_completion: OnCompletion) -> None:
-        """After all have deliberated, so that a judging that is cut short costs no deliberation."""
+        """Judge after all deliberations, so that an interrupted judging costs no deliberation."""
         self.progress.phase = "judging"
         self.report(self.progress)
         under_way: dict[str, tuple[Deliberation, str]] = {}
@@ -172,27 +171,27 @@ class Transcription:
             for key in keys:
                 with suppress(InvalidInput):
                     deliberation = self._convene(key)
-                    if done := self._done(deliberation):
+                    if facts := self._reusable_facts(deliberation):
                         proposals = self._proposals(deliberation)
-                        judged = judging_fingerprint(done["fingerprint"], proposals, self.judging)
-                        under_way[key] = (deliberation, judged)
+                        fingerprint = judging_fingerprint(facts["fingerprint"], proposals, self.judging)
+                        under_way[key] = (deliberation, fingerprint)
                         yield Job(key, judge(deliberation, proposals, self.judging), deliberation.timeout_seconds)
 
         for finished in engine.run(jobs(), on_completion):
-            deliberation, judged = under_way.pop(finished.key)
+            deliberation, fingerprint = under_way.pop(finished.key)
             judgements = finished.result or ()
             if (not judgements and finished.error) or any(one.utterance.error in NOT_ANSWERED for one in judgements):
-                judged = ""  # kept for people to see, and asked again by the next run
+                fingerprint = ""  # stored for people to read; the next run asks again
             provenance = Provenance(deliberation.model, engine.name, self.run_id, deliberation.fingerprint)
-            write_judgements(self.store, deliberation, judgements, provenance, judged)
+            write_judgements(self.store, deliberation, judgements, provenance, fingerprint)
 
-    def _is_judged(self, deliberation: Deliberation, done: Mapping[str, Any]) -> bool:
+    def _is_judged(self, deliberation: Deliberation, facts: Mapping[str, Any]) -> bool:
         try:
-            found = read_file(self.store, "judgements", deliberation.id)
+            stored = read_file(self.store, "judgements", deliberation.id)
         except CorruptFile:
             return False
-        wanted = judging_fingerprint(done["fingerprint"], self._proposals(deliberation), self.judging)
-        return found is not None and found[1].get("judged") == wanted
+        fingerprint = judging_fingerprint(facts["fingerprint"], self._proposals(deliberation), self.judging)
+        return stored is not None and stored[1].get("judged") == fingerprint
 
     def _proposals(self, deliberation: Deliberation) -> dict[str, str]:
         """Final texts by agent id."""
@@ -204,7 +203,7 @@ class Transcription:
         for key in keys:
             try:
                 deliberation = self._convene(key)
-            except InvalidInput:  # it was good a moment ago: the file changed meanwhile
+            except InvalidInput:  # it was valid a moment ago: the file changed meanwhile
                 self.progress.failed += 1
                 continue
             under_way[key] = deliberation
@@ -236,20 +235,20 @@ class Transcription:
             progress.failed += 1
 
     def _log(self, transcript: Transcript, seconds: float) -> None:
-        """One line for each deliberation that ended, and each answer that did not count."""
-        where = {"run_id": self.run_id, "deliberation_id": transcript.deliberation_id}
+        """Log one line per ended deliberation, and one per answer with an error."""
+        ids = {"run_id": self.run_id, "deliberation_id": transcript.deliberation_id}
         for utterance in transcript.utterances:
             if utterance.error:
                 seat, phase = utterance.prompt.seat.agent_id, str(utterance.prompt.phase)
-                known = fields(**where, agent_id=seat, phase=phase, error_type=str(utterance.error))
+                log_fields = fields(**ids, agent_id=seat, phase=phase, error_type=str(utterance.error))
                 key = transcript.deliberation_id
                 why = printable(f"{utterance.error}: {utterance.error_message}")
-                _log.warning("%s %s %s: %s", key, seat, phase, why, extra=known)
+                _log.warning("%s %s %s: %s", key, seat, phase, why, extra=log_fields)
         tokens = sum(utterance.completion.completion_tokens for utterance in transcript.utterances)
-        known = fields(**where, status=str(transcript.status), seconds=round(seconds, 3), completion_tokens=tokens)
-        _log.info("%s %s", transcript.deliberation_id, transcript.status, extra=known)
+        log_fields = fields(**ids, status=str(transcript.status), seconds=round(seconds, 3), completion_tokens=tokens)
+        _log.info("%s %s", transcript.deliberation_id, transcript.status, extra=log_fields)
 
-    def _heard(self, answer: Completion) -> None:
+    def _count_tokens(self, answer: Completion) -> None:
         progress = self.progress
         progress.prompt_tokens += answer.prompt_tokens
         progress.cached_tokens += answer.cached_tokens
@@ -257,16 +256,16 @@ class Transcription:
         self.report(progress)
 
     def _fail(self, keys: Sequence[str], reason: str) -> None:
-        """Record deliberations that could not be held."""
+        """Record deliberations that could not be run as failed."""
         now = time.time()
         for key in keys:
             with suppress(InvalidInput):
                 self._fail_one(self._convene(key), reason, now)
 
     def _fail_one(self, deliberation: Deliberation, reason: str, now: float) -> None:
-        if not self._done(deliberation):
-            nothing = Transcript(deliberation.id, Status.FAILED, (), reason)
+        if not self._reusable_facts(deliberation):
+            transcript = Transcript(deliberation.id, Status.FAILED, (), reason)
             provenance = Provenance(deliberation.model, "", self.run_id, deliberation.fingerprint)
-            write_transcript(self.store, deliberation, nothing, provenance, now, now)
-            self._log(nothing, 0.0)
+            write_transcript(self.store, deliberation, transcript, provenance, now, now)
+            self._log(transcript, 0.0)
             self.progress.failed += 1

@@ -1,12 +1,12 @@
-"""What is kept and where, at any fsspec URL: stored tasks, Parquet tables, requests that wait, events that are ready.
+"""Storage at any fsspec URL: stored tasks, Parquet tables, pending batches of requests, the outbox of events.
 
-    store         files of one folder, written whole, on a disk or an object store
+    store         one folder of whole files, on a local disk or an object store
     schemas       the tables, declared once; `tables` reads and writes their files
-    transcripts   what was said and judged, as rows
-    task_store    what each deliberation is about
-    pending       requests that have been taken and have no run yet
-    outbox        events that are ready to be sent
-    export        one file out of many
+    transcripts   utterances and judgements as rows
+    task_store    the task of each deliberation
+    pending       batches of requests that have no run yet
+    outbox        events that are ready to be published
+    export        a table, or a part of one, in one file
 
-Nothing here knows engines, scores, events or Dagster.
+Nothing here depends on engines, scores, events or Dagster.
 """

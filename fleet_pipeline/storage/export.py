@@ -1,6 +1,6 @@
-"""One file out of many: a table, or some of its deliberations, for analysis elsewhere.
+"""Exports a table, or some of its deliberations, to one file for analysis elsewhere.
 
-Rows are read and written a bounded number of deliberations at a time, so that memory does not grow with them.
+Rows are read and written `CHUNK` deliberations at a time, so that memory stays bounded.
 """
 
 from __future__ import annotations
@@ -34,25 +34,25 @@ def export(
     out: Path | IO[bytes],
     on_progress: Callable[[int], None] = lambda _: None,
 ) -> tuple[int, dict[str, str]]:
-    """Write the rows of `keys` into one file; returns (rows, the deliberations that cannot be read and why).
+    """Write the rows of `keys` into one file. Returns (number of rows, errors of unreadable files by deliberation id).
 
-    A file appears whole or not at all. Nested columns are JSON in CSV. Raises `OSError`.
+    A file appears whole or not at all. In CSV, nested columns are JSON. Raises `OSError`.
     """
     damaged: dict[str, str] = {}
     rows = 0
     opened = written_whole(out) if isinstance(out, Path) else nullcontext(out)
     with opened as file, _WRITERS[form](file, TABLES[table]) as write:
         for start in range(0, len(keys), CHUNK):
-            found = _read(store, table, keys[start : start + CHUNK], damaged)
-            rows += found.num_rows
-            write(found)
+            chunk = _read(store, table, keys[start : start + CHUNK], damaged)
+            rows += chunk.num_rows
+            write(chunk)
             on_progress(min(start + CHUNK, len(keys)))
     return rows, damaged
 
 
 def _read(store: Store, table: TableName, keys: Sequence[str], damaged: dict[str, str]) -> pa.Table:
     schema = TABLES[table]
-    found = [schema.empty_table()]
+    tables = [schema.empty_table()]
     for key in keys:
         try:
             rows = read_rows(store, table, key)
@@ -60,8 +60,8 @@ def _read(store: Store, table: TableName, keys: Sequence[str], damaged: dict[str
             damaged[key] = str(error)
             continue
         if rows is not None:
-            found.append(rows.cast(schema))
-    return pa.concat_tables(found)
+            tables.append(rows.cast(schema))
+    return pa.concat_tables(tables)
 
 
 @contextmanager

@@ -1,8 +1,8 @@
-"""Batches of requests that have been taken and have no run yet: `<storage>/pending/<batch id>.json`.
+"""Batches of accepted requests that have no run yet: `<storage>/pending/<batch id>.json`.
 
-A batch is written before anything is made of it, and removed when its run exists. Whatever ends a process
-in between, the next one reads the batch and does the rest: storing specs, adding partitions and asking for
-a run can all be done twice.
+A batch is written before anything else is done with it, and removed when its run exists. If the process crashes in
+between, the next one reads the batch and does the rest. Each step (storing specs, adding partitions, asking for a
+run) can be done twice.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from fleet_pipeline.storage.task_store import Spec, TaskStore
 
 @dataclass(frozen=True)
 class Batch:
-    """Specs that one run is to be asked for. `rerun`: they stand in place of earlier ones."""
+    """Specs for one run. With `rerun` they replace earlier ones."""
 
     id: str
     source: str
@@ -36,7 +36,7 @@ class Batch:
 
 
 def new_batch(source: str, specs: Sequence[Spec], rerun: bool, now: datetime) -> Batch:
-    """A batch whose id sorts by time, and names its source."""
+    """A batch whose id sorts by time and names its source."""
     digest = hashlib.sha256("\n".join(f"{spec.key} {spec.request_id}" for spec in specs).encode()).hexdigest()[:12]
     return Batch(f"{now:%Y%m%dT%H%M%S%f}-{source}-{digest}", source, tuple(specs), rerun)
 
@@ -47,7 +47,7 @@ def put_batch(store: Store, batch: Batch) -> None:
 
 
 def pending_batches(tasks: TaskStore) -> tuple[list[Batch], dict[str, str]]:
-    """(batches, oldest first; the files that cannot be read, and why)."""
+    """(batches, oldest first; by file name, why a file cannot be read in full)."""
     batches: list[Batch] = []
     damaged: dict[str, str] = {}
     for name in tasks.store.names("pending", ".json"):
@@ -56,23 +56,23 @@ def pending_batches(tasks: TaskStore) -> tuple[list[Batch], dict[str, str]]:
             continue
         try:
             document = json.loads(content)
-            found: list[Spec] = []
+            specs: list[Spec] = []
             for entry in document["specs"]:
                 try:
-                    found.append(Spec.parse(entry, tasks.roles))
-                except ValidationError as error:  # of a role, perhaps, that is no longer there
+                    specs.append(Spec.parse(entry, tasks.roles))
+                except ValidationError as error:  # its role may no longer exist
                     damaged[name] = describe(error)
-            if found:
-                # Batches of before say their source in their id alone.
+            if specs:
+                # Batches of earlier versions name their source only in their id.
                 source = document.get("source") or name.split("-")[1]
-                batches.append(Batch(name, source, tuple(found), bool(document["rerun"])))
+                batches.append(Batch(name, source, tuple(specs), bool(document["rerun"])))
         except (InvalidInput, ValueError, LookupError, TypeError, AttributeError) as error:
             damaged[name] = f"{type(error).__name__}: {error}"
     return batches, damaged
 
 
 def settle(store: Store, batch: Batch) -> None:
-    """The batch has its run."""
+    """Remove a batch that has its run."""
     store.delete(_path(batch.id))
 
 

@@ -1,9 +1,9 @@
-"""The tables, declared once: columns, types, and what each column means.
+"""The tables, declared once: columns, types, and the meaning of each column.
 
-Tall tables, one row per thing: pandas, DuckDB and Polars read a folder of them as one table. All
-files of a table have the same columns in the same order, absent values included, so that a folder
-never mixes types. A change of a table's columns raises its number in `SCHEMA_VERSIONS`, which every
-file of it carries: what is on disk under an older one is made again, and other tables are not.
+The tables are tall, with one row per thing. pandas, DuckDB and Polars read a folder of files as one table.
+All files of a table have the same columns in the same order, null columns included: a folder never mixes types.
+A change of a table's columns raises its number in `SCHEMA_VERSIONS`. Every file carries that number: files with
+an older one are made again, and the other tables stay.
 """
 
 from __future__ import annotations
@@ -192,7 +192,7 @@ JUDGEMENTS = _schema(
     }
 )
 
-# A misspelt table is an error of types.
+# A literal type, so that the type checker finds a misspelt table.
 TableName = Literal["utterances", "proposals", "deliberations", "scores", "judgements"]
 TABLES: dict[TableName, pa.Schema] = {
     "utterances": UTTERANCES,

@@ -1,7 +1,7 @@
-"""A folder at any fsspec URL, with whole-file writes that are atomic.
+"""A folder at any fsspec URL. Every write replaces a whole file, atomically.
 
-A reader sees the old file or the new one, never a part. On a local disk that is a temporary file
-in the same folder, fsync, rename, fsync of the folder; on object stores a single PUT is atomic.
+A reader sees the old file or the new one, never a part. On a local disk, a write takes four steps: temporary file
+in the same folder, fsync, rename, fsync of the folder. On an object store, a single PUT is atomic.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from tenacity import Retrying, before_sleep_log, retry_if_exception_type, stop_a
 from fleet_pipeline.common.errors import StorageError, StorageUnavailable
 from fleet_pipeline.common.files import TEMPORARY_PREFIX, written_whole
 
-# What may be gone a moment later. All else, a full disk or a refusal, is for a person to mend.
-_PASSING = frozenset(
+# Transient errnos. Anything else (disk full, permission) needs a person.
+_TRANSIENT = frozenset(
     {
         errno.EIO, errno.EAGAIN, errno.EBUSY, errno.EINTR, errno.ESTALE, errno.ETIMEDOUT, errno.ECONNREFUSED,
         errno.ECONNRESET, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENOTCONN, errno.EPIPE,
@@ -35,9 +35,9 @@ _PASSING = frozenset(
 
 @dataclass(frozen=True)
 class Retries:
-    """How storage that does not answer is waited for: by default pauses of 2, 4, 8 ... 60 s, about five minutes in all.
+    """Retries of storage that does not answer. Default pauses are 2, 4, 8 ... 60 s, about five minutes in all.
 
-    Each pause is up to `first_pause_seconds` longer by chance, so that many do not come back at once.
+    Each pause is extended at random, by up to `first_pause_seconds`, so that many clients do not return at once.
     """
 
     tries: int = 9
@@ -48,7 +48,7 @@ class Retries:
 NO_RETRIES = Retries(tries=1)
 
 
-_DID_NOT_GET_THROUGH = re.compile("Timeout|Connect|Disconnect|Unavailable|Throttl|IncompleteRead|Transport")
+_TRANSIENT_NAMES = re.compile("Timeout|Connect|Disconnect|Unavailable|Throttl|IncompleteRead|Transport")
 
 
 class Store:
@@ -60,7 +60,9 @@ class Store:
             retry=retry_if_exception_type(StorageUnavailable),
             stop=stop_after_attempt(retries.tries),
             wait=wait_exponential_jitter(
-                retries.first_pause_seconds, retries.longest_pause_seconds, jitter=retries.first_pause_seconds
+                max=retries.longest_pause_seconds,
+                jitter=retries.first_pause_seconds,
+                multiplier=retries.first_pause_seconds,
             ),
             before_sleep=before_sleep_log(logging.getLogger(__name__), logging.WARNING),
             reraise=True,
@@ -73,7 +75,7 @@ class Store:
         self.is_local = "file" in _protocols(self.fs)
 
     def full_path(self, path: str) -> str:
-        """The path a person or another tool can open: local ones as they are, others as URLs."""
+        """The path that a person or another tool can open: local paths as they are, others as URLs."""
         full = f"{self.root}/{path}"
         return full if self.is_local else str(self.fs.unstrip_protocol(full))
 
@@ -85,16 +87,16 @@ class Store:
         return self._tries(self._read, path)
 
     def upload(self, path: str, file: Path) -> None:
-        """Take over a file of this machine, however large: it is never in memory as a whole."""
+        """Store a copy of a local file of any size. The file is never in memory as a whole."""
         self._tries(self._upload, path, file)
 
     def delete(self, path: str) -> None:
-        """Remove a file; one that is not there is removed already."""
+        """Remove a file. A missing file is no error."""
         self._tries(self._delete, path)
 
     def move(self, path: str, to: str) -> None:
-        """Move a file, in place of one that may be there."""
-        with self._naming("move", path):
+        """Move a file to `to`, and replace any file there."""
+        with self._storage_errors("move", path):
             if self.is_local:
                 Path(self.root, to).parent.mkdir(parents=True, exist_ok=True)
                 Path(self.root, path).replace(Path(self.root, to))
@@ -103,17 +105,17 @@ class Store:
 
     def modified(self, path: str) -> datetime:
         """When a file was last written, in UTC."""
-        with self._naming("read", path):
+        with self._storage_errors("read", path):
             self.fs.invalidate_cache(self._parent(path))
             moment: datetime = self.fs.modified(f"{self.root}/{path}")
             return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
     def names(self, folder: str, suffix: str) -> list[str]:
-        """Sorted names in a folder that end in `suffix`, without it. Unfinished files are left out."""
+        """Sorted names of the files in a folder that end in `suffix`, without it. Unfinished files are left out."""
         return sorted(self.mtimes(folder, suffix))
 
     def mtimes(self, folder: str, suffix: str) -> dict[str, datetime]:
-        """When each of `names` was last written, in UTC: one listing, however many there are."""
+        """When each of `names` was last written, in UTC. Takes one listing, however many files there are."""
         listed = self._tries(self._listed, folder)
         return {
             name.removesuffix(suffix): moment
@@ -122,19 +124,19 @@ class Store:
         }
 
     def orphaned_temporaries(self, folder: str) -> dict[str, datetime]:
-        """Paths of files whose writing was cut short, and when: of processes that were killed, or are at it."""
+        """Paths of temporary files, and when each was last written. Its writer was killed, or is still writing."""
         listed = self._tries(self._listed, folder)
-        return {f"{folder}/{name}": at for name, at in listed.items() if name.startswith(TEMPORARY_PREFIX)}
+        return {f"{folder}/{name}": moment for name, moment in listed.items() if name.startswith(TEMPORARY_PREFIX)}
 
     def _write(self, path: str, content: bytes) -> None:
-        with self._naming("write", path):
+        with self._storage_errors("write", path):
             if self.is_local:
                 _write_local(Path(self.root, path), content)
             else:
                 self.fs.pipe_file(f"{self.root}/{path}", content)
 
     def _upload(self, path: str, file: Path) -> None:
-        with self._naming("write", path):
+        with self._storage_errors("write", path):
             if not self.is_local:
                 self.fs.put_file(str(file), f"{self.root}/{path}")
                 return
@@ -142,60 +144,60 @@ class Store:
                 shutil.copyfileobj(source, target)
 
     def _read(self, path: str) -> bytes | None:
-        with self._naming("read", path):
+        with self._storage_errors("read", path):
             try:
                 return bytes(self.fs.cat_file(f"{self.root}/{path}"))
             except (FileNotFoundError, NotADirectoryError):
                 return None
 
     def _delete(self, path: str) -> None:
-        with self._naming("remove", path), suppress(FileNotFoundError):
+        with self._storage_errors("remove", path), suppress(FileNotFoundError):
             self.fs.rm_file(f"{self.root}/{path}")
 
     def _listed(self, folder: str) -> dict[str, datetime]:
-        with self._naming("list", folder):
+        with self._storage_errors("list", folder):
             if self.is_local:
                 return _listed_local(Path(self.root, folder))
-            # Object stores' drivers remember listings, for ever where nobody says otherwise.
+            # Drivers of object stores cache listings, by default for ever.
             self.fs.invalidate_cache(f"{self.root}/{folder}".rstrip("/"))
             try:
                 entries = self.fs.ls(f"{self.root}/{folder}", detail=True)
             except (FileNotFoundError, NotADirectoryError):
                 return {}
-            return {entry["name"].rstrip("/").rsplit("/", 1)[-1]: _moment(entry) for entry in entries}
+            return {entry["name"].rstrip("/").rsplit("/", 1)[-1]: _last_written(entry) for entry in entries}
 
     def _parent(self, path: str) -> str:
         return f"{self.root}/{path}".rsplit("/", 1)[0]
 
     @contextmanager
-    def _naming(self, doing: str, path: str) -> Iterator[None]:
-        """Turn what a driver raises into an error that names the place."""
+    def _storage_errors(self, action: str, path: str) -> Iterator[None]:
+        """Turn a driver's exception into a storage error that names the path."""
         try:
             yield
         except Exception as error:
-            # Object stores' drivers raise whatever the client library beneath them does.
+            # Drivers of object stores let any exception of their client library through.
             if self.is_local and not isinstance(error, OSError):
                 raise
-            kind = StorageUnavailable if _passes(error) else StorageError
+            kind = StorageUnavailable if _is_transient(error) else StorageError
             reason = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
-            raise kind(f"cannot {doing} {self.full_path(path)}: {reason}") from error
+            raise kind(f"cannot {action} {self.full_path(path)}: {reason}") from error
 
 
-def _passes(error: Exception) -> bool:
+def _is_transient(error: Exception) -> bool:
     if isinstance(error, (TimeoutError, ConnectionError)):
         return True
     if isinstance(error, OSError):
-        return error.errno in _PASSING
-    # Of a client library that did not get through. By name: each driver has its own.
-    return bool(_DID_NOT_GET_THROUGH.search(type(error).__name__))
+        return error.errno in _TRANSIENT
+    # A connection error of a client library. Matched by name: each driver has its own classes.
+    return bool(_TRANSIENT_NAMES.search(type(error).__name__))
 
 
-def _moment(entry: Mapping[str, Any]) -> datetime:
-    """When an entry of a listing was written. Drivers name it differently; folders of object stores have no time."""
-    found = next((entry[name] for name in ("mtime", "LastModified", "last_modified", "created") if name in entry), 0.0)
-    if isinstance(found, datetime):
-        return found if found.tzinfo else found.replace(tzinfo=UTC)
-    return datetime.fromtimestamp(float(found), UTC)
+def _last_written(entry: Mapping[str, Any]) -> datetime:
+    """When a listed entry was last written. Drivers name the field differently; object stores' folders have none."""
+    moment = next((entry[name] for name in ("mtime", "LastModified", "last_modified", "created") if name in entry), 0.0)
+    if isinstance(moment, datetime):
+        return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return datetime.fromtimestamp(float(moment), UTC)
 
 
 def _protocols(fs: Any) -> tuple[str, ...]:
@@ -203,13 +205,13 @@ def _protocols(fs: Any) -> tuple[str, ...]:
 
 
 def _listed_local(folder: Path) -> dict[str, datetime]:
-    """Not fsspec's listing: it fails where a file goes while it looks, and writers rename theirs all the time."""
-    found = {}
+    """Replaces fsspec's listing, which fails when a file disappears meanwhile: writers rename files all the time."""
+    mtimes = {}
     with suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as entries:
         for entry in entries:
             with suppress(FileNotFoundError):
-                found[entry.name] = datetime.fromtimestamp(entry.stat().st_mtime, UTC)
-    return found
+                mtimes[entry.name] = datetime.fromtimestamp(entry.stat().st_mtime, UTC)
+    return mtimes
 
 
 def _write_local(path: Path, content: bytes) -> None:

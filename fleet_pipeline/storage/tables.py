@@ -1,8 +1,8 @@
 """Reading and writing the tables: `<storage>/<table>/<deliberation_id>.parquet`.
 
-One file per deliberation and table, so that rewriting one deliberation replaces one file, and a
-folder is the whole table. The footer carries the schema version and the facts about the file that
-must be readable without its rows: fingerprint, status.
+There is one file per deliberation and table: rewriting a deliberation replaces one file, and a folder is the
+whole table. The footer carries the schema version, and the facts that must be readable without the rows
+(fingerprint, status).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from fleet_pipeline.storage.schemas import SCHEMA_VERSIONS, TABLES, TableName
 from fleet_pipeline.storage.store import Store
 
 _FOOTER = b"fleet"
-# What the footer of a table must say, beside the version of its schema.
+# Facts that a table's footer must hold, besides the schema version.
 _FACTS: dict[TableName, dict[str, type | tuple[type, ...]]] = {
     "utterances": {
         "status": str,
@@ -50,8 +50,8 @@ def write_rows(
 ) -> None:
     """Replace one deliberation's file. `facts` (JSON values) go into the footer.
 
-    Raises `ValueError` when a row has a column the table does not declare, so that nothing is
-    dropped in silence; columns a row leaves out are null.
+    A column that a row leaves out is null. Raises `ValueError` for a column that the table does not declare, so
+    that no data is lost silently.
     """
     schema = TABLES[table]
     if unknown := {name for row in rows for name in row} - set(schema.names):
@@ -92,9 +92,9 @@ def read_file(store: Store, table: TableName, deliberation_id: str) -> tuple[pa.
 
 
 def read_rows(store: Store, table: TableName, deliberation_id: str) -> pa.Table | None:
-    """The rows of `read_file` alone."""
-    found = read_file(store, table, deliberation_id)
-    return found[0] if found else None
+    """The rows of `read_file`, without the facts. Returns None and raises as it does."""
+    rows_and_facts = read_file(store, table, deliberation_id)
+    return rows_and_facts[0] if rows_and_facts else None
 
 
 @dataclass(frozen=True)
@@ -106,19 +106,18 @@ class TableSlice:
     deliberation_ids: Sequence[str]
 
     def chunks(self, size: int = 256) -> Iterator[tuple[list[str], pa.Table]]:
-        """(ids, their rows) for `size` deliberations at a time, in order.
+        """(ids, their rows) for `size` deliberations at a time, in order. There is at least one chunk, maybe empty.
 
-        A deliberation without a file has no rows, nor has one whose file is damaged: its outcome says so, and its
-        neighbours go on. A key that is no deliberation id can have none
-        and is left out. There is at least one chunk, if only an empty one.
+        A deliberation whose file is absent or damaged has no rows. Its outcome says so, and the others go on.
+        A key that is no deliberation id is left out: it cannot have rows.
         """
         schema = TABLES[self.table]
         ids = [deliberation_id for deliberation_id in self.deliberation_ids if is_deliberation_id(deliberation_id)]
         for start in range(0, max(len(ids), 1), size):
-            part = ids[start : start + size]
-            found = [self._rows(deliberation_id) for deliberation_id in part]
-            tables = [table.cast(schema) for table in found if table is not None]
-            yield part, pa.concat_tables(tables) if tables else schema.empty_table()
+            chunk = ids[start : start + size]
+            rows_or_none = [self._rows(deliberation_id) for deliberation_id in chunk]
+            tables = [rows.cast(schema) for rows in rows_or_none if rows is not None]
+            yield chunk, pa.concat_tables(tables) if tables else schema.empty_table()
 
     def _rows(self, deliberation_id: str) -> pa.Table | None:
         try:

@@ -1,7 +1,7 @@
 """Stored tasks: `<storage>/tasks/<deliberation_id>.json`.
 
-A deliberation's spec is durable here before its partition key is added, so that a run, wherever it
-executes, needs no more than the key.
+A deliberation's spec is durable here before its partition key is added. A run on any machine therefore needs
+only the key.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from fleet_pipeline.deliberation.roles import Role
 from fleet_pipeline.deliberation.task import Task, checked_id, deliberation_id
 from fleet_pipeline.storage.store import Store
 
-# Beside the task's own fields in its file: the id of the request that brought it.
+# The field of a spec's file that holds the id and time of its request, beside the task's own fields.
 _REQUEST = "request"
 
 
 @dataclass(frozen=True)
 class Spec:
-    """What one deliberation is about: a task of one role, and the id of the request that brought it."""
+    """The subject of one deliberation: a task of one role, and the id of the request that asked for it."""
 
     task: Task
     request_id: str = ""
-    requested_at: str = ""  # ISO 8601 in UTC, so that later ones sort after earlier ones
+    requested_at: str = ""  # ISO 8601 in UTC: text order is time order
 
     @property
     def key(self) -> str:
@@ -41,7 +41,7 @@ class Spec:
 
     @classmethod
     def parse(cls, document: Any, roles: Mapping[str, Role]) -> Spec:
-        """Raises `ValidationError`; `InvalidInput` for another number of roles than one."""
+        """Raises `ValidationError`, and `InvalidInput` unless the task has exactly one role."""
         fields = dict(document) if isinstance(document, dict) else document
         request = fields.pop(_REQUEST, None) if isinstance(fields, dict) else None
         request = request if isinstance(request, dict) else {}
@@ -52,12 +52,12 @@ class Spec:
 
 
 def specs(task: Task, request_id: str = "", requested_at: str = "") -> list[Spec]:
-    """One for each role of the task."""
+    """One spec for each role of the task."""
     return [Spec(task.model_copy(update={"roles": (role,)}), request_id, requested_at) for role in task.roles]
 
 
 class TaskStore:
-    """The stored tasks of one storage. They are read with the roles in force, which say whether a task still holds."""
+    """The stored tasks of one storage. Every read validates a task against the current roles."""
 
     def __init__(self, store: Store, roles: Mapping[str, Role]) -> None:
         self.store = store
@@ -72,26 +72,26 @@ class TaskStore:
         return spec.key
 
     def get(self, key: str) -> tuple[Task, Role]:
-        """The task and role of a deliberation. Raises `InvalidInput` when it is absent or does not hold."""
+        """The task and role of a deliberation. Raises `InvalidInput` when its spec is absent or invalid."""
         task = self.get_spec(key).task
         return task, self.roles[task.roles[0]]
 
     def get_spec(self, key: str) -> Spec:
-        """Raises `InvalidInput` when it is absent or does not hold."""
+        """The spec of a deliberation. Raises `InvalidInput` when it is absent or invalid."""
         content = self.store.read(_path(key))
-        place = self.store.full_path(_path(key))
+        full_path = self.store.full_path(_path(key))
         if content is None:
-            raise InvalidInput(f"no task is stored at {place}; put it in a backlog and run that")
+            raise InvalidInput(f"no task is stored at {full_path}; put it in a backlog and run that")
         try:
             spec = Spec.parse(json.loads(content), self.roles)
         except ValidationError as error:
-            raise InvalidInput(f"{place}: {describe(error)}") from error
+            raise InvalidInput(f"{full_path}: {describe(error)}") from error
         except InvalidInput as error:
-            raise InvalidInput(f"{place}: {error}") from error
+            raise InvalidInput(f"{full_path}: {error}") from error
         except ValueError as error:
-            raise InvalidInput(f"{place}: not valid JSON: {error}") from error
+            raise InvalidInput(f"{full_path}: not valid JSON: {error}") from error
         if spec.key != key:
-            raise InvalidInput(f"{place}: holds another deliberation than its name says")
+            raise InvalidInput(f"{full_path}: holds another deliberation than its name says")
         return spec
 
     def remove(self, key: str) -> None:
@@ -101,7 +101,7 @@ class TaskStore:
         return self.store.read(_path(key)) is not None
 
     def keys(self) -> list[str]:
-        """The ids of all deliberations that have a spec, sorted."""
+        """The sorted ids of all deliberations that have a spec."""
         return self.store.names("tasks", ".json")
 
 

@@ -1,4 +1,4 @@
-"""Transcripts and verdicts as rows of the tables `utterances` and `judgements`."""
+"""Transcripts and judgements as rows of the tables `utterances` and `judgements`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from fleet_pipeline.storage.tables import read_file, table_path, write_rows
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where rows come from; columns of every table."""
+    """Where a row comes from. The tables have these as columns."""
 
     model: str
     engine: str
@@ -31,7 +31,7 @@ class Provenance:
 
 @dataclass(frozen=True)
 class TranscriptFacts:
-    """What a transcript file's footer says, so that it can be judged without reading its rows."""
+    """Facts in a transcript file's footer: the state of a transcript, readable without its rows."""
 
     status: str
     error_message: str
@@ -50,13 +50,12 @@ def write_transcript(
     started_at: float,
     finished_at: float,
 ) -> None:
-    """Make a finished deliberation durable: one atomic file, rows and facts together.
+    """Write a finished deliberation in one atomic file: rows, and facts in the footer.
 
-    A complete one that was made from the same inputs stays where this one failed: two runs may race.
+    Two runs may race: an incomplete transcript never replaces a complete one that was made from the same inputs.
 
-    What an earlier attempt said is kept in `attempts/<deliberation_id>.<number of the attempt>.parquet`, a
-    folder of the same columns. It is copied there before it is replaced: whatever ends this in between, the
-    next one does it again.
+    An earlier attempt is kept in `attempts/<deliberation_id>.<number of the attempt>.parquet`, with the same
+    columns. It is copied there before it is replaced. After a crash in between, the next write copies it again.
     """
     if transcript.status != Status.COMPLETED and _is_complete(store, deliberation.id, provenance.fingerprint):
         return
@@ -69,23 +68,23 @@ def write_transcript(
         provenance.run_id,
         _keep_earlier(store, deliberation.id) + 1,
     )
-    shared = _shared(deliberation, provenance)
+    shared = _shared_columns(deliberation, provenance)
     rows = [shared | _utterance_row(utterance) for utterance in transcript.utterances]
     write_rows(store, "utterances", deliberation.id, rows, asdict(facts))
 
 
 def _keep_earlier(store: Store, key: str) -> int:
-    """Copy the transcript that stands in the way of another; returns the number of its attempt, 0 for none."""
+    """Keep a copy of the transcript that is about to be replaced. Returns its attempt number, 0 if there is none."""
     try:
-        found = read_file(store, "utterances", key)
-    except CorruptFile:  # torn, or of another version: kept as it is, under a name that no reader of the folder takes
+        stored = read_file(store, "utterances", key)
+    except CorruptFile:  # torn, or of another version: kept as it is, with a suffix that readers of the folder ignore
         number = max(attempts(store, key), default=0) + 1
         content = store.read(table_path("utterances", key))
         store.write(f"attempts/{checked_id(key)}.{number:03d}.damaged", content or b"")
         return number
-    if found is None:
+    if stored is None:
         return 0
-    number = int(found[1].get("attempt", 1))
+    number = int(stored[1].get("attempt", 1))
     content = store.read(table_path("utterances", key))
     if content is not None:
         store.write(attempt_path(key, number), content)
@@ -94,14 +93,14 @@ def _keep_earlier(store: Store, key: str) -> int:
 
 def _is_complete(store: Store, key: str, fingerprint: str) -> bool:
     try:
-        found = read_file(store, "utterances", key)
+        stored = read_file(store, "utterances", key)
     except CorruptFile:
         return False
-    return bool(found and (found[1]["status"], found[1]["fingerprint"]) == (Status.COMPLETED, fingerprint))
+    return bool(stored and (stored[1]["status"], stored[1]["fingerprint"]) == (Status.COMPLETED, fingerprint))
 
 
 def attempts(store: Store, key: str) -> list[int]:
-    """The numbers of the earlier attempts that are kept of a deliberation."""
+    """The sorted numbers of a deliberation's earlier attempts that are kept."""
     numbers = (name.removeprefix(f"{key}.") for name in store.names("attempts", ".parquet") if name.startswith(key))
     return sorted(int(number) for number in numbers if number.isdecimal())
 
@@ -113,13 +112,13 @@ def attempt_path(key: str, number: int) -> str:
 def write_judgements(
     store: Store, deliberation: Deliberation, judgements: Iterable[Judgement], provenance: Provenance, judged: str
 ) -> None:
-    """Make a council's verdicts durable. `judged` is the fingerprint of what they depend on."""
-    shared = _shared(deliberation, provenance)
+    """Write one council's judgements. `judged` is the fingerprint of everything they depend on."""
+    shared = _shared_columns(deliberation, provenance)
     rows = [shared | _judgement_row(judgement) for judgement in judgements]
     write_rows(store, "judgements", deliberation.id, rows, {"judged": judged})
 
 
-def _shared(deliberation: Deliberation, provenance: Provenance) -> dict[str, Any]:
+def _shared_columns(deliberation: Deliberation, provenance: Provenance) -> dict[str, Any]:
     return {
         "deliberation_id": deliberation.id,
         "task_id": deliberation.task.task_id,
@@ -148,7 +147,7 @@ def _utterance_row(utterance: Utterance) -> dict[str, Any]:
         "reasoning": utterance.reasoning,
         "error_type": str(utterance.error) if utterance.error else None,
         "error_message": utterance.error_message or None,
-        **_request(prompt, completion),
+        **_request_columns(prompt, completion),
     }
 
 
@@ -162,11 +161,11 @@ def _judgement_row(judgement: Judgement) -> dict[str, Any]:
         "raw_text": utterance.text,
         "error_type": str(utterance.error) if utterance.error else None,
         "error_message": utterance.error_message or None,
-        **_request(utterance.prompt, utterance.completion),
+        **_request_columns(utterance.prompt, utterance.completion),
     }
 
 
-def _request(prompt: Prompt, completion: Completion) -> dict[str, Any]:
+def _request_columns(prompt: Prompt, completion: Completion) -> dict[str, Any]:
     return {
         "finish_reason": completion.finish_reason,
         "prompt_tokens": completion.prompt_tokens,

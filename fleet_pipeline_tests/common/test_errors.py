@@ -17,7 +17,8 @@ CLASSES = [kind for _, kind in inspect.getmembers(errors, inspect.isclass) if is
 @pytest.mark.parametrize("kind", CLASSES)
 def test_every_error_stands_in_the_drawing_and_has_a_treatment(kind: type[FleetError]) -> None:
     assert f"{kind.__name__} " in f"{errors.__doc__} ".replace("\n", " ")
-    assert isinstance(treatment(kind("x")), Treatment)
+    error = kind("x", "y") if kind is errors.MissingExtra else kind("x")
+    assert isinstance(treatment(error), Treatment)
 
 
 def test_an_error_without_a_line_of_its_own_is_treated_as_its_parent() -> None:

@@ -1,10 +1,10 @@
-"""Checks that really check: the code in a proposal is parsed, linted, validated, and never run.
+"""Code checks: the code in a proposal is parsed, linted and validated, and never run.
 
     blocks      the code blocks of a Markdown text
-    parsers     one function per language: what is wrong with this block?
-    kubernetes  manifests against the published schemas
-    policy      patterns that no proposal should hold, from `policy.toml`
-    check       all of it, for one proposal
+    parsers     the faults of a block, one function per language
+    kubernetes  manifests, validated against the published schemas
+    policy      patterns that no proposal should contain, from `policy.toml`
+    check       all code checks of one proposal
 
-A proposal without code has no checks at all, which is neither passed nor failed.
+A proposal without code has no code checks at all: it neither passes nor fails.
 """

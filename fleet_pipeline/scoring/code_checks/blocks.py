@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-# Model output has no limits of its own. More than this is left unread.
+# Model output can have any size. Anything beyond these limits is not read.
 MAX_BLOCKS = 100
 MAX_CHARACTERS = 100_000
 
@@ -26,7 +26,7 @@ _LANGUAGE = {name: language for language, names in _NAMES.items() for name in na
 
 @dataclass(frozen=True)
 class Block:
-    """`line` is that of the first line of `code` in the text, from 1; `language` is "" where unknown."""
+    """`line` is the line of the text, from 1, where `code` begins. `language` is "" where unknown."""
 
     language: str
     code: str
@@ -34,17 +34,17 @@ class Block:
 
 
 def code_blocks(text: str) -> Iterator[Block]:
-    """Fenced blocks in order, those in lists and quotes included."""
-    if "```" not in text and "~~~" not in text:  # reading Markdown takes most of the time of checks
+    """The fenced blocks in order, including those in lists and quotes."""
+    if "```" not in text and "~~~" not in text:  # parsing Markdown takes most of the time of code checks
         return
     fences = [token for token in _markdown().parse(text) if token.type == "fence"]
     for fence in fences[:MAX_BLOCKS]:
         words = fence.info.split()
         name = words[0].strip("{}.").lower() if words else ""
         code = fence.content[:MAX_CHARACTERS]
-        language = _LANGUAGE.get(name, "") if name else _recognised(code)
+        language = _LANGUAGE.get(name, "") if name else _guessed_language(code)
         if language == "session":
-            language, code = "shell", _typed(code)
+            language, code = "shell", _session_commands(code)
         yield Block(language, code, fence.map[0] + 2)
 
 
@@ -55,8 +55,8 @@ def _markdown() -> Any:
     return MarkdownIt("commonmark")
 
 
-def _recognised(code: str) -> str:
-    """The language of a block without a name, where its first lines leave no doubt."""
+def _guessed_language(code: str) -> str:
+    """The language of a block that names none, where its first line leaves no doubt."""
     first = code.lstrip().partition("\n")[0]
     if first.startswith("#!"):
         return "python" if "python" in first else "shell"
@@ -67,12 +67,12 @@ def _recognised(code: str) -> str:
     return ""
 
 
-def _typed(session: str) -> str:
-    """Of a terminal session the commands, other lines blank, so that line numbers hold."""
-    lines, going_on = [], False
+def _session_commands(session: str) -> str:
+    """The commands of a terminal session. Other lines become blank, so that line numbers hold."""
+    lines, continues = [], False
     for line in session.splitlines():
         prompted = line.lstrip()[:2] in ("$ ", "# ")
-        command = line if going_on else line.lstrip()[2:] if prompted else ""
-        going_on = bool(command) and command.endswith("\\")
+        command = line if continues else line.lstrip()[2:] if prompted else ""
+        continues = bool(command) and command.endswith("\\")
         lines.append(command)
     return "\n".join(lines)

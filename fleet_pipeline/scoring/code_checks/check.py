@@ -1,4 +1,4 @@
-"""All checks on one proposal."""
+"""All code checks of one proposal."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from fleet_pipeline.scoring.code_checks.parsers import PARSERS, Finding, python_
 from fleet_pipeline.scoring.code_checks.policy import policy_findings
 
 CHECKS_VERSION = "1"
-MAX_FINDINGS = 20  # of a check that are kept
-MAX_MANIFESTS = 50  # of a block that are validated
-# Charts and playbooks may be no YAML before they are rendered, and need values that are not here.
+MAX_FINDINGS = 20  # kept per code check
+MAX_MANIFESTS = 50  # validated per block
+# Marks of templates. Charts and playbooks may not be YAML until rendered, and rendering needs values from elsewhere.
 _TEMPLATE = ("{{", "{%")
 
 
 @dataclass(frozen=True)
 class CodeCheck:
-    """What one check found in all blocks of a proposal that it applies to. Lines are the proposal's."""
+    """The findings of one code check in all blocks that it applies to. Lines count within the proposal."""
 
     check: str
     findings: tuple[Finding, ...]
@@ -31,55 +31,55 @@ class CodeCheck:
 
 
 def check_code(text: str) -> list[CodeCheck]:
-    """Every check that had something to look at, by name; none for a text without code or secrets."""
+    """The code checks that applied to the text, sorted by name. None for a text without code or secrets."""
     blocks = list(code_blocks(text))
-    found: dict[str, list[Finding]] = defaultdict(list)
+    by_check: dict[str, list[Finding]] = defaultdict(list)
     for block in blocks:
-        for name, findings in _of_block(block).items():
-            found[name] += findings
-    # A text without code that can be read has nothing that could pass; a secret in it is a finding all the same.
+        for name, findings in _block_findings(block).items():
+            by_check[name] += findings
+    # Without readable code, no check counts as passed. A secret is still a finding.
     readable = any(block.language for block in blocks)
     for name, findings in policy_findings(text, blocks).items():
         if readable or findings:
-            found[name] += findings
-    return [CodeCheck(name, tuple(findings[:MAX_FINDINGS])) for name, findings in sorted(found.items())]
+            by_check[name] += findings
+    return [CodeCheck(name, tuple(findings[:MAX_FINDINGS])) for name, findings in sorted(by_check.items())]
 
 
-def _of_block(block: Block) -> dict[str, list[Finding]]:
-    found = {}
+def _block_findings(block: Block) -> dict[str, list[Finding]]:
+    by_check = {}
     for name, parse in PARSERS.get(block.language, {}).items():
         findings = _located(parse, block)
         if findings is not None:
-            found[name] = findings
-    faulty = any(found.values())
+            by_check[name] = findings
+    faulty = any(by_check.values())
     if block.language in ("yaml", "json", "toml") and faulty and any(mark in block.code for mark in _TEMPLATE):
         return {}
     if block.language in ("yaml", "json") and not faulty:
-        found |= _kubernetes(block)
-    return found
+        by_check |= _kubernetes(block)
+    return by_check
 
 
 def _kubernetes(block: Block) -> dict[str, list[Finding]]:
     findings: list[Finding] = []
-    known = False
+    has_schema = False
     try:
         for line, manifest in manifests(block.code)[:MAX_MANIFESTS]:
             faults = manifest_findings(manifest)
             if faults is not None:
-                known = True
+                has_schema = True
                 findings += [Finding(block.line + line - 1, fault) for fault in faults]
-    except Exception:  # noqa: BLE001 - whatever it is, it concerns this block alone
-        # Libraries break on what models write (an unfinished `!!int`). That it parses has been looked at.
+    except Exception:  # noqa: BLE001 - any error concerns this block alone
+        # Libraries break on what models write (an unfinished `!!int`). The parser has already checked the syntax.
         return {}
-    return {"kubernetes schema": findings} if known else {}
+    return {"kubernetes schema": findings} if has_schema else {}
 
 
 def _located(parse: Callable[[str], Iterator[Finding]], block: Block) -> list[Finding] | None:
-    """Findings with the proposal's lines; None where the check itself broke on code that may be right.
+    """Findings with the proposal's lines. None where the check itself broke on code that may be right.
 
-    Whatever a library raises: one block of one proposal must never cost a run.
+    Any error of a library is caught: one block of one proposal must never cost a run.
     """
-    last = max(1, len(block.code.splitlines()))  # what is missing at the end is missing on the last line
+    last = max(1, len(block.code.splitlines()))  # a fault after the end is reported on the last line
     try:
         return [Finding(block.line + min(max(line, 1), last) - 1, text[:300]) for line, text in parse(block.code)]
     except (RecursionError, MemoryError):

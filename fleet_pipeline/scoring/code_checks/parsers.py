@@ -1,4 +1,4 @@
-"""What is wrong with a block of code, by language. Nothing here runs it."""
+"""The faults of a code block, by language. Nothing here runs the code."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterator
 from textwrap import dedent
 from typing import Any, NamedTuple
 
-MAX_ALIASES = 50  # of a YAML document: aliases of aliases grow without bound when they are followed
+MAX_ALIASES = 50  # in a YAML block: aliases of aliases grow without bound when they are followed
 
 
 class Finding(NamedTuple):
-    """`line` counts from 1, within the block or, once it is reported, within the proposal."""
+    """`line` counts from 1. Parsers count within the block, reports within the proposal."""
 
     line: int
     message: str
@@ -30,10 +30,10 @@ def python_parses(code: str) -> Iterator[Finding]:
 
 
 def python_lint(code: str) -> Iterator[Finding]:
-    """Pyflakes, but for what is no fault in a fragment: names that stand elsewhere."""
+    """Pyflakes, without the messages that are no fault in a fragment, such as names defined elsewhere."""
     from pyflakes import checker, messages
 
-    elsewhere = (
+    fragment_messages = (
         messages.UndefinedName,
         messages.UndefinedExport,
         messages.UnusedImport,
@@ -47,9 +47,9 @@ def python_lint(code: str) -> Iterator[Finding]:
     try:
         tree = ast.parse(dedent(code))
     except (SyntaxError, ValueError):
-        return  # `python_parses` says so
-    for message in sorted(checker.Checker(tree).messages, key=lambda found: found.lineno):
-        if not isinstance(message, elsewhere):
+        return  # `python_parses` reports it
+    for message in sorted(checker.Checker(tree).messages, key=lambda message: message.lineno):
+        if not isinstance(message, fragment_messages):
             yield Finding(message.lineno, message.message % message.message_args)
 
 
@@ -79,12 +79,12 @@ def toml_parses(code: str) -> Iterator[Finding]:
     try:
         tomllib.loads(code)
     except tomllib.TOMLDecodeError as error:
-        message, _, place = str(error).partition(" (at line ")
-        yield Finding(int(place.partition(",")[0]) if place[:1].isdigit() else code.count("\n") + 1, message)
+        message, _, location = str(error).partition(" (at line ")
+        yield Finding(int(location.partition(",")[0]) if location[:1].isdigit() else code.count("\n") + 1, message)
 
 
 def yaml_parses(code: str) -> Iterator[Finding]:
-    """Syntax, and keys given twice, of which all but one are lost in silence."""
+    """Syntax errors, and keys given twice: YAML silently keeps only one of them."""
     import yaml
 
     try:
@@ -98,7 +98,7 @@ def yaml_parses(code: str) -> Iterator[Finding]:
 
 
 def yaml_documents(code: str) -> Iterator[tuple[int, Any]]:
-    """(line, value) of each document that can be read; none of a document with many aliases."""
+    """(line, value) of each document. A block with more than `MAX_ALIASES` aliases gives none."""
     import yaml
 
     if sum(isinstance(token, yaml.AliasToken) for token in yaml.scan(code, Loader=yaml.SafeLoader)) > MAX_ALIASES:
@@ -127,20 +127,20 @@ def dockerfile_parses(code: str) -> Iterator[Finding]:
 
 
 def sql_parses(code: str) -> Iterator[Finding]:
-    """Right in any of the large dialects; the finding is that of standard SQL."""
+    """Passes code that is right in any of the large dialects. The finding is that of standard SQL."""
     import sqlglot
 
     logging.getLogger("sqlglot").setLevel(logging.ERROR)
-    first: sqlglot.ParseError | sqlglot.TokenError | None = None
+    first_error: sqlglot.ParseError | sqlglot.TokenError | None = None
     for dialect in _DIALECTS:
         try:
             sqlglot.parse(code, dialect=dialect)
         except (sqlglot.ParseError, sqlglot.TokenError) as error:
-            first = first or error
+            first_error = first_error or error
         else:
             return
-    places = getattr(first, "errors", None) or [{}]
-    yield Finding(places[0].get("line") or 1, places[0].get("description") or "cannot be read as SQL")
+    details = getattr(first_error, "errors", None) or [{}]
+    yield Finding(details[0].get("line") or 1, details[0].get("description") or "cannot be read as SQL")
 
 
 PARSERS: dict[str, dict[str, Callable[[str], Iterator[Finding]]]] = {
@@ -184,7 +184,7 @@ def _repeated_keys(root: Any) -> Iterator[Finding]:
     nodes, seen = [root], set()
     while nodes:
         node = nodes.pop()
-        if id(node) in seen:  # an alias
+        if id(node) in seen:  # seen before, through an alias
             continue
         seen.add(id(node))
         if isinstance(node, yaml.SequenceNode):
@@ -200,7 +200,7 @@ def _repeated_keys(root: Any) -> Iterator[Finding]:
 
 
 def _plain(node: Any) -> Any:
-    """The value of a node, with strings for tags that only its own program knows (!Ref, !vault)."""
+    """The value of a node. Tags that only their own program knows (!Ref, !vault) become strings."""
     import yaml
 
     class Plain(yaml.SafeLoader):

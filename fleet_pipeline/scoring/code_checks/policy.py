@@ -1,4 +1,4 @@
-"""The rules of `policy.toml` on a proposal."""
+"""Applies the rules of `policy.toml` to a proposal."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fleet_pipeline.scoring.code_checks.blocks import Block
 from fleet_pipeline.scoring.code_checks.parsers import Finding
 
 _COMMENTS = ("#", "//", "-- ")
-MAX_LINE = 1_000  # characters of a line that patterns see, so that none takes long
+MAX_LINE = 1_000  # characters of a line that patterns see, which bounds their time
 
 
 class Rule(NamedTuple):
@@ -25,7 +25,7 @@ class Rule(NamedTuple):
 
 @cache
 def rules() -> tuple[Rule, ...]:
-    read = tomllib.loads(Path(__file__).with_name("policy.toml").read_text(encoding="utf-8"))
+    document = tomllib.loads(Path(__file__).with_name("policy.toml").read_text(encoding="utf-8"))
     return tuple(
         Rule(
             rule["name"],
@@ -33,22 +33,22 @@ def rules() -> tuple[Rule, ...]:
             rule["message"],
             tuple(re.compile(pattern, re.MULTILINE) for pattern in rule["patterns"]),
         )
-        for rule in read["rule"]
+        for rule in document["rule"]
     )
 
 
 def policy_findings(text: str, blocks: Iterable[Block]) -> dict[str, list[Finding]]:
-    """Of each rule that had something to look at, its findings: one a line, without what was found there."""
+    """The findings of each rule that applied: at most one per line, without the matched text."""
     blocks = list(blocks)
-    found: dict[str, list[Finding]] = {}
+    by_rule: dict[str, list[Finding]] = {}
     for rule in rules():
         if "text" in rule.where:
-            found[rule.name] = list(_matches(rule, text, 1))
+            by_rule[rule.name] = list(_matches(rule, text, 1))
             continue
-        seen = [block for block in blocks if block.language in rule.where]
-        if seen:
-            found[rule.name] = [finding for block in seen for finding in _matches(rule, block.code, block.line)]
-    return found
+        applicable = [block for block in blocks if block.language in rule.where]
+        if applicable:
+            by_rule[rule.name] = [finding for block in applicable for finding in _matches(rule, block.code, block.line)]
+    return by_rule
 
 
 def _matches(rule: Rule, text: str, first_line: int) -> Iterator[Finding]:
