@@ -22,7 +22,7 @@ from fleet_pipeline.instance.partitions import refuse_while_running, register
 from fleet_pipeline.instance.run_processes import fail_orphaned_runs, this_process
 from fleet_pipeline.instance.tags import MAX_RETRIES, PROCESS
 from fleet_pipeline.services.fleet import Fleet
-from fleet_pipeline.services.progress import Progress, Report
+from fleet_pipeline.services.progress import OnProgress, Progress
 from fleet_pipeline.services.publishing import PublishSummary, publish_pending
 from fleet_pipeline.settings import Settings
 from fleet_pipeline.storage.tables import read_rows
@@ -40,7 +40,9 @@ class RunResult:
     last_event_before: int
 
 
-def run_backlog(instance: dg.DagsterInstance, settings: Settings, tasks: Sequence[Task], report: Report) -> RunResult:
+def run_backlog(
+    instance: dg.DagsterInstance, settings: Settings, tasks: Sequence[Task], on_progress: OnProgress
+) -> RunResult:
     """Store the tasks, register their partitions, and execute one run over all of them. Progress goes to `report`."""
     fleet = Fleet.of(settings)
     fail_orphaned_runs(instance)
@@ -55,7 +57,7 @@ def run_backlog(instance: dg.DagsterInstance, settings: Settings, tasks: Sequenc
     def remember(progress: Progress) -> None:
         nonlocal latest_progress
         latest_progress = progress
-        report(progress)
+        on_progress(progress)
 
     job = build_definitions(settings, overrides={"progress": remember}).resolve_job_def(deliberate_job.name)
     last_event_before = instance.event_log_storage.get_maximum_record_id() or 0

@@ -19,7 +19,7 @@ from fleet_pipeline.settings import load_settings
 def metrics(address: str | None, nats: str | None, storage: str | None) -> None:
     """Print figures as Prometheus reads them, or answer its questions.
 
-    Deliberations by status, tokens, durations, runs and requests that wait, events that are not announced yet,
+    Deliberations by status, tokens, durations, runs and requests that wait, events that are not published yet,
     speed and cache hits of the last run. docs/grafana.json is a dashboard of them.
 
     \b

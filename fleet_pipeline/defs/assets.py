@@ -32,7 +32,7 @@ from fleet_pipeline.instance.run_processes import lineage
 from fleet_pipeline.scoring.options import CouncilCheckOptions
 from fleet_pipeline.services.outcome_page import metadata
 from fleet_pipeline.services.outcomes import write_outcome
-from fleet_pipeline.services.progress import Progress, Report, log_progress
+from fleet_pipeline.services.progress import OnProgress, Progress, log_progress
 from fleet_pipeline.services.publishing import fill_outbox
 from fleet_pipeline.services.run_report import store_report
 from fleet_pipeline.services.transcribe import Transcription
@@ -65,7 +65,7 @@ def transcripts(
     judge: JudgeResource,
     logs: dg.ResourceParam[LogSettings],
     process: RunProcess,
-    progress: dg.ResourceParam[Report],
+    progress: dg.ResourceParam[OnProgress],
 ) -> None:
     if logs.format == "json":
         install_json()
@@ -190,7 +190,7 @@ def _run_metadata(state: Progress) -> dict[str, Any]:
         "already done": state.reused,
         "failed": state.failed,
         "engine starts": state.engine_starts,
-        "engine deaths": "; ".join(state.engine_crashes) or "none",
+        "engine crashes": "; ".join(state.engine_crashes) or "none",
         "GPU memory": state.gpu_memory or "no GPU",
         "prompt tokens": state.prompt_tokens,
         "from the prefix cache": state.cached_tokens,

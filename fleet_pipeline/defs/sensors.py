@@ -50,7 +50,7 @@ def completions(
             break
         context.update_cursor(str(next_cursor))
     for key, reason in total.unreadable.items():
-        context.log.warning(f"{key} is not announced: {reason}")
+        context.log.warning(f"the events of {key} are not published: {reason}")
     receipts = total.receipts
     if not receipts and not total.unreadable:
         return dg.SkipReason("no outcomes since the last tick")

@@ -40,7 +40,7 @@ def _workspace_origin(job_name: str) -> RemoteJobOrigin:
 
 
 def execute(job: dg.JobDefinition, run: dg.DagsterRun, instance: dg.DagsterInstance) -> str | None:
-    """Execute a run in this process; returns why it broke, or None. Keeps no events: there are three per deliberation."""
+    """Execute a run in this process; returns why it broke, or None. Keeps no events: a deliberation has three."""
     succeeded, failures = False, []
     for event in execute_run_iterator(InMemoryJob(job), run, instance):
         succeeded = succeeded or event.event_type == dg.DagsterEventType.RUN_SUCCESS

@@ -1,7 +1,7 @@
 """Records which process executes a run, and ends runs whose process is gone.
 
 A killed process cannot report its end. Dagster's code server notices the end of processes that it started, as long as
-it runs itself. Nobody notices a run that went down with its machine or was started by `fleet run`: it would stay
+it runs itself. Nobody else notices a run that went down with its machine or was started by `fleet run`: it would stay
 STARTED and hold the queue's only place. So every run records its process. The sensors and `fleet run` look for runs
 whose process is gone.
 """

@@ -5,7 +5,6 @@ It holds no script and no address, and its content security policy forbids both.
 
 from __future__ import annotations
 
-from fleet_pipeline.common.errors import MissingExtra
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import IO, Any
 
 import pandas as pd
 
+from fleet_pipeline.common.errors import MissingExtra
 from fleet_pipeline.common.text import bounded, printable
 from fleet_pipeline.reports.plots import bars, before_and_after, distribution, diversity_against_relevance
 

@@ -104,7 +104,7 @@ class FleetCollector(Collector):
         runs.add_metric(["queued"], instance.get_runs_count(dg.RunsFilter(statuses=UNFINISHED)) - under_way)
         yield runs
         lag = len(unpublished(instance, self.nats))
-        yield GaugeMetricFamily("fleet_events_lag", "Outcomes that have not been announced yet.", value=lag)
+        yield GaugeMetricFamily("fleet_events_lag", "Outcomes whose events have not been published yet.", value=lag)
         if self.nats.url is None:
             return
         requests = GaugeMetricFamily("fleet_requests", "Requests at the broker.", labels=["state"])

@@ -13,6 +13,7 @@ import dagster as dg
 import pandas as pd
 
 from fleet_pipeline.common.text import bounded, printable
+from fleet_pipeline.instance.metadata_keys import STORAGE
 from fleet_pipeline.reports.discussion import MOST_TEXT, discussion, reasoning
 from fleet_pipeline.reports.pictures import council_picture
 from fleet_pipeline.scoring.similarity import similarities
@@ -21,7 +22,6 @@ from fleet_pipeline.storage.store import Store
 from fleet_pipeline.storage.tables import table_path
 
 Record = dict[str, Any]
-STORAGE = "storage"
 _PHASES = ("propose", "critique", "revise")
 
 

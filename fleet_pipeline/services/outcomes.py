@@ -31,7 +31,7 @@ class Outcome:
 
 
 def write_outcome(tasks: TaskStore, key: str, run_id: str, checks: CouncilCheckOptions = _DEFAULTS) -> Outcome:
-    """Write the outcome row of one deliberation; returns the outcome. A corrupt file or invalid task makes it fail."""
+    """Write and return the outcome of one deliberation. It is failed if a file is corrupt or the task is invalid."""
     store = tasks.store
     try:
         utterances, facts = _read(store, "utterances", key)
@@ -57,7 +57,7 @@ def records(frame: pd.DataFrame) -> list[Record]:
 
 
 def proposal_row(row: Record, wins: bool) -> Record:
-    """A row of the table `proposals` from a ranked seat, with the table's nested columns. `wins`: it may be winner."""
+    """A ranked seat as a row of the table `proposals`, with its nested columns. Without `wins` no seat is a winner."""
     code_checks = row.pop("findings", None) or []
     return row | {
         "winner": bool(row["winner"]) and wins,

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-
-import dagster as dg
 
 
 @dataclass
@@ -76,7 +75,7 @@ class Progress:
         return ", ".join([self.phase, *parts] if self.phase != "deliberating" else parts)
 
 
-Report = Callable[[Progress], None]
+OnProgress = Callable[[Progress], None]
 
 
 def duration(seconds: float) -> str:
@@ -89,7 +88,7 @@ def duration(seconds: float) -> str:
     return f"{whole // 3_600} h {whole % 3_600 // 60} min"
 
 
-def log_progress(log: dg.DagsterLogManager, every_seconds: float = 10.0) -> Report:
+def log_progress(log: logging.Logger, every_seconds: float = 10.0) -> OnProgress:
     """A function that logs progress to the event log: at every change of phase, else every `every_seconds`."""
     last_phase, last_time = "", 0.0
 

@@ -9,10 +9,9 @@ import time
 from collections.abc import Collection
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
-import pandas as pd
 
 from fleet_pipeline.common.errors import CorruptFile, InvalidInput
 from fleet_pipeline.deliberation.task import checked_id, is_deliberation_id
@@ -21,13 +20,15 @@ from fleet_pipeline.events.lookup import refusal, untaken, waiting
 from fleet_pipeline.events.options import NatsOptions
 from fleet_pipeline.instance.names import OUTCOMES
 from fleet_pipeline.instance.partitions import STARTED, UNFINISHED, deliberation_partitions, unfinished
-from fleet_pipeline.scoring.proposals import final_proposals
 from fleet_pipeline.services.intake import has_run
 from fleet_pipeline.storage.pending import pending_batches
 from fleet_pipeline.storage.schemas import TABLES, TableName
 from fleet_pipeline.storage.store import Store
 from fleet_pipeline.storage.tables import read_rows, table_path
 from fleet_pipeline.storage.task_store import TaskStore
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Record = dict[str, Any]
 
@@ -174,6 +175,8 @@ class StatusService:
         rows = self._utterances(key) if run else None
         if run is None or rows is None or rows.empty or rows["run_id"].iloc[0] != run.run_id:
             return outcome, []
+        from fleet_pipeline.scoring.proposals import final_proposals  # pandas: half a second, and seldom needed
+
         seats = final_proposals(rows)
         proposals = seats.astype(object).where(seats.notna(), None).to_dict("records")
         unscored = [

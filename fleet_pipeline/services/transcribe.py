@@ -28,7 +28,7 @@ from fleet_pipeline.deliberation.transcript import AgentError, Completion, Statu
 from fleet_pipeline.inference.engine import Engine, EngineProvider, Finished, Job, OnCompletion
 from fleet_pipeline.inference.gpu import gpu_memory
 from fleet_pipeline.scoring.proposals import final_proposals, texts
-from fleet_pipeline.services.progress import Progress, Report
+from fleet_pipeline.services.progress import OnProgress, Progress
 from fleet_pipeline.storage.tables import read_file, read_rows
 from fleet_pipeline.storage.task_store import TaskStore
 from fleet_pipeline.storage.transcripts import Provenance, write_judgements, write_transcript
@@ -60,7 +60,7 @@ class Transcription:
         defaults: CouncilDefaults,
         source: EngineProvider,
         run_id: str,
-        report: Report,
+        on_progress: OnProgress,
         judging: Judging | None = None,
         resume: Resume = "if-possible",
         lineage: Collection[str] = (),
@@ -73,7 +73,7 @@ class Transcription:
         self.defaults = defaults
         self.source = source
         self.run_id = run_id
-        self.report = report
+        self.on_progress = on_progress
         self.progress = Progress()
         self.identities: dict[str, str] = {}  # by model
 
@@ -84,7 +84,7 @@ class Transcription:
         Raises `EngineError` if the run's own model cannot be started or restarted; finished results are kept.
         """
         self.progress.total = len(keys)
-        self.report(self.progress)
+        self.on_progress(self.progress)
         # One engine per model. Only keys are held here: specs are read again when the engine has room, so that
         # memory does not grow with the backlog.
         for model, work in self._missing(keys).items():
@@ -96,7 +96,7 @@ class Transcription:
                 # A model that a task or role names for itself costs only its own deliberations.
                 self._fail(work.deliberate, str(error))
         self.progress.phase = "transcribed"
-        self.report(self.progress)
+        self.on_progress(self.progress)
         return self.progress
 
     def _missing(self, keys: Sequence[str]) -> dict[str, _Work]:
@@ -136,12 +136,12 @@ class Transcription:
     def _run_on(self, model: str, work: _Work) -> None:
         progress = self.progress
         progress.phase = f"starting the engine with {model}"
-        self.report(progress)
+        self.on_progress(progress)
         with self.source.start(model) as engine:
             starts, seconds, crashes = progress.engine_starts, progress.engine_start_seconds, progress.engine_crashes
             progress.phase = "deliberating"
             progress.generating_since = time.monotonic()
-            self.report(progress)
+            self.on_progress(progress)
             under_way: dict[str, Deliberation] = {}
 
             def on_completion(answer: Completion) -> None:
@@ -153,7 +153,7 @@ class Transcription:
             try:
                 for finished in engine.run(self._jobs(work.deliberate, under_way), on_completion):
                     self._keep(under_way.pop(finished.key), finished, engine)
-                    self.report(progress)
+                    self.on_progress(progress)
                 if self.judging.enabled:
                     self._judge(engine, work.judge, on_completion)
             finally:
@@ -164,7 +164,7 @@ class Transcription:
     def _judge(self, engine: Engine, keys: Sequence[str], on_completion: OnCompletion) -> None:
         """Judge after all deliberations, so that an interrupted judging costs no deliberation."""
         self.progress.phase = "judging"
-        self.report(self.progress)
+        self.on_progress(self.progress)
         under_way: dict[str, tuple[Deliberation, str]] = {}
 
         def jobs() -> Iterator[Job[tuple[Judgement, ...]]]:
@@ -253,7 +253,7 @@ class Transcription:
         progress.prompt_tokens += answer.prompt_tokens
         progress.cached_tokens += answer.cached_tokens
         progress.completion_tokens += answer.completion_tokens
-        self.report(progress)
+        self.on_progress(progress)
 
     def _fail(self, keys: Sequence[str], reason: str) -> None:
         """Record deliberations that could not be run as failed."""

@@ -78,7 +78,7 @@ def _keep_earlier(store: Store, key: str) -> int:
     try:
         stored = read_file(store, "utterances", key)
     except CorruptFile:  # torn, or of another version: kept as it is, with a suffix that readers of the folder ignore
-        number = max(attempts(store, key), default=0) + 1
+        number = max([*attempts(store, key), *attempts(store, key, ".damaged")], default=0) + 1
         content = store.read(table_path("utterances", key))
         store.write(f"attempts/{checked_id(key)}.{number:03d}.damaged", content or b"")
         return number
@@ -99,9 +99,9 @@ def _is_complete(store: Store, key: str, fingerprint: str) -> bool:
     return bool(stored and (stored[1]["status"], stored[1]["fingerprint"]) == (Status.COMPLETED, fingerprint))
 
 
-def attempts(store: Store, key: str) -> list[int]:
+def attempts(store: Store, key: str, suffix: str = ".parquet") -> list[int]:
     """The sorted numbers of a deliberation's earlier attempts that are kept."""
-    numbers = (name.removeprefix(f"{key}.") for name in store.names("attempts", ".parquet") if name.startswith(key))
+    numbers = (name.removeprefix(f"{key}.") for name in store.names("attempts", suffix) if name.startswith(key))
     return sorted(int(number) for number in numbers if number.isdecimal())
 
 

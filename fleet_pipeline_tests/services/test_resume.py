@@ -137,7 +137,7 @@ def test_an_engine_that_dies_is_started_again_in_the_same_run_and_the_record_say
     assert set(pipeline.table("utterances").query("task_id == 'poison'")["error_type"]) == {"fatal"}
     events = result.asset_materializations_for_node("transcripts")
     of_the_run = {record.data["of this run"]: record.data[""] for record in events[0].metadata["run"].records}
-    assert "illegal memory access" in of_the_run["engine deaths"]
+    assert "illegal memory access" in of_the_run["engine crashes"]
     assert of_the_run["engine starts"] == "4"
 
 
@@ -197,6 +197,11 @@ def test_a_damaged_transcript_is_kept_beside_the_attempts_before_it_is_replaced(
     pipeline.run(keys)
     assert (pipeline.storage / "attempts/a.dev.001.damaged").read_bytes() == b"PAR1 of another version"
     assert pipeline.table("deliberations")["attempt"].tolist() == [2]
+    pipeline.store.write("utterances/a.dev.parquet", b"PAR1 damaged once more")
+    pipeline.run(keys)
+    assert (pipeline.storage / "attempts/a.dev.001.damaged").read_bytes() == b"PAR1 of another version"
+    assert (pipeline.storage / "attempts/a.dev.002.damaged").read_bytes() == b"PAR1 damaged once more"
+    assert pipeline.table("deliberations")["attempt"].tolist() == [3]
 
 
 # -- What a model's name stands for ------------------------------------------------------------

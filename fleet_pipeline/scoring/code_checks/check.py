@@ -75,13 +75,15 @@ def _kubernetes(block: Block) -> dict[str, list[Finding]]:
 
 
 def _located(parse: Callable[[str], Iterator[Finding]], block: Block) -> list[Finding] | None:
-    """Findings with the proposal's lines. None where the check itself broke on code that may be right.
+    """Findings with the proposal's lines. None where the check is not installed, or broke on code that may be right.
 
     Any error of a library is caught: one block of one proposal must never cost a run.
     """
     last = max(1, len(block.code.splitlines()))  # a fault after the end is reported on the last line
     try:
         return [Finding(block.line + min(max(line, 1), last) - 1, text[:300]) for line, text in parse(block.code)]
+    except ImportError:  # of the extra `checks`, which is not installed
+        return None
     except (RecursionError, MemoryError):
         return [Finding(block.line, "nested too deeply to be checked")]
     except Exception as error:  # noqa: BLE001
