@@ -106,7 +106,7 @@ def poison(count: int = 1_000) -> None:
         rows = pd.read_parquet(f"{name}/storage/deliberations")
         seen = instance.fetch_observations(dg.AssetKey("deliberations"), limit=count).records
         events = [record for record in seen if record.partition_key]
-        print("verdicts:", dict(Counter(rows["status"])), "; red in the event log:", len(events))
+        print("outcomes:", dict(Counter(rows["status"])), "; red in the event log:", len(events))
         print("not to be written anywhere:", [key for key in keys if key not in set(rows["deliberation_id"])][:3])
         reasons = rows.query("status != 'completed'")["error_message"].str.replace(r"\d+", "N", regex=True).str[:110]
         for reason, times in Counter(reasons).most_common():

@@ -2,7 +2,7 @@
 
     python -m fleet_pipeline_tests.benchmarks.ui postgresql+psycopg2://user@host:port/dagster 20000
 
-Fills an empty database: a materialization of each asset for every partition, with the metadata that a real verdict has,
+Fills an empty database: a materialization of each asset for every partition, with the metadata that a real outcome has,
 and one run over 500 deliberations on the scripted engine. Then opens pages in a new browser, three times each, and takes the
 middle one; then prunes to a tenth, and opens them again. Needs dagster-postgres.
 """

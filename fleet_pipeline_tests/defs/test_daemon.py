@@ -46,7 +46,7 @@ def test_a_selection_is_launched_and_the_failed_and_missing_ones_are_backfilled_
     eventually(lambda: deployment.partitions()["materialized"] == set(keys), "the backfill")
     assert deployment.partitions()["failed"] == set()
 
-    # The daemon's own sensor has announced every verdict, the failed one and its mended successor.
+    # The daemon's own sensor has published every outcome, the failed one and its mended successor.
     eventually(lambda: len(messages(deployment.nats_url)) == 6, "the events")
     announced = [(event["event_type"], event["payload"]["deliberation_id"]) for event in messages(deployment.nats_url)]
     assert sorted(announced) == sorted(

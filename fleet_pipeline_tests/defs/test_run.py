@@ -33,7 +33,7 @@ def test_one_run_over_many_partitions_with_one_engine_start(pipeline: Pipeline) 
     assert set(pipeline.table("deliberations")["engine"]) == {"scripted"}
 
 
-def test_each_verdict_is_exactly_one_event(pipeline: Pipeline) -> None:
+def test_each_outcome_is_exactly_one_event(pipeline: Pipeline) -> None:
     keys = pipeline.put("a", "b", "c")
     pipeline.run(keys)
     records = pipeline.instance.fetch_materializations(dg.AssetKey("deliberations"), limit=100).records
@@ -170,7 +170,7 @@ def test_the_run_s_own_model_that_is_not_there_breaks_the_run_and_says_so(pipeli
     assert why_broken(result) == "step transcripts: scripted is not here"
 
 
-def test_failed_verdicts_are_no_breakage_but_storage_that_cannot_be_written_is(pipeline: Pipeline) -> None:
+def test_failed_outcomes_are_no_breakage_but_storage_that_cannot_be_written_is(pipeline: Pipeline) -> None:
     keys = put_described(pipeline, "good", "bad")
     pipeline.answer = silent_for("bad")
     assert why_broken(pipeline.run(keys)) is None
@@ -313,7 +313,7 @@ def test_keys_that_stand_apart_are_made_a_range_and_lose_nothing(pipeline: Pipel
     assert pipeline.partitions("deliberations") == (set(keys), set())
 
 
-def test_the_verdict_shows_winner_scores_and_path_where_people_look(pipeline: Pipeline) -> None:
+def test_the_outcome_shows_winner_scores_and_path_where_people_look(pipeline: Pipeline) -> None:
     pipeline.run(pipeline.put("t1", constraints={"requirements": ["seed"]}))
     (record,) = pipeline.instance.fetch_materializations(dg.AssetKey("deliberations"), limit=1).records
     metadata = record.asset_materialization.metadata
@@ -351,9 +351,9 @@ def test_a_judge_in_the_same_engine_start_decides_where_it_is_asked_to(judged: P
     rows = judged.table("judgements")
     assert len(rows) == 2 * 3 * 2 * 2  # deliberations, pairs, orders, repeats
     assert set(rows["better"]) == {"first", "second", "equal"}
-    verdicts = judged.table("deliberations")
-    assert verdicts["winner_agent_id"].tolist() == ["agent-dev-002"] * 2
-    assert verdicts["won_by"].tolist() == ["judge"] * 2
+    outcomes = judged.table("deliberations")
+    assert outcomes["winner_agent_id"].tolist() == ["agent-dev-002"] * 2
+    assert outcomes["won_by"].tolist() == ["judge"] * 2
     seats = judged.table("proposals")
     assert seats.groupby("agent_id")["judge"].mean().idxmax() == "agent-dev-002"
     scores = judged.table("scores").set_index("metric")["value"]

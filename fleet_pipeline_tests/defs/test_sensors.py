@@ -44,7 +44,7 @@ def tick(
     return result.skip_message, result.cursor
 
 
-def test_every_verdict_good_or_bad_is_announced_once_with_its_seats(pipeline: Pipeline, nats_url: str) -> None:
+def test_every_outcome_good_or_bad_is_published_once_with_its_seats(pipeline: Pipeline, nats_url: str) -> None:
     keys = put_described(pipeline, "good1", "bad", "good2")
     pipeline.answer = silent_for("bad")
     pipeline.run(keys)
@@ -58,7 +58,7 @@ def test_every_verdict_good_or_bad_is_announced_once_with_its_seats(pipeline: Pi
         "good2.dev": "deliberation.completed",
     }
     said, again = tick(pipeline, nats_url, cursor)
-    assert said == "no verdicts since the last tick"
+    assert said == "no outcomes since the last tick"
     assert again == cursor
     assert len(messages(nats_url)) == 3
 
@@ -96,7 +96,7 @@ def test_a_rerun_after_a_failure_is_announced_anew(pipeline: Pipeline, nats_url:
     assert [event["event_type"] for event in messages(nats_url)] == ["deliberation.failed", "deliberation.completed"]
 
 
-def test_a_backlog_of_verdicts_is_read_page_by_page_without_gap_or_overlap(pipeline: Pipeline) -> None:
+def test_a_backlog_of_outcomes_is_read_page_by_page_without_gap_or_overlap(pipeline: Pipeline) -> None:
     keys = put_described(pipeline, *[f"t{n}" for n in range(9)])
     pipeline.answer = silent_for("t1", "t4", "t7")
     pipeline.run(keys)
@@ -110,7 +110,7 @@ def test_a_backlog_of_verdicts_is_read_page_by_page_without_gap_or_overlap(pipel
     assert seen == keys
 
 
-def test_verdicts_that_come_between_the_reading_of_the_two_logs_are_not_passed_over(pipeline: Pipeline) -> None:
+def test_outcomes_that_come_between_the_reading_of_the_two_logs_are_not_passed_over(pipeline: Pipeline) -> None:
     keys = put_described(pipeline, "a", "bad", "b")
     pipeline.answer = silent_for("bad")
     instance, fetch = pipeline.instance, pipeline.instance.fetch_observations
@@ -177,7 +177,7 @@ def test_what_was_sent_before_the_broker_went_away_is_not_sent_again(pipeline: P
     assert tick(pipeline, nats_url, cursor)[0] == "published 10 events; the broker knew 0 more already"
 
 
-def test_more_verdicts_than_a_page_are_announced_in_one_tick(pipeline: Pipeline, nats_url: str) -> None:
+def test_more_outcomes_than_a_page_are_published_in_one_tick(pipeline: Pipeline, nats_url: str) -> None:
     pipeline.run(pipeline.put(*[f"t{n}" for n in range(7)]))
     said, _ = tick(pipeline, nats_url, None, TickOptions(page=2))
     assert "published 35 events" in said
@@ -227,7 +227,7 @@ def test_a_deliberation_whose_files_are_torn_does_not_hold_up_its_neighbours(pip
     said, cursor = tick(pipeline, nats_url, None)
     assert "published 10 events" in said
     assert "1 deliberations cannot be read" in said
-    assert tick(pipeline, nats_url, cursor)[0] == "no verdicts since the last tick"
+    assert tick(pipeline, nats_url, cursor)[0] == "no outcomes since the last tick"
 
 
 @given(

@@ -233,7 +233,7 @@ def test_with_the_daemon_killed_again_and_again_all_requests_are_run_and_announc
             ("when its partition is there", has_key),
             ("when its run is there", lambda key: bool(runs_of(instance, key))),
             ("when its run has started", lambda key: any(one.start_time for one in runs_of(instance, key))),
-            ("when it has its verdict", lambda key: (storage / f"deliberations/{key}.parquet").exists()),
+            ("when it has its outcome", lambda key: (storage / f"deliberations/{key}.parquet").exists()),
         ]
         daemon = start_daemon(home, storage, nats_url)
         for number, (what, has_come) in enumerate(mtimes):
@@ -257,8 +257,8 @@ def test_with_the_daemon_killed_again_and_again_all_requests_are_run_and_announc
         assert sorted(name.split(":")[0] for _, name in told()) == sorted(keys)
         assert {subject for subject, _ in told()} == {"deliberation.completed"}
         assert set(instance.get_dynamic_partitions(NAME)) == keys
-        verdicts = instance.fetch_materializations(OUTCOMES, limit=100).records
-        assert sorted(record.partition_key or "" for record in verdicts) == sorted(keys)
+        outcomes = instance.fetch_materializations(OUTCOMES, limit=100).records
+        assert sorted(record.partition_key or "" for record in outcomes) == sorted(keys)
 
 
 def runs_of(instance: dg.DagsterInstance, key: str) -> list[dg.RunRecord]:

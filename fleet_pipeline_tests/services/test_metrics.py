@@ -68,7 +68,7 @@ def test_figures_are_those_of_the_results_and_count_each_result_once(pipeline: P
     pipeline.run(pipeline.put("t3"))
     more = pipeline.table("deliberations").set_index("task_id").loc["t3", "completion_tokens"]
     assert figure(registry, "fleet_stored_tokens", kind="completion") == before + more
-    # A verdict that is written anew, as by the job `rescore`, is no further result; a pruned one is none.
+    # An outcome that is written anew, as by the job `rescore`, is no further result; a pruned one is none.
     pipeline.run(["t1.dev", "t2.dev"])
     assert figure(registry, "fleet_stored_tokens", kind="completion") == before + more
     (pipeline.storage / "deliberations/t3.dev.parquet").unlink()

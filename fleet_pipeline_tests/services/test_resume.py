@@ -88,7 +88,7 @@ def _job_of_this_test() -> dg.JobDefinition:
     return pipeline_of_this_test[-1].definitions.resolve_job_def("deliberate")
 
 
-def test_what_failed_and_is_run_again_leaves_its_record_and_the_verdict_counts_the_attempts(pipeline: Pipeline) -> None:
+def test_what_failed_and_is_run_again_leaves_its_record_and_the_outcome_counts_the_attempts(pipeline: Pipeline) -> None:
     keys = pipeline.put("a", "b")
     pipeline.answer = lambda prompt: Completion(error=AgentError.OVERLONG, error_message="too long for this model")
     pipeline.run(keys)

@@ -117,7 +117,7 @@ def test_run_records_go_when_they_made_nothing_that_is_kept(pipeline: Pipeline) 
     foreign = prune_of_others.execute_in_process(instance=pipeline.instance).run_id
     in_forty_days = datetime.now(UTC) + timedelta(days=40)
     assert set(old(pipeline, now=in_forty_days).runs) == {first, second}
-    age(pipeline, "b.dev", days=-39)  # a verdict written anew keeps itself, and no run before it
+    age(pipeline, "b.dev", days=-39)  # an outcome written anew keeps itself, and no run before it
     found = old(pipeline, now=in_forty_days)
     assert (list(found.deliberations), set(found.runs)) == (["a.dev"], {first, second})
     age(pipeline, "b.dev", days=0.5)
@@ -159,7 +159,7 @@ def test_a_removal_that_is_cut_short_is_ended_by_the_next(pipeline: Pipeline, mo
     assert list(pipeline.instance.get_dynamic_partitions(NAME)) == []
 
 
-def test_what_was_said_or_asked_for_after_the_verdict_is_unfinished(pipeline: Pipeline) -> None:
+def test_what_was_said_or_asked_for_after_the_outcome_is_unfinished(pipeline: Pipeline) -> None:
     """The run that was to judge it broke, and nothing is queued."""
     keys = pipeline.put("said", "asked", "old")
     pipeline.run(keys)

@@ -48,7 +48,7 @@ def test_a_deliberation_goes_from_unknown_to_completed(pipeline: Pipeline) -> No
     pipeline.instance.report_run_canceled(run)
     answer = status_service(pipeline).status("t1.dev")
     assert (answer["status"], answer["run_id"]) == ("FAILED", run.run_id)
-    assert "was cancelled before its verdict" in answer["error"]
+    assert "was cancelled before its outcome" in answer["error"]
     pipeline.run(keys)
     assert standing(pipeline, "t1.dev") == "COMPLETED"
 
@@ -80,7 +80,7 @@ def test_a_failed_one_says_why_and_a_rerun_that_broke_does_not_pass_for_the_old_
     pipeline.run(["good.dev"])
     answer = status_service(pipeline).status("good.dev")
     assert standing(pipeline, "good.dev") == "FAILED"
-    assert "broke before its verdict; what had finished is kept" in answer["error"]
+    assert "broke before its outcome; what had finished is kept" in answer["error"]
 
 
 def test_one_that_timed_out_is_told_from_one_that_failed(pipeline: Pipeline) -> None:
