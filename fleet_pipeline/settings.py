@@ -13,11 +13,11 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -27,6 +27,7 @@ from pydantic_settings import (
 )
 
 from fleet_pipeline.common.errors import InvalidInput
+from fleet_pipeline.common.strict_model import StrictModel
 from fleet_pipeline.common.validation import describe
 from fleet_pipeline.deliberation.council import CouncilOptions, Resume
 from fleet_pipeline.deliberation.judging import Judging
@@ -41,7 +42,29 @@ CONFIG_FILE_VARIABLE = "FLEET_CONFIG_FILE"
 RENAMED = {"checks": "council_checks"}
 # Variables that Kubernetes sets in every pod beside a Service named "fleet" or "fleet-...".
 _KUBERNETES_VARIABLE = re.compile(r"FLEET_(.*_)?(SERVICE_HOST|SERVICE_PORT.*|PORT|PORT_.*)$")
-_FORBID = ConfigDict(frozen=True, extra="forbid")
+
+
+def one_place(url: str) -> str:
+    """Make a local path absolute: later processes may run elsewhere. Raises `ValueError` if a URL may hold a secret."""
+    if "://" not in url:
+        return str(Path(url).expanduser().absolute())
+    if "@" in urlsplit(url).netloc:
+        # The URL goes into run records and the UI.
+        raise ValueError("holds credentials; give them in the environment, as its fsspec driver reads them")
+    if urlsplit(url).scheme in ("http", "https") and urlsplit(url).query:
+        raise ValueError("holds a query, which may be a signature; name it by the URL of its storage")
+    return url
+
+
+def _known_timezone(name: str) -> str:
+    try:
+        ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        raise ValueError(f"{name!r} is no time zone; name one as the tz database does, such as Europe/Berlin") from None
+    return name
+
+
+TimeZone = Annotated[str, AfterValidator(_known_timezone)]
 
 
 class CouncilSettings(CouncilOptions):
@@ -55,48 +78,27 @@ class CouncilSettings(CouncilOptions):
     )
 
 
-class BulkSettings(BaseModel):
+class BulkSettings(StrictModel):
     """The backlog that is looked through by the clock. What is new or changed in it runs."""
 
-    model_config = _FORBID
-
-    backlog: str | None = Field(
+    backlog: Annotated[str, AfterValidator(one_place)] | None = Field(
         default=None, min_length=1, description="A file, a folder or a glob: any fsspec URL. None: no bulk runs."
     )
     cron: str = Field(default="0 1 * * *", description="When, in five fields: minute hour day month weekday.")
-    timezone: str = Field(default="UTC", description="Of the cron expression, such as Europe/Berlin.")
-
-    @field_validator("backlog")
-    @classmethod
-    def _is_one_place(cls, value: str | None) -> str | None:
-        return one_place(value) if value else None
-
-    @field_validator("timezone")
-    @classmethod
-    def _is_a_timezone(cls, value: str) -> str:
-        return _known_timezone(value)
+    timezone: TimeZone = Field(default="UTC", description="Of the cron expression, such as Europe/Berlin.")
 
 
-class RetentionSettings(BaseModel):
+class RetentionSettings(StrictModel):
     """What is kept of finished deliberations; without a limit, all of it."""
-
-    model_config = _FORBID
 
     max_age_days: float | None = Field(default=None, gt=0, le=36_500, description="Remove what finished longer ago.")
     max_count: int | None = Field(default=None, ge=1, description="Keep so many, the newest.")
     cron: str = Field(default="30 3 * * 0", description="When, in five fields; by default on Sundays at 3:30.")
-    timezone: str = Field(default="UTC", description="Of the cron expression.")
-
-    @field_validator("timezone")
-    @classmethod
-    def _is_a_timezone(cls, value: str) -> str:
-        return _known_timezone(value)
+    timezone: TimeZone = Field(default="UTC", description="Of the cron expression.")
 
 
-class LogSettings(BaseModel):
+class LogSettings(StrictModel):
     """What is said in logs, Dagster's event log and so the UI included."""
-
-    model_config = _FORBID
 
     texts: bool = Field(
         default=True, description="The task's and the agents' texts. Off, they are in the Parquet files alone."
@@ -108,10 +110,8 @@ class LogSettings(BaseModel):
     )
 
 
-class ReportSettings(BaseModel):
+class ReportSettings(StrictModel):
     """The HTML report that a run leaves in `<storage>/reports`."""
-
-    model_config = _FORBID
 
     at_least: int = Field(default=20, ge=1, description="Deliberations from which a run is reported on by itself.")
     at_most: int = Field(
@@ -130,7 +130,9 @@ class Settings(BaseSettings):
         nested_model_default_partial_update=True,
     )
 
-    storage: str = Field(default=".fleet/storage", min_length=1, description="fsspec URL of all results.")
+    storage: Annotated[str, AfterValidator(one_place)] = Field(
+        default=".fleet/storage", validate_default=True, min_length=1, description="fsspec URL of all results."
+    )
     engine: VllmConfig = VllmConfig()
     council: CouncilSettings = CouncilSettings()
     weights: Weights = Weights()
@@ -154,11 +156,6 @@ class Settings(BaseSettings):
             if not re.fullmatch(r"team:[A-Za-z0-9_-]+|[^@\s]+@[^@\s]+\.[^@\s]+", owner):
                 raise ValueError(f"{owner!r} is neither an e-mail address nor team:NAME")
         return value
-
-    @field_validator("storage")
-    @classmethod
-    def _storage_is_one_place(cls, value: str) -> str:
-        return one_place(value)
 
     @field_validator("requests")
     @classmethod
@@ -202,26 +199,6 @@ def _renamed_variable(variable: str) -> str:
     prefix, _, rest = variable.lower().partition("_")
     name, *below = rest.split("__")
     return f"{prefix}_{'__'.join([RENAMED[name], *below])}" if prefix == "fleet" and name in RENAMED else variable
-
-
-def _known_timezone(name: str) -> str:
-    try:
-        ZoneInfo(name)
-    except (ZoneInfoNotFoundError, ValueError, OSError):
-        raise ValueError(f"{name!r} is no time zone; name one as the tz database does, such as Europe/Berlin") from None
-    return name
-
-
-def one_place(url: str) -> str:
-    """Make a local path absolute: later processes may run elsewhere. Raises `ValueError` if a URL may hold a secret."""
-    if "://" not in url:
-        return str(Path(url).expanduser().absolute())
-    if "@" in urlsplit(url).netloc:
-        # The URL goes into run records and the UI.
-        raise ValueError("holds credentials; give them in the environment, as its fsspec driver reads them")
-    if urlsplit(url).scheme in ("http", "https") and urlsplit(url).query:
-        raise ValueError("holds a query, which may be a signature; name it by the URL of its storage")
-    return url
 
 
 def config_file() -> Path:

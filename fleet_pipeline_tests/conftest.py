@@ -62,19 +62,20 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
 
 
 @pytest.fixture(scope="session")
-def random_tiny() -> str:
-    from fleet_pipeline.models.registry import RANDOM_TINY, resolve
+def random_model() -> str:
+    """The folder of a model with random weights, for mechanics."""
+    from fleet_pipeline_tests.support.random_tiny import random_tiny
 
-    return resolve(RANDOM_TINY)
+    return random_tiny()
 
 
 @pytest.fixture(scope="session")
-def vllm_engine(random_tiny: str) -> Iterator[VllmEngine]:
+def vllm_engine(random_model: str) -> Iterator[VllmEngine]:
     """Real vLLM on CPU with a random model, started once: a start takes 15 s."""
     from fleet_pipeline.inference.vllm import VllmConfig, VllmEngine
     from fleet_pipeline_tests.support.engine import CONTEXT
 
-    with VllmEngine.start(VllmConfig(model=random_tiny, max_model_len=CONTEXT, max_num_seqs=32)) as engine:
+    with VllmEngine.start(VllmConfig(model=random_model, max_model_len=CONTEXT, max_num_seqs=32)) as engine:
         yield engine
 
 

@@ -9,9 +9,7 @@ from typing import Any, NoReturn
 
 import click
 
-from fleet_pipeline.common.errors import (
-    InvalidInput,
-)
+from fleet_pipeline.common.errors import InvalidInput
 from fleet_pipeline.common.text import printable
 
 WIDTH = 160  # columns of a table without a terminal

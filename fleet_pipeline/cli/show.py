@@ -38,11 +38,7 @@ def show(deliberation_id: str, storage: str | None, as_json: bool) -> None:
     tables = {name: read_rows(store, name, deliberation_id) for name in ("proposals", "utterances")}
     rows = {name: table.to_pylist() if table is not None else [] for name, table in tables.items()}
     if as_json:
-        document = {
-            "deliberation": outcome,
-            "proposals": rows["proposals"],
-            "utterances": rows["utterances"],
-        }
+        document = {"deliberation": outcome, "proposals": rows["proposals"], "utterances": rows["utterances"]}
         click.echo(json.dumps(document, indent=2, default=str))
     else:
         console = Console(highlight=False)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -38,23 +37,3 @@ def written_whole(path: Path) -> Iterator[IO[bytes]]:
         os.fsync(folder)
     finally:
         os.close(folder)
-
-
-@contextmanager
-def built_whole(folder: Path, complete: str) -> Iterator[Path]:
-    """A folder to build in. It gets the name `folder` when the block ends. `complete` is a file of every full build.
-
-    If another process was faster, its build stays and this one is dropped.
-    """
-    # Not tempfile.mkdtemp: its folders are readable by their owner alone, whatever the umask says.
-    building = folder.parent / f".building-{uuid.uuid4().hex}"
-    building.mkdir(parents=True)
-    try:
-        yield building
-        try:
-            building.rename(folder)
-        except OSError:
-            if not (folder / complete).exists():
-                raise
-    finally:
-        shutil.rmtree(building, ignore_errors=True)

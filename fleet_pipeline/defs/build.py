@@ -21,10 +21,7 @@ from fleet_pipeline.storage.schemas import TABLES
 
 
 def build_definitions(
-    settings: Settings | None = None,
-    *,
-    overrides: Mapping[str, Any] | None = None,
-    allow_scripted: bool = False,
+    settings: Settings | None = None, *, overrides: Mapping[str, Any] | None = None, allow_scripted: bool = False
 ) -> dg.Definitions:
     """The definitions under `settings`; without `settings`, under those in force.
 

@@ -18,7 +18,6 @@ from fleet_pipeline.common.validation import describe
 from fleet_pipeline.deliberation.council import CouncilDefaults, CouncilOptions
 from fleet_pipeline.deliberation.judging import Judging
 from fleet_pipeline.deliberation.sampling import Sampling
-from fleet_pipeline.events.options import NatsOptions
 from fleet_pipeline.events.publisher import CHUNK
 from fleet_pipeline.events.receiver import DeliveryPolicy
 from fleet_pipeline.inference.engine import Engine, EngineProvider
@@ -35,31 +34,22 @@ from fleet_pipeline.settings import CouncilSettings, Settings
 from fleet_pipeline.storage.store import NO_RETRIES, Retries, Store
 
 
-def _fields(*models: type[BaseModel], leave_out: frozenset[str] = frozenset()) -> dict[str, Any]:
-    return {
+def _resource(*models: type[BaseModel]) -> Any:
+    """A resource with the fields of `models`, but for those that are models themselves."""
+    fields: dict[str, Any] = {
         name: (info.annotation, info)
         for model in models
         for name, info in model.model_fields.items()
-        if name not in leave_out
+        if info.annotation is not Sampling
     }
-
-
-_EngineFields = create_model("_EngineFields", __base__=dg.ConfigurableResource, **_fields(VllmConfig))
-_CouncilFields = create_model(
-    "_CouncilFields",
-    __base__=dg.ConfigurableResource,
-    **_fields(CouncilSettings, Sampling, leave_out=frozenset({"sampling"})),
-)
-_WeightFields = create_model("_WeightFields", __base__=dg.ConfigurableResource, **_fields(Weights))
-_ScoringFields = create_model("_ScoringFields", __base__=dg.ConfigurableResource, **_fields(ScoringOptions))
-_JudgeFields = create_model("_JudgeFields", __base__=dg.ConfigurableResource, **_fields(Judging))
+    return create_model(f"_{models[0].__name__}Fields", __base__=dg.ConfigurableResource, **fields)
 
 
 def _values(resource: Any, model: type[BaseModel]) -> dict[str, Any]:
     return {name: getattr(resource, name) for name in model.model_fields if hasattr(resource, name)}
 
 
-class EngineResource(_EngineFields):
+class EngineResource(_resource(VllmConfig)):  # type: ignore[misc]
     """vLLM, offline, in the process of the op that uses it. An `EngineProvider`."""
 
     def start(self, model: str) -> Engine:
@@ -75,7 +65,7 @@ class EngineResource(_EngineFields):
             raise InvalidInput(f"engine: {describe(error)}") from error
 
 
-class CouncilResource(_CouncilFields):
+class CouncilResource(_resource(CouncilSettings, Sampling)):  # type: ignore[misc]
     """What every council does unless its task or role says otherwise."""
 
     def settings(self) -> CouncilSettings:
@@ -86,7 +76,7 @@ class CouncilResource(_CouncilFields):
         return CouncilDefaults(model=engine.model, **options)
 
 
-class WeightsResource(_WeightFields):
+class WeightsResource(_resource(Weights)):  # type: ignore[misc]
     """The weights of a score's parts."""
 
     def weights(self) -> Weights:
@@ -99,7 +89,7 @@ def _encoder(model: str, device: str) -> Encoder:
     return Encoder(model, device)
 
 
-class ScoringResource(_ScoringFields):
+class ScoringResource(_resource(ScoringOptions)):  # type: ignore[misc]
     """How winners are chosen, and what else is measured."""
 
     def options(self) -> ScoringOptions:
@@ -111,7 +101,7 @@ class ScoringResource(_ScoringFields):
         return _encoder(options.embeddings, options.embeddings_device) if options.embeddings else None
 
 
-class JudgeResource(_JudgeFields):
+class JudgeResource(_resource(Judging)):  # type: ignore[misc]
     """Whether and how proposals are judged."""
 
     def judging(self) -> Judging:
@@ -154,21 +144,11 @@ class TickOptions:
 
 
 def fleet_of(
-    storage: StorageResource,
-    council: CouncilResource,
-    requests: RequestOptions | None = None,
-    nats: NatsOptions | None = None,
-    *,
-    retries: bool,
+    storage: StorageResource, council: CouncilResource, requests: RequestOptions | None = None, *, retries: bool
 ) -> Fleet:
     """A `Fleet` from the resources of a run or a tick. With `retries` it waits for storage, as ops should."""
-    return Fleet(
-        storage.url,
-        council.settings().roles_file,
-        requests or RequestOptions(),
-        nats or NatsOptions(),
-        storage.retries() if retries else NO_RETRIES,
-    )
+    patience = storage.retries() if retries else NO_RETRIES
+    return Fleet(storage.url, council.settings().roles_file, requests or RequestOptions(), patience)
 
 
 def default_resources(settings: Settings) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import dagster as dg
 import pandas as pd
 
 from fleet_pipeline.common.errors import CorruptFile, InvalidInput
+from fleet_pipeline.common.frames import records
 from fleet_pipeline.defs.io_managers import DeliberationRows
 from fleet_pipeline.defs.resources import (
     CouncilResource,
@@ -35,7 +36,7 @@ from fleet_pipeline.scoring.relevance import EmbeddedRelevance, Relevance, relev
 from fleet_pipeline.scoring.score import checks, council_figures, novelty, seat_scores
 from fleet_pipeline.scoring.scores import Score, score_frame
 from fleet_pipeline.services.disk_buffer import DiskBuffer
-from fleet_pipeline.services.outcomes import proposal_row, records
+from fleet_pipeline.services.outcomes import proposal_row
 from fleet_pipeline.storage.store import Store
 from fleet_pipeline.storage.tables import TableSlice, read_file, write_rows
 from fleet_pipeline.storage.task_store import TaskStore

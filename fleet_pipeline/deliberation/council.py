@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from fleet_pipeline.common.strict_model import StrictModel
 from fleet_pipeline.deliberation.roles import Perspective, Role
 from fleet_pipeline.deliberation.sampling import Sampling
 from fleet_pipeline.deliberation.task import Task, deliberation_id
@@ -28,10 +29,8 @@ HOTTEST = 1.3
 Resume = Literal["if-possible", "always", "never"]
 
 
-class CouncilOptions(BaseModel):
+class CouncilOptions(StrictModel):
     """What every council does unless its task or role says otherwise."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     sampling: Sampling = Sampling()
     seed: int = Field(default=0, ge=0, description="Run seed; the seed of every utterance derives from it.")

@@ -17,6 +17,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from fleet_pipeline.common.strict_model import StrictModel
 from fleet_pipeline.deliberation.council import Deliberation, Seat
 from fleet_pipeline.deliberation.prompts import Phase, Prompt, bullets, material, task_brief
 from fleet_pipeline.deliberation.protocol import Dialogue
@@ -29,10 +30,8 @@ MOST_REASON = 400  # characters
 JUDGE = Seat(index=0, agent_id="judge", label="judge")
 
 
-class Judging(BaseModel):
+class Judging(StrictModel):
     """Whether and how proposals are judged. Off by default: a small model's verdicts are noise."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     enabled: bool = Field(default=False, description="Compare final proposals with the council's own model.")
     opponents: int = Field(default=4, ge=1, le=63, description="Peers that each proposal is compared with.")

@@ -11,32 +11,27 @@ import tomllib
 from collections.abc import Mapping
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from fleet_pipeline.common.errors import InvalidInput
+from fleet_pipeline.common.strict_model import StrictModel
 from fleet_pipeline.common.validation import describe
 from fleet_pipeline.deliberation.sampling import Sampling
 
 RoleName = Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]{0,31}$")]
 
 
-class Perspective(BaseModel):
+class Perspective(StrictModel):
     """One way of looking at a task. Seats of a diverse council each take another one."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str = Field(pattern=r"^[a-z][a-z0-9 -]{0,39}$", description="Short name, as in tables and reports.")
     focus: str = Field(
-        min_length=1,
-        max_length=2_000,
-        description="What this seat weighs most, in one or two sentences.",
+        min_length=1, max_length=2_000, description="What this seat weighs most, in one or two sentences."
     )
 
 
-class Role(BaseModel):
+class Role(StrictModel):
     """What the members of a council are."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: RoleName
     title: str = Field(min_length=1, max_length=200, description="As in 'You are a ...'.")

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from fleet_pipeline.common.strict_model import StrictModel
 
 
-class Sampling(BaseModel):
+class Sampling(StrictModel):
     """Sampling parameters; an absent one is decided by the next layer.
 
     Layers, the first that says something wins: the task, the role, the run's settings, and last
     the model's own `generation_config.json`.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     temperature: float | None = Field(default=None, ge=0, le=2)
     top_p: float | None = Field(default=None, gt=0, le=1)

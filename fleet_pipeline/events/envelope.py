@@ -5,7 +5,9 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from fleet_pipeline.common.strict_model import StrictModel
 
 ENVELOPE_VERSION = 1
 PRODUCER = "fleet-pipeline"
@@ -14,14 +16,12 @@ PRODUCER = "fleet-pipeline"
 Sealed = tuple[str, str, bytes]
 
 
-class Envelope(BaseModel):
+class Envelope(StrictModel):
     """One event. `event_type` is also its subject.
 
     Delivery is at least once. `idempotency_key` is the same whenever the same fact is sent again;
     inside the stream's duplicate window the broker drops the repeat, beyond it consumers can.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     event_type: str
     schema_version: int = ENVELOPE_VERSION

@@ -5,17 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
+
+from fleet_pipeline.common.strict_model import StrictModel
 
 
-class NatsOptions(BaseModel):
+class NatsOptions(StrictModel):
     """Where events go and come from. Nothing is sent, and no request taken, without a URL.
 
     Secrets are masked wherever the settings are shown, and are never part of a run's record. Where a
     file can hold one, name the file.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     url: str | None = Field(
         default=None, repr=False, description="nats://host:port, or tls://host:port; several with commas."

@@ -29,9 +29,10 @@ from threading import Thread
 from types import TracebackType
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from fleet_pipeline.common.errors import EngineCrashed, EngineError, ModelUnavailable
+from fleet_pipeline.common.strict_model import StrictModel
 from fleet_pipeline.deliberation.prompts import Prompt
 from fleet_pipeline.deliberation.transcript import AgentError, Completion
 from fleet_pipeline.inference.engine import Finished, Job, OnCompletion, Result, ignore
@@ -46,10 +47,8 @@ LEAST_ROOM = 64
 SHUTDOWN_SECONDS = 2.0
 
 
-class VllmConfig(BaseModel):
+class VllmConfig(StrictModel):
     """How the model is loaded. Names and meanings are vLLM's."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     model: str = Field(default="Qwen/Qwen3-0.6B", min_length=1, description="Hub name or local folder of the model.")
     revision: str | None = Field(default=None, description="Branch, tag or commit of a hub model.")

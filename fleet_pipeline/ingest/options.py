@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from fleet_pipeline.common.json_input import MAX_BYTES
+from fleet_pipeline.common.strict_model import StrictModel
 
 
-class RequestOptions(BaseModel):
+class RequestOptions(StrictModel):
     """What is asked for from outside: how much of it, how old, and where besides the broker."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     inbox: str | None = Field(
         default=None, description="Folder (fsspec URL) where backlogs are put to be run; <storage>/inbox when absent."

@@ -33,8 +33,7 @@ def create_run(
 def _workspace_origin(job_name: str) -> RemoteJobOrigin:
     """The origin under which the UI finds the job: the code location that workspace.yaml names."""
     location = ManagedGrpcPythonEnvCodeLocationOrigin(
-        LoadableTargetOrigin(module_name=CODE_MODULE, working_directory=str(Path.cwd())),
-        location_name=CODE_LOCATION,
+        LoadableTargetOrigin(module_name=CODE_MODULE, working_directory=str(Path.cwd())), location_name=CODE_LOCATION
     )
     return RemoteRepositoryOrigin(location, REPOSITORY).get_job_origin(job_name)
 

@@ -17,12 +17,7 @@ NAME = "deliberations"
 deliberation_partitions = dg.DynamicPartitionsDefinition(name=NAME)
 
 STARTED = [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
-UNFINISHED = [
-    dg.DagsterRunStatus.QUEUED,
-    dg.DagsterRunStatus.NOT_STARTED,
-    dg.DagsterRunStatus.STARTING,
-    *STARTED,
-]
+UNFINISHED = [dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTING, *STARTED]
 
 
 def register(instance: dg.DagsterInstance, keys: Sequence[str]) -> dict[str, str]:

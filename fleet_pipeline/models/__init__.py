@@ -1,5 +1,4 @@
-"""Models that the project provides. Any other model that vLLM can load works too.
+"""Models by name: what a name resolves to, and what decides the output of the model behind it.
 
-`fleet-tiny` comes with the package. It is a demonstrator that writes English about the given task.
-`random-tiny` is built at first use. Its weights are random, so it only exercises the mechanics.
+`fleet-tiny` comes with the package: a demonstrator that writes English about its task.
 """

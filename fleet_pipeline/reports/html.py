@@ -14,6 +14,7 @@ from typing import IO, Any
 import pandas as pd
 
 from fleet_pipeline.common.errors import MissingExtra
+from fleet_pipeline.common.frames import records
 from fleet_pipeline.common.text import bounded, printable
 from fleet_pipeline.reports.plots import bars, before_and_after, distribution, diversity_against_relevance
 
@@ -67,10 +68,10 @@ def write_report(
         scripted=sorted(set(rows["engine"].dropna()) - {"vllm"}),
         plots=_plots(rows, seats),
         wins=wins(seats),
-        failures=_records(rows[rows["status"] != "completed"]),
-        slowest=_records(rows.sort_values("wall_s", ascending=False).head(MOST_LISTED)),
-        most_tokens=_records(rows.sort_values("completion_tokens", ascending=False).head(MOST_LISTED)),
-        alike=_records(rows.dropna(subset=["mean_distance"]).sort_values("mean_distance").head(MOST_LISTED)),
+        failures=records(rows[rows["status"] != "completed"]),
+        slowest=records(rows.sort_values("wall_s", ascending=False).head(MOST_LISTED)),
+        most_tokens=records(rows.sort_values("completion_tokens", ascending=False).head(MOST_LISTED)),
+        alike=records(rows.dropna(subset=["mean_distance"]).sort_values("mean_distance").head(MOST_LISTED)),
         deliberations=_details(list(ordered["deliberation_id"]), load_detail),
     )
     out.writelines(pieces)
@@ -130,11 +131,6 @@ def _details(keys: Sequence[str], load_detail: Callable[[str], DeliberationDetai
             about.setdefault(utterance["about_agent_id"], []).append(utterance)
         ranked = sorted(detail.seats, key=lambda seat: (seat["rank"] is None, seat["rank"], not seat["winner"]))
         yield {"row": detail.row, "seats": [{"seat": seat, "said": about.get(seat["agent_id"], [])} for seat in ranked]}
-
-
-def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    plain = frame.astype(object).where(frame.notna(), None)
-    return [{str(name): value for name, value in row.items()} for row in plain.to_dict("records")]
 
 
 def _figure(value: float | None) -> str:

@@ -166,10 +166,7 @@ def _seat(seat: Row, utterances: Sequence[Row]) -> RenderableType:
     rank = f"rank {seat['rank']}{tie}"
     name = f"[winner] {rank}" if seat["winner"] else rank
     return Panel(
-        Group(*body),
-        title=Text(f"{name}: {title}"),
-        title_align="left",
-        border_style="green" if seat["winner"] else "",
+        Group(*body), title=Text(f"{name}: {title}"), title_align="left", border_style="green" if seat["winner"] else ""
     )
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from fleet_pipeline.common.strict_model import StrictModel
 
 
-class Weights(BaseModel):
+class Weights(StrictModel):
     """Weights of the parts of a score. Where a part is absent the others share its weight."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     fit: float = Field(default=0.4, ge=0, le=1, description="How much better it fits its task than other tasks.")
     coverage: float = Field(default=0.4, ge=0, le=1, description="Share of each requirement and criterion taken up.")
@@ -30,10 +30,8 @@ class Weights(BaseModel):
 Method = Literal["score", "judge", "both"]
 
 
-class ScoringOptions(BaseModel):
+class ScoringOptions(StrictModel):
     """How winners are chosen, and what else is measured."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     method: Method = Field(default="score", description="By what the winner is chosen: score, judge or both.")
     embeddings: str | None = Field(
@@ -46,10 +44,8 @@ class ScoringOptions(BaseModel):
 CouncilCheck = Literal["quorum", "schema", "truncation", "duplicates", "diversity", "relevance"]
 
 
-class CouncilCheckOptions(BaseModel):
+class CouncilCheckOptions(StrictModel):
     """From where on people are warned of a council's result, and of what as an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     errors: tuple[CouncilCheck, ...] = Field(
         default=("quorum", "schema"), description="Checks that fail as errors; the others warn. None stops a run."

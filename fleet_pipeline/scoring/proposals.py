@@ -5,17 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 SEAT = ["deliberation_id", "agent_id"]
-_COLUMNS = [
-    "deliberation_id",
-    "task_id",
-    "role",
-    "agent_id",
-    "label",
-    "perspective",
-    "model",
-    "engine",
-    "fingerprint",
-]
+_COLUMNS = ["deliberation_id", "task_id", "role", "agent_id", "label", "perspective", "model", "engine", "fingerprint"]
 
 
 def final_proposals(utterances: pd.DataFrame) -> pd.DataFrame:

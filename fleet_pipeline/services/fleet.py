@@ -13,7 +13,6 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from fleet_pipeline.deliberation.roles import Role
-from fleet_pipeline.events.options import NatsOptions
 from fleet_pipeline.ingest.options import RequestOptions
 from fleet_pipeline.ingest.roles import read_roles
 from fleet_pipeline.settings import Settings
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Fleet:
-    """One storage, with its roles, its inbox and its broker. Each part is built on first use.
+    """One storage, with its roles and its inbox. Each part is built on first use.
 
     `retries` says how long to wait for storage that does not answer. Ops wait, because ending costs them more. A
     person, or a sensor that ticks again, should get the error at once.
@@ -35,12 +34,11 @@ class Fleet:
     storage_url: str
     roles_file: str | None = None
     requests: RequestOptions = field(default_factory=RequestOptions)
-    nats: NatsOptions = field(default_factory=NatsOptions)
     retries: Retries = NO_RETRIES
 
     @classmethod
     def of(cls, settings: Settings) -> Fleet:
-        return cls(settings.storage, settings.council.roles_file, settings.requests, settings.nats)
+        return cls(settings.storage, settings.council.roles_file, settings.requests)
 
     @cached_property
     def store(self) -> Store:

@@ -12,12 +12,13 @@ from typing import Any
 import dagster as dg
 import pandas as pd
 
+from fleet_pipeline.common.frames import records
 from fleet_pipeline.common.text import bounded, printable
 from fleet_pipeline.instance.metadata_keys import STORAGE
 from fleet_pipeline.reports.discussion import MOST_TEXT, discussion, reasoning
 from fleet_pipeline.reports.pictures import council_picture
 from fleet_pipeline.scoring.similarity import similarities
-from fleet_pipeline.services.outcomes import Outcome, records
+from fleet_pipeline.services.outcomes import Outcome
 from fleet_pipeline.storage.store import Store
 from fleet_pipeline.storage.tables import table_path
 

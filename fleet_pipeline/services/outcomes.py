@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from fleet_pipeline.common.errors import CorruptFile, InvalidInput
+from fleet_pipeline.common.frames import records
 from fleet_pipeline.scoring.council_checks import failed_checks
 from fleet_pipeline.scoring.options import CouncilCheck, CouncilCheckOptions
 from fleet_pipeline.scoring.outcome import outcome_row
@@ -48,12 +49,6 @@ def write_outcome(tasks: TaskStore, key: str, run_id: str, checks: CouncilCheckO
     write_rows(store, "deliberations", key, [row], {"status": row["status"], "fingerprint": row["fingerprint"]})
     failed = failed_checks(utterances, seats, scoring.get("diversity", {}), task.needed if task else None, checks)
     return Outcome(row, records(seats), utterances, failed)
-
-
-def records(frame: pd.DataFrame) -> list[Record]:
-    """Rows as dictionaries. Every absent value becomes None: pandas has three kinds of them."""
-    plain = frame.astype(object).where(frame.notna(), None)
-    return [{str(name): value for name, value in row.items()} for row in plain.to_dict("records")]
 
 
 def proposal_row(row: Record, wins: bool) -> Record:

@@ -298,12 +298,7 @@ def _note_where_left_off(
 
 
 def _go_on_after(
-    attention: torch.nn.Module,
-    head: int,
-    of_dash: torch.Tensor,
-    turns: list[torch.Tensor],
-    skipped: int,
-    word: int = 0,
+    attention: torch.nn.Module, head: int, of_dash: torch.Tensor, turns: list[torch.Tensor], skipped: int, word: int = 0
 ) -> None:
     """What follows the words left off at, with a full stop, a line break or both (`skipped` 2) between.
 

@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerFast
 
 from fleet_pipeline.deliberation import prompts
 from fleet_pipeline.deliberation.roles import BUILT_IN_ROLES
-from fleet_pipeline.models.chatml import train_tokenizer
+from fleet_pipeline.training.chatml import train_tokenizer
 from fleet_pipeline.training.tasks import Pieces
 
 VOCABULARY = 4_096

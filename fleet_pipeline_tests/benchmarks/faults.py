@@ -82,11 +82,11 @@ def memory(*counts: int) -> None:
 
 
 def poison(count: int = 1_000) -> None:
-    from fleet_pipeline.models.registry import RANDOM_TINY
+    from fleet_pipeline_tests.support.random_tiny import random_tiny
 
     with tempfile.TemporaryDirectory() as name, dg.instance_for_test(temp_dir=name) as instance:
         settings = Settings(
-            storage=f"{name}/storage", engine={"model": RANDOM_TINY, "max_model_len": 4_096},
+            storage=f"{name}/storage", engine={"model": random_tiny(), "max_model_len": 4_096},
             council={"sampling": {"max_tokens": 40}, "retries": 10},  # the random model often says nothing, or too much
         )  # fmt: skip
         store = Store(settings.storage)

@@ -16,7 +16,7 @@ import pandas as pd
 import psutil
 import pytest
 
-from fleet_pipeline.models.registry import FLEET_TINY, RANDOM_TINY
+from fleet_pipeline.models.registry import FLEET_TINY
 from fleet_pipeline_tests.support.processes import wait_until_gone
 
 pytestmark = pytest.mark.engine
@@ -161,10 +161,7 @@ def test_show_of_an_unknown_deliberation_names_those_there_are(ran) -> None:
     assert "Traceback" not in result.stderr
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [("", "no valid task"), ("{", "line 1"), (json.dumps(BAD), "rounds")],
-)
+@pytest.mark.parametrize(("content", "message"), [("", "no valid task"), ("{", "line 1"), (json.dumps(BAD), "rounds")])
 def test_a_backlog_with_nothing_valid_is_exit_code_2_and_starts_nothing(tmp_path: Path, content, message) -> None:
     result = fleet(tmp_path, "run", write_backlog(tmp_path, content))
     assert result.returncode == 2
@@ -279,14 +276,14 @@ def test_prune_shows_what_is_old_and_removes_it_only_when_told_to(ran, tmp_path:
 
 
 @pytest.mark.timeout(200)
-def test_a_run_that_is_told_to_end_does_so_keeps_what_finished_and_can_go_on(tmp_path: Path) -> None:
+def test_a_run_that_is_told_to_end_does_so_keeps_what_finished_and_can_go_on(tmp_path: Path, random_model: str) -> None:
     """SIGTERM, as an evicted pod gets it, while real vLLM generates in a process of its own."""
     tasks = [{"task_id": f"t{n}", "description": "Design a rate limiter", "rounds": 2} for n in range(150)]
     backlog = write_backlog(tmp_path, *tasks)
     program = [sys.executable, "-c", "from fleet_pipeline.cli import main; main()", "run", backlog]
     environment = os.environ | {"VLLM_ENABLE_V1_MULTIPROCESSING": "1"}
     process = subprocess.Popen(
-        [*program, "--model", RANDOM_TINY], cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True
+        [*program, "--model", random_model], cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True
     )
     assert process.stderr is not None
     while not (tmp_path / ".fleet/storage/utterances").exists():

@@ -1,4 +1,4 @@
-"""Files and folders appear whole or not at all."""
+"""Files appear whole or not at all."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from fleet_pipeline.common.files import built_whole, written_whole
+from fleet_pipeline.common.files import written_whole
 
 pytestmark = pytest.mark.unit
 
@@ -38,19 +38,6 @@ def test_others_can_read_what_the_umask_lets_them(tmp_path: Path) -> None:
     try:
         with written_whole(tmp_path / "a.txt") as out:
             out.write(b"a")
-        with built_whole(tmp_path / "built", complete="config.json") as building:
-            (building / "config.json").write_text("{}")
     finally:
         os.umask(before)
     assert stat.S_IMODE((tmp_path / "a.txt").stat().st_mode) == 0o644
-    assert stat.S_IMODE((tmp_path / "built").stat().st_mode) == 0o755
-
-
-def test_of_two_builds_of_one_folder_the_first_that_is_whole_stands(tmp_path: Path) -> None:
-    folder = tmp_path / "model"
-    with built_whole(folder, complete="config.json") as slow:
-        (slow / "config.json").write_text("slow")
-        with built_whole(folder, complete="config.json") as fast:
-            (fast / "config.json").write_text("fast")
-    assert (folder / "config.json").read_text() == "fast"
-    assert list(tmp_path.iterdir()) == [folder]

@@ -230,10 +230,7 @@ def test_a_deliberation_whose_files_are_torn_does_not_hold_up_its_neighbours(pip
     assert tick(pipeline, nats_url, cursor)[0] == "no outcomes since the last tick"
 
 
-@given(
-    st.lists(st.sampled_from(["good", "bad"]), max_size=60),
-    st.integers(1, 7),
-)
+@given(st.lists(st.sampled_from(["good", "bad"]), max_size=60), st.integers(1, 7))
 def test_merging_pages_of_two_logs_loses_and_doubles_nothing(kinds: list[str], limit: int) -> None:
     entries = [(position, f"k{position}", kind) for position, kind in enumerate(kinds, start=1)]
     cursor, seen = 0, []

@@ -206,11 +206,11 @@ for turn in ("one", "two"):
 
 @pytest.mark.timeout(200)
 @pytest.mark.parametrize("in_process", ["0", "1"])
-def test_engines_follow_one_another_and_leave_no_process_behind(random_tiny: str, in_process: str) -> None:
+def test_engines_follow_one_another_and_leave_no_process_behind(random_model: str, in_process: str) -> None:
     """Both of vLLM's modes: all in this process, as on CPU, and with an engine process, as on GPUs.
     The second engine is left in the middle of its work."""
     environment = os.environ | {"VLLM_ENABLE_V1_MULTIPROCESSING": in_process}
-    program = [sys.executable, "-c", TWO_ENGINES, random_tiny]
+    program = [sys.executable, "-c", TWO_ENGINES, random_model]
     ended = subprocess.run(program, capture_output=True, text=True, env=environment)
     assert ended.returncode == 0, ended.stderr[-2_000:]
     results = [line.removeprefix("RESULT ") for line in ended.stdout.splitlines() if line.startswith("RESULT")]
@@ -246,9 +246,9 @@ print("RESULT", [p.cmdline() for p in living()])
 
 
 @pytest.mark.timeout(200)
-def test_an_engine_process_that_is_killed_is_started_again_and_the_councils_go_on(random_tiny: str) -> None:
+def test_an_engine_process_that_is_killed_is_started_again_and_the_councils_go_on(random_model: str) -> None:
     environment = os.environ | {"VLLM_ENABLE_V1_MULTIPROCESSING": "1"}
-    program = [sys.executable, "-c", KILLED_ENGINE, random_tiny]
+    program = [sys.executable, "-c", KILLED_ENGINE, random_model]
     ended = subprocess.run(program, capture_output=True, text=True, env=environment)
     assert ended.returncode == 0, ended.stderr[-2_000:]
     results = [line.removeprefix("RESULT ") for line in ended.stdout.splitlines() if line.startswith("RESULT")]

@@ -101,11 +101,7 @@ def test_without_a_verdict_on_every_seat_the_score_decides_and_that_is_said(judg
     assert found["won_by"].dropna().tolist() == ["score"]
 
 
-@given(
-    st.lists(st.tuples(*[st.floats(0, 1)] * 4), min_size=1, max_size=12),
-    st.integers(1, 12),
-    st.randoms(),
-)
+@given(st.lists(st.tuples(*[st.floats(0, 1)] * 4), min_size=1, max_size=12), st.integers(1, 12), st.randoms())
 def test_order_changes_neither_rank_nor_winner_and_each_council_has_one_winner(rows, k, random) -> None:
     frame = score(parts(*rows), Weights())
     frame["judge"] = frame["fit"]

@@ -124,18 +124,12 @@ def test_asking_twice_before_it_is_taken_runs_once(asking: Asking) -> None:
     assert asking.run_what_was_asked() == []
 
 
-def test_a_file_a_folder_and_a_glob_are_read_and_a_bad_file_costs_its_neighbours_nothing(
-    asking: Asking,
-) -> None:
+def test_a_file_a_folder_and_a_glob_are_read_and_a_bad_file_costs_its_neighbours_nothing(asking: Asking) -> None:
     asking.write("a.jsonl", line("t1"))
     asking.write("b.csv", "task_id,description", "t2,Describe it")
     asking.write("notes.txt", "not a backlog")
     (asking.folder / "c.parquet").write_bytes(b"torn")
-    for backlog, found in (
-        (asking.folder / "a.jsonl", 1),
-        (asking.folder, 2),
-        (asking.folder / "*.csv", 1),
-    ):
+    for backlog, found in ((asking.folder / "a.jsonl", 1), (asking.folder, 2), (asking.folder / "*.csv", 1)):
         asking.pipeline.configure(bulk={"backlog": str(backlog)})
         said = asking.scheduled().run_requests[0].tags["fleet/found"]
         assert f"{found} new" in said

@@ -66,10 +66,7 @@ READERS: dict[str, tuple[str, Callable[[Store], object]]] = {
     "pending": ("pending/b-requests-c.json", lambda store: pending_batches(TaskStore(store, BUILT_IN_ROLES))),
     "backlog": ("backlog.jsonl", lambda store: read_backlog(f"{store.root}/backlog.jsonl", BUILT_IN_ROLES)),
     "csv": ("backlog.csv", lambda store: read_backlog(f"{store.root}/backlog.csv", BUILT_IN_ROLES)),
-    "parquet backlog": (
-        "backlog.parquet",
-        lambda store: read_backlog(f"{store.root}/backlog.parquet", BUILT_IN_ROLES),
-    ),
+    "parquet backlog": ("backlog.parquet", lambda store: read_backlog(f"{store.root}/backlog.parquet", BUILT_IN_ROLES)),
     "cases": ("cases.json", lambda store: [n for n, _ in read_cases(f"{store.root}/cases.json")]),
     "config": ("fleet.toml", config),
     "roles": ("roles.toml", lambda store: read_roles(f"{store.root}/roles.toml")),

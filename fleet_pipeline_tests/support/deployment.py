@@ -139,12 +139,7 @@ def kill_tree(process: subprocess.Popen[bytes]) -> None:
 
 def start_daemon(home: Path, storage: Path, nats_url: str) -> subprocess.Popen[bytes]:
     """Start the daemon alone. It starts its own code server."""
-    program = [
-        Path(sys.executable).with_name("dagster-daemon"),
-        "run",
-        "-m",
-        SCRIPTED,
-    ]
+    program = [Path(sys.executable).with_name("dagster-daemon"), "run", "-m", SCRIPTED]
     with (home.parent / "daemon.log").open("a") as log:
         return subprocess.Popen(
             program, env=environment(home, storage, nats_url), stdout=log, stderr=log, cwd=ROOT, start_new_session=True
@@ -158,16 +153,7 @@ def deployed(folder: Path, nats_url: str = "", module: str = SCRIPTED, **setting
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    program = [
-        sys.executable,
-        "-m",
-        "dagster",
-        "dev",
-        "-m",
-        module,
-        "-p",
-        str(port),
-    ]
+    program = [sys.executable, "-m", "dagster", "dev", "-m", module, "-p", str(port)]
     with (folder / "log").open("w") as log:
         variables = environment(home, storage, nats_url) | settings
         process = subprocess.Popen(program, env=variables, stdout=log, stderr=log, cwd=ROOT)

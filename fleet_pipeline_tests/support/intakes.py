@@ -130,20 +130,7 @@ def line(task_id: str, description: str = "do", **fields: Any) -> dict:
 def hostile(chance: random.Random) -> bytes:
     """A message that must be rejected: malformed, wrong types, nested, huge, hostile ids, or no Unicode."""
     good = json.dumps(line(f"t{chance.randrange(1_000)}", roles=["DEV"], constraints={"rubric": ["a"]})).encode()
-    ids = [
-        "../../etc/passwd",
-        "a/b",
-        "-rf",
-        "",
-        "a" * 121,
-        "t\u0000",
-        "\ud800",
-        "a..b",
-        "<script>",
-        "${x}",
-        "%s",
-        "п",
-    ]
+    ids = ["../../etc/passwd", "a/b", "-rf", "", "a" * 121, "t\u0000", "\ud800", "a..b", "<script>", "${x}", "%s", "п"]
     wrong = [None, 5, -1, 1e400, [], {}, True, "\ud83d", [[[[1]]]], {"a": {"b": {}}}, "x" * 3_000, 10**400]
     kinds: list[Callable[[], bytes]] = [
         lambda: bytes(chance.randrange(256) for _ in range(chance.randrange(60))),

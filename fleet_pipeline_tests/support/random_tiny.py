@@ -1,7 +1,7 @@
 """A Qwen3 of under a million parameters with random weights: real vLLM mechanics, no sense.
 
-For demos and tests where no model can be downloaded. What it says is word salad from its own
-tokenizer's pieces; nothing about quality, diversity or relevance can be learnt from it.
+What it says is word salad from its own tokenizer's pieces: nothing about quality, diversity or relevance can be
+learnt from it.
 
 Weights are random but for one thing: the end-of-turn token has a fixed logit, so that answers end
 by themselves, with uneven lengths (mean about `MEAN_ANSWER_TOKENS`), as a real model's do.
@@ -9,16 +9,42 @@ by themselves, with uneven lengths (mean about `MEAN_ANSWER_TOKENS`), as a real 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
+import os
+import shutil
+import tempfile
 from pathlib import Path
 
-from fleet_pipeline.models.chatml import END_OF_TEXT, END_OF_TURN, SPECIAL_TOKENS, train_tokenizer
+from fleet_pipeline.deliberation import prompts, roles
+from fleet_pipeline.training import chatml
+from fleet_pipeline.training.chatml import END_OF_TEXT, END_OF_TURN, SPECIAL_TOKENS, train_tokenizer
 
 MEAN_ANSWER_TOKENS = 40
 VOCABULARY = 2_048
 HIDDEN = 64
 CONTEXT = 16_384
+
+
+def random_tiny() -> str:
+    """Its folder. Built once for each version of what it is made from (about 5 s), in the user's cache."""
+    sources = [Path(str(module.__file__)).read_text(encoding="utf-8") for module in (chatml, prompts, roles)]
+    version = hashlib.sha256("".join([Path(__file__).read_text(encoding="utf-8"), *sources]).encode()).hexdigest()[:12]
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fleet-pipeline/models"
+    folder = cache / f"random-tiny-{version}"
+    if not (folder / "config.json").exists():
+        cache.mkdir(parents=True, exist_ok=True)
+        building = Path(tempfile.mkdtemp(prefix=".building-", dir=cache))
+        try:
+            build(building, sources[1:])
+            building.rename(folder)
+        except OSError:
+            if not (folder / "config.json").exists():  # else another process was faster: its build is as good
+                raise
+        finally:
+            shutil.rmtree(building, ignore_errors=True)
+    return str(folder)
 
 
 def build(folder: Path, corpus: list[str], seed: int = 0) -> None:
