@@ -28,13 +28,13 @@ ui: setup ## Open the Dagster UI on what has been run, at http://localhost:3000
 		PATH="$(CURDIR)/.venv/bin:$$PATH" dagster dev --workspace workspace.yaml --port $(PORT)
 
 test: setup lint browser ## Run every check: lint, types, tests (two at a time, one engine at a time)
-	@.venv/bin/python -m pytest -n 2 --dist loadgroup -m "not slow"
+	@.venv/bin/python -m pytest -n 2 --dist loadfile -m "not slow"
 
 test-unit: setup ## Run the tests that need neither Dagster nor vLLM nor a broker: about a minute
-	@.venv/bin/python -m pytest -n 2 --dist loadgroup -m unit
+	@.venv/bin/python -m pytest -n 2 --dist loadfile -m unit
 
 test-all: setup lint browser ## Run the slow tests as well: ten minutes more
-	@.venv/bin/python -m pytest -n 2 --dist loadgroup
+	@.venv/bin/python -m pytest -n 2 --dist loadfile
 
 browser: setup ## Install a Chromium for the tests, where there is none
 	@requirements/browser.sh

@@ -8,8 +8,9 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import hypothesis
 import pytest
@@ -47,11 +48,29 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """One engine at a time: tests that need one go to the same worker, and run first. Other modules stay whole."""
-    for item in items:
-        engine = item.get_closest_marker("engine") is not None
-        item.add_marker(pytest.mark.xdist_group("engine" if engine else item.path.stem))
-    items.sort(key=lambda item: item.get_closest_marker("engine") is None)
+    """What needs an engine begins first: it takes the longest."""
+    items.sort(key=lambda item: not _needs_engine(item.path))
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """One engine at a time: all modules that need one go to the same worker, and every other module stays whole.
+
+    Not `--dist loadgroup`: pytest-xdist 3.8 says the group in a private attribute that pytest 9 has no more.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class OneEngine(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            module = nodeid.partition("::")[0]
+            return "engine" if _needs_engine(config.rootpath / module) else module
+
+    config.option.loadscopereorder = False
+    return OneEngine(config, log)
+
+
+@cache
+def _needs_engine(module: Path) -> bool:
+    return "pytestmark = pytest.mark.engine" in module.read_text(encoding="utf-8")
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:

@@ -20,7 +20,6 @@ def written_whole(path: Path) -> Iterator[IO[bytes]]:
     File and folder are then synced to disk. Two writers of one path do not conflict, because each has its own
     temporary file. Raises `OSError`, and leaves no temporary file behind.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     # Not tempfile: it ignores the umask, and only the owner can read its files.
     temporary = path.parent / f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}"
     try:

@@ -140,7 +140,9 @@ class Store:
             if not self.is_local:
                 self.fs.put_file(str(file), f"{self.root}/{path}")
                 return
-            with written_whole(Path(self.root, path)) as target, file.open("rb") as source:
+            target_path = Path(self.root, path)
+            target_path.parent.mkdir(parents=True, exist_ok=True)
+            with written_whole(target_path) as target, file.open("rb") as source:
                 shutil.copyfileobj(source, target)
 
     def _read(self, path: str) -> bytes | None:
@@ -215,5 +217,6 @@ def _listed_local(folder: Path) -> dict[str, datetime]:
 
 
 def _write_local(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
     with written_whole(path) as file:
         file.write(content)

@@ -14,13 +14,19 @@ pytestmark = pytest.mark.unit
 
 
 def test_a_file_that_is_not_written_to_its_end_leaves_the_old_one_and_no_remains(tmp_path: Path) -> None:
-    file = tmp_path / "folder/a.txt"
+    file = tmp_path / "a.txt"
     with written_whole(file) as out:
         out.write(b"old")
     with pytest.raises(ZeroDivisionError), written_whole(file) as out:
         out.write(bytes(1 // 0))
     assert file.read_bytes() == b"old"
     assert list(file.parent.iterdir()) == [file]
+
+
+def test_a_folder_that_is_not_there_is_an_error_and_is_not_made(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError), written_whole(tmp_path / "nowhere/a.txt"):
+        pass
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_two_writers_of_one_file_do_not_meet(tmp_path: Path) -> None:
