@@ -10,17 +10,17 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from fleet_pipeline.common.errors import InvalidInput, treatment
-from fleet_pipeline.events.connection import connect
+from fleet_pipeline.events.connection import connect, unavailable
 from fleet_pipeline.events.options import NatsOptions
 
 STATUS, RESULT, STATS = "fleet.status", "fleet.result", "fleet.stats"
 MAX_QUESTION_BYTES = 4_096
-# (subject, id or "", request id or "", whether to include texts) -> answer. May block. Raises InvalidInput.
-Answer = Callable[[str, str, str, bool], dict[str, Any]]
+# (connection, subject, id or "", request id or "", whether to include texts) -> answer. Raises InvalidInput.
+Answer = Callable[[Any, str, str, str, bool], Awaitable[dict[str, Any]]]
 
 
 async def serve(
@@ -32,16 +32,18 @@ async def serve(
     """
     from nats.micro import add_service
 
-    async with connect(options, lasting=True) as connection:
+    denials: list[str] = []
+    async with connect(options, lasting=True, refused=denials) as connection:
 
         async def handle(request: Any) -> None:
             try:
                 key, request_id = _parse_question(request.data) if request.subject != STATS else ("", "")
-                content = await asyncio.to_thread(answer, request.subject, key, request_id, request.subject == RESULT)
-                body = json.dumps(content).encode()
-                if len(body) > connection.max_payload:
-                    content = await asyncio.to_thread(answer, request.subject, key, request_id, False)
+                with unavailable(options, denials):
+                    content = await answer(connection, request.subject, key, request_id, request.subject == RESULT)
                     body = json.dumps(content).encode()
+                    if len(body) > connection.max_payload:
+                        content = await answer(connection, request.subject, key, request_id, False)
+                        body = json.dumps(content).encode()
                 await request.respond(body)
             except Exception as error:  # noqa: BLE001 - a question that fails must not end the service
                 treated = treatment(error)

@@ -41,12 +41,13 @@ def check(nats: str | None, as_json: bool) -> None:
     fleet events check --nats nats://broker:4222
     FLEET_NATS__USER=setup FLEET_NATS__PASSWORD=... fleet events check --json
     """
+    from fleet_pipeline.events.connection import run_blocking
     from fleet_pipeline.events.options import without_secrets
     from fleet_pipeline.events.publisher import prepare_broker
     from fleet_pipeline.events.streams import STREAMS
 
     broker = _required_broker(load_settings(flags(nats__url=nats)))
-    remarks = prepare_broker(broker)
+    remarks = run_blocking(broker, prepare_broker)
     if as_json:
         streams = {stream.name: list(stream.subjects) for stream in STREAMS}
         click.echo(

@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import IO, Any, NamedTuple, get_args
 
@@ -96,6 +97,7 @@ def run(
 
 def _run(settings: Settings, backlog: Backlog, broker: NatsOptions, as_json: bool, terminal: _Terminal) -> int:
     from fleet_pipeline.cli import local_run
+    from fleet_pipeline.events.connection import run_blocking
     from fleet_pipeline.events.publisher import prepare_broker
     from fleet_pipeline.events.streams import PUBLISHED_STREAMS
     from fleet_pipeline.events.subscriber import arriving
@@ -105,7 +107,7 @@ def _run(settings: Settings, backlog: Backlog, broker: NatsOptions, as_json: boo
     from fleet_pipeline.services.publishing import PublishSummary
 
     if broker.url:
-        for remark in prepare_broker(broker, PUBLISHED_STREAMS):
+        for remark in run_blocking(broker, partial(prepare_broker, streams=PUBLISHED_STREAMS)):
             click.echo(printable(f"NATS: {remark}"), terminal.err)
     publish_error = ""
     out = Console(file=terminal.out, highlight=False, soft_wrap=not terminal.out.isatty())

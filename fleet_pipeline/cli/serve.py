@@ -28,7 +28,7 @@ def serve(nats: str | None, storage: str | None) -> None:
     """
     from fleet_pipeline.api.nats_service import STATS
     from fleet_pipeline.api.nats_service import serve as answer_questions
-    from fleet_pipeline.events.connection import run_blocking
+    from fleet_pipeline.events.connection import unavailable
     from fleet_pipeline.services.fleet import Fleet
     from fleet_pipeline.services.status import RequestStatusService
 
@@ -36,10 +36,12 @@ def serve(nats: str | None, storage: str | None) -> None:
     if settings.nats.url is None:
         raise InvalidInput("no broker is configured: --nats URL, FLEET_NATS__URL, or nats.url in fleet.toml")
     with Fleet.of(settings).open_status() as status_service:
-        request_status = RequestStatusService(status_service, settings.nats)
+        requests = RequestStatusService(status_service)
 
-        def answer(subject: str, key: str, request_id: str, with_texts: bool) -> dict[str, Any]:
-            return request_status.stats() if subject == STATS else request_status.status(key, request_id, with_texts)
+        async def answer(connection: Any, subject: str, key: str, request_id: str, with_texts: bool) -> dict[str, Any]:
+            if subject == STATS:
+                return await requests.stats(connection)
+            return await requests.status(connection, key, request_id, with_texts)
 
         async def serve_until_signal() -> None:
             stop = asyncio.Event()
@@ -53,4 +55,5 @@ def serve(nats: str | None, storage: str | None) -> None:
                 lambda: click.echo("answering on fleet.status, fleet.result, fleet.stats; Ctrl-C ends it", err=True),
             )
 
-        run_blocking(settings.nats, serve_until_signal())
+        with unavailable(settings.nats):
+            asyncio.run(serve_until_signal())

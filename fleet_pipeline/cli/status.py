@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -15,7 +16,7 @@ from fleet_pipeline.common.text import printable
 from fleet_pipeline.settings import Settings, load_settings
 
 if TYPE_CHECKING:
-    from fleet_pipeline.services.status import RequestStatusService, StatusService
+    from fleet_pipeline.services.status import StatusService
 
 
 @click.command()
@@ -35,15 +36,13 @@ def status(deliberation_ids: tuple[str, ...], storage: str | None, as_json: bool
     fleet status rate-limiter.dev --json | jq '.[0].results'
     """
     from fleet_pipeline.services.fleet import Fleet
-    from fleet_pipeline.services.status import RequestStatusService
 
     settings = load_settings(flags(storage=storage))
     with Fleet.of(settings).open_status() as status_service:
         if not deliberation_ids:
             _overview(status_service, settings, as_json)
             return
-        request_status = RequestStatusService(status_service, settings.nats)
-        answers = [_answer(request_status, key, as_json) for key in deliberation_ids]
+        answers = _answers(status_service, settings, deliberation_ids, as_json)
     if as_json:
         click.echo(json.dumps(answers, indent=2))
     else:
@@ -53,15 +52,29 @@ def status(deliberation_ids: tuple[str, ...], storage: str | None, as_json: bool
     sys.exit(0 if all(answer["status"] == "COMPLETED" for answer in answers) else SOME_FAILED)
 
 
-def _answer(request_status: RequestStatusService, key: str, with_texts: bool) -> dict[str, Any]:
-    """A deliberation's status. If the broker cannot be reached: the status known here, with an error."""
+def _answers(
+    status_service: StatusService, settings: Settings, keys: Sequence[str], with_texts: bool
+) -> list[dict[str, Any]]:
+    """The status of each. The broker is asked about those that are not known here, if it can be reached."""
     from fleet_pipeline.common.errors import BrokerUnavailable
+    from fleet_pipeline.events.connection import run_blocking
+    from fleet_pipeline.services.status import RequestStatusService, Status
 
-    try:
-        return request_status.status(key, with_texts=with_texts)
-    except BrokerUnavailable as error:
-        answer = request_status.status_service.status(key, with_texts)
-        return answer | {"error": f"not known here, and the broker cannot be asked: {error}"}
+    answers = {key: status_service.status(key, with_texts) for key in keys}
+    unknown = [key for key, answer in answers.items() if answer["status"] == Status.UNKNOWN]
+
+    async def ask(connection: Any) -> None:
+        requests = RequestStatusService(status_service)
+        for key in unknown:
+            answers[key] = await requests.status(connection, key, with_texts=with_texts)
+
+    if unknown and settings.nats.url is not None:
+        try:
+            run_blocking(settings.nats, ask)
+        except BrokerUnavailable as error:
+            for key in unknown:
+                answers[key]["error"] = f"not known here, and the broker cannot be asked: {error}"
+    return [answers[key] for key in keys]
 
 
 def _overview(status_service: StatusService, settings: Settings, as_json: bool) -> None:
@@ -85,10 +98,11 @@ def _broker_counts(settings: Settings) -> tuple[dict[str, Any], str]:
     if settings.nats.url is None:
         return {}, ""
     from fleet_pipeline.common.errors import BrokerUnavailable
+    from fleet_pipeline.events.connection import run_blocking
     from fleet_pipeline.services.status import requests_at_the_broker
 
     try:
-        counts = requests_at_the_broker(settings.nats)
+        counts = run_blocking(settings.nats, requests_at_the_broker)
     except BrokerUnavailable as error:
         return {"broker_error": str(error)}, str(error)
     template = "requests at the broker: {requests_waiting} waiting to be taken, {requests_refused} refused"

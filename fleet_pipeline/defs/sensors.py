@@ -5,12 +5,14 @@ folder. Both request runs, and many requests share one run. `orphaned_runs` ends
 """
 
 import time
+from functools import partial
 
 import dagster as dg
 
 from fleet_pipeline.common.errors import BrokerUnavailable, StorageError, StreamMismatch
 from fleet_pipeline.defs.jobs import deliberate_job
 from fleet_pipeline.defs.resources import CouncilResource, StorageResource, TickOptions, fleet_of
+from fleet_pipeline.events.connection import run_blocking
 from fleet_pipeline.events.options import NatsOptions
 from fleet_pipeline.events.receiver import receive
 from fleet_pipeline.ingest.options import RequestOptions
@@ -81,14 +83,15 @@ def requests(
     if nats.url is None:
         return _result(context, intake, NO_BROKER)
     try:
-        counts = receive(
-            nats,
-            lambda messages: intake.take_messages(messages, request_options),
+        receive_all = partial(
+            receive,
+            take=partial(intake.take_messages, options=request_options),
             wait_seconds=0.0 if intake.run_requests else ticks.wait_seconds,
             work_seconds=ticks.work_seconds,
             batch=request_options.most_per_run,
             policy=ticks.delivery,
         )
+        counts = run_blocking(nats, receive_all)
     except (BrokerUnavailable, StreamMismatch, StorageError) as error:
         if not intake.run_requests:
             raise

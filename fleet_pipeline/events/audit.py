@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-from fleet_pipeline.events.connection import connect, run_blocking
+from typing import Any
+
 from fleet_pipeline.events.consumer import iter_messages
-from fleet_pipeline.events.options import NatsOptions
 from fleet_pipeline.events.streams import OUTGOING, PUBLISHED_STREAMS, ensure_streams
 
 
-def stored_keys(options: NatsOptions) -> frozenset[str]:
-    """The idempotency keys of all our events that the broker holds. Raises `BrokerUnavailable`, `StreamMismatch`."""
-    return run_blocking(options, _stored_keys(options))
-
-
-async def _stored_keys(options: NatsOptions) -> frozenset[str]:
+async def stored_keys(connection: Any) -> frozenset[str]:
+    """The idempotency keys of all our events that the broker holds. Raises `StreamMismatch`."""
     keys: set[str] = set()
-    async with connect(options) as connection:
-        jetstream = connection.jetstream()
-        await ensure_streams(jetstream, PUBLISHED_STREAMS)
-        for subject in OUTGOING:
-            # By subject, not by name: a stream of another name may take it.
-            stream = await jetstream.find_stream_name_by_subject(subject)
-            async for message in iter_messages(connection, stream, subject, headers_only=True):
-                keys.add((message.headers or {}).get("Nats-Msg-Id", ""))
+    jetstream = connection.jetstream()
+    await ensure_streams(jetstream, PUBLISHED_STREAMS)
+    for subject in OUTGOING:
+        # By subject, not by name: a stream of another name may take it.
+        stream = await jetstream.find_stream_name_by_subject(subject)
+        async for message in iter_messages(connection, stream, subject, headers_only=True):
+            keys.add((message.headers or {}).get("Nats-Msg-Id", ""))
     return frozenset(keys - {""})

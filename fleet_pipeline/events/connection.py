@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import ssl
-from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,10 +20,18 @@ class NotPermitted(TimeoutError):
     """The NATS user lacks the permission for this operation."""
 
 
-def run_blocking(options: NatsOptions, conversation: Coroutine[Any, Any, T]) -> T:
-    """Run the coroutine and return its result. Raises `BrokerUnavailable`; its text holds no secrets."""
+def run_blocking(options: NatsOptions, conversation: Callable[[Any], Coroutine[Any, Any, T]]) -> T:
+    """Connect, hold the conversation on that connection, and return its result: the one way in from blocking code.
+
+    Raises `BrokerUnavailable`; its text holds no secrets.
+    """
+
+    async def connected() -> T:
+        async with connect(options) as connection:
+            return await conversation(connection)
+
     with unavailable(options):
-        return asyncio.run(conversation)
+        return asyncio.run(connected())
 
 
 @contextmanager

@@ -5,82 +5,66 @@ from __future__ import annotations
 import json
 from contextlib import suppress
 from datetime import datetime
+from typing import Any
 
 from fleet_pipeline.common.errors import InvalidRecord
 from fleet_pipeline.common.json_input import parse_json
 from fleet_pipeline.common.messages import PLAN_APPROVED, REQUESTED
 from fleet_pipeline.deliberation.task import deliberation_id
-from fleet_pipeline.events.connection import connect, run_blocking
 from fleet_pipeline.events.consumer import iter_messages
-from fleet_pipeline.events.options import NatsOptions
 from fleet_pipeline.events.receiver import REQUEST_HEADER, SOURCES, stream_of
 from fleet_pipeline.events.streams import POISON, ensure_streams
 
 
-def waiting(options: NatsOptions) -> dict[str, int]:
+async def waiting(connection: Any) -> dict[str, int]:
     """The number of messages not taken yet, by subject. The key `poison` counts those in the poison stream."""
-    return run_blocking(options, _waiting(options))
-
-
-def untaken(options: NatsOptions) -> frozenset[str]:
-    """Ids of the requests not taken yet, and ids of the deliberations they ask for."""
-    return run_blocking(options, _untaken(options))
-
-
-def refusal(options: NatsOptions, request_id: str, since: datetime) -> str | None:
-    """Why a request was put into the poison stream after `since`; None if it was not."""
-    return run_blocking(options, _refusal(options, request_id, since))
-
-
-async def _waiting(options: NatsOptions) -> dict[str, int]:
     from nats.js.errors import NotFoundError
 
-    async with connect(options) as connection:
-        jetstream = connection.jetstream()
-        counts = dict.fromkeys((REQUESTED, PLAN_APPROVED, "poison"), 0)
-        for source in SOURCES:
-            with suppress(NotFoundError):
-                stream = await stream_of(jetstream, source)
-                try:
-                    consumer = await jetstream.consumer_info(stream, source.durable)
-                    counts[source.subject] = consumer.num_pending + consumer.num_ack_pending
-                except NotFoundError:  # no consumer yet: nobody has pulled requests
-                    state = (await jetstream.stream_info(stream, subjects_filter=source.subject)).state
-                    counts[source.subject] = (state.subjects or {}).get(source.subject, 0)
+    jetstream = connection.jetstream()
+    counts = dict.fromkeys((REQUESTED, PLAN_APPROVED, "poison"), 0)
+    for source in SOURCES:
         with suppress(NotFoundError):
-            counts["poison"] = (await jetstream.stream_info(POISON.name)).state.messages
-        return counts
+            stream = await stream_of(jetstream, source)
+            try:
+                consumer = await jetstream.consumer_info(stream, source.durable)
+                counts[source.subject] = consumer.num_pending + consumer.num_ack_pending
+            except NotFoundError:  # no consumer yet: nobody has pulled requests
+                state = (await jetstream.stream_info(stream, subjects_filter=source.subject)).state
+                counts[source.subject] = (state.subjects or {}).get(source.subject, 0)
+    with suppress(NotFoundError):
+        counts["poison"] = (await jetstream.stream_info(POISON.name)).state.messages
+    return counts
 
 
-async def _untaken(options: NatsOptions) -> frozenset[str]:
+async def untaken(connection: Any) -> frozenset[str]:
+    """Ids of the requests not taken yet, and ids of the deliberations they ask for."""
     from nats.js.errors import NotFoundError
 
     ids: set[str] = set()
-    async with connect(options) as connection:
-        jetstream = connection.jetstream()
-        for source in SOURCES:
-            with suppress(NotFoundError):
-                stream = await stream_of(jetstream, source)
-                first_sequence = 1
-                try:
-                    first_sequence = (await jetstream.consumer_info(stream, source.durable)).ack_floor.stream_seq + 1
-                except NotFoundError:
-                    if source.recent_only:
-                        continue  # nobody has read this stream yet, and most of it is old
-                async for message in iter_messages(connection, stream, source.subject, opt_start_seq=first_sequence):
-                    ids.add((message.headers or {}).get("Nats-Msg-Id", ""))
-                    ids |= _requested_ids(message.data)
+    jetstream = connection.jetstream()
+    for source in SOURCES:
+        with suppress(NotFoundError):
+            stream = await stream_of(jetstream, source)
+            first_sequence = 1
+            try:
+                first_sequence = (await jetstream.consumer_info(stream, source.durable)).ack_floor.stream_seq + 1
+            except NotFoundError:
+                if source.recent_only:
+                    continue  # nobody has read this stream yet, and most of it is old
+            async for message in iter_messages(connection, stream, source.subject, opt_start_seq=first_sequence):
+                ids.add((message.headers or {}).get("Nats-Msg-Id", ""))
+                ids |= _requested_ids(message.data)
     return frozenset(ids)
 
 
-async def _refusal(options: NatsOptions, request_id: str, since: datetime) -> str | None:
+async def refusal(connection: Any, request_id: str, since: datetime) -> str | None:
+    """Why a request was put into the poison stream after `since`; None if it was not."""
     header = " ".join(request_id.split())
-    async with connect(options) as connection:
-        await ensure_streams(connection.jetstream(), (POISON,))
-        async for message in iter_messages(connection, POISON.name, POISON.subjects[0], opt_start_time=since):
-            if (message.headers or {}).get(REQUEST_HEADER) == header:
-                reason: str = json.loads(message.data)["payload"]["reason"]
-                return reason
+    await ensure_streams(connection.jetstream(), (POISON,))
+    async for message in iter_messages(connection, POISON.name, POISON.subjects[0], opt_start_time=since):
+        if (message.headers or {}).get(REQUEST_HEADER) == header:
+            reason: str = json.loads(message.data)["payload"]["reason"]
+            return reason
     return None
 
 

@@ -8,9 +8,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from fleet_pipeline.events.connection import connect, run_blocking
 from fleet_pipeline.events.envelope import Sealed
-from fleet_pipeline.events.options import NatsOptions
 from fleet_pipeline.events.streams import PUBLISHED_STREAMS, STREAMS, Stream, ensure_streams, largest_message
 
 ACK_TIMEOUT_SECONDS = 10.0
@@ -36,46 +34,32 @@ class Receipts:
 MakeEvents = Callable[[int], Iterable[Sealed]]
 
 
-def publish(options: NatsOptions, make_events: MakeEvents, chunk_size: int = CHUNK) -> Receipts:
+async def publish(connection: Any, make_events: MakeEvents, chunk_size: int = CHUNK) -> Receipts:
     """Send `make_events(largest payload in bytes)` to JetStream; return once every ack has arrived.
 
-    Raises `BrokerUnavailable` if an ack is missing: some events may then be stored, and sending all
-    of them again is safe. Raises `StreamMismatch` if a stream would lose events.
+    Raises `TimeoutError` if an ack is missing: some events may then be stored, and sending all of them again is safe. Raises `StreamMismatch` if a stream would lose events.
     """
-    return run_blocking(options, _publish(options, make_events, chunk_size))
-
-
-def prepare_broker(options: NatsOptions, streams: tuple[Stream, ...] = STREAMS) -> list[str]:
-    """Make sure that the broker answers and has `streams`; returns harmless differences as sentences.
-
-    Raises `BrokerUnavailable` and `StreamMismatch`.
-    """
-    return run_blocking(options, _prepare(options, streams))
-
-
-async def _prepare(options: NatsOptions, streams: tuple[Stream, ...]) -> list[str]:
-    async with connect(options) as connection:
-        return await ensure_streams(connection.jetstream(), streams)
-
-
-async def _publish(options: NatsOptions, make_events: MakeEvents, chunk_size: int) -> Receipts:
-    async with connect(options) as connection:
-        jetstream = connection.jetstream(publish_async_max_pending=2 * chunk_size)
-        await ensure_streams(jetstream, PUBLISHED_STREAMS)
-        events = iter(make_events(await largest_message(jetstream, PUBLISHED_STREAMS, connection.max_payload)))
-        stored: list[str] = []
-        duplicates: list[str] = []
-        unacknowledged: list[Sent] = []
-        while chunk := list(islice(events, chunk_size)):
-            # No `wait_stall`: its timer would send every event in a packet of its own.
-            sent = [
-                (key, await jetstream.publish_async(subject, body, headers={"Nats-Msg-Id": key}))
-                for subject, key, body in chunk
-            ]
-            await _settle(unacknowledged, stored, duplicates)
-            unacknowledged = sent
+    jetstream = connection.jetstream(publish_async_max_pending=2 * chunk_size)
+    await ensure_streams(jetstream, PUBLISHED_STREAMS)
+    events = iter(make_events(await largest_message(jetstream, PUBLISHED_STREAMS, connection.max_payload)))
+    stored: list[str] = []
+    duplicates: list[str] = []
+    unacknowledged: list[Sent] = []
+    while chunk := list(islice(events, chunk_size)):
+        # No `wait_stall`: its timer would send every event in a packet of its own.
+        sent = [
+            (key, await jetstream.publish_async(subject, body, headers={"Nats-Msg-Id": key}))
+            for subject, key, body in chunk
+        ]
         await _settle(unacknowledged, stored, duplicates)
-        return Receipts(tuple(stored), tuple(duplicates))
+        unacknowledged = sent
+    await _settle(unacknowledged, stored, duplicates)
+    return Receipts(tuple(stored), tuple(duplicates))
+
+
+async def prepare_broker(connection: Any, streams: tuple[Stream, ...] = STREAMS) -> list[str]:
+    """Make sure that the broker has `streams`; returns harmless differences as sentences. Raises `StreamMismatch`."""
+    return await ensure_streams(connection.jetstream(), streams)
 
 
 async def _settle(sent: Sequence[Sent], stored: list[str], duplicates: list[str]) -> None:

@@ -16,10 +16,8 @@ from typing import Any
 
 from fleet_pipeline.common.errors import StreamMismatch
 from fleet_pipeline.common.messages import PLAN_APPROVED, REQUESTED, Received
-from fleet_pipeline.events.connection import connect, run_blocking
 from fleet_pipeline.events.consumer import PullConsumer
 from fleet_pipeline.events.envelope import Envelope
-from fleet_pipeline.events.options import NatsOptions
 from fleet_pipeline.events.streams import DAY, PLANS, POISON, REQUESTS, Stream, ensure_streams
 
 POISON_CONTENT_BYTES = 64_000
@@ -75,8 +73,8 @@ class Counts:
     failures: list[str] = field(default_factory=list)
 
 
-def receive(
-    options: NatsOptions,
+async def receive(
+    connection: Any,
     take: Take,
     *,
     wait_seconds: float,
@@ -87,32 +85,25 @@ def receive(
     """Pass waiting requests to `take`, up to `batch` at a time, until no more wait.
 
     Waits up to `wait_seconds` for the first. Starts no further batch after `work_seconds`. Raises
-    `BrokerUnavailable`, `StreamMismatch`, and errors of `take`: its messages are then delivered again.
+    `StreamMismatch`, and errors of `take`: its messages are then delivered again.
     """
-    return run_blocking(options, _receive(options, take, wait_seconds, work_seconds, batch, policy))
-
-
-async def _receive(
-    options: NatsOptions, take: Take, wait_seconds: float, work_seconds: float, batch: int, policy: DeliveryPolicy
-) -> Counts:
     began, counts = time.monotonic(), Counts()
-    async with connect(options) as connection:
-        jetstream = connection.jetstream()
-        await ensure_streams(jetstream, (REQUESTS, PLANS, POISON))
-        consumers = [(source, await _consumer(connection, jetstream, source, policy)) for source in SOURCES]
-        while True:
-            pulled = await asyncio.gather(*(consumer.pull(batch, policy.slice_seconds) for _, consumer in consumers))
-            arrived = [
-                (source, message)
-                for (source, _), (messages, _) in zip(consumers, pulled, strict=True)
-                for message in messages
-            ]
-            if arrived:
-                await _handle(connection, jetstream, arrived, take, counts, policy)
-            handled, elapsed = counts.taken + counts.refused, time.monotonic() - began
-            no_more = not arrived or not any(more for _, more in pulled)
-            if (handled and no_more) or elapsed > (work_seconds if handled else wait_seconds):
-                return counts
+    jetstream = connection.jetstream()
+    await ensure_streams(jetstream, (REQUESTS, PLANS, POISON))
+    consumers = [(source, await _consumer(connection, jetstream, source, policy)) for source in SOURCES]
+    while True:
+        pulled = await asyncio.gather(*(consumer.pull(batch, policy.slice_seconds) for _, consumer in consumers))
+        arrived = [
+            (source, message)
+            for (source, _), (messages, _) in zip(consumers, pulled, strict=True)
+            for message in messages
+        ]
+        if arrived:
+            await _handle(connection, jetstream, arrived, take, counts, policy)
+        handled, elapsed = counts.taken + counts.refused, time.monotonic() - began
+        no_more = not arrived or not any(more for _, more in pulled)
+        if (handled and no_more) or elapsed > (work_seconds if handled else wait_seconds):
+            return counts
 
 
 async def _handle(

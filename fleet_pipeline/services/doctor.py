@@ -170,12 +170,13 @@ def _dagster(_: Settings) -> Diagnosis:
 
 def _nats(settings: Settings) -> Diagnosis:
     from fleet_pipeline.common.errors import BrokerUnavailable, StreamMismatch
+    from fleet_pipeline.events.connection import run_blocking
     from fleet_pipeline.events.publisher import prepare_broker
 
     if settings.nats.url is None:
         return ok("no broker is configured: no events, and requests by the inbox alone")
     try:
-        remarks = prepare_broker(settings.nats)
+        remarks = run_blocking(settings.nats, prepare_broker)
     except (BrokerUnavailable, StreamMismatch) as error:
         return fail(str(error), "start it or correct nats.url; `fleet events check` says more")
     shown = without_secrets(settings.nats.url)

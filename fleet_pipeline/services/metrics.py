@@ -17,6 +17,7 @@ from prometheus_client.registry import Collector
 
 from fleet_pipeline.common.errors import BrokerUnavailable, CorruptFile
 from fleet_pipeline.deliberation.task import is_deliberation_id
+from fleet_pipeline.events.connection import run_blocking
 from fleet_pipeline.events.options import NatsOptions
 from fleet_pipeline.instance import metadata_keys
 from fleet_pipeline.instance.names import TRANSCRIPTS
@@ -109,7 +110,7 @@ class FleetCollector(Collector):
             return
         requests = GaugeMetricFamily("fleet_requests", "Requests at the broker.", labels=["state"])
         try:
-            counts, up = requests_at_the_broker(self.nats), 1
+            counts, up = run_blocking(self.nats, requests_at_the_broker), 1
         except BrokerUnavailable:
             counts, up = {}, 0
         for name, count in counts.items():

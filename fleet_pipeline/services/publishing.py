@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
+from typing import Any
 
 import dagster as dg
 
@@ -17,6 +19,7 @@ from fleet_pipeline.common.errors import CorruptFile, StorageError
 from fleet_pipeline.deliberation.task import is_deliberation_id
 from fleet_pipeline.events.audit import stored_keys
 from fleet_pipeline.events.completions import deliberation_events
+from fleet_pipeline.events.connection import run_blocking
 from fleet_pipeline.events.envelope import Envelope, Sealed
 from fleet_pipeline.events.options import NatsOptions
 from fleet_pipeline.events.publisher import CHUNK, Receipts, publish
@@ -66,7 +69,8 @@ def publish_pending(
     """
     outcomes, next_cursor = read_outcomes(instance, cursor, page)
     if outcomes:
-        total.receipts += publish(nats, lambda max_bytes: _ready(outcomes, max_bytes, total.unreadable), chunk)
+        make_events = partial(_ready, outcomes, unreadable=total.unreadable)
+        total.receipts += run_blocking(nats, partial(publish, make_events=make_events, chunk_size=chunk))
     return next_cursor
 
 
@@ -114,7 +118,7 @@ def replay(store: Store, nats: NatsOptions, keys: Sequence[str], total: PublishS
 
 def reconcile(store: Store, nats: NatsOptions, keys: Sequence[str], total: PublishSummary) -> None:
     """Send only the events of `keys` that the broker does not hold."""
-    _send(store, nats, keys, stored_keys(nats), total)
+    _send(store, nats, keys, run_blocking(nats, stored_keys), total)
 
 
 def _send(store: Store, nats: NatsOptions, keys: Sequence[str], held: frozenset[str], total: PublishSummary) -> None:
@@ -127,9 +131,11 @@ def _send(store: Store, nats: NatsOptions, keys: Sequence[str], held: frozenset[
                 continue
             yield from (event.sealed() for event in events if event.idempotency_key not in held)
 
-    for start in range(0, len(keys), PAGE):
-        page = keys[start : start + PAGE]
-        total.receipts += publish(nats, lambda max_bytes, page=page: missing(page, max_bytes))  # type: ignore[misc]
+    async def send(connection: Any) -> None:
+        for start in range(0, len(keys), PAGE):
+            total.receipts += await publish(connection, partial(missing, keys[start : start + PAGE]))
+
+    run_blocking(nats, send)
 
 
 def _ready(outcomes: Sequence[OutcomeRef], max_bytes: int, unreadable: MutableMapping[str, str]) -> Iterator[Sealed]:

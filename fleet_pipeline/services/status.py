@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Collection
 from datetime import UTC, datetime, timedelta
@@ -17,7 +18,6 @@ from fleet_pipeline.common.errors import CorruptFile, InvalidInput
 from fleet_pipeline.deliberation.task import checked_id, is_deliberation_id
 from fleet_pipeline.events.completions import completion_payload
 from fleet_pipeline.events.lookup import refusal, untaken, waiting
-from fleet_pipeline.events.options import NatsOptions
 from fleet_pipeline.instance.names import OUTCOMES
 from fleet_pipeline.instance.partitions import STARTED, UNFINISHED, deliberation_partitions, unfinished
 from fleet_pipeline.services.intake import has_run
@@ -193,59 +193,61 @@ class StatusService:
 
 
 class RequestStatusService:
-    """Adds the status of requests: those not taken yet, and those rejected.
+    """Adds the status of requests: those not taken yet, and those rejected. Every question comes with a connection.
 
-    Waiting requests are read from the broker and cached for a moment, because many clients may ask.
+    Waiting requests are read from the broker and cached for a moment, because many clients may ask. Files and the
+    Dagster instance are read in a thread, so that a server's event loop goes on meanwhile.
     """
 
     REMEMBERED_SECONDS = 2.0
     # Rejections are searched over the last day.
     REFUSALS = timedelta(days=1)
 
-    def __init__(self, status_service: StatusService, nats: NatsOptions) -> None:
+    def __init__(self, status_service: StatusService) -> None:
         self.status_service = status_service
-        self.nats = nats
         self._untaken: frozenset[str] = frozenset()
         self._read_at = 0.0
 
-    def status(self, key: str, request_id: str = "", with_texts: bool = False) -> Record:
+    async def status(self, connection: Any, key: str, request_id: str = "", with_texts: bool = False) -> Record:
         """As `StatusService.status`. With `request_id`, the status of that request: it may still wait while an earlier
-        result exists, or have been rejected. Also raises `BrokerUnavailable`.
+        result exists, or have been rejected. Raises what a question to the broker raises.
         """
-        answer = self.status_service.status(key, with_texts)
-        is_known = answer["request_id"] == request_id if request_id else answer["status"] != Status.UNKNOWN
-        if is_known or self.nats.url is None:
+        answer = await self._stored(key, with_texts)
+        if answer["request_id"] == request_id if request_id else answer["status"] != Status.UNKNOWN:
             return answer
-        request_or_key = request_id or key
-        if self._waits(request_or_key):
+        if await self._waits(connection, request_id or key):
             return answer | _NOTHING_YET | {"status": str(Status.PENDING)}
         if not request_id:
             return answer
-        answer = self.status_service.status(key, with_texts)  # it may have been taken between the two reads
+        answer = await self._stored(key, with_texts)  # it may have been taken between the two reads
         if answer["request_id"] == request_id:
             return answer
-        reason = refusal(self.nats, request_id, datetime.now(UTC) - self.REFUSALS)
+        reason = await refusal(connection, request_id, datetime.now(UTC) - self.REFUSALS)
         if reason is None:  # taken, with the same content as an earlier request
             return answer
         return answer | _NOTHING_YET | {"status": str(Status.FAILED), "error": f"the request was refused: {reason}"}
 
-    def stats(self) -> Record:
-        """The number of deliberations and of requests at the broker. Raises `BrokerUnavailable`."""
-        return {**self.status_service.counts(), **requests_at_the_broker(self.nats)}
+    async def stats(self, connection: Any) -> Record:
+        """The number of deliberations and of requests at the broker."""
+        counts = await asyncio.to_thread(self.status_service.counts)
+        return {**counts, **await requests_at_the_broker(connection)}
 
-    def _waits(self, request_or_key: str) -> bool:
+    async def _stored(self, key: str, with_texts: bool) -> Record:
+        return await asyncio.to_thread(self.status_service.status, key, with_texts)
+
+    async def _waits(self, connection: Any, request_or_key: str) -> bool:
         if request_or_key in self._untaken and time.monotonic() - self._read_at < self.REMEMBERED_SECONDS:
             return True
-        self._untaken, self._read_at = untaken(self.nats), time.monotonic()
+        self._untaken, self._read_at = await untaken(connection), time.monotonic()
         return request_or_key in self._untaken
 
 
 _NOTHING_YET: Record = {"run_id": None, "error": None, "results": [], "winner_id": None, "winner_score": None}
 
 
-def requests_at_the_broker(nats: NatsOptions) -> dict[str, int]:
-    """The number of requests that wait to be taken, and of rejected ones. Raises `BrokerUnavailable`."""
-    counts = waiting(nats)
+async def requests_at_the_broker(connection: Any) -> dict[str, int]:
+    """The number of requests that wait to be taken, and of rejected ones."""
+    counts = await waiting(connection)
     refused = counts.pop("poison")
     return {"requests_waiting": sum(counts.values()), "requests_refused": refused}
 

@@ -27,7 +27,7 @@ from fleet_pipeline.api.client import AsyncClient, Client
 from fleet_pipeline.common.messages import REQUESTED
 from fleet_pipeline.defs import sensors
 from fleet_pipeline.events.completions import deliberation_events
-from fleet_pipeline.events.connection import connect
+from fleet_pipeline.events.connection import connect, run_blocking
 from fleet_pipeline.events.embedded import embedded_server
 from fleet_pipeline.events.lookup import waiting
 from fleet_pipeline.events.options import NatsOptions
@@ -83,11 +83,11 @@ def submit(folder: Path, url: str) -> dict[str, Any]:
         took = time.perf_counter() - began
         for client in clients:
             client.join()
-        messages = waiting(NatsOptions(url=url))[REQUESTED]
+        messages = run_blocking(NatsOptions(url=url), waiting)[REQUESTED]
         wanted = CLIENTS * (EACH - SHARED) + SHARED
         ticks: list[tuple[float, int]] = []
         asked_for: dict[str, int] = {}
-        while waiting(NatsOptions(url=url))[REQUESTED]:
+        while run_blocking(NatsOptions(url=url), waiting)[REQUESTED]:
             began = time.perf_counter()
             tick = intakes.tick()
             ticks.append((round(time.perf_counter() - began, 2), len(tick.run_requests or [])))
@@ -103,7 +103,7 @@ def submit(folder: Path, url: str) -> dict[str, Any]:
             "submitted a second, all clients, their start included": round(len(seconds) / took),
             "partitions": len(intakes.partitions),
             "deliberations in all runs that were asked for": sum(asked_for.values()),
-            "refused": waiting(NatsOptions(url=url))["poison"],
+            "refused": run_blocking(NatsOptions(url=url), waiting)["poison"],
             "ticks (s, runs asked for)": ticks,
         }
 

@@ -286,7 +286,7 @@ def test_a_run_that_is_told_to_end_does_so_keeps_what_finished_and_can_go_on(tmp
         [*program, "--model", random_model], cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True
     )
     assert process.stderr is not None
-    while not (tmp_path / ".fleet/storage/utterances").exists():
+    while not list(tmp_path.glob(".fleet/storage/utterances/*.parquet")):
         assert process.poll() is None
         time.sleep(0.1)
     family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]

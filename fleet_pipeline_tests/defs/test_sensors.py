@@ -163,12 +163,12 @@ def test_what_was_sent_before_the_broker_went_away_is_not_sent_again(pipeline: P
     pipeline.run(pipeline.put(*[f"t{n}" for n in range(6)]))
     pages = 0
 
-    def two_pages(*arguments):
+    async def two_pages(*arguments, **named):
         nonlocal pages
         pages += 1
         if pages > 2:
             raise BrokerUnavailable("gone")
-        return publish(*arguments)
+        return await publish(*arguments, **named)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("fleet_pipeline.services.publishing.publish", two_pages)

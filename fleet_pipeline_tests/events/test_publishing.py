@@ -7,6 +7,7 @@ import json
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 
 import pytest
 from click.testing import CliRunner
@@ -17,7 +18,7 @@ from fleet_pipeline.cli import main
 from fleet_pipeline.common.errors import BrokerUnavailable, StreamMismatch
 from fleet_pipeline.common.messages import PLAN_APPROVED, REQUESTED
 from fleet_pipeline.events.completions import deliberation_events
-from fleet_pipeline.events.connection import connect
+from fleet_pipeline.events.connection import connect, run_blocking
 from fleet_pipeline.events.embedded import embedded_server
 from fleet_pipeline.events.envelope import Envelope
 from fleet_pipeline.events.options import NatsOptions, without_secrets
@@ -46,7 +47,7 @@ def options(url: str) -> NatsOptions:
 
 
 def send(url: str, sent: list[Envelope]) -> Receipts:
-    return publish(options(url), lambda _: [one.sealed() for one in sent])
+    return run_blocking(options(url), partial(publish, make_events=lambda _: [one.sealed() for one in sent]))
 
 
 def test_a_completion_event_has_the_original_s_fields_and_the_winner() -> None:
@@ -126,27 +127,29 @@ async def made(url: str, **fields) -> None:
 
 
 def test_streams_are_created_as_declared_when_absent(nats_url: str) -> None:
-    assert prepare_broker(options(nats_url)) == []
+    assert run_blocking(options(nats_url), prepare_broker) == []
     for stream in STREAMS:
         config = asyncio.run(configuration(nats_url, stream.name))
         assert tuple(config.subjects) == stream.subjects
         assert config.max_age == stream.max_age_seconds
         assert config.duplicate_window == stream.duplicate_window_seconds
         assert config.storage == "file"
-    assert prepare_broker(options(nats_url)) == []
+    assert run_blocking(options(nats_url), prepare_broker) == []
 
 
 def test_a_stream_that_is_there_is_left_alone_and_what_differs_is_said(nats_url: str) -> None:
-    prepare_broker(options(nats_url))
+    run_blocking(options(nats_url), prepare_broker)
     asyncio.run(changed(nats_url, DELIBERATIONS.name, max_msgs=7))
-    assert prepare_broker(options(nats_url)) == ["stream DELIBERATIONS: max_msgs is 7 on the server, 1e+06 here"]
+    assert run_blocking(options(nats_url), prepare_broker) == [
+        "stream DELIBERATIONS: max_msgs is 7 on the server, 1e+06 here"
+    ]
     assert asyncio.run(configuration(nats_url, DELIBERATIONS.name)).max_msgs == 7
 
 
 def test_a_stream_of_another_kind_is_told_with_what_follows_from_it(nats_url: str) -> None:
     kind = {"retention": "workqueue", "storage": "memory", "discard": "new", "duplicate_window": 60.0}
     asyncio.run(made(nats_url, name=DELIBERATIONS.name, subjects=list(DELIBERATIONS.subjects), **kind))
-    remarks = [remark for remark in prepare_broker(options(nats_url)) if "DELIBERATIONS" in remark]
+    remarks = [remark for remark in run_blocking(options(nats_url), prepare_broker) if "DELIBERATIONS" in remark]
     for told in (
         "retention is workqueue on the server, limits here: a message may go before",
         "storage is memory on the server, file here: its messages end with the server",
@@ -168,7 +171,7 @@ def test_watchers_pass_over_what_others_send(nats_url: str) -> None:
             for content in (b'{"task_id": "x"}', b"no JSON", b"[]"):
                 await connection.publish("agent.response.completed", content)
 
-    prepare_broker(options(nats_url))
+    run_blocking(options(nats_url), prepare_broker)
     with arriving(options(nats_url)) as arrived:
         asyncio.run(foreign())
         send(nats_url, [event()])
@@ -189,7 +192,7 @@ def test_a_stream_that_would_lose_a_subject_is_an_error_that_says_how_to_mend_it
 
 def test_a_stream_of_another_name_that_takes_the_subjects_is_good_enough(nats_url: str) -> None:
     asyncio.run(made(nats_url, name="EVERYTHING", subjects=["agent.>", "planning.*.approved"]))
-    remarks = prepare_broker(options(nats_url))
+    remarks = run_blocking(options(nats_url), prepare_broker)
     assert f"{', '.join(PLANS.needs)} go to stream EVERYTHING, not {PLANS.name}" in remarks
     assert any(remark.endswith(f"not {RESPONSES.name}") for remark in remarks)
     failed = [found for found in events() if found.event_type == "agent.response.failed"]

@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 
 from fleet_pipeline.cli import main
 from fleet_pipeline.events.audit import stored_keys
-from fleet_pipeline.events.connection import connect
+from fleet_pipeline.events.connection import connect, run_blocking
 from fleet_pipeline.events.options import NatsOptions
 from fleet_pipeline_tests.support.pipeline import Pipeline
 
@@ -46,12 +46,12 @@ def test_what_the_streams_lack_is_sent_and_nothing_else(done: Pipeline, nats_url
     assert told(fleet(done, nats_url, "reconcile", "--json")) == {
         "deliberations": 3, "sent": 15, "known_to_the_broker": 0, "unreadable": {}
     }  # fmt: skip
-    before = stored_keys(NatsOptions(url=nats_url))
+    before = run_blocking(NatsOptions(url=nats_url), stored_keys)
     assert len(before) == 15
     assert told(fleet(done, nats_url, "reconcile", "--json"))["sent"] == 0
     forget(nats_url, "AGENT_RESPONSES", 2, 5)
     forget(nats_url, "DELIBERATIONS", 1)
-    assert len(stored_keys(NatsOptions(url=nats_url))) == 12
+    assert len(run_blocking(NatsOptions(url=nats_url), stored_keys)) == 12
     again = told(fleet(done, nats_url, "reconcile", "--json"))
     # Within the window the broker still knows the ids of what was deleted and drops them.
     assert again["sent"] + again["known_to_the_broker"] == 3
@@ -62,7 +62,9 @@ def test_a_broker_that_lost_everything_gets_everything_under_the_same_keys(
 ) -> None:
     fleet(done, nats_url, "reconcile")
     assert told(fleet(done, another_nats_url, "reconcile", "--json"))["sent"] == 15
-    assert stored_keys(NatsOptions(url=nats_url)) == stored_keys(NatsOptions(url=another_nats_url))
+    assert run_blocking(NatsOptions(url=nats_url), stored_keys) == run_blocking(
+        NatsOptions(url=another_nats_url), stored_keys
+    )
 
 
 def test_named_deliberations_are_sent_again(done: Pipeline, nats_url: str) -> None:
@@ -104,7 +106,7 @@ def test_others_messages_do_not_keep_what_is_there_from_being_compared(done: Pip
                 await connection.jetstream().publish("agent.response.completed", b"theirs", headers=headers)
 
     asyncio.run(disturb())
-    assert len(stored_keys(NatsOptions(url=nats_url))) == 15
+    assert len(run_blocking(NatsOptions(url=nats_url), stored_keys)) == 15
     assert told(fleet(done, nats_url, "reconcile", "--json"))["sent"] == 0
 
 

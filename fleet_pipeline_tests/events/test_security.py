@@ -10,7 +10,9 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -69,19 +71,19 @@ def server(folder: Path, configuration: str, jetstream: bool = True) -> Iterator
 
 def test_user_and_password(tmp_path: Path) -> None:
     with server(tmp_path, 'authorization { user: fleet, password: "pa55-of-fleet" }') as place:
-        prepare_broker(NatsOptions(url=f"nats://{place}", user="fleet", password="pa55-of-fleet"))
-        prepare_broker(NatsOptions(url=f"nats://fleet:pa55-of-fleet@{place}"))
+        run_blocking(NatsOptions(url=f"nats://{place}", user="fleet", password="pa55-of-fleet"), prepare_broker)
+        run_blocking(NatsOptions(url=f"nats://fleet:pa55-of-fleet@{place}"), prepare_broker)
         with pytest.raises(BrokerUnavailable) as refused:
-            prepare_broker(NatsOptions(url=f"nats://{place}", user="fleet", password="wrong-pa55"))
+            run_blocking(NatsOptions(url=f"nats://{place}", user="fleet", password="wrong-pa55"), prepare_broker)
     assert "wrong-pa55" not in str(refused.value)
     assert place in str(refused.value)
 
 
 def test_a_token(tmp_path: Path) -> None:
     with server(tmp_path, 'authorization { token: "t0ken-of-fleet" }') as place:
-        prepare_broker(NatsOptions(url=f"nats://{place}", token="t0ken-of-fleet"))
+        run_blocking(NatsOptions(url=f"nats://{place}", token="t0ken-of-fleet"), prepare_broker)
         with pytest.raises(BrokerUnavailable) as refused:
-            prepare_broker(NatsOptions(url=f"nats://{place}", token="other-t0ken"))
+            run_blocking(NatsOptions(url=f"nats://{place}", token="other-t0ken"), prepare_broker)
     assert "other-t0ken" not in str(refused.value)
 
 
@@ -90,9 +92,9 @@ def test_an_nkey(tmp_path: Path) -> None:
     for name, key in (("mine", mine), ("other", other)):
         (tmp_path / name).write_bytes(key.seed)
     with server(tmp_path, f"authorization {{ users: [ {{ nkey: {mine.public} }} ] }}") as place:
-        prepare_broker(NatsOptions(url=f"nats://{place}", nkey_seed_file=str(tmp_path / "mine")))
+        run_blocking(NatsOptions(url=f"nats://{place}", nkey_seed_file=str(tmp_path / "mine")), prepare_broker)
         with pytest.raises(BrokerUnavailable) as refused:
-            prepare_broker(NatsOptions(url=f"nats://{place}", nkey_seed_file=str(tmp_path / "other")))
+            run_blocking(NatsOptions(url=f"nats://{place}", nkey_seed_file=str(tmp_path / "other")), prepare_broker)
     assert other.seed.decode() not in str(refused.value)
 
 
@@ -111,13 +113,12 @@ def test_user_credentials_with_a_jwt(tmp_path: Path) -> None:
 def reached(options: NatsOptions) -> None:
     """Speak to the server, without JetStream, which accounts of the test's operator do not have."""
 
-    async def speak() -> None:
-        async with connect(options) as connection:
-            subscription = await connection.subscribe("t")
-            await connection.publish("t", b"hello")
-            assert (await subscription.next_msg(timeout=5)).data == b"hello"
+    async def speak(connection: Any) -> None:
+        subscription = await connection.subscribe("t")
+        await connection.publish("t", b"hello")
+        assert (await subscription.next_msg(timeout=5)).data == b"hello"
 
-    run_blocking(options, speak())
+    run_blocking(options, speak)
 
 
 def test_tls_with_a_certificate_of_ones_own(tmp_path: Path) -> None:
@@ -125,12 +126,12 @@ def test_tls_with_a_certificate_of_ones_own(tmp_path: Path) -> None:
     tls = f'tls {{ cert_file: "{folder}/server.pem", key_file: "{folder}/server.key", ca_file: "{folder}/ca.pem", verify: true }}'
     files = {"tls_cert_file": f"{folder}/client.pem", "tls_key_file": f"{folder}/client.key"}
     with server(tmp_path, tls) as place:
-        prepare_broker(NatsOptions(url=f"tls://{place}", tls_ca_file=f"{folder}/ca.pem", **files))
-        prepare_broker(NatsOptions(url=f"nats://{place}", tls_ca_file=f"{folder}/ca.pem", **files))
+        run_blocking(NatsOptions(url=f"tls://{place}", tls_ca_file=f"{folder}/ca.pem", **files), prepare_broker)
+        run_blocking(NatsOptions(url=f"nats://{place}", tls_ca_file=f"{folder}/ca.pem", **files), prepare_broker)
         with pytest.raises(BrokerUnavailable, match="(?i)certificate"):  # a server that nobody vouches for
-            prepare_broker(NatsOptions(url=f"tls://{place}"))
+            run_blocking(NatsOptions(url=f"tls://{place}"), prepare_broker)
         with pytest.raises(BrokerUnavailable):  # a client that does not say who it is
-            prepare_broker(NatsOptions(url=f"tls://{place}", tls_ca_file=f"{folder}/ca.pem"))
+            run_blocking(NatsOptions(url=f"tls://{place}", tls_ca_file=f"{folder}/ca.pem"), prepare_broker)
 
 
 LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
@@ -145,7 +146,7 @@ def guarded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     monkeypatch.chdir(tmp_path)
     _, _, users = LEAST_PRIVILEGE.read_text().partition("authorization")
     with server(tmp_path, f"authorization{users}") as place:
-        assert prepare_broker(as_user(place, "setup")) == []
+        assert run_blocking(as_user(place, "setup"), prepare_broker) == []
         yield place
 
 
@@ -155,9 +156,14 @@ def as_user(place: str, user: str) -> NatsOptions:
 
 def test_the_publisher_announces_and_can_do_no_more(guarded: str) -> None:
     event = Envelope(event_type="deliberation.completed", idempotency_key="k", correlation_id="t", payload={})
-    assert publish(as_user(guarded, "publisher"), lambda _: [event.sealed()]).stored == ("k",)
+    assert run_blocking(
+        as_user(guarded, "publisher"), partial(publish, make_events=lambda _: [event.sealed()])
+    ).stored == ("k",)
     with arriving(as_user(guarded, "publisher")) as arrived:
-        publish(as_user(guarded, "publisher"), lambda _: [event.model_copy(update={"idempotency_key": "k2"}).sealed()])
+        run_blocking(
+            as_user(guarded, "publisher"),
+            partial(publish, make_events=lambda _: [event.model_copy(update={"idempotency_key": "k2"}).sealed()]),
+        )
         assert len(list(arrived(["k2"]))) == 1
     for subject in (
         "deliberation.requested",
@@ -169,7 +175,7 @@ def test_the_publisher_announces_and_can_do_no_more(guarded: str) -> None:
 
 def test_a_reader_reads_and_can_announce_nothing(guarded: str) -> None:
     event = Envelope(event_type="deliberation.failed", idempotency_key="k", correlation_id="t", payload={})
-    publish(as_user(guarded, "publisher"), lambda _: [event.sealed()])
+    run_blocking(as_user(guarded, "publisher"), partial(publish, make_events=lambda _: [event.sealed()]))
 
     async def read() -> bytes:
         async with connect(as_user(guarded, "reader")) as connection:
@@ -192,10 +198,12 @@ def test_the_daemon_takes_requests_and_puts_poison_away_and_can_do_no_more(guard
         return ["because of a test"] * len(messages)
 
     for _ in range(2):
-        receive(as_user(guarded, "daemon"), take, wait_seconds=1, work_seconds=5, batch=10)
+        run_blocking(as_user(guarded, "daemon"), partial(receive, take=take, wait_seconds=1, work_seconds=5, batch=10))
     assert [message.subject for message in seen] == ["deliberation.requested"]
     event = Envelope(event_type="deliberation.completed", idempotency_key="k", correlation_id="t", payload={})
-    assert publish(as_user(guarded, "daemon"), lambda _: [event.sealed()]).stored == ("k",)
+    assert run_blocking(
+        as_user(guarded, "daemon"), partial(publish, make_events=lambda _: [event.sealed()])
+    ).stored == ("k",)
     for subject in (
         "deliberation.requested",
         "$JS.API.STREAM.PURGE.FLEET_POISON",
@@ -215,17 +223,20 @@ def test_the_service_answers_with_rights_of_its_own(guarded: str) -> None:
     with Client(as_user(guarded, "submitter")) as fleet:
         submitted = fleet.submit({"task_id": "t1", "description": "d"})
 
-        def answer(subject: str, key: str, request_id: str, _: bool) -> dict:
-            nats = as_user(guarded, "answerer")
+        async def answer(connection: Any, subject: str, key: str, request_id: str, _: bool) -> dict:
             if subject == "fleet.stats":
-                return waiting(nats)
-            return {"waits": key in untaken(nats), "refused": refusal(nats, request_id or "none", LONG_AGO)}
+                return await waiting(connection)
+            reason = await refusal(connection, request_id or "none", LONG_AGO)
+            return {"waits": key in await untaken(connection), "refused": reason}
 
         with answering(as_user(guarded, "answerer"), answer):
             assert fleet.status("t1.dev") == {"waits": True, "refused": None}
             assert fleet.result("t2.dev")["waits"] is False
             assert fleet.stats()["deliberation.requested"] == 1
-            receive(as_user(guarded, "daemon"), lambda _: ["no"], wait_seconds=1, work_seconds=5, batch=10)
+            run_blocking(
+                as_user(guarded, "daemon"),
+                partial(receive, take=lambda _: ["no"], wait_seconds=1, work_seconds=5, batch=10),
+            )
             assert fleet.status("t1.dev", submitted.request_id) == {"waits": False, "refused": "no"}
     for subject in ("deliberation.requested", "deliberation.completed", "$JS.API.STREAM.PURGE.DELIBERATIONS"):
         assert not asyncio.run(answered(as_user(guarded, "answerer"), subject)), subject
@@ -233,12 +244,14 @@ def test_the_service_answers_with_rights_of_its_own(guarded: str) -> None:
 
 def test_the_publisher_may_compare_what_is_there(guarded: str) -> None:
     event = Envelope(event_type="deliberation.completed", idempotency_key="k", correlation_id="t", payload={})
-    publish(as_user(guarded, "publisher"), lambda _: [event.sealed()])
-    assert stored_keys(as_user(guarded, "publisher")) == {"k"}
+    run_blocking(as_user(guarded, "publisher"), partial(publish, make_events=lambda _: [event.sealed()]))
+    assert run_blocking(as_user(guarded, "publisher"), stored_keys) == {"k"}
 
 
 def test_a_reader_cannot_take_or_read_what_is_others(guarded: str) -> None:
-    receive(as_user(guarded, "daemon"), lambda _: [], wait_seconds=0, work_seconds=5, batch=10)
+    run_blocking(
+        as_user(guarded, "daemon"), partial(receive, take=lambda _: [], wait_seconds=0, work_seconds=5, batch=10)
+    )
     consumers = "DELIBERATION_REQUESTS.fleet-requests"
     for subject in (
         f"$JS.API.CONSUMER.MSG.NEXT.{consumers}",
@@ -266,7 +279,10 @@ def test_a_reader_cannot_take_or_read_what_is_others(guarded: str) -> None:
 
 
 def _take_all(place: str) -> None:
-    receive(as_user(place, "daemon"), lambda found: [None] * len(found), wait_seconds=1, work_seconds=5, batch=10)
+    run_blocking(
+        as_user(place, "daemon"),
+        partial(receive, take=lambda found: [None] * len(found), wait_seconds=1, work_seconds=5, batch=10),
+    )
 
 
 @pytest.mark.parametrize(
@@ -287,7 +303,7 @@ def test_files_that_are_not_what_they_should_be_are_named(tmp_path: Path, files:
         (tmp_path / name).write_bytes(content)
     options = NatsOptions(url="nats://127.0.0.1:1", **{name: str(tmp_path / name) for name in files})
     with pytest.raises(InvalidInput, match=message) as refused:
-        prepare_broker(options)
+        run_blocking(options, prepare_broker)
     assert "nonsense" not in str(refused.value)
 
 

@@ -8,6 +8,7 @@ import json
 import random
 import time
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import pytest
 from fleet_pipeline.cli.local_run import run_backlog
 from fleet_pipeline.common.errors import BrokerUnavailable, InvalidInput, StorageError
 from fleet_pipeline.common.messages import PLAN_APPROVED, REQUESTED
-from fleet_pipeline.events.connection import connect
+from fleet_pipeline.events.connection import connect, run_blocking
 from fleet_pipeline.events.lookup import waiting
 from fleet_pipeline.events.options import NatsOptions
 from fleet_pipeline.events.receiver import DeliveryPolicy, receive
@@ -41,7 +42,7 @@ def test_requests_that_arrive_together_share_one_run_over_new_partitions(intakes
     assert intakes.partitions == ["t1.dev", "t2.dev", "t2.qa", "t3.dev"]
     assert (request.tags[RANGE_START], request.tags[RANGE_END]) == ("t1.dev", "t3.dev")
     assert request.tags[KEYS]
-    assert waiting(NatsOptions(url=intakes.url)) == {REQUESTED: 0, PLAN_APPROVED: 0, "poison": 0}
+    assert run_blocking(NatsOptions(url=intakes.url), waiting) == {REQUESTED: 0, PLAN_APPROVED: 0, "poison": 0}
     (run_id,) = intakes.launch(tick)
     assert intakes.instance.get_run_by_id(run_id).is_success
     assert set(intakes.pipeline.table("deliberations")["status"]) == {"completed"}
@@ -98,7 +99,7 @@ def test_the_same_id_with_other_content_is_refused_and_counted(intakes: Intakes)
         "t1.dev has been requested already, with other content;"
     ] * 2
     assert intakes.task("t1.dev").description == "do"
-    assert waiting(NatsOptions(url=intakes.url))["poison"] == 2
+    assert run_blocking(NatsOptions(url=intakes.url), waiting)["poison"] == 2
 
 
 def test_a_rerun_takes_the_place_of_the_earlier_task_and_runs(intakes: Intakes) -> None:
@@ -208,9 +209,9 @@ def test_ten_thousand_hostile_messages_end_in_the_poison_stream_each_with_a_reas
     messages = [hostile(chance) for _ in range(10_000)]
     intakes.send_all(messages)
     intakes.options = RequestOptions(most_per_run=2_000, max_bytes=200_000)
-    while waiting(NatsOptions(url=intakes.url))[REQUESTED]:
+    while run_blocking(NatsOptions(url=intakes.url), waiting)[REQUESTED]:
         assert not intakes.tick().run_requests
-    assert waiting(NatsOptions(url=intakes.url))["poison"] == 10_000
+    assert run_blocking(NatsOptions(url=intakes.url), waiting)["poison"] == 10_000
     found = intakes.poison()
     assert sorted(one["sequence"] for one in found) == list(range(1, 10_001))
     assert all(one["reason"] for one in found)
@@ -279,7 +280,7 @@ def test_more_bytes_than_the_server_sends_at_once_are_taken_all_the_same(intakes
     ticks = [intakes.tick() for _ in range(2)]
     assert len(intakes.partitions) == 200
     assert sum(len(tick.run_requests or []) for tick in ticks) >= 1
-    assert waiting(NatsOptions(url=intakes.url))[REQUESTED] == 0
+    assert run_blocking(NatsOptions(url=intakes.url), waiting)[REQUESTED] == 0
 
 
 def test_a_partition_without_a_task_gets_the_one_that_is_asked_for(intakes: Intakes) -> None:
@@ -305,7 +306,7 @@ def test_a_rerun_that_was_overtaken_does_not_undo_the_later_one(intakes: Intakes
     intakes.launch(intakes.tick())
     intakes.launch(intakes.tick())
     assert intakes.task("t1.dev").description == "third"
-    assert waiting(NatsOptions(url=intakes.url))[REQUESTED] == 0
+    assert run_blocking(NatsOptions(url=intakes.url), waiting)[REQUESTED] == 0
     assert len(intakes.instance.get_runs()) == 3
 
 
@@ -317,10 +318,10 @@ def test_a_message_that_makes_the_intake_fail_does_not_take_its_neighbours_with_
     intakes.timing(backoff_seconds=(0.6,), together=1, most_deliveries=4, wait_seconds=2.0)
     real = Intake.take_messages
 
-    def fails(self: Intake, messages: Any, *arguments: Any) -> Any:
+    def fails(self: Intake, messages: Any, *arguments: Any, **named: Any) -> Any:
         if any(b"broken" in message.content for message in messages):
             raise ZeroDivisionError
-        return real(self, messages, *arguments)
+        return real(self, messages, *arguments, **named)
 
     monkeypatch.setattr(Intake, "take_messages", fails)
     intakes.send(line("t1"), line("broken"), line("t2"))
@@ -329,7 +330,7 @@ def test_a_message_that_makes_the_intake_fail_does_not_take_its_neighbours_with_
     for _ in range(20):
         with suppress(ZeroDivisionError):
             intakes.launch(intakes.tick())
-        if waiting(NatsOptions(url=intakes.url))["poison"]:
+        if run_blocking(NatsOptions(url=intakes.url), waiting)["poison"]:
             break
     assert sorted(intakes.partitions) == ["t1.dev", "t2.dev"]
     assert [one["reason"] for one in intakes.poison()] == ["it has come 4 times and never could be taken"]
@@ -342,9 +343,10 @@ def test_what_went_wrong_with_a_message_is_told(intakes: Intakes) -> None:
         assert b"broken" not in messages[0].content, "it is broken"
         return [None]
 
-    counts = receive(
-        NatsOptions(url=intakes.url), take, wait_seconds=1, work_seconds=5, batch=10, policy=DeliveryPolicy(together=0)
+    one_by_one = partial(
+        receive, take=take, wait_seconds=1, work_seconds=5, batch=10, policy=DeliveryPolicy(together=0)
     )
+    counts = run_blocking(NatsOptions(url=intakes.url), one_by_one)
     assert counts.taken == 1
     assert len(counts.failures) == 1
     assert "message 2 of DELIBERATION_REQUESTS could not be taken and comes again: AssertionError" in counts.failures[0]
@@ -381,7 +383,9 @@ def test_messages_that_are_slow_to_arrive_are_waited_for(intakes: Intakes) -> No
     intakes.timing(slice_seconds=0.02)
     intakes.send_all([json.dumps(line(f"t{n}", context="x" * 100_000)).encode() for n in range(400)])
     ticks = 0
-    while waiting(NatsOptions(url=intakes.url))[REQUESTED]:  # one tick takes them all, on a machine with time
+    while run_blocking(NatsOptions(url=intakes.url), waiting)[
+        REQUESTED
+    ]:  # one tick takes them all, on a machine with time
         intakes.tick()
         ticks += 1
         assert ticks < 5

@@ -16,6 +16,7 @@ import pytest
 
 from fleet_pipeline.api.client import AsyncClient, Client
 from fleet_pipeline.common.errors import BrokerUnavailable
+from fleet_pipeline.defs.resources import TickOptions
 from fleet_pipeline.defs.sensors import completions
 from fleet_pipeline.events import publisher
 from fleet_pipeline.events.connection import connect
@@ -23,6 +24,7 @@ from fleet_pipeline.events.options import NatsOptions
 from fleet_pipeline.events.streams import PUBLISHED_STREAMS, ensure_streams
 from fleet_pipeline.instance.names import OUTCOMES
 from fleet_pipeline.instance.partitions import NAME
+from fleet_pipeline.services.intake import Intake
 from fleet_pipeline_tests.support.broker import Broker
 from fleet_pipeline_tests.support.deployment import eventually, make_home, start_daemon
 from fleet_pipeline_tests.support.intakes import Intakes, line
@@ -74,7 +76,7 @@ def publish_pending(pipeline: Pipeline, url: str, cursor: Path) -> None:
     context = dg.build_sensor_context(
         instance=pipeline.instance,
         cursor=cursor.read_text() if cursor.exists() else None,
-        resources={"nats": NatsOptions(url=url)},
+        resources={"nats": NatsOptions(url=url), "ticks": TickOptions(chunk=4)},
     )
     cursor.write_text(completions.evaluate_tick(context).cursor or "")
 
@@ -135,7 +137,6 @@ def broker(tmp_path: Path) -> Iterator[Broker]:
 def test_with_the_broker_killed_while_announcing_every_event_is_there_once(
     finished: Pipeline, broker: Broker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settled: int
 ) -> None:
-    monkeypatch.setattr(publisher, "CHUNK", 4)
     real, calls = publisher._settle, 0
 
     async def kill_then_settle(*arguments: Any) -> None:
@@ -168,15 +169,14 @@ def test_with_the_broker_killed_while_requests_are_taken_each_is_one_run(
     pipeline: Pipeline, broker: Broker, monkeypatch: pytest.MonkeyPatch, when: str
 ) -> None:
     intakes = Intakes(pipeline, broker.url)
+    intakes.timing(backoff_seconds=(1.0,))
     intakes.send(*REQUESTS)
-    from fleet_pipeline.services.intake import Intake
-
     take = Intake.take_messages
 
-    def killing(self: Intake, *arguments: Any) -> Any:
+    def killing(self: Intake, *arguments: Any, **named: Any) -> Any:
         if when == "before anything is durable":
             broker.kill()
-        reasons = take(self, *arguments)
+        reasons = take(self, *arguments, **named)
         if when == "after the batch is durable":
             broker.kill()
         return reasons

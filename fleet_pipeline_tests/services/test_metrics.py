@@ -25,7 +25,7 @@ from fleet_pipeline_tests.support.pipeline import Pipeline
 
 pytestmark = [pytest.mark.instance, pytest.mark.broker]
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 Figures = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
 

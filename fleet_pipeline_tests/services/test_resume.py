@@ -156,7 +156,7 @@ def test_an_engine_that_cannot_be_started_again_leaves_what_finished_as_it_is(
 
     pipeline.answer = dies
     with monkeypatch.context() as patch:
-        patch.setattr(ScriptedEngine, "revive", gone)
+        patch.setattr(ScriptedEngine, "restart", gone)
         pipeline.run(keys)
     statuses = pipeline.table("deliberations").set_index("task_id")["status"]
     assert 0 < (statuses == "completed").sum() < 14

@@ -338,3 +338,23 @@ def answers(fleet: Client) -> bool:
         return fleet.status("t1.dev")["status"] == "COMPLETED"
     except BrokerUnavailable:
         return False
+
+
+def test_a_service_asks_the_broker_on_the_connection_it_has(intakes: Intakes, monkeypatch) -> None:
+    """Each question about what waits opened an event loop and a connection of its own."""
+    import nats
+
+    opened = []
+    connect = nats.connect
+
+    async def counted(*arguments: Any, **named: Any) -> Any:
+        opened.append(1)
+        return await connect(*arguments, **named)
+
+    intakes.send(line("t1"))
+    monkeypatch.setattr(nats, "connect", counted)
+    with serving(intakes.pipeline, intakes.url), Client(intakes.url) as fleet:
+        for _ in range(3):
+            assert fleet.status("t1.dev")["status"] == "PENDING"
+            assert fleet.stats()["requests_waiting"] == 1
+    assert len(opened) == 2  # the service's, and the client's

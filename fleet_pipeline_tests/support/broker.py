@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from fleet_pipeline.common.errors import BrokerUnavailable
 from fleet_pipeline.events.connection import connect, run_blocking
@@ -49,17 +50,16 @@ class Broker:
         self.process = subprocess.Popen(command)
         while True:
             try:
-                self.ids.append(run_blocking(NatsOptions(url=self.url), self._id()))
+                self.ids.append(run_blocking(NatsOptions(url=self.url), self._id))
                 break
             except BrokerUnavailable:
                 time.sleep(0.1)
         # A new process answers, not one that an earlier start left on the port.
         assert len(set(self.ids)) == len(self.ids)
 
-    async def _id(self) -> str:
-        async with connect(NatsOptions(url=self.url)) as connection:
-            await connection.jetstream().account_info()
-            return connection._server_info["server_id"]
+    async def _id(self, connection: Any) -> str:
+        await connection.jetstream().account_info()
+        return connection._server_info["server_id"]
 
     def kill(self) -> None:
         assert self.process is not None

@@ -24,7 +24,7 @@ from fleet_pipeline.storage.store import Store
 from fleet_pipeline.storage.task_store import TaskStore
 from fleet_pipeline_tests.support.councils import a_task
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 ASSETS = ("transcripts", "proposals", "deliberations")
 PATIENCE = 120.0
 SCRIPTED = "fleet_pipeline_tests.support.scripted_definitions"

@@ -6,10 +6,11 @@ well. Processes are forked from a server that has imported everything, so each c
 
 from __future__ import annotations
 
+import inspect
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 PROCESSES = multiprocessing.get_context("forkserver")
@@ -49,8 +50,16 @@ def _instrument(owner: Any, name: str, nth: int, *, done: bool) -> None:
         if calls == nth and not done:
             die()
         result = real(*arguments, **keywords)
+        if inspect.isawaitable(result):
+            return awaited(result, calls)
         if calls == nth:
             die()
         return result
+
+    async def awaited(result: Awaitable[Any], call: int) -> Any:
+        value = await result
+        if call == nth:
+            die()
+        return value
 
     setattr(owner, name, counted)

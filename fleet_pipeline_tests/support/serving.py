@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
+from typing import Any
 
 from fleet_pipeline.events.options import NatsOptions
 from fleet_pipeline.services.status import RequestStatusService, StatusService
@@ -15,11 +16,11 @@ def status_service(pipeline: Pipeline) -> StatusService:
 
 
 def serving(pipeline: Pipeline, url: str) -> AbstractContextManager[None]:
-    nats = NatsOptions(url=url)
+    requests = RequestStatusService(status_service(pipeline))
 
-    request_status = RequestStatusService(status_service(pipeline), nats)
+    async def answer(connection: Any, subject: str, key: str, request_id: str, texts: bool) -> dict:
+        if subject == "fleet.stats":
+            return await requests.stats(connection)
+        return await requests.status(connection, key, request_id, texts)
 
-    def answer(subject: str, key: str, request_id: str, texts: bool) -> dict:
-        return request_status.stats() if subject == "fleet.stats" else request_status.status(key, request_id, texts)
-
-    return answering(nats, answer)
+    return answering(NatsOptions(url=url), answer)
