@@ -136,8 +136,8 @@ def pipeline(instance: dg.DagsterInstance, tmp_path: Path) -> Pipeline:
 @pytest.fixture
 def judged(pipeline: Pipeline) -> Pipeline:
     from fleet_pipeline.deliberation.prompts import Phase
-    from fleet_pipeline.inference.scripted import echo
     from fleet_pipeline_tests.support.pipeline import verdict_of
+    from fleet_pipeline_tests.support.scripted import echo
 
     pipeline.configure(judge={"enabled": True}, scoring={"method": "judge"})
     pipeline.answer = lambda prompt: verdict_of(prompt) if prompt.phase is Phase.JUDGE else echo(prompt)

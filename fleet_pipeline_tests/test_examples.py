@@ -1,7 +1,5 @@
 """The examples do what they say, on results as the pipeline writes them."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Without the extras everything else works, and what needs one says which."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 import tomllib

@@ -11,8 +11,6 @@ An arrow may pass over floors and never runs up. Rooms on one floor do not know 
 in `defs` and `api`. `training` is a workshop beside the house: nothing imports it, and it is not installed.
 """
 
-from __future__ import annotations
-
 import ast
 import subprocess
 import sys

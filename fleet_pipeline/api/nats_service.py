@@ -6,8 +6,6 @@ answered gets a service error with a code and a sentence. Any number of processe
 reaches one of them.
 """
 
-from __future__ import annotations
-
 import asyncio
 import json
 from collections.abc import Awaitable, Callable

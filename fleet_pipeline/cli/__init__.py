@@ -4,8 +4,6 @@ Exit codes: 0 all completed; 1 the pipeline broke; 2 usage, or nothing valid to 
 failed; 130 interrupted. Results go to standard output, everything else to standard error.
 """
 
-from __future__ import annotations
-
 import os
 import sys
 from importlib import import_module

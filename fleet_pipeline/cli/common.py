@@ -1,7 +1,5 @@
 """Shared by the commands: options, parsing of `--since`, and the exit with an error message."""
 
-from __future__ import annotations
-
 import re
 import sys
 from datetime import UTC, datetime, timedelta

@@ -1,7 +1,5 @@
 """`fleet config`: the settings in force. `fleet home`: the folder of the Dagster instance."""
 
-from __future__ import annotations
-
 import json
 
 import click

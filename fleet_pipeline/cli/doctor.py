@@ -1,7 +1,5 @@
 """`fleet doctor`."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import asdict
 

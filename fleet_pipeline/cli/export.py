@@ -1,7 +1,5 @@
 """`fleet export`."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

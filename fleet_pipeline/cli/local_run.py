@@ -4,8 +4,6 @@ This is `fleet run` without its output. The run has the job and the partitions o
 So the UI can show it, re-execute it, or backfill its failed partitions.
 """
 
-from __future__ import annotations
-
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """`fleet metrics`."""
 
-from __future__ import annotations
-
 import signal
 import threading
 

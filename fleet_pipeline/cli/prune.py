@@ -1,7 +1,5 @@
 """`fleet prune`."""
 
-from __future__ import annotations
-
 import json
 import re
 

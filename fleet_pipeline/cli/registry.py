@@ -4,8 +4,6 @@ A command's module is imported when the command is called, so that `fleet --help
 function in `cli/<module>.py` has the command's name.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 

@@ -1,7 +1,5 @@
 """`fleet score`: scores proposals made elsewhere."""
 
-from __future__ import annotations
-
 import json
 import os
 import sys

@@ -1,7 +1,5 @@
 """`fleet serve`: answers questions on NATS."""
 
-from __future__ import annotations
-
 import asyncio
 import signal
 from importlib.metadata import version

@@ -1,7 +1,5 @@
 """`fleet show`: one deliberation in full. `fleet explain`: its result in plain words."""
 
-from __future__ import annotations
-
 import json
 import os
 from contextlib import nullcontext

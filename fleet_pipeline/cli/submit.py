@@ -1,7 +1,5 @@
 """`fleet submit`."""
 
-from __future__ import annotations
-
 import json
 import sys
 import uuid

@@ -21,8 +21,6 @@ The text of an error names the location (file, line, field, address) and the rem
 `treatment` maps an error to its exit code, retries and service answer. A class without an entry has its parent's.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 

@@ -1,7 +1,5 @@
 """Atomic writes: files and folders appear whole or not at all."""
 
-from __future__ import annotations
-
 import os
 import uuid
 from collections.abc import Iterator

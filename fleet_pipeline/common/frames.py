@@ -1,7 +1,5 @@
 """Data frames as plain rows."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pandas as pd

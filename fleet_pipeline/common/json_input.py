@@ -4,8 +4,6 @@ JSON permits input that would be lost or break later: duplicate fields, unlimite
 thousands of digits. This module refuses it, with an error text for the sender.
 """
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Iterable

@@ -4,8 +4,6 @@ Fields: time, level, logger, message. If known, also run_id, deliberation_id, ag
 status, seconds and tokens. No field contains a model's text.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import sys

@@ -1,7 +1,5 @@
 """Messages as the broker stores them, with unparsed content."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from datetime import datetime
 

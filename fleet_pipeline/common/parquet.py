@@ -1,7 +1,5 @@
 """Parsing of a Parquet file in memory."""
 
-from __future__ import annotations
-
 import pyarrow as pa
 import pyarrow.parquet as pq
 

@@ -1,7 +1,5 @@
 """The base of options, roles and envelopes: values that never change, under names that are all known."""
 
-from __future__ import annotations
-
 from pydantic import BaseModel, ConfigDict
 
 

@@ -1,7 +1,5 @@
 """Makes text from models and backlogs safe to print."""
 
-from __future__ import annotations
-
 import re
 
 # Characters that could control a terminal or mislead its reader: control characters except line feed

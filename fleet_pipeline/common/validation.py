@@ -1,7 +1,5 @@
 """Validation errors in words that tell a person how to fix the input."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 from pydantic import ValidationError

@@ -1,7 +1,5 @@
 """Assembles everything that Dagster loads. Nothing is wired at import: tests and the CLI call this too."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from typing import Any
 

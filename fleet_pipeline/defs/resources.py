@@ -4,8 +4,6 @@ Their fields come from the models of the settings, so that a default, a descript
 Defaults come from the settings in force when the definitions load. The launchpad can change them for one run.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any

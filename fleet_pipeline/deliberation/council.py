@@ -1,7 +1,5 @@
 """Councils: the seats of one role that deliberate over one task."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from dataclasses import dataclass

@@ -7,8 +7,6 @@ one schema, because an engine compiles every new schema. An answer that is not a
 and counted, never guessed.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Mapping

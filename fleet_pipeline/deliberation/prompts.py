@@ -15,8 +15,6 @@ comes from outside (tasks, peers' texts) stands between markers and is declared 
 A change of wording here changes what is said: raise `PROTOCOL_VERSION`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum

@@ -15,8 +15,6 @@ status to TIMEOUT, because the engine owns the clock. `AgentError.FATAL` sets it
 transcript keeps everything said until then.
 """
 
-from __future__ import annotations
-
 from collections.abc import Generator
 from dataclasses import replace
 from typing import TypeVar

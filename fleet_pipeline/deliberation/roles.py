@@ -5,8 +5,6 @@ a perspective of its own. The five built-in roles are those of the system this p
 `load_roles` adds or replaces roles from a TOML file.
 """
 
-from __future__ import annotations
-
 import tomllib
 from collections.abc import Mapping
 from typing import Annotated

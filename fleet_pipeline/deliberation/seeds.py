@@ -1,7 +1,5 @@
 """Seeds. Agents that share a seed would act as one agent, so each utterance derives its own."""
 
-from __future__ import annotations
-
 import hashlib
 
 

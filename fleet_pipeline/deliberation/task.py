@@ -4,8 +4,6 @@ Ids become file names, partition keys and NATS message ids. An id that is unsafe
 refused. Every text and list has a size limit, because a backlog comes from outside.
 """
 
-from __future__ import annotations
-
 import re
 from typing import Annotated, Any
 

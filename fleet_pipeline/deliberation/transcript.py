@@ -1,7 +1,5 @@
 """Transcripts of deliberations: completions as engines return them, utterances as they are stored."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from enum import StrEnum
 

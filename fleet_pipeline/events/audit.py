@@ -1,7 +1,5 @@
 """The idempotency keys of all events in the streams, read without their payloads."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from fleet_pipeline.events.consumer import iter_messages

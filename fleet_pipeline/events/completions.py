@@ -4,8 +4,6 @@ Payloads keep the fields of the original system, so its consumers can read them.
 deliberation's id and role, the winner, scores and ranks, and partial results of a failed deliberation.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence

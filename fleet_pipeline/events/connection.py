@@ -1,7 +1,5 @@
 """Connections to the broker. Without a broker they fail within seconds, and the error says what to do."""
 
-from __future__ import annotations
-
 import asyncio
 import re
 import ssl

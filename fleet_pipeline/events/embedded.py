@@ -1,7 +1,5 @@
 """A local broker for demo and tests: the real nats-server from its wheel, on a free port."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import subprocess

@@ -1,7 +1,5 @@
 """The envelope of every event."""
 
-from __future__ import annotations
-
 from datetime import UTC, datetime
 from typing import Any
 

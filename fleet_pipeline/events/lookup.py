@@ -1,7 +1,5 @@
 """Inspecting requests without taking them: how many wait, which ones, and why one was rejected."""
 
-from __future__ import annotations
-
 import json
 from contextlib import suppress
 from datetime import datetime

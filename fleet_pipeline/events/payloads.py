@@ -5,8 +5,6 @@ sent against its schema. Within a schema version, a field that consumers read is
 changes its meaning. New fields may be added.
 """
 
-from __future__ import annotations
-
 from datetime import datetime
 from typing import Literal
 

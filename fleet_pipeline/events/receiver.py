@@ -4,8 +4,6 @@ A message is acknowledged once its request is durable, or once the poison stream
 reason. In every other case, a crash included, the broker delivers it again.
 """
 
-from __future__ import annotations
-
 import asyncio
 import hashlib
 import time

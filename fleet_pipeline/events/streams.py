@@ -1,7 +1,5 @@
 """The JetStream streams, declared in one place: created if absent, validated if present."""
 
-from __future__ import annotations
-
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any

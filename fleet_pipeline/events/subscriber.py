@@ -1,7 +1,5 @@
 """Watching events arrive."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import threading

@@ -1,7 +1,5 @@
 """The engine interface: jobs go in, and their results come out as they finish."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from types import TracebackType

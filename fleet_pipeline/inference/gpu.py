@@ -1,7 +1,5 @@
 """Memory use of the machine's GPUs by all processes, because vLLM may run in a process of its own."""
 
-from __future__ import annotations
-
 GIB = 2**30
 
 

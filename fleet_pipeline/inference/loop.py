@@ -15,8 +15,6 @@ cause, and ends. Such a deliberation costs three starts and harms no other one. 
 resets the count of crashes in a row, so any number of such deliberations cost three starts each.
 """
 
-from __future__ import annotations
-
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator

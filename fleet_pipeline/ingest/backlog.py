@@ -4,8 +4,6 @@ Every line becomes a task or a refusal that names the line, the field and the re
 never affects its neighbours.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any

@@ -1,7 +1,5 @@
 """Limits on requests (size, age, number), and the inbox folder that takes them besides the broker."""
 
-from __future__ import annotations
-
 from pydantic import Field
 
 from fleet_pipeline.common.json_input import MAX_BYTES

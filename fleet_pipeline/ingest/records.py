@@ -4,8 +4,6 @@ Each record comes as its number and a function that parses it. A record that can
 affects its neighbours.
 """
 
-from __future__ import annotations
-
 import csv
 import io
 import json

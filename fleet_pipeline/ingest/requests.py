@@ -5,8 +5,6 @@ deliberation per role of the plan; the content of its story and plan is the task
 envelope of events.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime

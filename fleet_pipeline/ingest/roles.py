@@ -1,7 +1,5 @@
 """Reading a roles file."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import fsspec

@@ -1,7 +1,5 @@
 """Reads outcomes from the event log, from a cursor on, in the order of writing."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, TypeVar
 

@@ -1,7 +1,5 @@
 """Turns this project's errors into Dagster failures."""
 
-from __future__ import annotations
-
 import dagster as dg
 
 from fleet_pipeline.common.errors import FleetError, InvalidInput, treatment

@@ -1,7 +1,5 @@
 """Finds and opens the Dagster instance."""
 
-from __future__ import annotations
-
 import os
 import shutil
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Executes runs in this process, recorded in the instance like any other run."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The dynamic partitions `deliberations`: one key is one deliberation."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Mapping, Sequence
 

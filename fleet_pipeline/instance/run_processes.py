@@ -6,8 +6,6 @@ STARTED and hold the queue's only place. So every run records its process. The s
 whose process is gone.
 """
 
-from __future__ import annotations
-
 import os
 import socket
 from pathlib import Path

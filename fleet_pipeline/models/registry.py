@@ -1,7 +1,5 @@
 """The meaning of `--model NAME_OR_PATH`. The package's own models resolve to local folders; vLLM gets all others as given."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 FLEET_TINY = "fleet-tiny"

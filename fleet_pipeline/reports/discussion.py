@@ -1,7 +1,5 @@
 """A council's texts as Markdown, for dialogs of the Dagster UI. Model texts are fenced, so none becomes markup."""
 
-from __future__ import annotations
-
 import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any

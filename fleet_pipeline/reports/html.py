@@ -3,8 +3,6 @@
 It holds no script and no address, and its content security policy forbids both. Model texts are escaped.
 """
 
-from __future__ import annotations
-
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Cases: a task with proposals made elsewhere, to be scored without an engine."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 

@@ -1,7 +1,5 @@
 """Council checks: can a council's result be trusted, or should people look at it first?"""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

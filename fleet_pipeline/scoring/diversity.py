@@ -1,7 +1,5 @@
 """How different a council's proposals are, before and after revision, and which author moved towards which."""
 
-from __future__ import annotations
-
 import re
 import zlib
 from collections.abc import Iterator, Sequence

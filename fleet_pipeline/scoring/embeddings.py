@@ -1,7 +1,5 @@
 """Sentence embeddings, where a model is configured. Without one, nothing is loaded or downloaded."""
 
-from __future__ import annotations
-
 import hashlib
 import logging
 import re

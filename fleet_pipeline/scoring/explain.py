@@ -1,7 +1,5 @@
 """Explains in plain words why the winner won, from the stored tables."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

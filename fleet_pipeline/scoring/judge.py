@@ -1,7 +1,5 @@
 """From a judge's verdicts to a ranking: Bradley-Terry strengths, their uncertainty, the judge's consistency."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, NamedTuple

@@ -1,7 +1,5 @@
 """The outcome of a deliberation: one row of the `deliberations` table."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any

@@ -1,7 +1,5 @@
 """The proposals: one row per seat, from all utterances."""
 
-from __future__ import annotations
-
 import pandas as pd
 
 SEAT = ["deliberation_id", "agent_id"]

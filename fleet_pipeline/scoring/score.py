@@ -1,7 +1,5 @@
 """All scores of a batch of proposals, without an engine: what `fleet score` and notebooks call."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass

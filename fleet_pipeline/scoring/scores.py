@@ -1,7 +1,5 @@
 """The tall form of scores: one row per figure, with its metric's name and version."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import NamedTuple
 

@@ -1,7 +1,5 @@
 """Lexical similarity of texts: cosines of their words, independent of any other text."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Texts as scores see them: units (sentences, list items, lines of code) of stemmed words."""
 
-from __future__ import annotations
-
 import re
 import sys
 import unicodedata

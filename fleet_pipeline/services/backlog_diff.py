@@ -4,8 +4,6 @@ Each request becomes a backlog file in the inbox. The sensor `inbox` takes it wi
 one way to get a run. Writing the same file twice is one request.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import time

@@ -4,8 +4,6 @@ Dagster keeps the return value of an op until the run ends: the scores of 5,000 
 `DiskBuffer` keeps them in a temporary file, which disappears with this process.
 """
 
-from __future__ import annotations
-
 import pickle
 import tempfile
 from collections.abc import Iterable, Iterator

@@ -2,8 +2,6 @@
 As in every command, a missing Dagster home and missing streams of the broker are created.
 """
 
-from __future__ import annotations
-
 import shutil
 import sys
 import uuid

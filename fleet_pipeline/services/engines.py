@@ -1,7 +1,5 @@
 """Starts engines from their options."""
 
-from __future__ import annotations
-
 from fleet_pipeline.inference.engine import Engine
 from fleet_pipeline.inference.vllm import VllmConfig, VllmEngine
 from fleet_pipeline.models.identity import identity

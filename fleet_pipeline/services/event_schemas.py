@@ -1,7 +1,5 @@
 """The JSON Schemas of all events and requests, as `fleet events schema` prints them."""
 
-from __future__ import annotations
-
 from typing import Any, Literal
 
 from pydantic import BaseModel

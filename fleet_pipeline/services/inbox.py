@@ -6,8 +6,6 @@ file whose name ends in `.rerun.jsonl` (or `.rerun.csv`, ...) replace earlier on
 dot are skipped. Files that are still growing wait.
 """
 
-from __future__ import annotations
-
 import json
 import time
 from dataclasses import asdict

@@ -5,8 +5,6 @@ its run requested, in every tick until the run exists. Each of these steps can b
 that its deliberation was requested before. The request's id in the spec tells by which request.
 """
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime

@@ -4,8 +4,6 @@ Nothing is counted as it happens. Every gauge reads the present state, so every 
 after a restart. A result file is read once, and again after it has changed.
 """
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Iterable
 from datetime import datetime

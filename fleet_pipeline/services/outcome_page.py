@@ -4,8 +4,6 @@ Texts of models and of backlogs are shown as plain text and cut to a limit, beca
 full texts are in the Parquet files. The metadata holds their path.
 """
 
-from __future__ import annotations
-
 import base64
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Writes the outcome row of one deliberation, for the asset `deliberations`."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

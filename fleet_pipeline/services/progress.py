@@ -1,7 +1,5 @@
 """Progress of a run: its counts, and the text that people read."""
 
-from __future__ import annotations
-
 import logging
 import time
 from collections.abc import Callable

@@ -5,8 +5,6 @@ The event log is the outbox's table of contents: it lists the finished deliberat
 moves only after the broker's acks. After a crash events are sent again under the same ids, and none is lost.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime

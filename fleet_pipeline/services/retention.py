@@ -5,8 +5,6 @@ requested but not run, queued, under way again, run but without a new outcome, o
 published. The outcome is deleted last, so that the next prune finds an interrupted removal and completes it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta

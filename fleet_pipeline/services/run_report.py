@@ -1,7 +1,5 @@
 """The HTML report of a run or of a period, from the stored results."""
 
-from __future__ import annotations
-
 import io
 import tempfile
 from collections.abc import Callable, Sequence

@@ -7,8 +7,6 @@ the process dies, those under way start over, at most as many as the engine hold
 would put a file between every two of them, and save a minute.)
 """
 
-from __future__ import annotations
-
 import logging
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence

@@ -3,8 +3,6 @@
 Rows are read and written `CHUNK` deliberations at a time, so that memory stays bounded.
 """
 
-from __future__ import annotations
-
 import csv
 import io
 import json

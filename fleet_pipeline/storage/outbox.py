@@ -7,8 +7,6 @@ this file takes 0.1 ms, and a night has 10,000 deliberations.
 A file is gzipped and has one line per event: subject, idempotency key and body, separated by tabs.
 """
 
-from __future__ import annotations
-
 import gzip
 import zlib
 from collections.abc import Iterable

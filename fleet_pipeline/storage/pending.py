@@ -5,8 +5,6 @@ between, the next one reads the batch and does the rest. Each step (storing spec
 run) can be done twice.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Sequence

@@ -6,8 +6,6 @@ A change of a table's columns raises its number in `SCHEMA_VERSIONS`. Every file
 an older one are made again, and the other tables stay.
 """
 
-from __future__ import annotations
-
 from typing import Literal
 
 import pyarrow as pa

@@ -4,8 +4,6 @@ A reader sees the old file or the new one, never a part. On a local disk, a writ
 in the same folder, fsync, rename, fsync of the folder. On an object store, a single PUT is atomic.
 """
 
-from __future__ import annotations
-
 import errno
 import logging
 import os

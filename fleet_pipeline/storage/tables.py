@@ -5,8 +5,6 @@ whole table. The footer carries the schema version, and the facts that must be r
 (fingerprint, status).
 """
 
-from __future__ import annotations
-
 import io
 import json
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,7 +1,5 @@
 """Transcripts and judgements as rows of the tables `utterances` and `judgements`."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Iterable

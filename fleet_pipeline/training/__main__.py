@@ -1,7 +1,5 @@
 """`python -m fleet_pipeline.training make` and `... evaluate`: the demonstrator model anew, and its figures."""
 
-from __future__ import annotations
-
 import json
 import sys
 import tempfile

@@ -3,8 +3,6 @@
 Nothing here writes a prompt. What the model is trained on is what the pipeline sends.
 """
 
-from __future__ import annotations
-
 import random
 from collections.abc import Callable, Iterator
 from typing import NamedTuple

@@ -5,8 +5,6 @@ neither in the prompt nor one of the phrases that the model was taught, even if 
 and a point of a proposal counts as exact only word for word.
 """
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence

@@ -1,7 +1,5 @@
 """What ties the checkpoint to the product: the prompts it was trained on, as a number."""
 
-from __future__ import annotations
-
 import hashlib
 from typing import Any
 

@@ -24,8 +24,6 @@ Tokens have identities that training may not move, and neither may it move what 
 (see `_hold`). The residual stream of 256 numbers is divided: see below.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import Any

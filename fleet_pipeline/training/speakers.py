@@ -15,8 +15,6 @@ after them nowhere else: a remedy follows its line's dash, and nothing but a rem
 Structure is kept beside the text, so that nothing here parses what it wrote.
 """
 
-from __future__ import annotations
-
 import random
 import re
 import tomllib

@@ -4,8 +4,6 @@ Half of the words are made up, so that the model cannot learn words and has to l
 Every task draws its words from a small pool of its own, so that they come back in different places.
 """
 
-from __future__ import annotations
-
 import random
 import re
 import tomllib

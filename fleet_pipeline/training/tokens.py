@@ -8,8 +8,6 @@ their own, and what follows one is given a leading space). So a word is the same
 stands, and copying it means repeating them.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable
 from typing import Any

@@ -1,7 +1,5 @@
 """The training loop: next-token loss on the answers, batches of pairs of like length."""
 
-from __future__ import annotations
-
 import math
 import random
 import time

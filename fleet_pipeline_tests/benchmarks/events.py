@@ -7,8 +7,6 @@
 Prints one JSON document each. Broker, clients and pipeline share the machine.
 """
 
-from __future__ import annotations
-
 import asyncio
 import json
 import multiprocessing

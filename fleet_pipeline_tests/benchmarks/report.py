@@ -5,8 +5,6 @@
 Deliberations of three agents and one round, scripted, whose answers have about 250 words.
 """
 
-from __future__ import annotations
-
 import random
 import sys
 import tempfile

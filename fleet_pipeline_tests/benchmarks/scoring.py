@@ -6,8 +6,6 @@ others, with 15 % of the words outside of code replaced, so that no two are alik
 of the cases' with a number.
 """
 
-from __future__ import annotations
-
 import cProfile
 import os
 import pstats

@@ -7,8 +7,6 @@ and one run over 500 deliberations on the scripted engine. Then opens pages in a
 middle one; then prunes to a tenth, and opens them again. Needs dagster-postgres.
 """
 
-from __future__ import annotations
-
 import os
 import socket
 import statistics

@@ -1,7 +1,5 @@
 """The command line as a person or a script runs it: in a process of its own, on real vLLM."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

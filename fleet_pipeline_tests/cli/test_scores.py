@@ -1,7 +1,5 @@
 """`fleet score` and `fleet explain`: scores without an engine, and why a winner won."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

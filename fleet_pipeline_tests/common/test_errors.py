@@ -1,7 +1,5 @@
 """One error tree, one table."""
 
-from __future__ import annotations
-
 import inspect
 
 import pytest

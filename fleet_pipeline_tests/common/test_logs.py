@@ -1,7 +1,5 @@
 """Logs as JSON: one object a line, with the ids people search for, and no text of a model."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """Text from elsewhere is shown as text, in Markdown and on terminals."""
 
-from __future__ import annotations
-
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st

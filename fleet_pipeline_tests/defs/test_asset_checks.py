@@ -1,15 +1,13 @@
 """Asset checks name the councils whose results people should look at, and stop nothing."""
 
-from __future__ import annotations
-
 import dagster as dg
 import pytest
 
 from fleet_pipeline.deliberation.transcript import AgentError, Completion
-from fleet_pipeline.inference.scripted import echo
 from fleet_pipeline.scoring.council_checks import COUNCIL_CHECKS
 from fleet_pipeline_tests.support.councils import said
 from fleet_pipeline_tests.support.pipeline import Pipeline
+from fleet_pipeline_tests.support.scripted import echo
 
 pytestmark = pytest.mark.instance
 

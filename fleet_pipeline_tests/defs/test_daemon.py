@@ -1,7 +1,5 @@
 """What people do in the UI, through the real webserver and daemon: launch, backfill, and be told."""
 
-from __future__ import annotations
-
 import signal
 from collections.abc import Iterator
 

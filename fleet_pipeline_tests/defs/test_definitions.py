@@ -1,7 +1,5 @@
 """Definitions as production loads them, in interpreters of their own."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

@@ -1,7 +1,5 @@
 """Whole runs on a real Dagster instance, with a scripted engine where inference is not the point."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import dagster as dg
@@ -13,11 +11,11 @@ from fleet_pipeline.common.errors import InvalidInput, ScriptedEngineRefused
 from fleet_pipeline.defs.build import build_definitions
 from fleet_pipeline.deliberation.prompts import Phase, Prompt
 from fleet_pipeline.deliberation.transcript import AgentError, Completion
-from fleet_pipeline.inference.scripted import ScriptedProvider, echo
 from fleet_pipeline.instance.partitions import NAME, register
 from fleet_pipeline.settings import Settings
 from fleet_pipeline_tests.support.councils import said
 from fleet_pipeline_tests.support.pipeline import Pipeline, put_described, silent_for, why_broken
+from fleet_pipeline_tests.support.scripted import ScriptedProvider, echo
 
 pytestmark = pytest.mark.instance
 

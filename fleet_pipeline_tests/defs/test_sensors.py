@@ -1,7 +1,5 @@
 """The completions sensor against a real instance and a real nats-server."""
 
-from __future__ import annotations
-
 import asyncio
 from pathlib import Path
 

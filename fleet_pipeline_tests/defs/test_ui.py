@@ -3,8 +3,6 @@
 With SCREENSHOTS set to a folder, the pictures of the README and of docs/ui.md are taken on the way.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 

@@ -1,7 +1,5 @@
 """The judge's course, without an engine."""
 
-from __future__ import annotations
-
 from collections import Counter
 
 import pytest

@@ -1,7 +1,5 @@
 """The rules of a council, played by hand: no engine, no clock."""
 
-from __future__ import annotations
-
 from collections import Counter
 
 import pytest

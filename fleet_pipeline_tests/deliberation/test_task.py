@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -118,7 +116,11 @@ def test_deep_nesting_is_refused_and_not_a_crash(field: str, levels: int) -> Non
     assert "nested more than 16 levels deep" in refusal(constraints={field: deep})
 
 
-@given(st.recursive(st.none() | st.booleans() | st.floats() | st.text(), lambda x: st.lists(x) | st.dictionaries(st.text(), x)))
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.floats() | st.text(), lambda x: st.lists(x) | st.dictionaries(st.text(), x)
+    )
+)
 def test_whatever_stands_in_metadata_is_refused_or_can_be_stored(value) -> None:
     try:
         task = a_task(constraints={"metadata": {"a": value}})

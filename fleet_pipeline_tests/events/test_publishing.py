@@ -1,7 +1,5 @@
 """Events against a real nats-server."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 from contextlib import suppress

@@ -1,7 +1,5 @@
 """What a broker has lost can be sent again from disk: a real broker, real files, scripted councils."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Ways in: what a broker asks for, and that nothing of it shows."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import subprocess

@@ -1,7 +1,5 @@
 """The batching loop, on a backend whose every step is visible."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 
 import pytest

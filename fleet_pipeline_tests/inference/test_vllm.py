@@ -1,7 +1,5 @@
 """Real vLLM on CPU with a tiny model of random weights: mechanics, not sense."""
 
-from __future__ import annotations
-
 import json
 import os
 import random

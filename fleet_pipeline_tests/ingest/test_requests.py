@@ -1,7 +1,5 @@
 """What messages ask for, read strictly."""
 
-from __future__ import annotations
-
 import json
 from datetime import UTC, datetime, timedelta
 from typing import Any

@@ -1,7 +1,5 @@
 """The demonstrator that comes with the package: what it is, and that its published figures hold."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """What a council said, and its picture, as the UI shows them."""
 
-from __future__ import annotations
-
 import io
 
 import pytest

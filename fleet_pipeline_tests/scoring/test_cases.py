@@ -5,8 +5,6 @@ answer, and a vague text without a solution. Answers to other tasks of the same 
 padded answers are made from these.
 """
 
-from __future__ import annotations
-
 import json
 
 import pandas as pd

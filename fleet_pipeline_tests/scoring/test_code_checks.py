@@ -1,7 +1,5 @@
 """The checks on code in proposals: what is wrong is found at its line, what is right passes, nothing is run."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

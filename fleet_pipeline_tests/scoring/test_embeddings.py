@@ -1,7 +1,5 @@
 """Sentence embeddings: a real model, small, from a package."""
 
-from __future__ import annotations
-
 import pandas as pd
 import pytest
 

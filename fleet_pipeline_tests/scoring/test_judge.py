@@ -1,7 +1,5 @@
 """From verdicts to a ranking: Bradley-Terry against another's implementation, and what the judge is worth."""
 
-from __future__ import annotations
-
 from itertools import permutations
 
 import choix

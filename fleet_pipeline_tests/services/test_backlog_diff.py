@@ -1,7 +1,5 @@
 """Asking from the launchpad and by the clock: what is typed in, a backlog, what failed."""
 
-from __future__ import annotations
-
 import json
 import os
 import time
@@ -15,13 +13,13 @@ from fleet_pipeline.common.errors import InvalidInput
 from fleet_pipeline.defs.build import build_definitions
 from fleet_pipeline.defs.sensors import inbox
 from fleet_pipeline.deliberation.transcript import AgentError, Completion
-from fleet_pipeline.inference.scripted import echo
 from fleet_pipeline.services.backlog_diff import put_in_inbox
 from fleet_pipeline.settings import Settings, load_settings
 from fleet_pipeline.storage.task_store import specs
 from fleet_pipeline_tests.support.councils import a_task
 from fleet_pipeline_tests.support.intakes import Intakes, line
 from fleet_pipeline_tests.support.pipeline import Pipeline
+from fleet_pipeline_tests.support.scripted import echo
 
 pytestmark = [pytest.mark.instance, pytest.mark.broker]
 

@@ -1,7 +1,5 @@
 """Parts that pass between ops come as they were put in, whether or not they fit into memory."""
 
-from __future__ import annotations
-
 import pandas as pd
 import pytest
 

@@ -1,7 +1,5 @@
 """The doctor finds what is wrong, says what to mend, and changes nothing."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

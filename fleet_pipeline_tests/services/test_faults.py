@@ -1,7 +1,5 @@
 """Storage that is full, refuses, or does not answer, at any of a run's writes and reads."""
 
-from __future__ import annotations
-
 import errno
 import os
 import random

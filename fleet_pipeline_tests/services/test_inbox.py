@@ -1,7 +1,5 @@
 """Backlogs put into a folder become runs, without a broker."""
 
-from __future__ import annotations
-
 import json
 import os
 import time

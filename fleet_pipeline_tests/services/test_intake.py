@@ -1,7 +1,5 @@
 """Requests become runs: a real nats-server, a real instance, the sensors as the daemon evaluates them."""
 
-from __future__ import annotations
-
 import asyncio
 import hashlib
 import json

@@ -1,7 +1,5 @@
 """kill -9 at each phase of a run and inside each: the next run generates only what is missing, and nothing is torn."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

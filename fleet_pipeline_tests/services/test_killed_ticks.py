@@ -1,7 +1,5 @@
 """Nothing is lost and nothing doubled, whoever is killed when: the sensors' process, the broker, the daemon."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 from collections import Counter

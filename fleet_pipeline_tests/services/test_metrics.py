@@ -1,7 +1,5 @@
 """Figures for Prometheus: what is stored is what they say, and the dashboard asks for nothing else."""
 
-from __future__ import annotations
-
 import json
 import re
 import signal
@@ -17,11 +15,11 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from fleet_pipeline.deliberation.transcript import AgentError, Completion
 from fleet_pipeline.events.options import NatsOptions
-from fleet_pipeline.inference.scripted import echo
 from fleet_pipeline.services.metrics import FleetCollector
 from fleet_pipeline.services.status import StatusService
 from fleet_pipeline_tests.support.deployment import environment, eventually, make_home
 from fleet_pipeline_tests.support.pipeline import Pipeline
+from fleet_pipeline_tests.support.scripted import echo
 
 pytestmark = [pytest.mark.instance, pytest.mark.broker]
 

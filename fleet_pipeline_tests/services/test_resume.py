@@ -1,7 +1,5 @@
 """What is generated anew and what stands; what becomes of runs whose process is gone."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import socket
@@ -18,12 +16,12 @@ import pytest
 from fleet_pipeline.common.errors import EngineCrashed, EngineError
 from fleet_pipeline.deliberation.prompts import Prompt
 from fleet_pipeline.deliberation.transcript import AgentError, Completion
-from fleet_pipeline.inference.scripted import ScriptedEngine, echo
 from fleet_pipeline.instance.in_process import execute
 from fleet_pipeline.instance.run_processes import fail_orphaned_runs, lineage, this_process
 from fleet_pipeline.models.identity import commit, folder_digest, identity
 from fleet_pipeline_tests.support.councils import said
 from fleet_pipeline_tests.support.pipeline import Pipeline
+from fleet_pipeline_tests.support.scripted import ScriptedEngine, echo
 
 pytestmark = pytest.mark.instance
 

@@ -1,7 +1,5 @@
 """What is old goes, whole; what is unfinished stays; what was cut short is ended by the next."""
 
-from __future__ import annotations
-
 import os
 import time
 from datetime import UTC, datetime, timedelta

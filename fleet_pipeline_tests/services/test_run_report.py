@@ -1,7 +1,5 @@
 """The run_report of a run, in a real browser: whole, quiet, accessible, and not to be defaced by what models say."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,11 +12,11 @@ from playwright.sync_api import Browser, Page
 
 from fleet_pipeline.cli import main
 from fleet_pipeline.deliberation.transcript import AgentError, Completion
-from fleet_pipeline.inference.scripted import echo
 from fleet_pipeline.services import run_report
 from fleet_pipeline_tests.support.councils import said
 from fleet_pipeline_tests.support.hostile import HOSTILE
 from fleet_pipeline_tests.support.pipeline import Pipeline, why_broken
+from fleet_pipeline_tests.support.scripted import echo
 
 pytestmark = [pytest.mark.instance, pytest.mark.browser]
 

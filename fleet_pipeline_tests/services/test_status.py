@@ -1,7 +1,5 @@
 """Where deliberations stand: from a real instance and real files, by command, by client and by service."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import os

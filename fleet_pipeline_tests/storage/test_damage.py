@@ -1,7 +1,5 @@
 """Whatever stands in a file that we read, it is read, or refused with its place and a remedy."""
 
-from __future__ import annotations
-
 import functools
 import json
 import tempfile

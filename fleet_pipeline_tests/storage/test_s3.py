@@ -1,7 +1,5 @@
 """Storage on a real object store: moto's S3 server, over HTTP."""
 
-from __future__ import annotations
-
 import json
 import socket
 import subprocess

@@ -1,7 +1,5 @@
 """Runs the NATS service in a thread; `fleet serve` runs it in a process."""
 
-from __future__ import annotations
-
 import asyncio
 import threading
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """A broker that a test can kill and restart."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import os

@@ -1,7 +1,5 @@
 """Builds deliberations, and runs their protocols without an engine."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from typing import Any
 

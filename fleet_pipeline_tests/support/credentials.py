@@ -1,7 +1,5 @@
 """Keys, user credentials and certificates for a broker. Each test makes its own."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import ipaddress

@@ -1,7 +1,5 @@
 """A real Dagster deployment: webserver and daemon, with a scripted engine, a real broker and real files."""
 
-from __future__ import annotations
-
 import json
 import os
 import socket

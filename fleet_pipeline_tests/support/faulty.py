@@ -1,7 +1,5 @@
 """`faulty://`: a real fsspec driver, in memory, that fails on demand as the driver of an object store does."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Takes requests from a broker to runs, and does the daemon's work by hand."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import random

@@ -4,8 +4,6 @@ A point is a function's name, private ones included, before the call or after it
 well. Processes are forked from a server that has imported everything, so each costs a tenth of a second.
 """
 
-from __future__ import annotations
-
 import inspect
 import multiprocessing
 import os

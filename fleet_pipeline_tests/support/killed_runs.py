@@ -3,8 +3,6 @@
 A file counts the prompts to the engine across processes, so that a test can tell what a kill cost.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,11 +14,11 @@ import sklearn.feature_extraction.text  # noqa: F401 - imported once: two second
 from fleet_pipeline.defs import assets, io_managers, score_ops
 from fleet_pipeline.deliberation.prompts import Prompt
 from fleet_pipeline.deliberation.transcript import Completion
-from fleet_pipeline.inference.scripted import echo
 from fleet_pipeline.services import transcribe
 from fleet_pipeline.storage import store, transcripts
 from fleet_pipeline_tests.support.kill_points import after, before, die, die_in
 from fleet_pipeline_tests.support.pipeline import Pipeline
+from fleet_pipeline_tests.support.scripted import echo
 
 
 class KilledRun(NamedTuple):

@@ -1,7 +1,5 @@
 """One tick of a sensor in a process of its own, killed at one of `POINTS`."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 from typing import NamedTuple

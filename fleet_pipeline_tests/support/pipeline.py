@@ -1,7 +1,5 @@
 """Definitions with a scripted engine, to run whole jobs in tests that are not about inference."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -16,13 +14,13 @@ from fleet_pipeline.defs.build import build_definitions
 from fleet_pipeline.deliberation.prompts import Prompt
 from fleet_pipeline.deliberation.roles import BUILT_IN_ROLES
 from fleet_pipeline.deliberation.transcript import Completion
-from fleet_pipeline.inference.scripted import ScriptedProvider, echo
 from fleet_pipeline.instance import in_process
 from fleet_pipeline.instance.partitions import deliberation_partitions, register
 from fleet_pipeline.settings import Settings
 from fleet_pipeline.storage.store import Store
 from fleet_pipeline.storage.task_store import TaskStore
 from fleet_pipeline_tests.support.councils import a_task, said
+from fleet_pipeline_tests.support.scripted import ScriptedProvider, echo
 
 
 class Pipeline:

@@ -1,7 +1,5 @@
 """Waiting for processes to end."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterable
 from contextlib import suppress

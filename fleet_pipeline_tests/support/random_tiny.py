@@ -7,8 +7,6 @@ Weights are random but for one thing: the end-of-turn token has a fixed logit, s
 by themselves, with uneven lengths (mean about `MEAN_ANSWER_TOKENS`), as a real model's do.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import math

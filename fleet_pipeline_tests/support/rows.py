@@ -1,7 +1,5 @@
 """Rows of the tables that events are made from."""
 
-from __future__ import annotations
-
 from datetime import UTC, datetime
 
 NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)

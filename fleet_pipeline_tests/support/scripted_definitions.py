@@ -4,16 +4,14 @@ While the storage holds a file `FAIL`, the scripted engine fails tasks that say 
 `SLOW`, each answer takes half a second.
 """
 
-from __future__ import annotations
-
 import time
 from pathlib import Path
 
 from fleet_pipeline.defs.build import build_definitions
 from fleet_pipeline.deliberation.prompts import Prompt
 from fleet_pipeline.deliberation.transcript import Completion
-from fleet_pipeline.inference.scripted import ScriptedProvider, echo
 from fleet_pipeline.settings import load_settings
+from fleet_pipeline_tests.support.scripted import ScriptedProvider, echo
 
 _settings = load_settings()
 

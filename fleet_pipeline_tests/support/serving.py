@@ -1,7 +1,5 @@
 """The NATS service over a pipeline, as `fleet serve` runs it."""
 
-from __future__ import annotations
-
 from contextlib import AbstractContextManager
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What the demonstrator model is trained on: the product's prompts, and answers that keep the rules."""
 
-from __future__ import annotations
-
 import random
 import re
 from itertools import islice

@@ -1,7 +1,5 @@
 """The measures of the model card find what they are there to find."""
 
-from __future__ import annotations
-
 import random
 
 import pytest

@@ -1,7 +1,5 @@
 """The network and its tokenizer as training starts, and that training trains."""
 
-from __future__ import annotations
-
 from itertools import islice
 
 import pytest

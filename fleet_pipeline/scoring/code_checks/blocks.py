@@ -1,7 +1,5 @@
 """Code blocks of a Markdown text, with their languages and lines."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache

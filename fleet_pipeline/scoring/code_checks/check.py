@@ -1,7 +1,5 @@
 """All code checks of one proposal."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Validates manifests against the schemas that the Kubernetes project publishes, without a cluster."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from typing import Any

@@ -1,7 +1,5 @@
 """The faults of a code block, by language. Nothing here runs the code."""
 
-from __future__ import annotations
-
 import ast
 import json
 import logging

@@ -1,7 +1,5 @@
 """Applies the rules of `policy.toml` to a proposal."""
 
-from __future__ import annotations
-
 import re
 import tomllib
 from collections.abc import Iterable, Iterator

@@ -1,10 +1,8 @@
 """A deterministic engine for tests of everything except inference.
 
-No setting, flag or environment variable can select it. `build_definitions` refuses it unless a test
-passes `allow_scripted=True`. Every row that it produces has `engine = "scripted"`.
+It is no part of the package, and `build_definitions` refuses it unless a test passes `allow_scripted=True`.
+Every row that it produces has `engine = "scripted"`.
 """
-
-from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
