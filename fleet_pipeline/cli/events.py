@@ -19,9 +19,7 @@ if TYPE_CHECKING:
     from fleet_pipeline.services.publishing import PublishSummary
 
 _nats = click.option("--nats", metavar="URL", help="The broker; nats.url of the settings where absent.")
-_since = click.option(
-    "--since", metavar="TIME", help="Finished since then: 2026-11-20, 2026-11-20T08:00, 90m, 12h or 7d."
-)
+_since = click.option("--since", metavar="TIME", help="Finished since: 2026-11-20, 2026-11-20T08:00, 90m, 12h or 7d.")
 
 
 @click.group()
@@ -50,9 +48,8 @@ def check(nats: str | None, as_json: bool) -> None:
     remarks = run_blocking(broker, prepare_broker)
     if as_json:
         streams = {stream.name: list(stream.subjects) for stream in STREAMS}
-        click.echo(
-            json.dumps({"broker": without_secrets(broker.url or ""), "streams": streams, "remarks": remarks}, indent=2)
-        )
+        document = {"broker": without_secrets(broker.url or ""), "streams": streams, "remarks": remarks}
+        click.echo(json.dumps(document, indent=2))
         return
     for stream in STREAMS:
         click.echo(f"{stream.name:<22} {', '.join(stream.subjects)}")
@@ -95,8 +92,7 @@ def replay(
     fleet events replay rate-limiter.dev rate-limiter.qa
     fleet events replay --since 12h --nats nats://broker:4222
     """
-    from fleet_pipeline.services.publishing import PublishSummary, finished_keys
-    from fleet_pipeline.services.publishing import replay as send_again
+    from fleet_pipeline.services.publishing import PublishSummary, finished_keys, replay as send_again
 
     settings = load_settings(flags(storage=storage, nats__url=nats))
     store, broker = Fleet.of(settings).store, _required_broker(settings)
@@ -125,8 +121,7 @@ def reconcile(since: str | None, storage: str | None, nats: str | None, as_json:
     \b
     fleet events reconcile --since 7d
     """
-    from fleet_pipeline.services.publishing import PublishSummary, finished_keys
-    from fleet_pipeline.services.publishing import reconcile as send_missing
+    from fleet_pipeline.services.publishing import PublishSummary, finished_keys, reconcile as send_missing
 
     settings = load_settings(flags(storage=storage, nats__url=nats))
     store, broker = Fleet.of(settings).store, _required_broker(settings)

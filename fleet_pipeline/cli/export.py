@@ -11,8 +11,7 @@ from fleet_pipeline.common.text import printable
 from fleet_pipeline.deliberation.task import is_deliberation_id
 from fleet_pipeline.services.fleet import Fleet
 from fleet_pipeline.settings import load_settings
-from fleet_pipeline.storage.export import FORMATS
-from fleet_pipeline.storage.export import export as write
+from fleet_pipeline.storage.export import FORMATS, export as write
 from fleet_pipeline.storage.schemas import TABLES, TableName
 
 

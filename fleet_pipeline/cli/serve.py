@@ -24,8 +24,7 @@ def serve(nats: str | None, storage: str | None) -> None:
     fleet serve --nats nats://broker:4222
     nats request fleet.status '{"id": "rate-limiter.dev"}'
     """
-    from fleet_pipeline.api.nats_service import STATS
-    from fleet_pipeline.api.nats_service import serve as answer_questions
+    from fleet_pipeline.api.nats_service import STATS, serve as answer_questions
     from fleet_pipeline.events.connection import unavailable
     from fleet_pipeline.services.fleet import Fleet
     from fleet_pipeline.services.status import RequestStatusService

@@ -30,8 +30,7 @@ def show(deliberation_id: str, storage: str | None, as_json: bool) -> None:
     from fleet_pipeline.reports.terminal import deliberation_page
     from fleet_pipeline.storage.tables import read_rows
 
-    settings = load_settings(flags(storage=storage))
-    store = Fleet.of(settings).store
+    store = Fleet.of(load_settings(flags(storage=storage))).store
     outcome = _outcome(store, deliberation_id)
     tables = {name: read_rows(store, name, deliberation_id) for name in ("proposals", "utterances")}
     rows = {name: table.to_pylist() if table is not None else [] for name, table in tables.items()}
@@ -60,8 +59,7 @@ def explain(deliberation_id: str, storage: str | None, as_json: bool) -> None:
     from fleet_pipeline.scoring.explain import explain as explain_in_words
     from fleet_pipeline.storage.tables import read_file, read_rows
 
-    settings = load_settings(flags(storage=storage))
-    store = Fleet.of(settings).store
+    store = Fleet.of(load_settings(flags(storage=storage))).store
     outcome = _outcome(store, deliberation_id)
     proposals_file = read_file(store, "proposals", deliberation_id)
     seats, scoring = (proposals_file[0].to_pylist(), proposals_file[1]) if proposals_file else ([], {})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -81,9 +82,7 @@ def _overview(status_service: StatusService, settings: Settings, as_json: bool) 
     from fleet_pipeline.reports.terminal import overview
 
     states = {key: str(state) for key, state in status_service.statuses().items()}
-    counts: dict[str, int] = {}
-    for state in states.values():
-        counts[state] = counts.get(state, 0) + 1
+    counts = Counter(states.values())
     broker_counts, broker_line = _broker_counts(settings)
     if as_json:
         click.echo(json.dumps({"counts": counts, **broker_counts, "deliberations": states}, indent=2))

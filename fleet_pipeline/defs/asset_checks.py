@@ -61,13 +61,11 @@ def _failed_council_checks(tasks: TaskStore, key: str, options: CouncilCheckOpti
     frames: dict[str, pd.DataFrame] = {
         table: (file[0] if file else TABLES[table].empty_table()).to_pandas() for table, file in files.items()
     }
-    scored = files["proposals"]
+    diversity = files["proposals"][1].get("diversity", {}) if files["proposals"] else {}
     quorum = None
     with suppress(InvalidInput):  # the outcome reports it
         quorum = tasks.get(key)[0].needed
-    return failed_checks(
-        frames["utterances"], frames["proposals"], scored[1].get("diversity", {}) if scored else {}, quorum, options
-    )
+    return failed_checks(frames["utterances"], frames["proposals"], diversity, quorum, options)
 
 
 def _keys(context: dg.AssetCheckExecutionContext, stored: list[str]) -> list[str]:

@@ -56,11 +56,10 @@ def completions(
     receipts = total.receipts
     if not receipts and not total.unreadable:
         return dg.SkipReason("no outcomes since the last tick")
-    duplicates, unreadable = len(receipts.duplicates), len(total.unreadable)
+    sent = f"published {len(receipts.stored)} events; the broker knew {len(receipts.duplicates)} more already"
+    unreadable = len(total.unreadable)
     unsent = f"; {unreadable} deliberations cannot be read (see the tick's log)" if unreadable else ""
-    return dg.SkipReason(
-        f"published {len(receipts.stored)} events; the broker knew {duplicates} more already{unsent}{failure}"
-    )
+    return dg.SkipReason(sent + unsent + failure)
 
 
 @dg.sensor(

@@ -5,8 +5,8 @@
     streams                the JetStream streams that must exist
     completions            events made from the rows of a finished deliberation
     publisher              sends events and waits for acks; `subscriber` watches them arrive
-    audit                  lists the events that the streams hold
-    receiver               takes requests, pulled by `consumer`; `lookup` reads requests without taking them
+    receiver               takes requests, pulled by `consumer`
+    lookup                 reads requests and lists events, without taking any
     embedded               a local broker for demo and tests
 
 Not here: the content of a request (`ingest.requests`) and its handling (`services.intake`).

@@ -1,4 +1,4 @@
-"""Inspecting requests without taking them: how many wait, which ones, and why one was rejected."""
+"""Inspecting streams without taking anything: which requests wait, why one was rejected, which events are there."""
 
 import json
 from contextlib import suppress
@@ -11,7 +11,7 @@ from fleet_pipeline.common.messages import PLAN_APPROVED, REQUESTED
 from fleet_pipeline.deliberation.task import deliberation_id
 from fleet_pipeline.events.consumer import iter_messages
 from fleet_pipeline.events.receiver import REQUEST_HEADER, SOURCES, stream_of
-from fleet_pipeline.events.streams import POISON, ensure_streams
+from fleet_pipeline.events.streams import OUTGOING, POISON, PUBLISHED_STREAMS, ensure_streams
 
 
 async def waiting(connection: Any) -> dict[str, int]:
@@ -53,6 +53,19 @@ async def untaken(connection: Any) -> frozenset[str]:
                 ids.add((message.headers or {}).get("Nats-Msg-Id", ""))
                 ids |= _requested_ids(message.data)
     return frozenset(ids)
+
+
+async def stored_keys(connection: Any) -> frozenset[str]:
+    """The idempotency keys of all our events that the broker holds. Raises `StreamMismatch`."""
+    keys: set[str] = set()
+    jetstream = connection.jetstream()
+    await ensure_streams(jetstream, PUBLISHED_STREAMS)
+    for subject in OUTGOING:
+        # By subject, not by name: a stream of another name may take it.
+        stream = await jetstream.find_stream_name_by_subject(subject)
+        async for message in iter_messages(connection, stream, subject, headers_only=True):
+            keys.add((message.headers or {}).get("Nats-Msg-Id", ""))
+    return frozenset(keys - {""})
 
 
 async def refusal(connection: Any, request_id: str, since: datetime) -> str | None:

@@ -23,9 +23,8 @@ def create_run(
     instance: dg.DagsterInstance, job: dg.JobDefinition, run_id: str, config: Mapping[str, Any], tags: Mapping[str, str]
 ) -> dg.DagsterRun:
     """A run of `job` that has not started, as the UI would create it."""
-    return instance.create_run_for_job(
-        job, None, run_id, config, tags=tags, remote_job_origin=_workspace_origin(job.name)
-    )
+    origin = _workspace_origin(job.name)
+    return instance.create_run_for_job(job, None, run_id, config, tags=tags, remote_job_origin=origin)
 
 
 def _workspace_origin(job_name: str) -> RemoteJobOrigin:

@@ -150,10 +150,8 @@ def _dagster(_: Settings) -> Diagnosis:
     with dg.DagsterInstance.get() as instance:
         runs = instance.get_runs_count()
         daemon = any(status.healthy for status in instance.get_daemon_statuses().values())
-    config = (
-        yaml.safe_load((home / "dagster.yaml").read_text(encoding="utf-8")) if (home / "dagster.yaml").is_file() else {}
-    )
-    config = config or {}
+    file = home / "dagster.yaml"
+    config = (yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else None) or {}
     missing = [name for name in ("run_monitoring", "run_retries") if name not in config]
     if "pools" not in (config.get("concurrency") or {}):
         missing.append("concurrency.pools")

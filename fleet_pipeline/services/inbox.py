@@ -70,5 +70,4 @@ def _take_file(intake: Intake, inbox: Store, name: str, most_per_run: int, deadl
 
 
 def _is_growing(inbox: Store, name: str, still_seconds: float) -> bool:
-    age = (datetime.now(UTC) - inbox.modified(name)).total_seconds()
-    return 0 <= age < still_seconds
+    return 0 <= (datetime.now(UTC) - inbox.modified(name)).total_seconds() < still_seconds

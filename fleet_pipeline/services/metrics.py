@@ -32,10 +32,7 @@ Row = dict[str, Any]
 _LAST_RUN_GAUGES = {
     "fleet_last_run_tokens_per_second": (metadata_keys.TOKENS_PER_SECOND, "Tokens generated a second."),
     "fleet_last_run_prefix_cache_hit_ratio": (metadata_keys.CACHE_HIT_RATE, "Share of prompt tokens from the cache."),
-    "fleet_last_run_engine_start_seconds": (
-        metadata_keys.ENGINE_START_SECONDS,
-        "Seconds of all engine starts together.",
-    ),
+    "fleet_last_run_engine_start_seconds": (metadata_keys.ENGINE_START_SECONDS, "Seconds of all engine starts."),
 }
 
 
@@ -118,9 +115,8 @@ class FleetCollector(Collector):
 
     def _last_run(self) -> Iterable[Metric]:
         event = self.status_service.instance.get_latest_materialization_event(dg.AssetKey(TRANSCRIPTS))
-        metadata: dict[str, Any] = (
-            dict(event.asset_materialization.metadata) if event and event.asset_materialization else {}
-        )
+        materialization = event.asset_materialization if event else None
+        metadata: dict[str, Any] = dict(materialization.metadata) if materialization else {}
         for name, (entry, text) in _LAST_RUN_GAUGES.items():
             if entry in metadata:
                 yield GaugeMetricFamily(name, text, value=float(metadata[entry].value))

@@ -15,10 +15,10 @@ import dagster as dg
 
 from fleet_pipeline.common.errors import CorruptFile, StorageError
 from fleet_pipeline.deliberation.task import is_deliberation_id
-from fleet_pipeline.events.audit import stored_keys
 from fleet_pipeline.events.completions import deliberation_events
 from fleet_pipeline.events.connection import run_blocking
 from fleet_pipeline.events.envelope import Envelope, Sealed
+from fleet_pipeline.events.lookup import stored_keys
 from fleet_pipeline.events.options import NatsOptions
 from fleet_pipeline.events.publisher import CHUNK, Receipts, publish
 from fleet_pipeline.instance.event_log import PAGE, OutcomeRef, read_outcomes

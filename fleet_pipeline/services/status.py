@@ -142,11 +142,8 @@ class StatusService:
         if outcome_status and cancelled:  # the earlier outcome stands
             return outcome_status, run, None
         ended = "was cancelled" if cancelled else "broke"
-        return (
-            Status.FAILED,
-            run,
-            f"run {run.run_id} {ended} before its outcome; what had finished is kept: run it again",
-        )
+        reason = f"run {run.run_id} {ended} before its outcome; what had finished is kept: run it again"
+        return Status.FAILED, run, reason
 
     def _request_id(self, key: str) -> str | None:
         try:

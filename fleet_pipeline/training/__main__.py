@@ -40,8 +40,7 @@ def make(model: Path, tokens: int) -> None:
     """Train tokenizer and network from nothing; the same seed gives the same corpus and start."""
     import torch
 
-    from fleet_pipeline.training import network
-    from fleet_pipeline.training import tokens as tokenizers
+    from fleet_pipeline.training import network, tokens as tokenizers
     from fleet_pipeline.training.corpus import Pair, pairs
     from fleet_pipeline.training.layout import prompt_layout
     from fleet_pipeline.training.train import train

@@ -1,8 +1,7 @@
 """Text from elsewhere is shown as text, in Markdown and on terminals."""
 
 import pytest
-from hypothesis import example, given
-from hypothesis import strategies as st
+from hypothesis import example, given, strategies as st
 from markdown_it import MarkdownIt
 
 from fleet_pipeline.common.text import bounded, fenced, printable

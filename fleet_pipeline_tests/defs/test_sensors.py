@@ -5,8 +5,7 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from fleet_pipeline.common.errors import BrokerUnavailable, StorageError
 from fleet_pipeline.defs.resources import TickOptions

@@ -3,8 +3,7 @@
 from collections import Counter
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from fleet_pipeline.deliberation.council import CouncilDefaults
 from fleet_pipeline.deliberation.prompts import Phase, Prompt

@@ -9,8 +9,7 @@ from functools import partial
 
 import pytest
 from click.testing import CliRunner
-from jsonschema import Draft202012Validator
-from jsonschema import ValidationError as JsonSchemaError
+from jsonschema import Draft202012Validator, ValidationError as JsonSchemaError
 
 from fleet_pipeline.cli import main
 from fleet_pipeline.common.errors import BrokerUnavailable, StreamMismatch

@@ -8,8 +8,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from fleet_pipeline.cli import main
-from fleet_pipeline.events.audit import stored_keys
 from fleet_pipeline.events.connection import connect, run_blocking
+from fleet_pipeline.events.lookup import stored_keys
 from fleet_pipeline.events.options import NatsOptions
 from fleet_pipeline_tests.support.pipeline import Pipeline
 

@@ -20,11 +20,10 @@ from fleet_pipeline.api.client import Client
 from fleet_pipeline.cli import main
 from fleet_pipeline.common.errors import BrokerUnavailable, InvalidInput
 from fleet_pipeline.common.messages import Received
-from fleet_pipeline.events.audit import stored_keys
 from fleet_pipeline.events.connection import connect, run_blocking
 from fleet_pipeline.events.embedded import embedded_server
 from fleet_pipeline.events.envelope import Envelope
-from fleet_pipeline.events.lookup import refusal, untaken, waiting
+from fleet_pipeline.events.lookup import refusal, stored_keys, untaken, waiting
 from fleet_pipeline.events.options import NatsOptions, without_secrets
 from fleet_pipeline.events.publisher import prepare_broker, publish
 from fleet_pipeline.events.receiver import receive

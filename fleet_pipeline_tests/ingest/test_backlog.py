@@ -4,8 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from fleet_pipeline.common.errors import InvalidInput
 from fleet_pipeline.deliberation.roles import BUILT_IN_ROLES

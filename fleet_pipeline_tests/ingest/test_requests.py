@@ -5,8 +5,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from fleet_pipeline.common.errors import RequestRejected
 from fleet_pipeline.common.messages import PLAN_APPROVED, REQUESTED, Received

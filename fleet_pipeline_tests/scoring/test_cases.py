@@ -9,8 +9,7 @@ import json
 
 import pandas as pd
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from fleet_pipeline.common.errors import InvalidInput
 from fleet_pipeline.scoring.cases import case_results, score_cases

@@ -4,8 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from fleet_pipeline.scoring.code_checks.blocks import MAX_BLOCKS, code_blocks
 from fleet_pipeline.scoring.code_checks.check import CodeCheck, check_code

@@ -5,8 +5,7 @@ from itertools import permutations
 import choix
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from fleet_pipeline.scoring.judge import (
     chances,

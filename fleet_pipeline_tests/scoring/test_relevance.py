@@ -1,7 +1,6 @@
 import pandas as pd
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from fleet_pipeline.deliberation.task import Task
 from fleet_pipeline.scoring.relevance import HALF, Relevance, relevance

@@ -7,8 +7,7 @@ from pathlib import Path
 import duckdb
 import pandas as pd
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from fleet_pipeline.common.errors import InvalidInput, StorageError
 from fleet_pipeline.storage.schemas import SCHEMA_VERSIONS, TABLES

@@ -5,7 +5,6 @@ Every row that it produces has `engine = "scripted"`.
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from types import TracebackType
 from typing import Self
 
 from fleet_pipeline.deliberation.prompts import Prompt
@@ -60,9 +59,7 @@ class ScriptedEngine:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.queue.clear()
 
 
