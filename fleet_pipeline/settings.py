@@ -32,7 +32,7 @@ from fleet_pipeline.common.validation import describe
 from fleet_pipeline.deliberation.council import CouncilOptions, Resume
 from fleet_pipeline.deliberation.judging import Judging
 from fleet_pipeline.events.options import NatsOptions
-from fleet_pipeline.inference.vllm import VllmConfig
+from fleet_pipeline.inference.vllm import ModelOptions, VllmConfig
 from fleet_pipeline.ingest.options import RequestOptions
 from fleet_pipeline.scoring.options import CouncilCheckOptions, ScoringOptions, Weights
 
@@ -134,6 +134,9 @@ class Settings(BaseSettings):
         default=".fleet/storage", validate_default=True, min_length=1, description="fsspec URL of all results."
     )
     engine: VllmConfig = VllmConfig()
+    models: dict[str, ModelOptions] = Field(
+        default_factory=dict, description="Options of models by their names, such as [models.fleet-tiny]."
+    )
     council: CouncilSettings = CouncilSettings()
     weights: Weights = Weights()
     scoring: ScoringOptions = ScoringOptions()

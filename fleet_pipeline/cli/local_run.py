@@ -13,6 +13,7 @@ import dagster as dg
 
 from fleet_pipeline.defs.build import build_definitions
 from fleet_pipeline.defs.jobs import deliberate_job
+from fleet_pipeline.defs.resources import engine_config
 from fleet_pipeline.deliberation.task import Task
 from fleet_pipeline.events.options import NatsOptions
 from fleet_pipeline.instance.in_process import create_run, execute
@@ -86,7 +87,7 @@ def _run_config(settings: Settings) -> dict[str, Any]:
     council = settings.council
     return {
         "resources": {
-            "engine": {"config": settings.engine.model_dump(exclude_none=True)},
+            "engine": {"config": engine_config(settings)},
             "council": {
                 "config": council.model_dump(exclude={"sampling"}, exclude_none=True)
                 | council.sampling.model_dump(exclude_none=True)

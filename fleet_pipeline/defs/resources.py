@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import Any
 
 import dagster as dg
-from pydantic import BaseModel, ValidationError, create_model
+from pydantic import BaseModel, Field, ValidationError, create_model
 
 from fleet_pipeline.common.errors import InvalidInput
 from fleet_pipeline.common.validation import describe
@@ -19,7 +19,7 @@ from fleet_pipeline.deliberation.sampling import Sampling
 from fleet_pipeline.events.publisher import CHUNK
 from fleet_pipeline.events.receiver import DeliveryPolicy
 from fleet_pipeline.inference.engine import Engine, EngineProvider
-from fleet_pipeline.inference.vllm import VllmConfig
+from fleet_pipeline.inference.vllm import ModelOptions, VllmConfig
 from fleet_pipeline.ingest.options import RequestOptions
 from fleet_pipeline.instance.event_log import PAGE
 from fleet_pipeline.instance.run_processes import record_process
@@ -50,6 +50,9 @@ def _values(resource: Any, model: type[BaseModel]) -> dict[str, Any]:
 class EngineResource(_resource(VllmConfig)):  # type: ignore[misc]
     """vLLM, offline, in the process of the op that uses it. An `EngineProvider`."""
 
+    sampling: dict[str, Any] = Field(default_factory=dict, description="In place of the model's generation_config.")
+    models: dict[str, Any] = Field(default_factory=dict, description="Options of models by their names.")
+
     def start(self, model: str) -> Engine:
         return self._provider().start(model)
 
@@ -58,7 +61,8 @@ class EngineResource(_resource(VllmConfig)):  # type: ignore[misc]
 
     def _provider(self) -> VllmProvider:
         try:
-            return VllmProvider(VllmConfig(**_values(self, VllmConfig)))
+            models = {name: ModelOptions(**options) for name, options in self.models.items()}
+            return VllmProvider(VllmConfig(**_values(self, VllmConfig)), models)
         except ValidationError as error:
             raise InvalidInput(f"engine: {describe(error)}") from error
 
@@ -149,11 +153,17 @@ def fleet_of(
     return Fleet(storage.url, council.settings().roles_file, requests or RequestOptions(), patience)
 
 
+def engine_config(settings: Settings) -> dict[str, Any]:
+    """The config of the resource `engine`, as a run's record holds it."""
+    models = {name: options.model_dump(exclude_unset=True) for name, options in settings.models.items()}
+    return settings.engine.model_dump(exclude_none=True) | {"models": models}
+
+
 def default_resources(settings: Settings) -> dict[str, Any]:
     """Every resource but `progress`, from the settings, by name."""
     council = settings.council
     return {
-        "engine": EngineResource(**settings.engine.model_dump()),
+        "engine": EngineResource(**engine_config(settings)),
         "council": CouncilResource(**council.model_dump(exclude={"sampling"}), **council.sampling.model_dump()),
         "weights": WeightsResource(**settings.weights.model_dump()),
         "scoring": ScoringResource(**settings.scoring.model_dump()),

@@ -17,6 +17,7 @@ from fleet_pipeline.events.options import without_secrets
 from fleet_pipeline.inference.gpu import gpu_memory
 from fleet_pipeline.models.identity import commit
 from fleet_pipeline.models.registry import resolve
+from fleet_pipeline.services.engines import VllmProvider
 from fleet_pipeline.services.fleet import Fleet
 from fleet_pipeline.settings import Settings
 
@@ -110,7 +111,7 @@ def _model(settings: Settings) -> Diagnosis:
         return ok(f"{name}: {location}")
     if location.startswith(("/", ".", "~")):
         return fail(f"{location} is no folder", "correct engine.model, or --model")
-    commit_hash = commit(location, settings.engine.revision)
+    commit_hash = commit(location, VllmProvider(settings.engine, settings.models).config_of(name).revision)
     if commit_hash:
         return ok(f"{name} at commit {commit_hash[:12]}")
     return fail(

@@ -1,7 +1,9 @@
 """Starts engines from their options."""
 
+from collections.abc import Mapping
+
 from fleet_pipeline.inference.engine import Engine
-from fleet_pipeline.inference.vllm import VllmConfig, VllmEngine
+from fleet_pipeline.inference.vllm import ModelOptions, VllmConfig, VllmEngine
 from fleet_pipeline.models.identity import identity
 from fleet_pipeline.models.registry import resolve
 
@@ -9,14 +11,20 @@ from fleet_pipeline.models.registry import resolve
 class VllmProvider:
     """Starts vLLM, offline, in the calling process. An `EngineProvider`."""
 
-    def __init__(self, config: VllmConfig) -> None:
+    def __init__(self, config: VllmConfig, models: Mapping[str, ModelOptions] | None = None) -> None:
+        """`models` holds the options of models by name, as tasks and `config` name them."""
         self.config = config
+        self.models = models or {}
         self.model = config.model
 
+    def config_of(self, model: str) -> VllmConfig:
+        """How `model` is loaded. It differs from the configured one if a task or role names its own."""
+        return self.config.of(model, self.models.get(model, ModelOptions()))
+
     def start(self, model: str) -> Engine:
-        """Load `model`. It differs from the configured one if a task names its own."""
-        return VllmEngine.start(self.config.model_copy(update={"model": resolve(model)}))
+        return VllmEngine.start(self.config_of(model).model_copy(update={"model": resolve(model)}))
 
     def identity(self, model: str) -> str:
         """Everything besides its name that decides the output of `model`: engine options, and weights or commit."""
-        return self.config.output_options + identity(resolve(model), self.config.revision)
+        config = self.config_of(model)
+        return config.output_options + identity(resolve(model), config.revision)

@@ -6,6 +6,7 @@ import random
 import subprocess
 import sys
 from collections.abc import Iterable
+from pathlib import Path
 
 import pytest
 
@@ -17,7 +18,8 @@ from fleet_pipeline.deliberation.protocol import deliberate
 from fleet_pipeline.deliberation.sampling import Sampling
 from fleet_pipeline.deliberation.transcript import AgentError, Status, Transcript
 from fleet_pipeline.inference.engine import Job
-from fleet_pipeline.inference.vllm import VllmConfig, VllmEngine
+from fleet_pipeline.inference.vllm import ModelOptions, VllmConfig, VllmEngine
+from fleet_pipeline.services.engines import VllmProvider
 from fleet_pipeline_tests.support.councils import a_deliberation, a_job
 from fleet_pipeline_tests.support.engine import CONTEXT
 
@@ -186,7 +188,8 @@ TWO_ENGINES = """
 import sys, psutil
 from fleet_pipeline.deliberation.council import CouncilDefaults
 from fleet_pipeline.deliberation.sampling import Sampling
-from fleet_pipeline.inference.vllm import VllmConfig, VllmEngine
+from fleet_pipeline.inference.vllm import ModelOptions, VllmConfig, VllmEngine
+from fleet_pipeline.services.engines import VllmProvider
 from fleet_pipeline_tests.support.councils import a_deliberation, a_job
 
 defaults = CouncilDefaults(model="m", sampling=Sampling(max_tokens=160), retries=3)
@@ -219,7 +222,8 @@ KILLED_ENGINE = """
 import os, signal, sys, psutil
 from fleet_pipeline.deliberation.council import CouncilDefaults
 from fleet_pipeline.deliberation.sampling import Sampling
-from fleet_pipeline.inference.vllm import VllmConfig, VllmEngine
+from fleet_pipeline.inference.vllm import ModelOptions, VllmConfig, VllmEngine
+from fleet_pipeline.services.engines import VllmProvider
 from fleet_pipeline_tests.support.councils import a_deliberation, a_job
 
 def living():
@@ -265,3 +269,17 @@ def test_a_broken_model_folder_is_an_engine_error_and_no_other_model_is_taken(tm
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(EngineError, match=str(tmp_path)):
         VllmEngine.start(VllmConfig(model=str(tmp_path)))
+
+
+def test_a_model_is_loaded_with_the_options_of_its_own(tmp_path: Path) -> None:
+    template = tmp_path / "short.jinja"
+    template.write_text("{% for message in messages %}{{ message.content[:10] }}{% endfor %}")
+    own = ModelOptions(max_model_len=640, chat_template=str(template), sampling=Sampling(max_tokens=5))
+    provider = VllmProvider(VllmConfig(model="another", max_model_len=4_096), {"fleet-tiny": own})
+    with provider.start("fleet-tiny") as engine:
+        defaults = CouncilDefaults(model="fleet-tiny")
+        transcript = run(engine, [a_deliberation(defaults=defaults, rounds=0)])["t1.dev"]
+        assert engine.max_model_len == 640
+    for utterance in transcript.utterances:
+        assert utterance.completion.prompt_tokens <= 20
+        assert utterance.completion.completion_tokens <= 5

@@ -1,0 +1,68 @@
+"""Which options an engine starts with: the machine's for every model, a model's own for that model alone."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from fleet_pipeline.common.errors import InvalidInput
+from fleet_pipeline.deliberation.sampling import Sampling
+from fleet_pipeline.inference.vllm import ModelOptions, VllmConfig
+from fleet_pipeline.services.engines import VllmProvider
+from fleet_pipeline.settings import load_settings
+
+pytestmark = pytest.mark.unit
+
+OF_THE_RUN = VllmConfig(
+    model="org/large",
+    revision="v2",
+    dtype="float16",
+    quantization="awq",
+    max_model_len=4_096,
+    trust_remote_code=True,
+    chat_template_kwargs={"enable_thinking": False},
+    max_num_seqs=7,
+    gpu_memory_utilization=0.5,
+)
+OWN = set(ModelOptions.model_fields)
+
+
+def test_options_of_the_run_s_model_do_not_reach_a_task_s_other_model() -> None:
+    other = VllmProvider(OF_THE_RUN).config_of("org/small")
+    assert other.model == "org/small"
+    assert other.model_dump(include=OWN) == ModelOptions().model_dump()
+    assert (other.max_num_seqs, other.gpu_memory_utilization) == (7, 0.5)
+    assert VllmProvider(OF_THE_RUN).config_of("org/large") == OF_THE_RUN
+
+
+def test_a_model_named_in_the_settings_has_its_own_options() -> None:
+    models = {"org/small": ModelOptions(dtype="bfloat16"), "org/large": ModelOptions(revision="v3")}
+    provider = VllmProvider(OF_THE_RUN, models)
+    assert provider.config_of("org/small").model_dump(include=OWN) == ModelOptions(dtype="bfloat16").model_dump()
+    large = provider.config_of("org/large")
+    assert (large.revision, large.dtype, large.max_model_len) == ("v3", "float16", 4_096)
+
+
+def test_what_a_model_s_options_change_in_its_answers_changes_its_identity(tmp_path: Path) -> None:
+    template = tmp_path / "chat.jinja"
+    template.write_text("{{ messages }}")
+    plain = VllmProvider(VllmConfig(model="run")).identity(str(tmp_path))
+    own = [
+        ModelOptions(dtype="float32"),
+        ModelOptions(sampling=Sampling(top_p=0.5)),
+        ModelOptions(chat_template=str(template)),
+    ]
+    seen = [VllmProvider(VllmConfig(model="run"), {str(tmp_path): one}).identity(str(tmp_path)) for one in own]
+    template.write_text("{{ messages }}!")
+    seen.append(VllmProvider(VllmConfig(model="run"), {str(tmp_path): own[-1]}).identity(str(tmp_path)))
+    assert len({plain, *seen}) == 5
+
+
+def test_a_model_without_options_of_its_own_is_what_it_was_in_results_of_before() -> None:
+    options = {"chat_template_kwargs": {}, "dtype": "auto", "max_model_len": None, "quantization": None}
+    assert VllmConfig().output_options == json.dumps(options, sort_keys=True)
+
+
+def test_a_chat_template_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match=r"models\.run\.chat_template: .*none"):
+        load_settings({"models": {"run": {"chat_template": str(tmp_path / "none")}}})
