@@ -111,7 +111,7 @@ def test_an_engine_is_added_as_the_recipe_says(pipeline: Pipeline) -> None:
     pipeline.configure()
     assert pipeline.run(pipeline.put("t1")).success
     seats = pipeline.table("proposals")
-    assert set(seats["engine"]) == {"upper-case"}
+    assert set(seats["engine"]) == {"synthetic: upper-case"}
     assert all(text == text.upper() for text in seats["text"])
     assert a_task().description.upper() not in set(seats["text"])
 

@@ -15,7 +15,7 @@
     │   └── StreamMismatch           a stream on the server would lose messages
     ├── EmbeddingsUnavailable      the embedding model cannot be loaded
     ├── MissingExtra               a part of the installation that was left out is needed
-    └── ScriptedEngineRefused      production definitions would run a scripted engine
+    └── SyntheticEngineRefused     production definitions would run an engine without a model
 
 The text of an error names the location (file, line, field, address) and the remedy, and contains no secret.
 `treatment` maps an error to its exit code, retries and service answer. A class without an entry has its parent's.
@@ -93,8 +93,8 @@ class MissingExtra(FleetError):
         super().__init__(f"{purpose} needs packages that are not installed: pip install 'fleet-pipeline[{extra}]'")
 
 
-class ScriptedEngineRefused(FleetError):
-    """Definitions that would run a scripted engine outside tests."""
+class SyntheticEngineRefused(FleetError):
+    """Definitions that would run a synthetic engine outside tests: one in which no model answers."""
 
 
 COMPLETED, BROKE, INVALID, SOME_FAILED = 0, 1, 2, 3  # exit codes

@@ -5,13 +5,13 @@ from typing import Any
 
 import dagster as dg
 
-from fleet_pipeline.common.errors import ScriptedEngineRefused
+from fleet_pipeline.common.errors import SyntheticEngineRefused
 from fleet_pipeline.defs.asset_checks import council_checks
 from fleet_pipeline.defs.assets import deliberations, proposals, transcripts
 from fleet_pipeline.defs.io_managers import ParquetIOManager, table_of
 from fleet_pipeline.defs.jobs import ask, ask_again, ask_backlog, deliberate_job, prune_job, rescore_job
 from fleet_pipeline.defs.loggers import json_console
-from fleet_pipeline.defs.resources import EngineResource, default_resources
+from fleet_pipeline.defs.resources import default_resources
 from fleet_pipeline.defs.schedules import build_schedules
 from fleet_pipeline.defs.sensors import completions, inbox, orphaned_runs, requests
 from fleet_pipeline.settings import Settings, load_settings
@@ -19,18 +19,18 @@ from fleet_pipeline.storage.schemas import TABLES
 
 
 def build_definitions(
-    settings: Settings | None = None, *, overrides: Mapping[str, Any] | None = None, allow_scripted: bool = False
+    settings: Settings | None = None, *, overrides: Mapping[str, Any] | None = None, allow_synthetic: bool = False
 ) -> dg.Definitions:
     """The definitions under `settings`; without `settings`, under those in force.
 
-    `overrides` replaces resources by name. Raises `ScriptedEngineRefused` for any engine that is not vLLM, unless
-    a test sets `allow_scripted`. The reason: the earlier system ran a mock agent in production for months, and every
+    `overrides` replaces resources by name. Raises `SyntheticEngineRefused` for an engine without a model, unless
+    a test sets `allow_synthetic`. The reason: the earlier system ran a mock agent in production for months, and every
     test was green.
     """
     settings = settings or load_settings()
     resources = default_resources(settings) | {"progress": _quiet} | dict(overrides or {})
-    if not isinstance(resources["engine"], EngineResource) and not allow_scripted:
-        raise ScriptedEngineRefused("the scripted engine is for tests; production definitions run vLLM")
+    if resources["engine"].synthetic and not allow_synthetic:
+        raise SyntheticEngineRefused("the engine is synthetic: no model answers; it is for tests")
     return dg.Definitions(
         assets=dg.map_asset_specs(_described_by(settings), [transcripts, proposals, deliberations]),
         asset_checks=[council_checks],

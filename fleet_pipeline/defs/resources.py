@@ -6,7 +6,7 @@ Defaults come from the settings in force when the definitions load. The launchpa
 
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any
+from typing import Any, ClassVar
 
 import dagster as dg
 from pydantic import BaseModel, Field, ValidationError, create_model
@@ -50,6 +50,7 @@ def _values(resource: Any, model: type[BaseModel]) -> dict[str, Any]:
 class EngineResource(_resource(VllmConfig)):  # type: ignore[misc]
     """vLLM, offline, in the process of the op that uses it. An `EngineProvider`."""
 
+    synthetic: ClassVar[bool] = VllmProvider.synthetic
     sampling: dict[str, Any] = Field(default_factory=dict, description="In place of the model's generation_config.")
     models: dict[str, Any] = Field(default_factory=dict, description="Options of models by their names.")
 

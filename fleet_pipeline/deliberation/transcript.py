@@ -5,6 +5,8 @@ from enum import StrEnum
 
 from fleet_pipeline.deliberation.prompts import Phase, Prompt
 
+# Begins the name of the engine in rows that no model made.
+SYNTHETIC = "synthetic: "
 _OPEN, _CLOSE = "<think>", "</think>"
 
 

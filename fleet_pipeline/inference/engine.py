@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Generic, Protocol, Self, TypeVar
 
 from fleet_pipeline.deliberation.protocol import Dialogue
-from fleet_pipeline.deliberation.transcript import Completion
+from fleet_pipeline.deliberation.transcript import SYNTHETIC, Completion
 
 Result = TypeVar("Result")
 
@@ -44,7 +44,8 @@ def ignore(_: Completion) -> None:
 class Engine(Protocol):
     """Runs many dialogues at once on one model. As a context manager it frees the model at exit."""
 
-    name: str
+    kind: str  # such as "vllm"
+    synthetic: bool  # no model answers: the engine of a test
     start_seconds: float  # total over all starts
     crashes: list[str]  # the reason for each restart
 
@@ -61,10 +62,16 @@ class Engine(Protocol):
     def __exit__(self, *_: object) -> None: ...
 
 
+def label(engine: Engine) -> str:
+    """What rows call the engine that made them."""
+    return f"{SYNTHETIC}{engine.kind}" if engine.synthetic else engine.kind
+
+
 class EngineProvider(Protocol):
     """Starts engines. `model` is the default when neither the task nor the role names one."""
 
     model: str
+    synthetic: bool  # of its engines; production refuses it
 
     def identity(self, model: str) -> str:
         """A text that changes whenever something other than the name changes the model's output."""

@@ -126,7 +126,8 @@ class VllmConfig(ModelOptions):
 class VllmEngine:
     """A loaded model. Create it with `VllmEngine.start` and use it as a context manager."""
 
-    name = "vllm"
+    kind = "vllm"
+    synthetic = False
 
     def __init__(self, config: VllmConfig) -> None:
         self.config = config

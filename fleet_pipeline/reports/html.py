@@ -14,6 +14,7 @@ import pandas as pd
 from fleet_pipeline.common.errors import MissingExtra
 from fleet_pipeline.common.frames import records
 from fleet_pipeline.common.text import bounded, printable
+from fleet_pipeline.deliberation.transcript import SYNTHETIC
 from fleet_pipeline.reports.plots import bars, before_and_after, distribution, diversity_against_relevance
 
 Row = Mapping[str, Any]
@@ -63,7 +64,7 @@ def write_report(
         title=title,
         made_at=made_at or datetime.now(UTC),
         headline=headline(rows),
-        scripted=sorted(set(rows["engine"].dropna()) - {"vllm"}),
+        synthetic=sorted({name for name in rows["engine"].dropna() if name.startswith(SYNTHETIC)}),
         plots=_plots(rows, seats),
         wins=wins(seats),
         failures=records(rows[rows["status"] != "completed"]),

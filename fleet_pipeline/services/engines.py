@@ -11,6 +11,8 @@ from fleet_pipeline.models.registry import resolve
 class VllmProvider:
     """Starts vLLM, offline, in the calling process. An `EngineProvider`."""
 
+    synthetic = False
+
     def __init__(self, config: VllmConfig, models: Mapping[str, ModelOptions] | None = None) -> None:
         """`models` holds the options of models by name, as tasks and `config` name them."""
         self.config = config

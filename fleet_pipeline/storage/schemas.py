@@ -65,7 +65,7 @@ _REQUEST = {
 }
 _PROVENANCE = {
     "model": ("text", "Model that spoke, as configured."),
-    "engine": ("text", "vllm, or scripted for rows made by tests."),
+    "engine": ("text", 'Its kind, such as vllm. It begins with "synthetic: " where a test made the row.'),
     "run_id": ("text", "Dagster run that wrote the row."),
     "fingerprint": ("text", "Hash over all that decides what is said; see `fleet_pipeline.deliberation.council`."),
 }

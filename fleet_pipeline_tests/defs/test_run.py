@@ -7,7 +7,7 @@ import duckdb
 import pandas as pd
 import pytest
 
-from fleet_pipeline.common.errors import InvalidInput, ScriptedEngineRefused
+from fleet_pipeline.common.errors import InvalidInput, SyntheticEngineRefused
 from fleet_pipeline.defs.build import build_definitions
 from fleet_pipeline.deliberation.prompts import Phase, Prompt
 from fleet_pipeline.deliberation.transcript import AgentError, Completion
@@ -28,7 +28,7 @@ def test_one_run_over_many_partitions_with_one_engine_start(pipeline: Pipeline) 
     for asset in ("transcripts", "proposals", "deliberations"):
         assert pipeline.partitions(asset) == (set(keys), set())
     assert len(pipeline.table("deliberations")) == 24
-    assert set(pipeline.table("deliberations")["engine"]) == {"scripted"}
+    assert set(pipeline.table("deliberations")["engine"]) == {"synthetic: scripted"}
 
 
 def test_each_outcome_is_exactly_one_event(pipeline: Pipeline) -> None:
@@ -338,9 +338,12 @@ def test_the_run_says_in_the_event_log_how_far_it_is(pipeline: Pipeline) -> None
     assert "transcribed, 2 of 2 deliberations" in " | ".join(message or "" for message in said_in_log)
 
 
-def test_production_definitions_refuse_the_scripted_engine(tmp_path: Path) -> None:
-    with pytest.raises(ScriptedEngineRefused, match="the scripted engine is for tests"):
-        build_definitions(Settings(storage=str(tmp_path)), overrides={"engine": ScriptedProvider()})
+def test_production_definitions_refuse_a_synthetic_engine_and_take_any_other(tmp_path: Path) -> None:
+    settings, provider = Settings(storage=str(tmp_path)), ScriptedProvider()
+    with pytest.raises(SyntheticEngineRefused, match="the engine is synthetic"):
+        build_definitions(settings, overrides={"engine": provider})
+    provider.synthetic = False
+    assert build_definitions(settings, overrides={"engine": provider}).resources["engine"] is provider
 
 
 def test_a_judge_in_the_same_engine_start_decides_where_it_is_asked_to(judged: Pipeline) -> None:

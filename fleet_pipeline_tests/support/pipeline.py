@@ -55,7 +55,7 @@ class Pipeline:
         self.definitions = build_definitions(
             Settings(**{"storage": str(self.storage)} | settings),
             overrides={"engine": self.source} | self.overrides,
-            allow_scripted=True,
+            allow_synthetic=True,
         )
 
     def _script(self, prompt: Prompt) -> Completion:

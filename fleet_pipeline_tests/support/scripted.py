@@ -1,7 +1,7 @@
 """A deterministic engine for tests of everything except inference.
 
-It is no part of the package, and `build_definitions` refuses it unless a test passes `allow_scripted=True`.
-Every row that it produces has `engine = "scripted"`.
+It is no part of the package, and `build_definitions` refuses it unless a test passes `allow_synthetic=True`.
+Every row that it produces has `engine = "synthetic: scripted"`.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -24,7 +24,8 @@ def echo(prompt: Prompt) -> Completion:
 class ScriptedEngine:
     """Answers prompts with a function, in order, at most `batch` per step."""
 
-    name = "scripted"
+    kind = "scripted"
+    synthetic = True
     start_seconds = 0.0
 
     def __init__(self, script: Script = echo, *, batch: int = 16, max_in_flight: int = 32, restarts: int = 5) -> None:
@@ -67,6 +68,7 @@ class ScriptedProvider:
     """Starts scripted engines. Outside tests, `build_definitions` refuses every provider except vLLM's."""
 
     model = "scripted"
+    synthetic = True
 
     def __init__(self, script: Script = echo) -> None:
         self.script = script

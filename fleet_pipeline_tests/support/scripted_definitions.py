@@ -23,4 +23,4 @@ def _answer(prompt: Prompt) -> Completion:
     return Completion(finish_reason="stop") if failing else echo(prompt)
 
 
-defs = build_definitions(_settings, overrides={"engine": ScriptedProvider(_answer)}, allow_scripted=True)
+defs = build_definitions(_settings, overrides={"engine": ScriptedProvider(_answer)}, allow_synthetic=True)
