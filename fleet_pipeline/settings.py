@@ -32,7 +32,7 @@ from fleet_pipeline.common.validation import describe
 from fleet_pipeline.deliberation.council import CouncilOptions, Resume
 from fleet_pipeline.deliberation.judging import Judging
 from fleet_pipeline.events.options import NatsOptions
-from fleet_pipeline.inference.vllm import ModelOptions, VllmConfig
+from fleet_pipeline.inference.options import ModelOptions, VllmConfig
 from fleet_pipeline.ingest.options import RequestOptions
 from fleet_pipeline.scoring.options import CouncilCheckOptions, ScoringOptions, Weights
 

@@ -91,7 +91,8 @@ def random_model() -> str:
 @pytest.fixture(scope="session")
 def vllm_engine(random_model: str) -> Iterator[VllmEngine]:
     """Real vLLM on CPU with a random model, started once: a start takes 15 s."""
-    from fleet_pipeline.inference.vllm import VllmConfig, VllmEngine
+    from fleet_pipeline.inference.options import VllmConfig
+    from fleet_pipeline.inference.vllm import VllmEngine
     from fleet_pipeline_tests.support.engine import CONTEXT
 
     with VllmEngine.start(VllmConfig(model=random_model, max_model_len=CONTEXT, max_num_seqs=32)) as engine:

@@ -19,7 +19,7 @@ from fleet_pipeline.deliberation.sampling import Sampling
 from fleet_pipeline.events.publisher import CHUNK
 from fleet_pipeline.events.receiver import DeliveryPolicy
 from fleet_pipeline.inference.engine import Engine, EngineProvider
-from fleet_pipeline.inference.vllm import ModelOptions, VllmConfig
+from fleet_pipeline.inference.options import ModelOptions, VllmConfig
 from fleet_pipeline.ingest.options import RequestOptions
 from fleet_pipeline.instance.event_log import PAGE
 from fleet_pipeline.instance.run_processes import record_process

@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 
 from fleet_pipeline.inference.engine import Engine
-from fleet_pipeline.inference.vllm import ModelOptions, VllmConfig, VllmEngine
+from fleet_pipeline.inference.options import ModelOptions, VllmConfig
+from fleet_pipeline.inference.vllm import VllmEngine
 from fleet_pipeline.models.identity import identity
 from fleet_pipeline.models.registry import resolve
 

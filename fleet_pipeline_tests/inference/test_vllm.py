@@ -18,7 +18,8 @@ from fleet_pipeline.deliberation.protocol import deliberate
 from fleet_pipeline.deliberation.sampling import Sampling
 from fleet_pipeline.deliberation.transcript import AgentError, Status, Transcript
 from fleet_pipeline.inference.engine import Job
-from fleet_pipeline.inference.vllm import ModelOptions, VllmConfig, VllmEngine
+from fleet_pipeline.inference.options import ModelOptions, VllmConfig
+from fleet_pipeline.inference.vllm import VllmEngine
 from fleet_pipeline.services.engines import VllmProvider
 from fleet_pipeline_tests.support.councils import a_deliberation, a_job
 from fleet_pipeline_tests.support.engine import CONTEXT
@@ -188,7 +189,8 @@ TWO_ENGINES = """
 import sys, psutil
 from fleet_pipeline.deliberation.council import CouncilDefaults
 from fleet_pipeline.deliberation.sampling import Sampling
-from fleet_pipeline.inference.vllm import ModelOptions, VllmConfig, VllmEngine
+from fleet_pipeline.inference.options import ModelOptions, VllmConfig
+from fleet_pipeline.inference.vllm import VllmEngine
 from fleet_pipeline.services.engines import VllmProvider
 from fleet_pipeline_tests.support.councils import a_deliberation, a_job
 
@@ -222,7 +224,8 @@ KILLED_ENGINE = """
 import os, signal, sys, psutil
 from fleet_pipeline.deliberation.council import CouncilDefaults
 from fleet_pipeline.deliberation.sampling import Sampling
-from fleet_pipeline.inference.vllm import ModelOptions, VllmConfig, VllmEngine
+from fleet_pipeline.inference.options import ModelOptions, VllmConfig
+from fleet_pipeline.inference.vllm import VllmEngine
 from fleet_pipeline.services.engines import VllmProvider
 from fleet_pipeline_tests.support.councils import a_deliberation, a_job
 

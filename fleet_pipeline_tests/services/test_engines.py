@@ -7,7 +7,7 @@ import pytest
 
 from fleet_pipeline.common.errors import InvalidInput
 from fleet_pipeline.deliberation.sampling import Sampling
-from fleet_pipeline.inference.vllm import ModelOptions, VllmConfig
+from fleet_pipeline.inference.options import ModelOptions, VllmConfig
 from fleet_pipeline.services.engines import VllmProvider
 from fleet_pipeline.settings import load_settings
 
