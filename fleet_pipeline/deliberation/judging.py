@@ -17,8 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from fleet_pipeline.common.strict_model import StrictModel
 from fleet_pipeline.deliberation.council import Deliberation, Seat
-from fleet_pipeline.deliberation.prompts import Phase, Prompt, bullets, material, task_brief
-from fleet_pipeline.deliberation.protocol import Dialogue
+from fleet_pipeline.deliberation.exchange import Dialogue, Exchange, Message, Request
+from fleet_pipeline.deliberation.prompts import Phase, Turn, bullets, material, task_brief
 from fleet_pipeline.deliberation.sampling import Sampling
 from fleet_pipeline.deliberation.seeds import derive_seed
 from fleet_pipeline.deliberation.transcript import Utterance, classify
@@ -88,8 +88,7 @@ def judge(
             comparisons += [(seats[first], seats[second], repeat), (seats[second], seats[first], repeat)]
     if not comparisons:
         return ()
-    prompts = [_prompt(deliberation, *comparison, proposals, judging) for comparison in comparisons]
-    utterances = [classify(*pair) for pair in zip(prompts, (yield prompts), strict=True)]
+    utterances = yield [_compare(deliberation, *comparison, proposals, judging) for comparison in comparisons]
     return tuple(
         Judgement(first, second, repeat, utterance, None if utterance.error else read_verdict(utterance.text))
         for (first, second, repeat), utterance in zip(comparisons, utterances, strict=True)
@@ -117,9 +116,9 @@ def judging_fingerprint(transcript: str, proposals: Mapping[str, str], judging: 
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
 
-def _prompt(
+def _compare(
     deliberation: Deliberation, first: Seat, second: Seat, repeat: int, proposals: Mapping[str, str], judging: Judging
-) -> Prompt:
+) -> Exchange[Utterance]:
     criteria = deliberation.task.constraints.architect_rubric.criteria
     blocks = [
         task_brief(deliberation.task),
@@ -129,14 +128,14 @@ def _prompt(
         material("The second proposal", proposals[second.agent_id]),
     ]
     comparison = f"{first.agent_id}>{second.agent_id}"
-    return Prompt(
-        seat=JUDGE,
-        phase=Phase.JUDGE,
-        round=repeat,
-        about=first,
-        system=SYSTEM,
-        user="\n\n".join(block for block in blocks if block),
+    told = "\n\n".join(block for block in blocks if block)
+    turn = Turn(JUDGE, Phase.JUDGE, repeat, first, (Message("system", SYSTEM), Message("user", told)))
+    request = Request(
+        name=f"{deliberation.id} {JUDGE.agent_id} {Phase.JUDGE} {repeat} {comparison} 1",
+        model=deliberation.model,
+        messages=turn.messages,
         sampling=Sampling(temperature=judging.temperature, max_tokens=judging.max_tokens),
         schema=SCHEMA,
         seed=derive_seed(deliberation.seed, deliberation.id, comparison, Phase.JUDGE, repeat, 1),
     )
+    return classify(turn, 1, request, (yield request))

@@ -21,7 +21,7 @@ from enum import StrEnum
 from typing import Any
 
 from fleet_pipeline.deliberation.council import Deliberation, Seat
-from fleet_pipeline.deliberation.sampling import Sampling
+from fleet_pipeline.deliberation.exchange import Message
 from fleet_pipeline.deliberation.task import Task, plain
 
 
@@ -33,28 +33,17 @@ class Phase(StrEnum):
 
 
 @dataclass(frozen=True)
-class Prompt:
-    """One request to an engine, and where its answer belongs.
+class Turn:
+    """Whose turn it is, in which phase, and what it is told.
 
-    `round` counts from 1; the opening proposals are round 0. `about` is the author of the text
-    under discussion. The seat's `temperature_scale` multiplies the temperature, wherever that
-    comes from. The protocol sets `attempt` and `seed`.
+    `round` counts from 1; the opening proposals are round 0. `about` is the author of the text under discussion.
     """
 
     seat: Seat
     phase: Phase
     round: int
     about: Seat
-    system: str
-    user: str
-    sampling: Sampling
-    attempt: int = 1
-    seed: int = 0
-    schema: str = ""  # JSON schema that the answer must follow; none where empty
-
-    def messages(self) -> list[dict[str, str]]:
-        """As chat templates take them."""
-        return [{"role": "system", "content": self.system}, {"role": "user", "content": self.user}]
+    messages: tuple[Message, ...]
 
 
 SYSTEM = """\
@@ -84,19 +73,19 @@ keep what is good, and where you disagree keep your way and say why in a sentenc
 complete revised proposal alone."""
 
 
-def propose(deliberation: Deliberation, seat: Seat) -> Prompt:
+def propose(deliberation: Deliberation, seat: Seat) -> Turn:
     """The opening proposal of a seat."""
-    return _prompt(deliberation, seat, Phase.PROPOSE, 0, seat, [PROPOSE_INSTRUCTION])
+    return _turn(deliberation, seat, Phase.PROPOSE, 0, seat, [PROPOSE_INSTRUCTION])
 
 
-def critique(deliberation: Deliberation, critic: Seat, author: Seat, proposal: str, round_: int) -> Prompt:
+def critique(deliberation: Deliberation, critic: Seat, author: Seat, proposal: str, round_: int) -> Turn:
     """`critic`'s critique of `author`'s current proposal."""
     instruction = SELF_CRITIQUE_INSTRUCTION if critic == author else CRITIQUE_INSTRUCTION
     blocks = [material(f"Proposal {author.label}", proposal), instruction.format(label=author.label)]
-    return _prompt(deliberation, critic, Phase.CRITIQUE, round_, author, blocks)
+    return _turn(deliberation, critic, Phase.CRITIQUE, round_, author, blocks)
 
 
-def revise(deliberation: Deliberation, author: Seat, proposal: str, critic: Seat, text: str, round_: int) -> Prompt:
+def revise(deliberation: Deliberation, author: Seat, proposal: str, critic: Seat, text: str, round_: int) -> Turn:
     """`author`'s revision of its own proposal, with the critique it received."""
     whose = "Your own critique" if critic == author else f"Critique by {critic.label}"
     blocks = [
@@ -104,21 +93,12 @@ def revise(deliberation: Deliberation, author: Seat, proposal: str, critic: Seat
         material(f"{whose} of Proposal {author.label}", text),
         REVISE_INSTRUCTION.format(label=author.label),
     ]
-    return _prompt(deliberation, author, Phase.REVISE, round_, author, blocks)
+    return _turn(deliberation, author, Phase.REVISE, round_, author, blocks)
 
 
-def _prompt(
-    deliberation: Deliberation, seat: Seat, phase: Phase, round_: int, about: Seat, blocks: list[str]
-) -> Prompt:
-    return Prompt(
-        seat=seat,
-        phase=phase,
-        round=round_,
-        about=about,
-        system=SYSTEM,
-        user="\n\n".join([task_brief(deliberation.task), *blocks, _speaker(deliberation, seat)]),
-        sampling=deliberation.sampling,
-    )
+def _turn(deliberation: Deliberation, seat: Seat, phase: Phase, round_: int, about: Seat, blocks: list[str]) -> Turn:
+    told = "\n\n".join([task_brief(deliberation.task), *blocks, _speaker(deliberation, seat)])
+    return Turn(seat, phase, round_, about, (Message("system", SYSTEM), Message("user", told)))
 
 
 def task_brief(task: Task) -> str:

@@ -1,9 +1,10 @@
-"""Transcripts of deliberations: completions as engines return them, utterances as they are stored."""
+"""Transcripts of deliberations: what was said, by whom, and whether it counts."""
 
 from dataclasses import dataclass
 from enum import StrEnum
 
-from fleet_pipeline.deliberation.prompts import Phase, Prompt
+from fleet_pipeline.deliberation.exchange import AgentError, Completion, Request
+from fleet_pipeline.deliberation.prompts import Phase, Turn
 
 # Begins the name of the engine in rows that no model made.
 SYNTHETIC = "synthetic: "
@@ -16,46 +17,17 @@ class Status(StrEnum):
     TIMEOUT = "timeout"
 
 
-class AgentError(StrEnum):
-    """Why an utterance does not count."""
-
-    OVERLONG = "overlong"  # the prompt leaves no room for an answer in the model's context
-    EMPTY = "empty"  # only white space or reasoning
-    CUT_OFF = "cut_off"  # the answer reached its token limit
-    ENGINE = "engine"  # the engine failed on this prompt
-    DEADLINE = "deadline"  # still being generated when the deliberation's time was up
-    FATAL = "fatal"  # the engine crashed repeatedly during this deliberation, the last time with no other running
-
-
 # A fresh seed can lead to a shorter or a non-empty answer. It cannot shorten an overlong prompt.
 RETRY_HELPS = frozenset({AgentError.EMPTY, AgentError.CUT_OFF, AgentError.ENGINE})
-
-
-@dataclass(frozen=True)
-class Completion:
-    """An engine's answer to one prompt. Times are seconds since the epoch, tokens are counts.
-
-    An engine sets `error` for failures that only it can detect. The protocol detects empty and cut-off
-    answers from `text` and `finish_reason` ("stop", "length", ...).
-    """
-
-    text: str = ""
-    finish_reason: str = ""
-    prompt_tokens: int = 0
-    cached_tokens: int = 0
-    completion_tokens: int = 0
-    temperature: float | None = None
-    started_at: float = 0.0
-    finished_at: float = 0.0
-    error: AgentError | None = None
-    error_message: str = ""
 
 
 @dataclass(frozen=True)
 class Utterance:
     """One answer of one seat, or its failure to answer."""
 
-    prompt: Prompt
+    turn: Turn
+    attempt: int
+    request: Request
     completion: Completion
     text: str
     reasoning: str
@@ -64,7 +36,7 @@ class Utterance:
 
     @property
     def self_critique(self) -> bool:
-        return self.prompt.phase is Phase.CRITIQUE and self.prompt.seat == self.prompt.about
+        return self.turn.phase is Phase.CRITIQUE and self.turn.seat == self.turn.about
 
 
 @dataclass(frozen=True)
@@ -77,7 +49,7 @@ class Transcript:
     error_message: str = ""
 
 
-def classify(prompt: Prompt, completion: Completion) -> Utterance:
+def classify(turn: Turn, attempt: int, request: Request, completion: Completion) -> Utterance:
     """The utterance of one answer. Splits off the reasoning, and sets `error` if the answer does not count."""
     reasoning, text = split_reasoning(completion.text)
     error, message = completion.error, completion.error_message
@@ -87,7 +59,7 @@ def classify(prompt: Prompt, completion: Completion) -> Utterance:
     elif error is None and not text:
         error = AgentError.EMPTY
         message = "only reasoning, no answer" if reasoning else "empty answer"
-    return Utterance(prompt, completion, text, reasoning, error, message)
+    return Utterance(turn, attempt, request, completion, text, reasoning, error, message)
 
 
 def split_reasoning(raw: str) -> tuple[str, str]:

@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Generic, Protocol, Self, TypeVar
 
-from fleet_pipeline.deliberation.protocol import Dialogue
-from fleet_pipeline.deliberation.transcript import SYNTHETIC, Completion
+from fleet_pipeline.deliberation.exchange import Completion, Dialogue
+from fleet_pipeline.deliberation.transcript import SYNTHETIC
 
 Result = TypeVar("Result")
 

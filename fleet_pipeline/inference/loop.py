@@ -1,15 +1,16 @@
 """The batching loop: many deliberations share one running batch.
 
-When the last answer that a deliberation waits for arrives, its next phase enters the batch at once.
-There is no barrier between phases or between deliberations. Each one finishes as soon as it can, and a
-slow one does not leave the batch half empty.
+A dialogue yields exchanges, which go on at the same time. When an exchange's request is answered, its next request
+enters the batch at once. When the last exchange of a phase has ended, the next phase does. There is no barrier
+between the seats of a phase, and none between deliberations. Each one finishes as soon as it can, and a slow one does
+not leave the batch half empty.
 
 In-flight work is bounded and the backlog is read lazily. A new deliberation is admitted only while fewer
-than `max_in_flight` prompts are in flight. Admitted ones always continue. So at most `max_in_flight`
-deliberations are open at once, each with at most one batch in flight.
+than `max_in_flight` requests are in flight. Admitted ones always continue. So at most `max_in_flight`
+deliberations are open at once, each with at most one phase in flight.
 
 A crashed engine is restarted, up to a limit of crashes in a row. Deliberations under way continue from the
-answers they have; only the prompts in flight are lost. A deliberation under way at two crashes is quarantined
+answers they have; only the requests in flight are lost. A deliberation under way at two crashes is quarantined
 until the others are done. Then it continues alone. If the engine crashes once more, that deliberation is the
 cause, and ends. Such a deliberation costs three starts and harms no other one. Each deliberation that ends
 resets the count of crashes in a row, so any number of such deliberations cost three starts each.
@@ -23,49 +24,61 @@ from itertools import count
 from typing import Any, Protocol
 
 from fleet_pipeline.common.errors import EngineCrashed, EngineError
-from fleet_pipeline.deliberation.prompts import Prompt
-from fleet_pipeline.deliberation.transcript import AgentError, Completion
+from fleet_pipeline.deliberation.exchange import AgentError, Completion, Exchange, Request
 from fleet_pipeline.inference.engine import Finished, Job, OnCompletion, Result, ignore
 
 # A deliberation under way at this many crashes is quarantined.
 QUARANTINE_AFTER = 2
+# How long a backend may wait for an answer. Deadlines are looked at in between, so they are late by this at most.
+PATIENCE_SECONDS = 0.5
 
 
 class Backend(Protocol):
     """The operations that the loop needs from an inference engine."""
 
-    def submit(self, request_id: str, prompt: Prompt) -> Completion | None:
-        """Queue a prompt and return None, or return a completion with the error that prevents it."""
+    def submit(self, request_id: str, request: Request) -> Completion | None:
+        """Queue a request and return None, or return a completion with the error that prevents it."""
         ...
 
-    def step(self) -> list[tuple[str, Completion]]:
-        """Advance every prompt in flight. Return the request id and completion of each that finished.
+    def step(self, patience_seconds: float) -> list[tuple[str, Completion]]:
+        """Go on with every request in flight. Return the id and completion of each that finished, in any order.
 
-        Raises `EngineCrashed`.
+        Waits for answers at most `patience_seconds`, so that a backend that is slow or hangs does not hold up
+        deadlines. A backend that computes in this process goes on by one token and does not wait. Raises
+        `EngineCrashed`.
         """
         ...
 
     def restart(self, reason: str) -> None:
-        """Restart after a crash, without the prompts that were in flight. Raises `EngineError`."""
+        """Restart after a crash, without the requests that were in flight. Raises `EngineError`."""
         ...
 
     def abort(self, request_ids: list[str]) -> None:
-        """Drop prompts that are in flight."""
+        """Drop requests that are in flight."""
         ...
 
 
 @dataclass
+class _Turn:
+    """An exchange, and the request that it waits for. `request` is None when it has ended; `result` is then set."""
+
+    exchange: Exchange[Any]
+    request: Request | None = None
+    asked_at: float = 0.0
+    result: Any = None
+
+
+@dataclass
 class _Active:
-    """A deliberation under way, with the batch that it waits for and the answers so far."""
+    """A deliberation under way, with the turns that it waits for."""
 
     job: Job[Any]
     started_at: float
     deadline: float
-    batch: list[Prompt] = field(default_factory=list)
-    answers: list[Completion | None] = field(default_factory=list)
-    waiting: dict[str, int] = field(default_factory=dict)  # request id -> index in the batch
-    batch_started_at: float = 0.0
+    turns: list[_Turn] = field(default_factory=list)
+    waiting: dict[str, _Turn] = field(default_factory=dict)  # by request id
     crashes: int = 0  # engine crashes while this was under way
+    error: BaseException | None = None  # raised by one of its turns
 
 
 class _Loop:
@@ -120,12 +133,12 @@ class _Loop:
                         return
                     self._resume(self.quarantined.popleft())
         finally:
-            # After an early exit (an error, or the caller stopped), no prompt may stay in the engine.
+            # After an early exit (an error, or the caller stopped), no request may stay in the engine.
             self.backend.abort(list(self.owners))
 
     def _step(self) -> None:
         try:
-            answers = self.backend.step()
+            answers = self.backend.step(PATIENCE_SECONDS)
         except EngineCrashed as crash:
             self._on_crash(crash)
             return
@@ -141,53 +154,68 @@ class _Loop:
         self._advance(active, first=True)
 
     def _advance(self, active: _Active, first: bool = False) -> None:
-        """Send the answers to the dialogue and submit its next batch, until it waits or ends."""
+        """Go on with a dialogue none of whose turns waits, until one does or the dialogue ends."""
         course = active.job.course
-        while True:
+        while not active.waiting:
             try:
-                answers = [answer for answer in active.answers if answer is not None]
-                active.batch = next(course) if first else course.send(answers)
+                if active.error is not None:
+                    raise active.error
+                exchanges = next(course) if first else course.send([turn.result for turn in active.turns])
             except StopIteration as stop:
                 self._finish(active, result=stop.value)
                 return
             except Exception as error:  # noqa: BLE001 - one broken dialogue must not stop the others
+                course.close()
                 self._finish(active, error=error)
                 return
             first = False
-            active.answers = [None] * len(active.batch)
-            active.batch_started_at = time.time()
-            self._submit(active)
-            if active.waiting:
+            active.turns = [_Turn(exchange) for exchange in exchanges]
+            for turn in active.turns:
+                self._proceed(active, turn, None)
+
+    def _proceed(self, active: _Active, turn: _Turn, answer: Completion | None) -> None:
+        """Send `answer` to a turn and submit its next request. Without an answer the turn begins."""
+        while active.error is None:
+            try:
+                turn.request = next(turn.exchange) if answer is None else turn.exchange.send(answer)
+            except StopIteration as stop:
+                turn.request, turn.result = None, stop.value
+                return
+            except Exception as error:  # noqa: BLE001 - as above; its neighbours in the deliberation are given up
+                active.error = error
+                self.backend.abort(list(active.waiting))
+                self._withdraw(active)
+                return
+            turn.asked_at = time.time()
+            answer = self._submit(active, turn, turn.request)
+            if answer is None:
                 return
 
-    def _submit(self, active: _Active) -> None:
-        """Submit the unanswered prompts of a deliberation's batch."""
-        for index, prompt in enumerate(active.batch):
-            if active.answers[index] is not None:
-                continue
-            request_id = str(next(self.request_ids))
-            failure = self.backend.submit(request_id, prompt)
-            if failure is None:
-                active.waiting[request_id] = index
-                self.owners[request_id] = active
-            else:
-                self._answer(active, index, failure)
+    def _submit(self, active: _Active, turn: _Turn, request: Request) -> Completion | None:
+        """Submit a request. Returns an answer if there is one at once: the backend does not take the request."""
+        request_id = str(next(self.request_ids))
+        failure = self.backend.submit(request_id, request)
+        if failure is not None:
+            return self._stamp(turn, failure)
+        active.waiting[request_id] = turn
+        self.owners[request_id] = active
+        return None
 
     def _deliver(self, request_id: str, completion: Completion) -> None:
         active = self.owners.pop(request_id, None)
         if active is None:  # aborted while its last token was generated
             return
-        self._answer(active, active.waiting.pop(request_id), completion)
-        if not active.waiting:
-            self._advance(active)
+        turn = active.waiting.pop(request_id)
+        self._proceed(active, turn, self._stamp(turn, completion))
+        self._advance(active)
 
-    def _answer(self, active: _Active, index: int, completion: Completion) -> None:
-        answer = replace(completion, started_at=active.batch_started_at, finished_at=time.time())
-        active.answers[index] = answer
+    def _stamp(self, turn: _Turn, completion: Completion) -> Completion:
+        answer = replace(completion, started_at=turn.asked_at, finished_at=time.time())
         self.on_completion(answer)
+        return answer
 
     def _expire(self) -> None:
-        """End the deliberations past their deadline: abort their prompts, keep their answers."""
+        """End the deliberations past their deadline: abort their requests, keep their answers."""
         now = self._now()
         late = {id(active): active for active in self.owners.values() if active.deadline <= now}
         for active in late.values():
@@ -197,16 +225,16 @@ class _Loop:
             self._end(active, AgentError.DEADLINE, message)
 
     def _withdraw(self, active: _Active) -> None:
-        """Forget a deliberation's prompts in flight, which the engine no longer has."""
+        """Forget a deliberation's requests in flight, which the engine no longer has."""
         for request_id in active.waiting:
             del self.owners[request_id]
         active.waiting.clear()
 
     def _end(self, active: _Active, error: AgentError, message: str) -> None:
-        """Answer all open prompts of a deliberation with `error`, which ends its dialogue."""
-        for index, answer in enumerate(active.answers):
-            if answer is None:
-                self._answer(active, index, Completion(error=error, error_message=message))
+        """Answer all open requests of a deliberation with `error`, which ends its dialogue."""
+        for turn in active.turns:
+            if turn.request is not None:
+                self._proceed(active, turn, self._stamp(turn, Completion(error=error, error_message=message)))
         self._advance(active)
 
     def _on_crash(self, crash: EngineCrashed) -> None:
@@ -244,11 +272,12 @@ class _Loop:
         return True
 
     def _resume(self, active: _Active) -> None:
-        """Submit a deliberation's unanswered prompts again. The deadline excludes the engine's downtime."""
+        """Submit a deliberation's open requests again. The deadline excludes the engine's downtime."""
         active.deadline += self._now()
-        self._submit(active)
-        if not active.waiting:
-            self._advance(active)
+        for turn in active.turns:
+            if turn.request is not None and (refused := self._submit(active, turn, turn.request)) is not None:
+                self._proceed(active, turn, refused)
+        self._advance(active)
 
     def _finish(self, active: _Active, result: Any = None, error: BaseException | None = None) -> None:
         self.crashes_in_a_row = 0

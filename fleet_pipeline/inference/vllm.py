@@ -28,8 +28,7 @@ from threading import Thread
 from typing import Any, Self
 
 from fleet_pipeline.common.errors import EngineCrashed, EngineError, ModelUnavailable
-from fleet_pipeline.deliberation.prompts import Prompt
-from fleet_pipeline.deliberation.transcript import AgentError, Completion
+from fleet_pipeline.deliberation.exchange import AgentError, Completion, Request
 from fleet_pipeline.inference.engine import Finished, Job, OnCompletion, Result, ignore
 from fleet_pipeline.inference.loop import drive
 from fleet_pipeline.inference.options import VllmConfig
@@ -104,9 +103,9 @@ class VllmEngine:
         limit = self.config.max_num_seqs + 8
         return drive(jobs, self, max_in_flight=limit, restarts=self.config.max_restarts, on_completion=on_completion)
 
-    def submit(self, request_id: str, prompt: Prompt) -> Completion | None:
+    def submit(self, request_id: str, request: Request) -> Completion | None:
         try:
-            tokens = self._tokenise(prompt)
+            tokens = self._tokenise(request)
         except Exception as error:  # noqa: BLE001 - a template may fail on one text; other prompts must go on
             return _failed_completion(error)
         room = self.max_model_len - len(tokens)
@@ -117,7 +116,7 @@ class VllmEngine:
             )
             return Completion(prompt_tokens=len(tokens), error=AgentError.OVERLONG, error_message=message)
         try:
-            params = self._params(prompt, room)
+            params = self._params(request, room)
             (rendered,) = self.core.renderer.render_cmpl([{"prompt_token_ids": tokens}])
         except Exception as error:  # noqa: BLE001 - as above
             return _failed_completion(error, len(tokens))
@@ -130,7 +129,9 @@ class VllmEngine:
         self.temperatures[request_id] = params.temperature
         return None
 
-    def step(self) -> list[tuple[str, Completion]]:
+    def step(self, patience_seconds: float) -> list[tuple[str, Completion]]:
+        if self.crash is None and not self._has_come(patience_seconds):
+            return []
         if self.crash is None:
             try:
                 outputs = self.core.step()
@@ -143,6 +144,14 @@ class VllmEngine:
             for output in outputs
             if output.finished
         ]
+
+    def _has_come(self, patience_seconds: float) -> bool:
+        """Whether `core.step` can return. It waits for the engine's process for ever, which may hang."""
+        answers = getattr(self.core.engine_core, "outputs_queue", None)
+        if answers is None:  # an engine in this process: a step computes one token of every request
+            return True
+        with answers.not_empty:
+            return bool(answers.queue) or answers.not_empty.wait(patience_seconds)
 
     def abort(self, request_ids: list[str]) -> None:
         for request_id in request_ids:
@@ -174,11 +183,10 @@ class VllmEngine:
             del core
             _free()
 
-    def _tokenise(self, prompt: Prompt) -> list[int]:
-        messages = prompt.messages()
-        for message in messages:
-            message["content"] = self._defuse(message["content"])
-        return self._encode(messages)
+    def _tokenise(self, request: Request) -> list[int]:
+        return self._encode(
+            [{"role": message.role, "content": self._defuse(message.content)} for message in request.messages]
+        )
 
     def _encode(self, messages: list[dict[str, str]]) -> list[int]:
         encoded = self.tokenizer.apply_chat_template(
@@ -201,7 +209,7 @@ class VllmEngine:
                 text = text.replace(token, f"{token[0]} {token[1:]}")
         return text
 
-    def _params(self, prompt: Prompt, room: int) -> Any:
+    def _params(self, request: Request, room: int) -> Any:
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 
@@ -209,13 +217,13 @@ class VllmEngine:
             "temperature": DEFAULT_TEMPERATURE,
             "max_tokens": DEFAULT_MAX_TOKENS,
             **self.model_defaults,
-            **prompt.sampling.model_dump(exclude_none=True),
+            **request.sampling.model_dump(exclude_none=True),
         }
-        parameters["temperature"] *= prompt.seat.temperature_scale
+        parameters["temperature"] *= request.temperature_scale
         parameters["max_tokens"] = min(parameters["max_tokens"], room)
-        if prompt.schema:
-            parameters["structured_outputs"] = StructuredOutputsParams(json=prompt.schema)
-        return SamplingParams(**parameters, seed=prompt.seed, output_kind=RequestOutputKind.FINAL_ONLY)
+        if request.schema:
+            parameters["structured_outputs"] = StructuredOutputsParams(json=request.schema)
+        return SamplingParams(**parameters, seed=request.seed, output_kind=RequestOutputKind.FINAL_ONLY)
 
 
 def _load_llm(config: VllmConfig) -> Any:

@@ -20,9 +20,10 @@ from fleet_pipeline.common.errors import CorruptFile, EngineError, InvalidInput
 from fleet_pipeline.common.logs import fields
 from fleet_pipeline.common.text import printable
 from fleet_pipeline.deliberation.council import CouncilDefaults, Deliberation, Resume, seat_council
+from fleet_pipeline.deliberation.exchange import AgentError, Completion
 from fleet_pipeline.deliberation.judging import Judgement, Judging, judge, judging_fingerprint
 from fleet_pipeline.deliberation.protocol import deliberate
-from fleet_pipeline.deliberation.transcript import AgentError, Completion, Status, Transcript
+from fleet_pipeline.deliberation.transcript import Status, Transcript
 from fleet_pipeline.inference.engine import Engine, EngineProvider, Finished, Job, OnCompletion, label
 from fleet_pipeline.inference.gpu import gpu_memory
 from fleet_pipeline.scoring.proposals import final_proposals, texts
@@ -224,7 +225,7 @@ class Transcription:
         self._log(transcript, finished.finished_at - finished.started_at)
         progress = self.progress
         for utterance in transcript.utterances:
-            tokens = progress.by_phase.setdefault(str(utterance.prompt.phase), [0, 0])
+            tokens = progress.by_phase.setdefault(str(utterance.turn.phase), [0, 0])
             tokens[0] += utterance.completion.prompt_tokens
             tokens[1] += utterance.completion.cached_tokens
         if transcript.status is Status.COMPLETED:
@@ -237,7 +238,7 @@ class Transcription:
         ids = {"run_id": self.run_id, "deliberation_id": transcript.deliberation_id}
         for utterance in transcript.utterances:
             if utterance.error:
-                seat, phase = utterance.prompt.seat.agent_id, str(utterance.prompt.phase)
+                seat, phase = utterance.turn.seat.agent_id, str(utterance.turn.phase)
                 log_fields = fields(**ids, agent_id=seat, phase=phase, error_type=str(utterance.error))
                 key = transcript.deliberation_id
                 why = printable(f"{utterance.error}: {utterance.error_message}")

@@ -10,9 +10,8 @@ from typing import Any
 from fleet_pipeline.common.errors import CorruptFile
 from fleet_pipeline.deliberation.council import Deliberation
 from fleet_pipeline.deliberation.judging import Judgement
-from fleet_pipeline.deliberation.prompts import Prompt
 from fleet_pipeline.deliberation.task import checked_id
-from fleet_pipeline.deliberation.transcript import Completion, Status, Transcript, Utterance
+from fleet_pipeline.deliberation.transcript import Status, Transcript, Utterance
 from fleet_pipeline.storage.store import Store
 from fleet_pipeline.storage.tables import read_file, table_path, write_rows
 
@@ -130,22 +129,21 @@ def utc(timestamp: float) -> datetime:
 
 
 def _utterance_row(utterance: Utterance) -> dict[str, Any]:
-    prompt, completion = utterance.prompt, utterance.completion
-    seat = prompt.seat
+    turn, seat = utterance.turn, utterance.turn.seat
     return {
         "agent_id": seat.agent_id,
         "label": seat.label,
         "perspective": seat.perspective.name if seat.perspective else None,
-        "phase": str(prompt.phase),
-        "round": prompt.round,
-        "attempt": prompt.attempt,
-        "about_agent_id": prompt.about.agent_id,
+        "phase": str(turn.phase),
+        "round": turn.round,
+        "attempt": utterance.attempt,
+        "about_agent_id": turn.about.agent_id,
         "self_critique": utterance.self_critique,
         "text": utterance.text,
         "reasoning": utterance.reasoning,
         "error_type": str(utterance.error) if utterance.error else None,
         "error_message": utterance.error_message or None,
-        **_request_columns(prompt, completion),
+        **_request_columns(utterance),
     }
 
 
@@ -159,19 +157,22 @@ def _judgement_row(judgement: Judgement) -> dict[str, Any]:
         "raw_text": utterance.text,
         "error_type": str(utterance.error) if utterance.error else None,
         "error_message": utterance.error_message or None,
-        **_request_columns(utterance.prompt, utterance.completion),
+        **_request_columns(utterance),
     }
 
 
-def _request_columns(prompt: Prompt, completion: Completion) -> dict[str, Any]:
+def _request_columns(utterance: Utterance) -> dict[str, Any]:
+    request, completion = utterance.request, utterance.completion
     return {
         "finish_reason": completion.finish_reason,
         "prompt_tokens": completion.prompt_tokens,
         "cached_tokens": completion.cached_tokens,
         "completion_tokens": completion.completion_tokens,
         "temperature": completion.temperature,
-        "seed": prompt.seed,
-        "prompt_sha256": hashlib.sha256(json.dumps(prompt.messages()).encode()).hexdigest(),
+        "seed": request.seed,
+        "prompt_sha256": hashlib.sha256(
+            json.dumps([asdict(message) for message in request.messages]).encode()
+        ).hexdigest(),
         "started_at": utc(completion.started_at),
         "finished_at": utc(completion.finished_at),
     }

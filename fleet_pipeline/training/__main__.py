@@ -142,7 +142,7 @@ def _trained_words(model: Path) -> set[str]:
 
 
 def _texts(pairs: Iterable[Any]) -> Iterable[str]:
-    return (text for pair in pairs for text in (pair.prompt.user, pair.answer))
+    return (text for pair in pairs for text in (pair.turn.messages[-1].content, pair.answer))
 
 
 if __name__ == "__main__":

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from fleet_pipeline.deliberation.council import CouncilDefaults, Deliberation, seat_council
-from fleet_pipeline.deliberation.prompts import Phase, Prompt
+from fleet_pipeline.deliberation.exchange import Completion
+from fleet_pipeline.deliberation.prompts import Phase, Turn
 from fleet_pipeline.deliberation.protocol import deliberate
-from fleet_pipeline.deliberation.transcript import Completion
 from fleet_pipeline.training.speakers import Speaker
 from fleet_pipeline.training.tasks import Pieces, TaskWriter
 
@@ -19,7 +19,7 @@ KEPT = {Phase.PROPOSE: 2, Phase.CRITIQUE: 1, Phase.REVISE: 1}
 
 
 class Pair(NamedTuple):
-    prompt: Prompt
+    turn: Turn
     answer: str
 
 
@@ -31,19 +31,28 @@ def pairs(seed: int, pieces: Pieces | None = None) -> Iterator[Pair]:
         deliberation = seat_council(writer.task(), writer.role(), CouncilDefaults(model="fleet-tiny"))
         said = play(deliberation, Speaker(deliberation, rng).answer)
         for phase, count in KEPT.items():
-            of_phase = [pair for pair in said if pair.prompt.phase is phase]
+            of_phase = [pair for pair in said if pair.turn.phase is phase]
             yield from rng.sample(of_phase, min(count, len(of_phase)))
 
 
-def play(deliberation: Deliberation, answer: Callable[[Prompt], str]) -> list[Pair]:
+def play(deliberation: Deliberation, answer: Callable[[Turn], str]) -> list[Pair]:
     """All that is said in one deliberation."""
+    seats = {seat.agent_id: seat for seat in deliberation.seats}
     said: list[Pair] = []
     course = deliberate(deliberation)
-    prompts = next(course)
+    exchanges = next(course)
     try:
         while True:
-            batch = [Pair(prompt, answer(prompt)) for prompt in prompts]
-            said += batch
-            prompts = course.send([Completion(text=pair.answer, finish_reason="stop") for pair in batch])
+            results = []
+            for exchange in exchanges:
+                request = next(exchange)
+                _, agent, phase, round_, about, _ = request.name.split()
+                turn = Turn(seats[agent], Phase(phase), int(round_), seats[about], request.messages)
+                said.append(Pair(turn, answer(turn)))
+                try:
+                    exchange.send(Completion(text=said[-1].answer, finish_reason="stop"))
+                except StopIteration as stop:  # no answer is empty, so none is asked for again
+                    results.append(stop.value)
+            exchanges = course.send(results)
     except StopIteration:
         return said

@@ -27,6 +27,7 @@ def prompt_layout() -> str:
     for fields in _TASKS:
         for role in BUILT_IN_ROLES.values():
             council = seat_council(Task(task_id="T", **fields), role, CouncilDefaults(model="-"))
-            for prompt, _ in play(council, lambda _: "a"):
-                digest.update(f"{prompt.phase}\n{prompt.system}\n{prompt.user}\n".encode())
+            for turn, _ in play(council, lambda _: "a"):
+                system, user = (message.content for message in turn.messages)
+                digest.update(f"{turn.phase}\n{system}\n{user}\n".encode())
     return digest.hexdigest()[:16]

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from fleet_pipeline.deliberation.council import Deliberation, Seat
-from fleet_pipeline.deliberation.prompts import Phase, Prompt
+from fleet_pipeline.deliberation.prompts import Phase, Turn
 from fleet_pipeline.deliberation.task import Task
 
 Phrases = dict[str, list[str]]
@@ -86,14 +86,14 @@ class Speaker:
         self.closings: dict[int, str] = {}
         self.weaknesses: dict[int, list[Weakness]] = {}
 
-    def answer(self, prompt: Prompt) -> str:
-        match prompt.phase:
+    def answer(self, turn: Turn) -> str:
+        match turn.phase:
             case Phase.PROPOSE:
-                return self._propose(prompt.seat)
+                return self._propose(turn.seat)
             case Phase.CRITIQUE:
-                return self._criticise(prompt.seat, prompt.about)
+                return self._criticise(turn.seat, turn.about)
             case Phase.REVISE:
-                return self._revise(prompt.seat, prompt.round)
+                return self._revise(turn.seat, turn.round)
             case Phase.JUDGE:
                 raise ValueError("the model that ships is not trained to judge")
 

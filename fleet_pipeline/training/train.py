@@ -4,7 +4,7 @@ import math
 import random
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import Any
 
@@ -32,7 +32,7 @@ class Sample:
 def encode(tokenizer: Any, pair: Pair) -> Sample:
     """As the engine will send it, and with the end of the turn behind it."""
     prompt = tokenizer.apply_chat_template(
-        pair.prompt.messages(), add_generation_prompt=True, tokenize=True, return_dict=True
+        [asdict(message) for message in pair.turn.messages], add_generation_prompt=True, tokenize=True, return_dict=True
     )["input_ids"]
     return Sample(ids=[*prompt, *tokenizer(pair.answer)["input_ids"], tokenizer.eos_token_id], answer=len(prompt))
 

@@ -13,7 +13,7 @@ PROGRAM = """
 import sys
 from pathlib import Path
 import dagster as dg
-from fleet_pipeline.deliberation.transcript import AgentError, Completion
+from fleet_pipeline.deliberation.exchange import AgentError, Completion
 from fleet_pipeline_tests.support.councils import said
 from fleet_pipeline_tests.support.pipeline import Pipeline
 

@@ -3,7 +3,7 @@
 import dagster as dg
 import pytest
 
-from fleet_pipeline.deliberation.transcript import AgentError, Completion
+from fleet_pipeline.deliberation.exchange import AgentError, Completion
 from fleet_pipeline.scoring.council_checks import COUNCIL_CHECKS
 from fleet_pipeline_tests.support.councils import said
 from fleet_pipeline_tests.support.pipeline import Pipeline

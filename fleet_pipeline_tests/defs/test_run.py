@@ -9,11 +9,12 @@ import pytest
 
 from fleet_pipeline.common.errors import InvalidInput, SyntheticEngineRefused
 from fleet_pipeline.defs.build import build_definitions
-from fleet_pipeline.deliberation.prompts import Phase, Prompt
-from fleet_pipeline.deliberation.transcript import AgentError, Completion
+from fleet_pipeline.deliberation.exchange import AgentError, Completion
+from fleet_pipeline.deliberation.prompts import Phase
 from fleet_pipeline.instance.partitions import NAME, register
 from fleet_pipeline.settings import Settings
 from fleet_pipeline_tests.support.councils import said
+from fleet_pipeline_tests.support.heard import Heard
 from fleet_pipeline_tests.support.pipeline import Pipeline, put_described, silent_for, why_broken
 from fleet_pipeline_tests.support.scripted import ScriptedProvider, echo
 
@@ -95,7 +96,7 @@ def test_a_deliberation_is_on_disk_the_moment_it_finishes(pipeline: Pipeline) ->
     keys = pipeline.put(*[f"t{n:02d}" for n in range(40)])
     most_finished = 0
 
-    def answer(prompt: Prompt) -> Completion:
+    def answer(prompt: Heard) -> Completion:
         nonlocal most_finished
         most_finished = max(most_finished, len(pipeline.store.names("utterances", ".parquet")))
         return echo(prompt)
@@ -108,7 +109,7 @@ def test_a_deliberation_is_on_disk_the_moment_it_finishes(pipeline: Pipeline) ->
 def test_an_engine_that_breaks_keeps_what_finished_and_the_next_run_goes_on_from_there(pipeline: Pipeline) -> None:
     keys = pipeline.put(*[f"t{n:02d}" for n in range(40)])
 
-    def answer(prompt: Prompt) -> Completion:
+    def answer(prompt: Heard) -> Completion:
         if len(pipeline.store.names("utterances", ".parquet")) >= 15:
             raise RuntimeError("the engine is gone")
         return echo(prompt)
@@ -215,7 +216,7 @@ def test_of_a_hundred_the_five_that_cannot_be_held_are_red_with_their_reason_and
     keys[90:90] = pipeline.put("silent", description="say nothing", quorum=3)
     pipeline.store.write("tasks/unreadable.dev.json", b'{"task_id": "../../etc"}')
 
-    def answer(prompt: Prompt) -> Completion:
+    def answer(prompt: Heard) -> Completion:
         if "over-long" in prompt.user:
             return Completion(error=AgentError.OVERLONG, error_message="too long")
         return said("") if "say nothing" in prompt.user and prompt.seat.index == 2 else echo(prompt)

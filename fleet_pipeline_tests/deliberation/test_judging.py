@@ -5,10 +5,11 @@ from collections import Counter
 import pytest
 from hypothesis import given, strategies as st
 
+from fleet_pipeline.deliberation.exchange import AgentError, Completion
 from fleet_pipeline.deliberation.judging import Judging, judge, judging_fingerprint, pairs, read_verdict
-from fleet_pipeline.deliberation.prompts import Phase, Prompt
-from fleet_pipeline.deliberation.transcript import AgentError, Completion
-from fleet_pipeline_tests.support.councils import a_deliberation, said
+from fleet_pipeline.deliberation.prompts import Phase
+from fleet_pipeline_tests.support.councils import a_deliberation, opening, said
+from fleet_pipeline_tests.support.heard import Heard
 
 pytestmark = pytest.mark.unit
 
@@ -23,14 +24,21 @@ DELIBERATION = a_deliberation(
 )
 
 
-def asked(texts: dict[str, str] = TEXTS, deliberation=DELIBERATION, **judging) -> list[Prompt]:
-    return next(judge(deliberation, texts, Judging(enabled=True, **judging)))
+def asked(texts: dict[str, str] = TEXTS, deliberation=DELIBERATION, **judging) -> list[Heard]:
+    return opening(judge(deliberation, texts, Judging(enabled=True, **judging)))
+
+
+def ended(exchange, answer: Completion):
+    next(exchange)
+    with pytest.raises(StopIteration) as stop:
+        exchange.send(answer)
+    return stop.value.value
 
 
 def judged(answer: Completion) -> tuple:
     course = judge(DELIBERATION, TEXTS, Judging(enabled=True))
     try:
-        course.send([answer] * len(next(course)))
+        course.send([ended(exchange, answer) for exchange in next(course)])
     except StopIteration as stop:
         return stop.value
     raise AssertionError("a judge asks once")

@@ -2,7 +2,7 @@ import pytest
 
 from fleet_pipeline.deliberation.prompts import Phase
 from fleet_pipeline.deliberation.protocol import deliberate
-from fleet_pipeline_tests.support.councils import a_deliberation, play, said
+from fleet_pipeline_tests.support.councils import a_deliberation, opening, play, said
 
 pytestmark = pytest.mark.unit
 
@@ -54,8 +54,8 @@ def test_a_diverse_council_gives_each_seat_its_own_perspective_and_temperature()
 
 
 def test_without_diversity_seats_differ_by_seed_alone() -> None:
-    batch = next(deliberate(a_deliberation(num_agents=3, diversity=False)))
-    assert len({(prompt.system, prompt.user, prompt.seat.temperature_scale) for prompt in batch}) == 1
+    batch = opening(deliberate(a_deliberation(num_agents=3, diversity=False)))
+    assert len({(prompt.system, prompt.user, prompt.request.temperature_scale) for prompt in batch}) == 1
     assert len({prompt.seed for prompt in batch}) == 3
 
 
@@ -81,7 +81,7 @@ def test_no_text_can_end_the_block_it_stands_in(hostile: str, line_break: str) -
 
 
 def test_who_speaks_stands_last_and_nothing_before_it_tells_seats_apart() -> None:
-    batch = next(deliberate(a_deliberation(num_agents=3, constraints=CONSTRAINTS)))
+    batch = opening(deliberate(a_deliberation(num_agents=3, constraints=CONSTRAINTS)))
     heads = {prompt.user.split("\n\nYou are a ")[0] for prompt in batch}
     tails = {prompt.user.split("\n\nYou are a ")[1] for prompt in batch}
     assert len(heads) == 1
@@ -91,6 +91,6 @@ def test_who_speaks_stands_last_and_nothing_before_it_tells_seats_apart() -> Non
 def test_councils_of_other_roles_share_everything_before_the_speaker() -> None:
     heads = set()
     for role in ("DEV", "QA", "DATA"):
-        prompt = next(deliberate(a_deliberation(roles=[role], constraints=CONSTRAINTS)))[0]
+        prompt = opening(deliberate(a_deliberation(roles=[role], constraints=CONSTRAINTS)))[0]
         heads.add((prompt.system, prompt.user.split("\n\nYou are a ")[0]))
     assert len(heads) == 1

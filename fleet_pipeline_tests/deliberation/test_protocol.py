@@ -6,10 +6,12 @@ import pytest
 from hypothesis import given, strategies as st
 
 from fleet_pipeline.deliberation.council import CouncilDefaults
-from fleet_pipeline.deliberation.prompts import Phase, Prompt
+from fleet_pipeline.deliberation.exchange import AgentError, Completion
+from fleet_pipeline.deliberation.prompts import Phase
 from fleet_pipeline.deliberation.protocol import deliberate
-from fleet_pipeline.deliberation.transcript import AgentError, Completion, Status
-from fleet_pipeline_tests.support.councils import OVERLONG, a_deliberation, failing, play, said, speak, texts
+from fleet_pipeline.deliberation.transcript import Status, Utterance
+from fleet_pipeline_tests.support.councils import OVERLONG, a_deliberation, failing, opening, play, said, speak, texts
+from fleet_pipeline_tests.support.heard import Heard
 
 pytestmark = pytest.mark.unit
 
@@ -63,9 +65,9 @@ def test_critics_rotate_until_each_author_has_heard_every_peer() -> None:
 
 def test_an_agent_alone_criticises_itself_and_is_labelled_so() -> None:
     transcript, batches = play(a_deliberation(num_agents=1))
-    critique = next(u for u in transcript.utterances if u.prompt.phase is Phase.CRITIQUE)
+    critique = next(u for u in transcript.utterances if u.turn.phase is Phase.CRITIQUE)
     assert critique.self_critique
-    assert "your own and you have no peers" in critique.prompt.user
+    assert "your own and you have no peers" in critique.request.messages[-1].content
     assert "Your own critique of Proposal A" in batches[2][0].user
     assert "Critique by" not in batches[2][0].user
 
@@ -89,18 +91,15 @@ def test_an_answer_that_a_retry_can_mend_is_asked_again_under_a_fresh_seed(compl
     first, second = batches[0][1], batches[1][0]
     assert (first.attempt, second.attempt) == (1, 2)
     assert first.seed != second.seed
-    assert first.messages() == second.messages()
+    assert first.request.messages == second.request.messages
     assert transcript.status is Status.COMPLETED
-    assert [u.error for u in transcript.utterances if u.prompt.seat.label == "B" and u.prompt.round == 0] == [
-        error,
-        None,
-    ]
+    assert [u.error for u in transcript.utterances if u.turn.seat.label == "B" and u.turn.round == 0] == [error, None]
 
 
 def test_retries_are_bounded_and_the_seat_fails_without_its_deliberation() -> None:
     defaults = CouncilDefaults(model="m", retries=2)
     transcript, _ = play(a_deliberation(num_agents=3, defaults=defaults), failing("B", Phase.PROPOSE, EMPTY))
-    attempts = [u.prompt.attempt for u in transcript.utterances if u.prompt.seat.label == "B" and u.prompt.round == 0]
+    attempts = [u.attempt for u in transcript.utterances if u.turn.seat.label == "B" and u.turn.round == 0]
     assert attempts == [1, 2, 3]
     assert transcript.status is Status.COMPLETED
 
@@ -134,7 +133,7 @@ def test_a_failed_revision_leaves_the_proposal_as_it_was() -> None:
 
 
 def test_a_round_in_which_no_critic_answers_ends_without_revisions() -> None:
-    def answer(prompt: Prompt) -> Completion:
+    def answer(prompt: Heard) -> Completion:
         return OVERLONG if prompt.phase is Phase.CRITIQUE else speak(prompt)
 
     transcript, batches = play(a_deliberation(num_agents=3), answer)
@@ -151,7 +150,7 @@ def test_a_round_in_which_no_critic_answers_ends_without_revisions() -> None:
     (1, None, 1, Status.FAILED),
 ])  # fmt: skip
 def test_a_deliberation_fails_below_its_quorum_which_is_a_majority_by_default(agents, quorum, silent, status) -> None:
-    def answer(prompt: Prompt) -> Completion:
+    def answer(prompt: Heard) -> Completion:
         return OVERLONG if prompt.seat.index < silent else speak(prompt)
 
     transcript, _ = play(a_deliberation(num_agents=agents, quorum=quorum, rounds=0), answer)
@@ -166,7 +165,7 @@ def test_a_failed_deliberation_says_how_many_answered_and_why_the_others_did_not
 
 
 def test_a_deadline_ends_the_deliberation_and_keeps_what_was_said() -> None:
-    def answer(prompt: Prompt) -> Completion:
+    def answer(prompt: Heard) -> Completion:
         if prompt.phase is Phase.REVISE:
             return Completion(error=AgentError.DEADLINE, error_message="late")
         return speak(prompt)
@@ -197,14 +196,22 @@ def test_every_utterance_of_a_deliberation_has_its_own_seed() -> None:
 
 def test_seeds_repeat_and_change_with_the_run_seed_and_the_deliberation() -> None:
     def first_seed(task_id: str = "t1", seed: int = 0) -> int:
-        return next(deliberate(a_deliberation(task_id, defaults=CouncilDefaults(model="m", seed=seed))))[0].seed
+        return opening(deliberate(a_deliberation(task_id, defaults=CouncilDefaults(model="m", seed=seed))))[0].seed
 
     assert first_seed() == first_seed()
     assert len({first_seed(), first_seed(seed=1), first_seed("t2")}) == 3
 
 
-def test_a_wrong_number_of_completions_is_an_error_and_not_a_shift_of_answers() -> None:
-    course = deliberate(a_deliberation(num_agents=3))
-    next(course)
-    with pytest.raises(ValueError, match="shorter"):
-        course.send([said(), said()])
+def test_an_answer_belongs_to_the_seat_that_asked_in_whatever_order_the_seats_end() -> None:
+    dialogue = deliberate(a_deliberation(num_agents=3, rounds=0))
+    exchanges = next(dialogue)
+    requests = [Heard(next(exchange)) for exchange in exchanges]
+    results: list[list[Utterance]] = [[], [], []]
+    for index in (2, 0, 1):
+        with pytest.raises(StopIteration) as ended:
+            exchanges[index].send(speak(requests[index]))
+        results[index] = ended.value.value
+    with pytest.raises(StopIteration) as stop:
+        dialogue.send(results)
+    for utterance in stop.value.value.utterances:
+        assert utterance.text == f"{utterance.turn.seat.label} propose 0 on {utterance.turn.seat.label}"

@@ -12,7 +12,7 @@ import pytest
 from fleet_pipeline.common.errors import InvalidInput
 from fleet_pipeline.defs.build import build_definitions
 from fleet_pipeline.defs.sensors import inbox
-from fleet_pipeline.deliberation.transcript import AgentError, Completion
+from fleet_pipeline.deliberation.exchange import AgentError, Completion
 from fleet_pipeline.services.backlog_diff import put_in_inbox
 from fleet_pipeline.settings import Settings, load_settings
 from fleet_pipeline.storage.task_store import specs

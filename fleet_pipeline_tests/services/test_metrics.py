@@ -13,7 +13,7 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from fleet_pipeline.deliberation.transcript import AgentError, Completion
+from fleet_pipeline.deliberation.exchange import AgentError, Completion
 from fleet_pipeline.events.options import NatsOptions
 from fleet_pipeline.services.metrics import FleetCollector
 from fleet_pipeline.services.status import StatusService

@@ -14,12 +14,12 @@ import psutil
 import pytest
 
 from fleet_pipeline.common.errors import EngineCrashed, EngineError
-from fleet_pipeline.deliberation.prompts import Prompt
-from fleet_pipeline.deliberation.transcript import AgentError, Completion
+from fleet_pipeline.deliberation.exchange import AgentError, Completion
 from fleet_pipeline.instance.in_process import execute
 from fleet_pipeline.instance.run_processes import fail_orphaned_runs, lineage, this_process
 from fleet_pipeline.models.identity import commit, folder_digest, identity
 from fleet_pipeline_tests.support.councils import said
+from fleet_pipeline_tests.support.heard import Heard
 from fleet_pipeline_tests.support.pipeline import Pipeline
 from fleet_pipeline_tests.support.scripted import ScriptedEngine, echo
 
@@ -59,7 +59,7 @@ def test_under_never_a_run_that_is_tried_again_keeps_what_the_one_before_has_fin
     pipeline.run(keys)
     pipeline.configure(council={"resume": "never"})
 
-    def breaks(prompt: Prompt) -> Completion:
+    def breaks(prompt: Heard) -> Completion:
         if len(pipeline.asked) > 95:
             raise RuntimeError("the machine is gone")
         return echo(prompt)
@@ -122,7 +122,7 @@ def test_an_engine_that_dies_is_started_again_in_the_same_run_and_the_record_say
     keys = pipeline.put(*[f"t{n}" for n in range(6)], *["poison"], description="d")
     pipeline.put("poison", description="This one kills.")
 
-    def answer(prompt: Prompt) -> Completion:
+    def answer(prompt: Heard) -> Completion:
         if "This one kills." in prompt.user:
             raise EngineCrashed("CUDA error: an illegal memory access was encountered")
         return echo(prompt)
@@ -144,7 +144,7 @@ def test_an_engine_that_cannot_be_started_again_leaves_what_finished_as_it_is(
 ) -> None:
     keys = pipeline.put(*[f"t{n}" for n in range(14)], model="other")
 
-    def dies(prompt: Prompt) -> Completion:
+    def dies(prompt: Heard) -> Completion:
         if pipeline.store.names("utterances", ".parquet"):
             raise EngineCrashed("gone")
         return echo(prompt)

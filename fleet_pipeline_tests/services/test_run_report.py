@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from playwright.sync_api import Browser, Page
 
 from fleet_pipeline.cli import main
-from fleet_pipeline.deliberation.transcript import AgentError, Completion
+from fleet_pipeline.deliberation.exchange import AgentError, Completion
 from fleet_pipeline.services import run_report
 from fleet_pipeline_tests.support.councils import said
 from fleet_pipeline_tests.support.hostile import HOSTILE

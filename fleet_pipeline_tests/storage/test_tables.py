@@ -37,7 +37,7 @@ def test_a_transcript_survives_the_round_trip_with_its_facts(tmp_path: Path) -> 
     assert table.schema.equals(TABLES["utterances"])
     assert [row["text"] for row in table.to_pylist()] == [u.text for u in transcript.utterances]
     assert {row["reasoning"] for row in table.to_pylist()} == {"hm"}
-    assert [row["seed"] for row in table.to_pylist()] == [u.prompt.seed for u in transcript.utterances]
+    assert [row["seed"] for row in table.to_pylist()] == [u.request.seed for u in transcript.utterances]
     assert read_file(store, "utterances", "t1.dev")[1] == {
         "status": "completed", "error_message": "", "fingerprint": "f",
         "started_at": 1.5, "finished_at": 2.5, "run_id": BY_TEST.run_id, "attempt": 1, "schema_version": SCHEMA_VERSIONS["utterances"],

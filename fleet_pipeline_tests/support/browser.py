@@ -5,8 +5,10 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, expect, sync_playwright
 
+# Not playwright's five seconds: a busy machine may take any time, and the test's own timeout ends what never comes.
+expect.set_options(timeout=120_000)
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
 

@@ -4,14 +4,16 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from fleet_pipeline.deliberation.council import CouncilDefaults, Deliberation, seat_council
-from fleet_pipeline.deliberation.prompts import Phase, Prompt
+from fleet_pipeline.deliberation.exchange import AgentError, Completion, Dialogue
+from fleet_pipeline.deliberation.prompts import Phase
 from fleet_pipeline.deliberation.protocol import deliberate
 from fleet_pipeline.deliberation.roles import BUILT_IN_ROLES
 from fleet_pipeline.deliberation.task import Task
-from fleet_pipeline.deliberation.transcript import AgentError, Completion, Transcript
+from fleet_pipeline.deliberation.transcript import Transcript
 from fleet_pipeline.inference.engine import Job
+from fleet_pipeline_tests.support.heard import Heard
 
-Answer = Callable[[Prompt], Completion]
+Answer = Callable[[Heard], Completion]
 OVERLONG = Completion(error=AgentError.OVERLONG, error_message="too long")
 
 
@@ -32,24 +34,43 @@ def said(text: str = "fine", **fields: Any) -> Completion:
     return Completion(**{"text": text, "finish_reason": "stop", "completion_tokens": 1, **fields})
 
 
-def speak(prompt: Prompt) -> Completion:
+def speak(prompt: Heard) -> Completion:
     """Answer with speaker, phase, round and subject, so that a text can be followed through the protocol."""
     return said(f"{prompt.seat.label} {prompt.phase} {prompt.round} on {prompt.about.label}")
 
 
-def play(deliberation: Deliberation, answer: Answer = speak) -> tuple[Transcript, list[list[Prompt]]]:
-    """Run a protocol to its end. Returns the transcript and every batch of prompts that it asked for."""
+def opening(dialogue: Dialogue) -> list[Heard]:
+    """The first request of every exchange with which a dialogue begins."""
+    return [Heard(next(exchange)) for exchange in next(dialogue)]
+
+
+def play(deliberation: Deliberation, answer: Answer = speak) -> tuple[Transcript, list[list[Heard]]]:
+    """Run a protocol to its end. Returns the transcript, and in batches every request that it made.
+
+    The second attempts of a phase are a batch of their own, and so on.
+    """
     dialogue = deliberate(deliberation)
-    batches = [next(dialogue)]
+    batches: list[list[Heard]] = []
+    results: list[Any] | None = None
     while True:
         try:
-            batches.append(dialogue.send([answer(prompt) for prompt in batches[-1]]))
+            exchanges = next(dialogue) if results is None else dialogue.send(results)
         except StopIteration as stop:
             return stop.value, batches
+        results = [None] * len(exchanges)
+        open_requests = {index: next(exchange) for index, exchange in enumerate(exchanges)}
+        while open_requests:
+            batches.append([Heard(request) for request in open_requests.values()])
+            for index, request in list(open_requests.items()):
+                try:
+                    open_requests[index] = exchanges[index].send(answer(Heard(request)))
+                except StopIteration as stop:
+                    results[index] = stop.value
+                    del open_requests[index]
 
 
 def texts(transcript: Transcript, phase: str) -> list[str]:
-    return [u.text for u in transcript.utterances if u.prompt.phase == phase]
+    return [u.text for u in transcript.utterances if u.turn.phase == phase]
 
 
 def ids(jobs: Iterable[Job]) -> list[str]:
@@ -60,7 +81,7 @@ def failing(label: str, phase: Phase, error: Completion, times: int = 99):
     """An answer function: one seat fails in one phase, `times` times. All other answers come from `speak`."""
     remaining = [times]
 
-    def answer(prompt: Prompt) -> Completion:
+    def answer(prompt: Heard) -> Completion:
         if prompt.seat.label == label and prompt.phase is phase and remaining[0] > 0:
             remaining[0] -= 1
             return error

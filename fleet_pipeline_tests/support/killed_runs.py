@@ -12,10 +12,10 @@ import dagster as dg
 import sklearn.feature_extraction.text  # noqa: F401 - imported once: two seconds in each process otherwise
 
 from fleet_pipeline.defs import assets, io_managers, score_ops
-from fleet_pipeline.deliberation.prompts import Prompt
-from fleet_pipeline.deliberation.transcript import Completion
+from fleet_pipeline.deliberation.exchange import Completion
 from fleet_pipeline.services import transcribe
 from fleet_pipeline.storage import store, transcripts
+from fleet_pipeline_tests.support.heard import Heard
 from fleet_pipeline_tests.support.kill_points import after, before, die, die_in
 from fleet_pipeline_tests.support.pipeline import Pipeline
 from fleet_pipeline_tests.support.scripted import echo
@@ -50,8 +50,8 @@ def execute(run: KilledRun) -> None:
     os._exit(0)
 
 
-def counted(file: Path) -> Callable[[Prompt], Completion]:
-    def answer(prompt: Prompt) -> Completion:
+def counted(file: Path) -> Callable[[Heard], Completion]:
+    def answer(prompt: Heard) -> Completion:
         with file.open("ab") as counter:
             counter.write(b".")
         return echo(prompt)
@@ -65,7 +65,7 @@ def _at_prompt(phase: str, nth: int) -> Callable[[Pipeline], None]:
     def arm(pipeline: Pipeline) -> None:
         answer, seen = pipeline.answer, 0
 
-        def counting(prompt: Prompt) -> Completion:
+        def counting(prompt: Heard) -> Completion:
             nonlocal seen
             seen += prompt.phase == phase
             if prompt.phase == phase and seen == nth:

@@ -11,15 +11,15 @@ from dagster._core.storage.partition_status_cache import get_and_update_asset_st
 
 from fleet_pipeline.common.errors import ModelUnavailable
 from fleet_pipeline.defs.build import build_definitions
-from fleet_pipeline.deliberation.prompts import Prompt
+from fleet_pipeline.deliberation.exchange import Completion
 from fleet_pipeline.deliberation.roles import BUILT_IN_ROLES
-from fleet_pipeline.deliberation.transcript import Completion
 from fleet_pipeline.instance import in_process
 from fleet_pipeline.instance.partitions import deliberation_partitions, register
 from fleet_pipeline.settings import Settings
 from fleet_pipeline.storage.store import Store
 from fleet_pipeline.storage.task_store import TaskStore
 from fleet_pipeline_tests.support.councils import a_task, said
+from fleet_pipeline_tests.support.heard import Heard
 from fleet_pipeline_tests.support.scripted import ScriptedProvider, echo
 
 
@@ -31,10 +31,10 @@ class Pipeline:
         self.storage = storage
         self.store = Store(str(storage))
         self.overrides: dict[str, Any] = {}
-        self.asked: list[Prompt] = []
+        self.asked: list[Heard] = []
         self.starts = 0
         self.unavailable: set[str] = set()
-        self.answer: Callable[[Prompt], Completion] = echo
+        self.answer: Callable[[Heard], Completion] = echo
         pipeline = self
 
         class Source(ScriptedProvider):
@@ -58,7 +58,7 @@ class Pipeline:
             allow_synthetic=True,
         )
 
-    def _script(self, prompt: Prompt) -> Completion:
+    def _script(self, prompt: Heard) -> Completion:
         self.asked.append(prompt)
         return self.answer(prompt)
 
@@ -87,7 +87,7 @@ def why_broken(result: dg.ExecuteInProcessResult) -> str | None:
     )
 
 
-def verdict_of(prompt: Prompt) -> Completion:
+def verdict_of(prompt: Heard) -> Completion:
     """The verdict of a judge that always prefers the proposal of seat B."""
     first, second = prompt.user.rsplit("# The first proposal", 1)[1].split("# The second proposal")
     better = "first" if "agent-dev-002" in first else "second" if "agent-dev-002" in second else "equal"
@@ -96,8 +96,8 @@ def verdict_of(prompt: Prompt) -> Completion:
     return said(json.dumps(answer))
 
 
-def silent_for(*task_ids: str) -> Callable[[Prompt], Completion]:
-    def answer(prompt: Prompt) -> Completion:
+def silent_for(*task_ids: str) -> Callable[[Heard], Completion]:
+    def answer(prompt: Heard) -> Completion:
         return said("") if any(f"about {task_id}." in prompt.user for task_id in task_ids) else echo(prompt)
 
     return answer

@@ -7,15 +7,15 @@ Every row that it produces has `engine = "synthetic: scripted"`.
 from collections.abc import Callable, Iterable, Iterator
 from typing import Self
 
-from fleet_pipeline.deliberation.prompts import Prompt
-from fleet_pipeline.deliberation.transcript import Completion
+from fleet_pipeline.deliberation.exchange import Completion, Request
 from fleet_pipeline.inference.engine import Finished, Job, OnCompletion, Result, ignore
 from fleet_pipeline.inference.loop import drive
+from fleet_pipeline_tests.support.heard import Heard
 
-Script = Callable[[Prompt], Completion]
+Script = Callable[[Heard], Completion]
 
 
-def echo(prompt: Prompt) -> Completion:
+def echo(prompt: Heard) -> Completion:
     """The default script. Each answer names its seat, phase and seed, so that all answers differ."""
     text = f"{prompt.seat.agent_id} says {prompt.phase} {prompt.round} on {prompt.about.label} (seed {prompt.seed})."
     return Completion(text=text, finish_reason="stop", prompt_tokens=100, cached_tokens=80, completion_tokens=20)
@@ -33,14 +33,14 @@ class ScriptedEngine:
         self.restarts = restarts
         self.batch = batch
         self.max_in_flight = max_in_flight
-        self.queue: dict[str, Prompt] = {}
+        self.queue: dict[str, Heard] = {}
         self.crashes: list[str] = []
 
-    def submit(self, request_id: str, prompt: Prompt) -> Completion | None:
-        self.queue[request_id] = prompt
+    def submit(self, request_id: str, request: Request) -> Completion | None:
+        self.queue[request_id] = Heard(request)
         return None
 
-    def step(self) -> list[tuple[str, Completion]]:
+    def step(self, patience_seconds: float) -> list[tuple[str, Completion]]:
         due = list(self.queue.items())[: self.batch]
         for request_id, _ in due:
             del self.queue[request_id]

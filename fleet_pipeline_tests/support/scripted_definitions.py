@@ -8,15 +8,15 @@ import time
 from pathlib import Path
 
 from fleet_pipeline.defs.build import build_definitions
-from fleet_pipeline.deliberation.prompts import Prompt
-from fleet_pipeline.deliberation.transcript import Completion
+from fleet_pipeline.deliberation.exchange import Completion
 from fleet_pipeline.settings import load_settings
+from fleet_pipeline_tests.support.heard import Heard
 from fleet_pipeline_tests.support.scripted import ScriptedProvider, echo
 
 _settings = load_settings()
 
 
-def _answer(prompt: Prompt) -> Completion:
+def _answer(prompt: Heard) -> Completion:
     if Path(_settings.storage, "SLOW").exists():
         time.sleep(0.5)
     failing = "fail me" in prompt.user and Path(_settings.storage, "FAIL").exists()

@@ -52,7 +52,7 @@ def test_a_proposal_has_a_line_for_everything_that_is_asked_in_the_order_of_the_
     ]
     _, said = speak(0)
     for pair in said:
-        if pair.prompt.phase is not Phase.CRITIQUE:
+        if pair.turn.phase is not Phase.CRITIQUE:
             assert [(match[1], match[2]) for match in POINT.finditer(pair.answer)] == about
 
 
@@ -62,17 +62,17 @@ def test_critiques_quote_the_proposal_and_revisions_take_up_the_remedies_by_name
     _, said = speak(seed, num_agents=num_agents, rounds=2)
     proposal: dict[int, str] = {}
     critique: dict[int, tuple[str, str]] = {}
-    for prompt, answer in said:
-        author = prompt.about.index
-        if prompt.phase is Phase.CRITIQUE:
+    for turn, answer in said:
+        author = turn.about.index
+        if turn.phase is Phase.CRITIQUE:
             strong, *weak = [line for line in answer.splitlines() if re.match(r"\w+[.:] ", line)]
             assert f"\n{strong.rpartition(': ')[0]} — " in proposal[author]
             assert weak
             for mark, about, _ in POINT.findall("\n".join(weak)):
                 assert f"\n{mark} {about} — " in proposal[author]
-            critique[author] = (prompt.seat.label, answer)
+            critique[author] = (turn.seat.label, answer)
             continue
-        if prompt.phase is Phase.REVISE:
+        if turn.phase is Phase.REVISE:
             critic, text = critique[author]
             who = "my critique" if num_agents == 1 else critic
             remedies = [plan.partition(", because ")[0] for _, _, plan in POINT.findall(text)]
@@ -84,8 +84,8 @@ def test_critiques_quote_the_proposal_and_revisions_take_up_the_remedies_by_name
 
 
 def test_an_answer_has_no_word_but_those_of_its_prompt_and_of_the_phrases() -> None:
-    for prompt, answer in islice(pairs(9), 300):
-        allowed = known_words() | set(words(prompt.user)) | {str(number) for number in range(60)}
+    for turn, answer in islice(pairs(9), 300):
+        allowed = known_words() | set(words(turn.messages[-1].content)) | {str(number) for number in range(60)}
         assert set(words(answer)) <= allowed | {f"{letter}{number}" for letter in "cr" for number in range(20)}
 
 

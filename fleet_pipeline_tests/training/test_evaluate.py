@@ -33,8 +33,8 @@ def rows():
         for role in task.roles:
             council = seat_council(task, BUILT_IN_ROLES[role], CouncilDefaults(model="m"))
             final = {}
-            for prompt, answer in play(council, Speaker(council, random.Random(council.id)).answer):
-                seat = prompt.seat
+            for turn, answer in play(council, Speaker(council, random.Random(council.id)).answer):
+                seat = turn.seat
                 common = {
                     "deliberation_id": council.id, "task_id": task.task_id, "role": role, "agent_id": seat.agent_id,
                     "label": seat.label, "perspective": seat.perspective.name if seat.perspective else None,
@@ -42,15 +42,15 @@ def rows():
                 utterances.append(
                     common
                     | {
-                        "phase": str(prompt.phase),
-                        "round": prompt.round,
-                        "about_agent_id": prompt.about.agent_id,
-                        "self_critique": seat == prompt.about,
+                        "phase": str(turn.phase),
+                        "round": turn.round,
+                        "about_agent_id": turn.about.agent_id,
+                        "self_critique": seat == turn.about,
                         "text": answer,
                         "error_type": None,
                     }
                 )
-                if prompt.phase is not Phase.CRITIQUE:
+                if turn.phase is not Phase.CRITIQUE:
                     row = final.setdefault(seat.agent_id, common | {"initial_text": answer})
                     row["text"] = answer
             proposals += final.values()

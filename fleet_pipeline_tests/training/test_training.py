@@ -6,9 +6,8 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
 
-from fleet_pipeline.deliberation.protocol import deliberate
 from fleet_pipeline.training import network, tokens, train
-from fleet_pipeline.training.corpus import Pair, pairs
+from fleet_pipeline.training.corpus import Pair, pairs, play
 from fleet_pipeline_tests.support.councils import a_deliberation
 
 pytestmark = pytest.mark.engine
@@ -16,7 +15,9 @@ pytestmark = pytest.mark.engine
 
 @pytest.fixture(scope="module")
 def tokenizer() -> PreTrainedTokenizerFast:
-    return tokens.train(text for pair in islice(pairs(1), 400) for text in (pair.prompt.user, pair.answer))
+    return tokens.train(
+        text for pair in islice(pairs(1), 400) for text in (pair.turn.messages[-1].content, pair.answer)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -57,8 +58,8 @@ def test_any_text_survives_the_tokenizer_but_for_a_space_at_the_start_of_a_line(
 
 
 def test_a_prompt_is_mostly_fixed_sentences(tokenizer: PreTrainedTokenizerFast) -> None:
-    prompt = next(deliberate(a_deliberation()))[0]
-    assert len(train.encode(tokenizer, Pair(prompt, "")).ids) < len(prompt.system + prompt.user) / 20
+    turn = play(a_deliberation(), lambda _: "a")[0].turn
+    assert len(train.encode(tokenizer, Pair(turn, "")).ids) < sum(len(told.content) for told in turn.messages) / 20
 
 
 def test_before_any_training_the_network_copies_what_was_there_before(untrained: Qwen3ForCausalLM) -> None:

@@ -1,0 +1,73 @@
+"""What an engine is handed, and what it hands back.
+
+A *request* is all that an engine sees. It says nothing of councils: which seat asks, and in which phase, is known to
+the *turn* that made it. A turn may make several requests, one after another: an *exchange*. A *dialogue* has many
+exchanges at once, and waits for all of them before it goes on.
+"""
+
+from collections.abc import Generator
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Literal, TypeVar
+
+from fleet_pipeline.deliberation.sampling import Sampling
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Message:
+    """One message of a chat."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+@dataclass(frozen=True)
+class Request:
+    """One generation. `temperature_scale` multiplies the temperature, wherever that comes from."""
+
+    name: str  # unique in a run, for logs: deliberation, agent, phase, round, subject, attempt
+    model: str
+    messages: tuple[Message, ...]
+    sampling: Sampling
+    temperature_scale: float = 1.0
+    seed: int = 0
+    schema: str = ""  # JSON schema that the answer must follow; none where empty
+
+
+class AgentError(StrEnum):
+    """Why an utterance does not count."""
+
+    OVERLONG = "overlong"  # the prompt leaves no room for an answer in the model's context
+    EMPTY = "empty"  # only white space or reasoning
+    CUT_OFF = "cut_off"  # the answer reached its token limit
+    ENGINE = "engine"  # the engine failed on this prompt
+    DEADLINE = "deadline"  # still being generated when the deliberation's time was up
+    FATAL = "fatal"  # the engine crashed repeatedly during this deliberation, the last time with no other running
+
+
+@dataclass(frozen=True)
+class Completion:
+    """An engine's answer to one request. Times are seconds since the epoch, tokens are counts.
+
+    An engine sets `error` for failures that only it can detect. The protocol detects empty and cut-off
+    answers from `text` and `finish_reason` ("stop", "length", ...).
+    """
+
+    text: str = ""
+    finish_reason: str = ""
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    completion_tokens: int = 0
+    temperature: float | None = None
+    started_at: float = 0.0
+    finished_at: float = 0.0
+    error: AgentError | None = None
+    error_message: str = ""
+
+
+# A generator that yields a request, receives its completion, and so on. It returns what came of them.
+Exchange = Generator[Request, Completion, Result]
+# A generator that yields exchanges, which go on at the same time. It receives their results in the same order.
+Dialogue = Generator[list[Exchange[Any]], list[Any], Result]
