@@ -24,6 +24,7 @@ import dagster as dg
 from fleet_pipeline.api.client import AsyncClient, Client
 from fleet_pipeline.common.messages import REQUESTED
 from fleet_pipeline.defs import sensors
+from fleet_pipeline.defs.resources import TickOptions
 from fleet_pipeline.events.completions import deliberation_events
 from fleet_pipeline.events.connection import connect, run_blocking
 from fleet_pipeline.events.embedded import embedded_server
@@ -121,10 +122,11 @@ def announce(folder: Path, url: str, count: int = CLIENTS * EACH) -> dict[str, A
             metadata = {STORAGE: pipeline.store.url, "winner's proposal": text, "task": text}
             instance.report_runless_asset_event(dg.AssetMaterialization(OUTCOMES, partition=key, metadata=metadata))
         prepared = time.perf_counter() - began
-        context = dg.build_sensor_context(instance=instance, resources={"nats": NatsOptions(url=url)})
-        began = time.perf_counter()
-        said = sensors.completions.evaluate_tick(context).skip_message
-        took = time.perf_counter() - began
+        resources = {"nats": NatsOptions(url=url), "ticks": TickOptions()}
+        with dg.build_sensor_context(instance=instance, resources=resources) as context:
+            began = time.perf_counter()
+            said = sensors.completions.evaluate_tick(context).skip_message
+            took = time.perf_counter() - began
     return {"deliberations": count, "prepared in, s": round(prepared), "said": said, "caught up in, s": round(took, 2)}
 
 

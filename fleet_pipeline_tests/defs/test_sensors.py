@@ -32,12 +32,12 @@ def tick(
     pipeline: Pipeline, url: str | None, cursor: str | None, ticks: TickOptions | None = None
 ) -> tuple[str, str | None]:
     """Evaluate the sensor as the daemon does; (what the tick says, its cursor afterwards)."""
-    context = dg.build_sensor_context(
+    with dg.build_sensor_context(
         instance=pipeline.instance,
         cursor=cursor,
         resources={"nats": NatsOptions(url=url), "ticks": ticks or TickOptions()},
-    )
-    result = completions.evaluate_tick(context)
+    ) as context:
+        result = completions.evaluate_tick(context)
     return result.skip_message, result.cursor
 
 

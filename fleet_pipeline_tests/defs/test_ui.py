@@ -31,7 +31,7 @@ ops:
       rubric: [Cost of the caches, Behaviour when a node is lost]
 """
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.timeout(600), pytest.mark.daemon, pytest.mark.browser]
 
 
 @pytest.fixture(scope="module")

@@ -51,7 +51,10 @@ class Asking(Intakes):
             name: self.pipeline.definitions.resources[name]
             for name in ("bulk", "council", "storage", "request_options")
         }
-        return schedule.evaluate_tick(dg.build_schedule_context(self.pipeline.instance, resources=resources))
+        # Closed at once. A context that is left to the garbage collector sets Dagster's current storage back to one
+        # whose instance is gone, and the next definitions fail to load.
+        with dg.build_schedule_context(self.pipeline.instance, resources=resources) as context:
+            return schedule.evaluate_tick(context)
 
     def run_what_was_asked(self) -> list[str]:
         """Let the sensor take the inbox, run what it asks for; returns the keys that ran."""

@@ -71,12 +71,12 @@ EXPECTED = Counter(
 
 
 def publish_pending(pipeline: Pipeline, url: str, cursor: Path) -> None:
-    context = dg.build_sensor_context(
+    with dg.build_sensor_context(
         instance=pipeline.instance,
         cursor=cursor.read_text() if cursor.exists() else None,
         resources={"nats": NatsOptions(url=url), "ticks": TickOptions(chunk=4)},
-    )
-    cursor.write_text(completions.evaluate_tick(context).cursor or "")
+    ) as context:
+        cursor.write_text(completions.evaluate_tick(context).cursor or "")
 
 
 @pytest.mark.parametrize("point", OUT)

@@ -233,8 +233,8 @@ def test_the_schedule_asks_for_a_run_where_the_settings_say_what_is_old(pipeline
     for retention, wanted in (({}, 0), ({"max_age_days": 30}, 1)):
         settings = Settings(storage=str(pipeline.storage), retention=retention)
         schedule = build_definitions(settings).resolve_schedule_def("retention")
-        context = dg.build_schedule_context(pipeline.instance, resources={"retention": settings.retention})
-        assert len(schedule.evaluate_tick(context).run_requests or ()) == wanted
+        with dg.build_schedule_context(pipeline.instance, resources={"retention": settings.retention}) as context:
+            assert len(schedule.evaluate_tick(context).run_requests or ()) == wanted
 
 
 def test_the_job_that_prunes_removes_what_is_old_and_says_how_much(pipeline: Pipeline) -> None:

@@ -74,7 +74,7 @@ class Intakes:
 
     def tick(self, sensor: Any = requests) -> Any:
         resources = self.pipeline.definitions.resources
-        context = dg.build_sensor_context(
+        with dg.build_sensor_context(
             instance=self.instance,
             resources={
                 "nats": NatsOptions(url=self.url),
@@ -83,8 +83,8 @@ class Intakes:
                 "storage": resources["storage"],
                 "ticks": self.ticks,
             },
-        )
-        return sensor.evaluate_tick(context)
+        ) as context:
+            return sensor.evaluate_tick(context)
 
     def launch(self, tick: Any) -> list[str]:
         """Execute the runs that a tick asks for, as the daemon and its workers would. Returns their ids."""
