@@ -40,6 +40,8 @@ def deliberate(deliberation: Deliberation) -> Dialogue[Transcript]:
 
     def hear(turns: list[Turn]) -> Generator[list[Exchange[Any]], list[list[Utterance]], dict[int, str]]:
         """The valid answers, by seat index. Every attempt is added to `utterances`."""
+        if not turns:
+            return {}
         said = yield [_take(deliberation, turn) for turn in turns]
         attempts = sorted((one for attempts in said for one in attempts), key=lambda one: one.attempt)
         utterances.extend(attempts)

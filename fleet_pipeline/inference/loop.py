@@ -275,6 +275,8 @@ class _Loop:
         """Submit a deliberation's open requests again. The deadline excludes the engine's downtime."""
         active.deadline += self._now()
         for turn in active.turns:
+            if active.error is not None:
+                break
             if turn.request is not None and (refused := self._submit(active, turn, turn.request)) is not None:
                 self._proceed(active, turn, refused)
         self._advance(active)

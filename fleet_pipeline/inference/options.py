@@ -34,9 +34,14 @@ class ModelOptions(StrictModel):
 
     @field_validator("chat_template")
     @classmethod
-    def _file_exists(cls, value: str | None) -> str | None:
-        if value is not None and not Path(value).is_file():
-            raise ValueError(f"no file {value}")
+    def _can_be_read(cls, value: str | None) -> str | None:
+        if value is not None:
+            try:
+                Path(value).read_text(encoding="utf-8")
+            except OSError as error:
+                raise ValueError(f"cannot read {value}: {error.strerror}") from None
+            except UnicodeDecodeError:
+                raise ValueError(f"{value} is not UTF-8 text") from None
         return value
 
 
@@ -66,6 +71,8 @@ class VllmConfig(ModelOptions):
         """
         unset = {} if model == self.model else dict(ModelOptions())
         own = {name: getattr(options, name) for name in options.model_fields_set}
+        if "sampling" in own and model == self.model:
+            own["sampling"] = options.sampling.over(self.sampling)
         return self.model_copy(update=unset | own | {"model": model})
 
     @property

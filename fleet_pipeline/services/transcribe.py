@@ -103,10 +103,11 @@ class Transcription:
         missing: dict[str, _Work] = {}
         for key in keys:
             try:
-                deliberation = self._convene(key)
+                seated = seat_council(*self.tasks.get(key), self.defaults)
             except InvalidInput:
                 self.progress.failed += 1
                 continue
+            deliberation = self._identified(seated)  # not above: wrong options of the engine are no fault of a task
             if facts := self._reusable_facts(deliberation):
                 self.progress.reused += 1
                 if self.judging.enabled and not self._is_judged(deliberation, facts):
@@ -209,8 +210,10 @@ class Transcription:
             yield Job(key, deliberate(deliberation), deliberation.timeout_seconds)
 
     def _convene(self, key: str) -> Deliberation:
-        task, role = self.tasks.get(key)
-        deliberation = seat_council(task, role, self.defaults)
+        return self._identified(seat_council(*self.tasks.get(key), self.defaults))
+
+    def _identified(self, deliberation: Deliberation) -> Deliberation:
+        """`deliberation` with all that decides what its model says. Raises `InvalidInput` for wrong options."""
         model = deliberation.model
         if model not in self.identities:
             self.identities[model] = self.source.identity(model)

@@ -405,3 +405,15 @@ def test_verdicts_of_a_judge_that_is_off_now_count_for_nothing(judged: Pipeline)
     judged.run(keys)
     assert judged.table("proposals")["judge"].isna().all()
     assert judged.table("deliberations")["won_by"].str.startswith("score").all()
+
+
+def test_wrong_options_of_an_engine_break_the_run_and_fail_no_task(pipeline: Pipeline, monkeypatch) -> None:
+    """Else they would be taken for a fault of every task, and a result of before would stand as this run's."""
+
+    def identity(model: str) -> str:
+        raise InvalidInput("engine: sampling.temprature: no such field")
+
+    monkeypatch.setattr(pipeline.source, "identity", identity)
+    result = pipeline.run(pipeline.put("t1"))
+    assert "sampling.temprature: no such field" in (why_broken(result) or "")
+    assert pipeline.starts == 0

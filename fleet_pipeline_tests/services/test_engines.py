@@ -66,3 +66,24 @@ def test_a_model_without_options_of_its_own_is_what_it_was_in_results_of_before(
 def test_a_chat_template_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match=r"models\.run\.chat_template: .*none"):
         load_settings({"models": {"run": {"chat_template": str(tmp_path / "none")}}})
+
+
+def test_a_template_that_is_no_text_is_named_before_anything_runs(tmp_path: Path) -> None:
+    (tmp_path / "latin.jinja").write_bytes("é".encode("latin-1"))
+    with pytest.raises(InvalidInput, match=r"chat_template: .*latin\.jinja is not UTF-8 text"):
+        load_settings({"models": {"run": {"chat_template": str(tmp_path / "latin.jinja")}}})
+
+
+def test_sampling_of_a_model_stands_before_that_of_the_engine_and_does_not_wipe_it_out() -> None:
+    config = VllmConfig(model="run", sampling=Sampling(temperature=0.3, max_tokens=100))
+    provider = VllmProvider(config, {"run": ModelOptions(sampling=Sampling(temperature=0.9))})
+    assert provider.config_of("run").sampling == Sampling(temperature=0.9, max_tokens=100)
+
+
+def test_a_variable_that_could_only_name_a_model_in_lower_case_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLEET_MODELS__Org/Model__DTYPE", "float32")
+    with pytest.raises(InvalidInput, match="FLEET_MODELS as JSON"):
+        load_settings()
+    monkeypatch.delenv("FLEET_MODELS__Org/Model__DTYPE")
+    monkeypatch.setenv("FLEET_MODELS", '{"Org/Model": {"dtype": "float32"}}')
+    assert load_settings().models["Org/Model"].dtype == "float32"
