@@ -235,7 +235,8 @@ def _check_names(file: Path) -> None:
         _check_name(name, str(file), f"{file}: no such setting: {name}")
     for variable in os.environ:
         prefix, _, rest = variable.partition("_")
-        if prefix == "FLEET" and rest.startswith("MODELS__"):  # pydantic lowers the case of what follows, and names of models have capitals
+        # pydantic lowers the case of what follows, and names of models have capitals.
+        if prefix == "FLEET" and rest.startswith("MODELS__"):
             raise InvalidInput(f"{variable}: name models in the file, or in FLEET_MODELS as JSON")
         if prefix == "FLEET" and variable != CONFIG_FILE_VARIABLE and not _KUBERNETES_VARIABLE.match(variable):
             _check_name(rest.partition("__")[0].lower(), variable, f"{variable}: no such setting")
