@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import Any, ClassVar
 
 import dagster as dg
-from pydantic import BaseModel, Field, ValidationError, create_model
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError, create_model
 
 from fleet_pipeline.common.errors import InvalidInput
 from fleet_pipeline.common.validation import describe
@@ -62,7 +62,7 @@ class EngineResource(_resource(VllmConfig)):  # type: ignore[misc]
 
     def _provider(self) -> VllmProvider:
         try:
-            models = {name: ModelOptions(**options) for name, options in self.models.items()}
+            models = TypeAdapter(dict[str, ModelOptions]).validate_python(self.models)
             return VllmProvider(VllmConfig(**_values(self, VllmConfig)), models)
         except ValidationError as error:
             raise InvalidInput(f"engine: {describe(error)}") from error

@@ -2,12 +2,10 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Generic, Protocol, Self, TypeVar
+from typing import Generic, Protocol, Self
 
-from fleet_pipeline.deliberation.exchange import Completion, Dialogue
+from fleet_pipeline.deliberation.exchange import Completion, Dialogue, Result
 from fleet_pipeline.deliberation.transcript import SYNTHETIC
-
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -62,7 +60,7 @@ class Engine(Protocol):
     def __exit__(self, *_: object) -> None: ...
 
 
-def label(engine: Engine) -> str:
+def recorded_kind(engine: Engine) -> str:
     """What rows call the engine that made them."""
     return f"{SYNTHETIC}{engine.kind}" if engine.synthetic else engine.kind
 

@@ -24,8 +24,8 @@ from itertools import count
 from typing import Any, Protocol
 
 from fleet_pipeline.common.errors import EngineCrashed, EngineError
-from fleet_pipeline.deliberation.exchange import AgentError, Completion, Exchange, Request
-from fleet_pipeline.inference.engine import Finished, Job, OnCompletion, Result, ignore
+from fleet_pipeline.deliberation.exchange import AgentError, Completion, Exchange, Request, Result
+from fleet_pipeline.inference.engine import Finished, Job, OnCompletion, ignore
 
 # A deliberation under way at this many crashes is quarantined.
 QUARANTINE_AFTER = 2

@@ -28,8 +28,8 @@ from threading import Thread
 from typing import Any, Self
 
 from fleet_pipeline.common.errors import EngineCrashed, EngineError, ModelUnavailable
-from fleet_pipeline.deliberation.exchange import AgentError, Completion, Request
-from fleet_pipeline.inference.engine import Finished, Job, OnCompletion, Result, ignore
+from fleet_pipeline.deliberation.exchange import AgentError, Completion, Request, Result
+from fleet_pipeline.inference.engine import Finished, Job, OnCompletion, ignore
 from fleet_pipeline.inference.loop import drive
 from fleet_pipeline.inference.options import VllmConfig
 

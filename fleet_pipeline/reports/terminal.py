@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fleet_pipeline.common.text import printable
+from fleet_pipeline.deliberation.transcript import SYNTHETIC
 
 Row = Mapping[str, Any]
 MOST_ROWS = 60
@@ -119,7 +120,7 @@ def deliberation_page(outcome: Row, seats: Sequence[Row], utterances: Sequence[R
     head = Text.assemble(
         (key, "bold"), "  ", (outcome["status"], _STYLES.get(outcome["status"], "")), f"  model {outcome['model']}"
     )
-    if outcome["engine"] and outcome["engine"] != "vllm":
+    if (outcome["engine"] or "").startswith(SYNTHETIC):
         head.append(f"  engine {outcome['engine']}: not a model", style="bold red")
     parts: list[RenderableType] = [head]
     if outcome["error_message"]:

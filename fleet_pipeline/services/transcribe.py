@@ -24,7 +24,7 @@ from fleet_pipeline.deliberation.exchange import AgentError, Completion
 from fleet_pipeline.deliberation.judging import Judgement, Judging, judge, judging_fingerprint
 from fleet_pipeline.deliberation.protocol import deliberate
 from fleet_pipeline.deliberation.transcript import Status, Transcript
-from fleet_pipeline.inference.engine import Engine, EngineProvider, Finished, Job, OnCompletion, label
+from fleet_pipeline.inference.engine import Engine, EngineProvider, Finished, Job, OnCompletion, recorded_kind
 from fleet_pipeline.inference.gpu import gpu_memory
 from fleet_pipeline.scoring.proposals import final_proposals, texts
 from fleet_pipeline.services.progress import OnProgress, Progress
@@ -182,7 +182,7 @@ class Transcription:
             judgements = finished.result or ()
             if (not judgements and finished.error) or any(one.utterance.error in NOT_ANSWERED for one in judgements):
                 fingerprint = ""  # stored for people to read; the next run asks again
-            provenance = Provenance(deliberation.model, label(engine), self.run_id, deliberation.fingerprint)
+            provenance = Provenance(deliberation.model, recorded_kind(engine), self.run_id, deliberation.fingerprint)
             write_judgements(self.store, deliberation, judgements, provenance, fingerprint)
 
     def _is_judged(self, deliberation: Deliberation, facts: Mapping[str, Any]) -> bool:
@@ -223,7 +223,7 @@ class Transcription:
         transcript = finished.result or Transcript(
             deliberation.id, Status.FAILED, (), f"the deliberation broke: {finished.error!r}"
         )
-        provenance = Provenance(deliberation.model, label(engine), self.run_id, deliberation.fingerprint)
+        provenance = Provenance(deliberation.model, recorded_kind(engine), self.run_id, deliberation.fingerprint)
         write_transcript(self.store, deliberation, transcript, provenance, finished.started_at, finished.finished_at)
         self._log(transcript, finished.finished_at - finished.started_at)
         progress = self.progress

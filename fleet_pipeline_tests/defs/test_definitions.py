@@ -5,11 +5,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 from dagster import DagsterInstance, Definitions
 
+from fleet_pipeline.common.errors import InvalidInput
+from fleet_pipeline.defs.resources import EngineResource
 from fleet_pipeline.storage.schemas import TABLES
 
 pytestmark = pytest.mark.instance
@@ -90,3 +93,12 @@ def test_every_field_of_the_launchpad_is_described() -> None:
 
 # Names that every user of a language model knows.
 SELF_EVIDENT = {"temperature", "top_p", "min_p", "repetition_penalty"}
+
+
+@pytest.mark.parametrize(
+    ("models", "said"),
+    [({"org/m": {"dtyp": "float32"}}, "engine: org/m.dtyp: no such field"), ({"org/m": 5}, "engine: org/m: ")],
+)
+def test_wrong_options_of_a_model_are_refused_with_its_name(models: dict[str, Any], said: str) -> None:
+    with pytest.raises(InvalidInput, match=said):
+        EngineResource(models=models).identity("org/m")

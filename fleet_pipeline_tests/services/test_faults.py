@@ -58,6 +58,16 @@ REFUSED = PermissionError(errno.EACCES, "Access Denied")
 WRITTEN = ("utterances", "proposals", "scores", "deliberations", "outbox")
 
 
+def assert_next_run_completes(faulty: Pipeline, keys: list[str]) -> None:
+    """With the trouble gone, a run makes what is missing and nothing else."""
+    FaultyFileSystem.trouble = staticmethod(none)
+    had = len(faulty.store.names("utterances", ".parquet"))
+    faulty.asked = []
+    assert faulty.run(keys).success
+    assert len(faulty.asked) == (len(keys) - had) * 9
+    assert completed(faulty, keys)
+
+
 def completed(pipeline: Pipeline, keys: list[str]) -> bool:
     found = {key: pipeline.store.read(f"deliberations/{key}.parquet") for key in keys}
     return all(found.values()) and pipeline.partitions("deliberations") == (set(keys), set())
@@ -99,12 +109,7 @@ def test_a_full_or_read_only_store_breaks_the_run_at_once_with_its_reason_and_th
     assert reason is not None
     assert f"cannot write faulty:///fleet/{table}/" in reason
     assert error.strerror in reason
-    FaultyFileSystem.trouble = staticmethod(none)
-    had = len(faulty.store.names("utterances", ".parquet"))
-    faulty.asked = []
-    assert faulty.run(keys).success
-    assert len(faulty.asked) == (6 - had) * 9
-    assert completed(faulty, keys)
+    assert_next_run_completes(faulty, keys)
 
 
 def test_storage_that_stays_away_ends_the_run_after_a_bounded_number_of_tries(faulty: Pipeline) -> None:
@@ -131,12 +136,7 @@ def test_with_the_disk_full_at_a_random_write_nothing_is_torn_and_the_next_run_c
 
     FaultyFileSystem.trouble = staticmethod(trouble)
     assert not faulty.run(keys).success
-    FaultyFileSystem.trouble = staticmethod(none)
-    had = len(faulty.store.names("utterances", ".parquet"))
-    faulty.asked = []
-    assert faulty.run(keys).success
-    assert len(faulty.asked) == (8 - had) * 9
-    assert completed(faulty, keys)
+    assert_next_run_completes(faulty, keys)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a small disk")
