@@ -1,17 +1,20 @@
 """Whole runs on a real Dagster instance, with a scripted engine where inference is not the point."""
 
+import io
 from pathlib import Path
 
 import dagster as dg
 import duckdb
 import pandas as pd
 import pytest
+from rich.console import Console
 
 from fleet_pipeline.common.errors import InvalidInput, SyntheticEngineRefused
 from fleet_pipeline.defs.build import build_definitions
 from fleet_pipeline.deliberation.exchange import AgentError, Completion
 from fleet_pipeline.deliberation.prompts import Phase
 from fleet_pipeline.instance.partitions import NAME, register
+from fleet_pipeline.reports.terminal import deliberation_page
 from fleet_pipeline.settings import Settings
 from fleet_pipeline_tests.support.councils import said
 from fleet_pipeline_tests.support.heard import Heard
@@ -417,3 +420,15 @@ def test_wrong_options_of_an_engine_break_the_run_and_fail_no_task(pipeline: Pip
     result = pipeline.run(pipeline.put("t1"))
     assert "sampling.temprature: no such field" in (why_broken(result) or "")
     assert pipeline.starts == 0
+
+
+def test_rows_that_no_model_made_are_shown_as_such_and_those_of_a_model_are_not(pipeline: Pipeline) -> None:
+    pipeline.run(pipeline.put("t1"))
+    outcome, seats, said_rows = (
+        pipeline.table(name).astype(object).where(lambda frame: frame.notna(), None).to_dict("records")
+        for name in ("deliberations", "proposals", "utterances")
+    )
+    for engine, is_told in (("synthetic: scripted", True), ("vllm", False), ("another", False)):
+        console = Console(record=True, file=io.StringIO(), width=200)
+        console.print(deliberation_page(outcome[0] | {"engine": engine}, seats, said_rows))
+        assert ("not a model" in console.export_text()) is is_told
