@@ -9,5 +9,15 @@ with Client("nats://broker:4222") as fleet:
 
 from fleet_pipeline.api.client import AsyncClient, Client, Submitted
 from fleet_pipeline.common.errors import BrokerUnavailable, InvalidInput, StreamMismatch
+from fleet_pipeline.events.payloads import DeliberationStatus, Status
 
-__all__ = ["AsyncClient", "BrokerUnavailable", "Client", "InvalidInput", "StreamMismatch", "Submitted"]
+__all__ = [
+    "AsyncClient",
+    "BrokerUnavailable",
+    "Client",
+    "DeliberationStatus",
+    "InvalidInput",
+    "Status",
+    "StreamMismatch",
+    "Submitted",
+]

@@ -33,12 +33,12 @@ from fleet_pipeline.deliberation.task import Task, deliberation_id
 from fleet_pipeline.events.connection import connect, unavailable
 from fleet_pipeline.events.envelope import Envelope
 from fleet_pipeline.events.options import NatsOptions
+from fleet_pipeline.events.payloads import DeliberationStatus
 from fleet_pipeline.events.streams import REQUESTS, ensure_streams
 
 T = TypeVar("T")
 ACK_SECONDS = 5.0
 ANSWER_SECONDS = 10.0
-ENDED = ("COMPLETED", "FAILED", "TIMEOUT")
 MOST_PENDING = 256
 
 
@@ -99,21 +99,22 @@ class AsyncClient:
                 await self._make_stream()
                 return await self._publish(sealed)
 
-    async def status(self, deliberation: str, request_id: str = "") -> dict[str, Any]:
+    async def status(self, deliberation: str, request_id: str = "") -> DeliberationStatus:
         """The status of a deliberation: UNKNOWN, PENDING, IN_PROGRESS, COMPLETED, FAILED or TIMEOUT, with counts.
 
         With a `request_id`, the status of that request: PENDING until it is taken, even if an earlier request
         has results, and FAILED with the reason if it was rejected.
         """
-        return await self._ask(STATUS, deliberation, request_id)
+        return DeliberationStatus.model_validate_json(await self._ask(STATUS, deliberation, request_id))
 
-    async def result(self, deliberation: str, request_id: str = "") -> dict[str, Any]:
+    async def result(self, deliberation: str, request_id: str = "") -> DeliberationStatus:
         """Like `status`, plus the texts of the proposals. If they are too large, it names the file with them."""
-        return await self._ask(RESULT, deliberation, request_id)
+        return DeliberationStatus.model_validate_json(await self._ask(RESULT, deliberation, request_id))
 
-    async def stats(self) -> dict[str, Any]:
+    async def stats(self) -> dict[str, int]:
         """The number of deliberations of each status, of requests that wait, and of rejected requests."""
-        return await self._ask(STATS, "", "")
+        counts: dict[str, int] = json.loads(await self._ask(STATS, "", ""))
+        return counts
 
     async def wait(
         self,
@@ -121,12 +122,12 @@ class AsyncClient:
         request_id: str = "",
         timeout: float = 3_600.0,  # noqa: ASYNC109 - bounds a polling loop
         every: float = 1.0,
-    ) -> dict[str, Any]:
+    ) -> DeliberationStatus:
         """The result, once the deliberation has ended. Polls; times are in seconds. Raises `TimeoutError`."""
         deadline = time.monotonic() + timeout
-        while (answer := await self.status(deliberation, request_id))["status"] not in ENDED:
+        while not (answer := await self.status(deliberation, request_id)).status.ended:
             if time.monotonic() > deadline:
-                raise TimeoutError(f"{deliberation} is still {answer['status']} after {timeout:g} s")
+                raise TimeoutError(f"{deliberation} is still {answer.status} after {timeout:g} s")
             await asyncio.sleep(every)
         return await self.result(deliberation, request_id)
 
@@ -152,7 +153,7 @@ class AsyncClient:
         except TimeoutError:  # not permitted
             raise StreamMismatch(f"no stream takes {REQUESTED}; make them with `fleet events check`") from None
 
-    async def _ask(self, subject: str, deliberation: str, request_id: str) -> dict[str, Any]:
+    async def _ask(self, subject: str, deliberation: str, request_id: str) -> bytes:
         from nats.errors import NoRespondersError
 
         with unavailable(self.options, self._refused):
@@ -166,8 +167,7 @@ class AsyncClient:
         if "Nats-Service-Error-Code" in headers:
             error = f"{subject}: {headers.get('Nats-Service-Error', '')}"
             raise InvalidInput(error) if headers["Nats-Service-Error-Code"] == "400" else BrokerUnavailable(error)
-        answer: dict[str, Any] = json.loads(reply.data)
-        return answer
+        return bytes(reply.data)
 
 
 class Client:
@@ -201,21 +201,21 @@ class Client:
         """See `AsyncClient.submit_all`."""
         return self._run(self._client.submit_all(tasks, rerun=rerun))
 
-    def status(self, deliberation: str, request_id: str = "") -> dict[str, Any]:
+    def status(self, deliberation: str, request_id: str = "") -> DeliberationStatus:
         """See `AsyncClient.status`."""
         return self._run(self._client.status(deliberation, request_id))
 
-    def result(self, deliberation: str, request_id: str = "") -> dict[str, Any]:
+    def result(self, deliberation: str, request_id: str = "") -> DeliberationStatus:
         """See `AsyncClient.result`."""
         return self._run(self._client.result(deliberation, request_id))
 
-    def stats(self) -> dict[str, Any]:
+    def stats(self) -> dict[str, int]:
         """See `AsyncClient.stats`."""
         return self._run(self._client.stats())
 
     def wait(
         self, deliberation: str, request_id: str = "", timeout: float = 3_600.0, every: float = 1.0
-    ) -> dict[str, Any]:
+    ) -> DeliberationStatus:
         """See `AsyncClient.wait`."""
         return self._run(self._client.wait(deliberation, request_id, timeout, every))
 

@@ -8,21 +8,23 @@ reaches one of them.
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from fleet_pipeline.common.errors import InvalidInput, treatment
 from fleet_pipeline.events.connection import connect, unavailable
 from fleet_pipeline.events.options import NatsOptions
+from fleet_pipeline.events.payloads import DeliberationStatus
 
 STATUS, RESULT, STATS = "fleet.status", "fleet.result", "fleet.stats"
 MAX_QUESTION_BYTES = 4_096
+Answer = DeliberationStatus | Mapping[str, int]
 # (connection, subject, id or "", request id or "", whether to include texts) -> answer. Raises InvalidInput.
-Answer = Callable[[Any, str, str, str, bool], Awaitable[dict[str, Any]]]
+Answering = Callable[[Any, str, str, str, bool], Awaitable[Answer]]
 
 
 async def serve(
-    options: NatsOptions, answer: Answer, version: str, stop: asyncio.Event, ready: Callable[[], None]
+    options: NatsOptions, answer: Answering, version: str, stop: asyncio.Event, ready: Callable[[], None]
 ) -> None:
     """Answer questions until `stop` is set. `ready` is called once they can arrive. Survives broker restarts.
 
@@ -37,11 +39,9 @@ async def serve(
             try:
                 key, request_id = _parse_question(request.data) if request.subject != STATS else ("", "")
                 with unavailable(options, denials):
-                    content = await answer(connection, request.subject, key, request_id, request.subject == RESULT)
-                    body = json.dumps(content).encode()
+                    body = _body(await answer(connection, request.subject, key, request_id, request.subject == RESULT))
                     if len(body) > connection.max_payload:
-                        content = await answer(connection, request.subject, key, request_id, False)
-                        body = json.dumps(content).encode()
+                        body = _body(await answer(connection, request.subject, key, request_id, False))
                 await request.respond(body)
             except Exception as error:  # noqa: BLE001 - a question that fails must not end the service
                 treated = treatment(error)
@@ -57,6 +57,10 @@ async def serve(
         ready()
         await stop.wait()
         await service.stop()
+
+
+def _body(answer: Answer) -> bytes:
+    return (answer.model_dump_json() if isinstance(answer, DeliberationStatus) else json.dumps(answer)).encode()
 
 
 def _parse_question(data: bytes) -> tuple[str, str]:

@@ -52,7 +52,9 @@ def export(
         (lambda done: click.echo(f"{done} of {len(keys)}", err=True)) if len(keys) > 1_000 else (lambda done: None)
     )
     try:
-        rows, damaged = write(store, table, keys, form, sys.stdout.buffer if out == "-" else Path(out), on_progress)
+        rows, damaged = write(
+            store, TABLES[table], keys, form, sys.stdout.buffer if out == "-" else Path(out), on_progress
+        )
     except BrokenPipeError:
         raise
     except OSError as error:

@@ -14,6 +14,7 @@ import dagster as dg
 from fleet_pipeline.defs.build import build_definitions
 from fleet_pipeline.defs.jobs import deliberate_job
 from fleet_pipeline.defs.resources import engine_config
+from fleet_pipeline.deliberation.rows import OutcomeRow
 from fleet_pipeline.deliberation.task import Task
 from fleet_pipeline.events.options import NatsOptions
 from fleet_pipeline.instance.in_process import create_run, execute
@@ -24,6 +25,7 @@ from fleet_pipeline.services.fleet import Fleet
 from fleet_pipeline.services.progress import OnProgress, Progress
 from fleet_pipeline.services.publishing import PublishSummary, publish_pending
 from fleet_pipeline.settings import Settings
+from fleet_pipeline.storage.schemas import DELIBERATIONS
 from fleet_pipeline.storage.tables import read_rows
 from fleet_pipeline.storage.task_store import specs
 
@@ -73,12 +75,11 @@ def publish_run(instance: dg.DagsterInstance, nats: NatsOptions, result: RunResu
     return total
 
 
-def outcome_rows(settings: Settings, result: RunResult) -> list[dict[str, Any]]:
+def outcome_rows(settings: Settings, result: RunResult) -> list[OutcomeRow]:
     """The rows of the `deliberations` table that this run wrote, in the order of its keys."""
     store = Fleet.of(settings).store
-    tables = (read_rows(store, "deliberations", key) for key in result.keys)
-    rows = [row for table in tables if table is not None for row in table.to_pylist()]
-    return [row for row in rows if row["run_id"] == result.run_id]
+    rows = [row for key in result.keys for row in read_rows(store, DELIBERATIONS, key)]
+    return [row for row in rows if row.run_id == result.run_id]
 
 
 def _run_config(settings: Settings) -> dict[str, Any]:

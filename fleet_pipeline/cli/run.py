@@ -22,6 +22,7 @@ from fleet_pipeline.cli.common import fail, flags, json_option, storage_option
 from fleet_pipeline.common.errors import BROKE, COMPLETED, INTERRUPTED, INVALID, SOME_FAILED, BrokerUnavailable
 from fleet_pipeline.common.text import printable
 from fleet_pipeline.deliberation.council import Resume
+from fleet_pipeline.deliberation.rows import OutcomeRow
 from fleet_pipeline.events.options import NatsOptions
 from fleet_pipeline.ingest.backlog import Backlog, read_backlog
 from fleet_pipeline.services.fleet import Fleet
@@ -154,24 +155,24 @@ def _run(settings: Settings, backlog: Backlog, broker: NatsOptions, as_json: boo
         return INTERRUPTED
     if result.broke or publish_error:
         return BROKE
-    completed = all(row["status"] == "completed" for row in rows) and len(rows) == len(result.keys)
+    completed = all(row.status == "completed" for row in rows) and len(rows) == len(result.keys)
     return COMPLETED if completed and not backlog.refused else SOME_FAILED
 
 
 def _document(
-    run_id: str | None, settings: Settings, rows: list[dict[str, Any]], backlog: Backlog, progress: Progress | None
+    run_id: str | None, settings: Settings, rows: list[OutcomeRow], backlog: Backlog, progress: Progress | None
 ) -> Any:
     return {
         "run_id": run_id,
         "storage": settings.storage,
         "deliberations": [
             {
-                "deliberation_id": row["deliberation_id"],
-                "status": row["status"],
-                "winner_agent_id": row["winner_agent_id"],
-                "winner_score": row["winner_score"],
-                "proposals": row["answered"],
-                "error": row["error_message"],
+                "deliberation_id": row.deliberation_id,
+                "status": row.status,
+                "winner_agent_id": row.winner_agent_id,
+                "winner_score": row.winner_score,
+                "proposals": row.answered,
+                "error": row.error_message,
             }
             for row in rows
         ],

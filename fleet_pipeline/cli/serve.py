@@ -24,7 +24,7 @@ def serve(nats: str | None, storage: str | None) -> None:
     fleet serve --nats nats://broker:4222
     nats request fleet.status '{"id": "rate-limiter.dev"}'
     """
-    from fleet_pipeline.api.nats_service import STATS, serve as answer_questions
+    from fleet_pipeline.api.nats_service import STATS, Answer, serve as answer_questions
     from fleet_pipeline.events.connection import unavailable
     from fleet_pipeline.services.fleet import Fleet
     from fleet_pipeline.services.status import RequestStatusService
@@ -35,7 +35,7 @@ def serve(nats: str | None, storage: str | None) -> None:
     with Fleet.of(settings).open_status() as status_service:
         requests = RequestStatusService(status_service)
 
-        async def answer(connection: Any, subject: str, key: str, request_id: str, with_texts: bool) -> dict[str, Any]:
+        async def answer(connection: Any, subject: str, key: str, request_id: str, with_texts: bool) -> Answer:
             if subject == STATS:
                 return await requests.stats(connection)
             return await requests.status(connection, key, request_id, with_texts)

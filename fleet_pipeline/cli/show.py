@@ -3,7 +3,7 @@
 import json
 import os
 from contextlib import nullcontext
-from typing import Any
+from dataclasses import asdict
 
 import click
 from rich.console import Console
@@ -11,6 +11,7 @@ from rich.console import Console
 from fleet_pipeline.cli.common import flags, json_option, storage_option
 from fleet_pipeline.common.errors import InvalidInput
 from fleet_pipeline.common.text import printable
+from fleet_pipeline.deliberation.rows import OutcomeRow
 from fleet_pipeline.services.fleet import Fleet
 from fleet_pipeline.settings import load_settings
 from fleet_pipeline.storage.store import Store
@@ -28,21 +29,21 @@ def show(deliberation_id: str, storage: str | None, as_json: bool) -> None:
     fleet show rate-limiter.dev --json | jq '.proposals[0].text'
     """
     from fleet_pipeline.reports.terminal import deliberation_page
+    from fleet_pipeline.storage.schemas import PROPOSALS, UTTERANCES
     from fleet_pipeline.storage.tables import read_rows
 
     store = Fleet.of(load_settings(flags(storage=storage))).store
     outcome = _outcome(store, deliberation_id)
-    tables = {name: read_rows(store, name, deliberation_id) for name in ("proposals", "utterances")}
-    rows = {name: table.to_pylist() if table is not None else [] for name, table in tables.items()}
+    seats, utterances = read_rows(store, PROPOSALS, deliberation_id), read_rows(store, UTTERANCES, deliberation_id)
     if as_json:
-        document = {"deliberation": outcome, "proposals": rows["proposals"], "utterances": rows["utterances"]}
-        click.echo(json.dumps(document, indent=2, default=str))
+        plain = {"proposals": [asdict(seat) for seat in seats], "utterances": [asdict(one) for one in utterances]}
+        click.echo(json.dumps({"deliberation": asdict(outcome), **plain}, indent=2, default=str))
     else:
         console = Console(highlight=False)
         # -R shows colours, -F quits at once if all fits on the screen, -X leaves the text there.
         os.environ.setdefault("LESS", "-RFX")
         with console.pager(styles=True) if console.is_terminal else nullcontext():
-            console.print(deliberation_page(outcome, rows["proposals"], rows["utterances"]))
+            console.print(deliberation_page(outcome, seats, utterances))
 
 
 @click.command()
@@ -57,30 +58,30 @@ def explain(deliberation_id: str, storage: str | None, as_json: bool) -> None:
     fleet explain rate-limiter.dev --json | jq '.weights'
     """
     from fleet_pipeline.scoring.explain import explain as explain_in_words
+    from fleet_pipeline.storage.schemas import PROPOSALS, SCORES
     from fleet_pipeline.storage.tables import read_file, read_rows
 
     store = Fleet.of(load_settings(flags(storage=storage))).store
     outcome = _outcome(store, deliberation_id)
-    proposals_file = read_file(store, "proposals", deliberation_id)
-    seats, scoring = (proposals_file[0].to_pylist(), proposals_file[1]) if proposals_file else ([], {})
-    scores = read_rows(store, "scores", deliberation_id)
-    lines = explain_in_words(outcome, seats, scoring, scores.to_pylist() if scores is not None else [])
+    proposals = read_file(store, PROPOSALS, deliberation_id)
+    seats, scoring = (proposals.rows, proposals.footer) if proposals else ([], None)
+    lines = explain_in_words(outcome, seats, scoring, read_rows(store, SCORES, deliberation_id))
     if as_json:
-        document = {"deliberation_id": deliberation_id, "explanation": lines, **scoring, "proposals": seats}
-        click.echo(json.dumps(document, indent=2, default=str))
+        document = {"deliberation_id": deliberation_id, "explanation": lines, **(asdict(scoring) if scoring else {})}
+        click.echo(json.dumps({**document, "proposals": [asdict(seat) for seat in seats]}, indent=2, default=str))
     else:
         click.echo(printable("\n".join(lines)))
 
 
-def _outcome(store: Store, deliberation_id: str) -> dict[str, Any]:
+def _outcome(store: Store, deliberation_id: str) -> OutcomeRow:
     """The outcome of a deliberation. Raises `InvalidInput`, which names similar ids, if there is none."""
+    from fleet_pipeline.storage.schemas import DELIBERATIONS
     from fleet_pipeline.storage.tables import read_rows
 
-    table = read_rows(store, "deliberations", deliberation_id)
-    if table is None:
+    rows = read_rows(store, DELIBERATIONS, deliberation_id)
+    if not rows:
         stored = store.names("deliberations", ".parquet")
         similar = [key for key in stored if key.startswith(deliberation_id.split(".")[0])] or stored
         hint = f"; there are {', '.join(similar[:5])}" if similar else "; nothing has been run there yet"
         raise InvalidInput(f"no deliberation {deliberation_id} in {store.url}{hint}")
-    row: dict[str, Any] = table.to_pylist()[0]
-    return row
+    return rows[0]

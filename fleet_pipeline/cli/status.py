@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -17,6 +17,7 @@ from fleet_pipeline.common.text import printable
 from fleet_pipeline.settings import Settings, load_settings
 
 if TYPE_CHECKING:
+    from fleet_pipeline.events.payloads import DeliberationStatus
     from fleet_pipeline.services.status import StatusService
 
 
@@ -45,24 +46,25 @@ def status(deliberation_ids: tuple[str, ...], storage: str | None, as_json: bool
             return
         answers = _answers(status_service, settings, deliberation_ids, as_json)
     if as_json:
-        click.echo(json.dumps(answers, indent=2))
+        click.echo(json.dumps([answer.model_dump(mode="json") for answer in answers], indent=2))
     else:
         from fleet_pipeline.reports.terminal import status_table
 
         Console(highlight=False, soft_wrap=not sys.stdout.isatty()).print(status_table(answers))
-    sys.exit(0 if all(answer["status"] == "COMPLETED" for answer in answers) else SOME_FAILED)
+    sys.exit(0 if all(answer.status == "COMPLETED" for answer in answers) else SOME_FAILED)
 
 
 def _answers(
     status_service: StatusService, settings: Settings, keys: Sequence[str], with_texts: bool
-) -> list[dict[str, Any]]:
+) -> list[DeliberationStatus]:
     """The status of each. The broker is asked about those that are not known here, if it can be reached."""
     from fleet_pipeline.common.errors import BrokerUnavailable
     from fleet_pipeline.events.connection import run_blocking
-    from fleet_pipeline.services.status import RequestStatusService, Status
+    from fleet_pipeline.events.payloads import Status
+    from fleet_pipeline.services.status import RequestStatusService
 
     answers = {key: status_service.status(key, with_texts) for key in keys}
-    unknown = [key for key, answer in answers.items() if answer["status"] == Status.UNKNOWN]
+    unknown = [key for key, answer in answers.items() if answer.status is Status.UNKNOWN]
 
     async def ask(connection: Any) -> None:
         requests = RequestStatusService(status_service)
@@ -74,7 +76,7 @@ def _answers(
             run_blocking(settings.nats, ask)
         except BrokerUnavailable as error:
             for key in unknown:
-                answers[key]["error"] = f"not known here, and the broker cannot be asked: {error}"
+                answers[key].error = f"not known here, and the broker cannot be asked: {error}"
     return [answers[key] for key in keys]
 
 
@@ -92,7 +94,7 @@ def _overview(status_service: StatusService, settings: Settings, as_json: bool) 
         click.echo(printable(broker_line))
 
 
-def _broker_counts(settings: Settings) -> tuple[dict[str, Any], str]:
+def _broker_counts(settings: Settings) -> tuple[Mapping[str, int | str], str]:
     """(counts, the same in words): requests that wait at the broker, and requests that were refused."""
     if settings.nats.url is None:
         return {}, ""
@@ -105,4 +107,4 @@ def _broker_counts(settings: Settings) -> tuple[dict[str, Any], str]:
     except BrokerUnavailable as error:
         return {"broker_error": str(error)}, str(error)
     template = "requests at the broker: {requests_waiting} waiting to be taken, {requests_refused} refused"
-    return dict(counts), template.format(**counts)
+    return counts, template.format(**counts)

@@ -8,20 +8,19 @@ from collections.abc import Iterator
 from contextlib import suppress
 
 import dagster as dg
-import pandas as pd
 
 from fleet_pipeline.common.errors import CorruptFile, InvalidInput, StorageError
 from fleet_pipeline.defs.assets import proposals
 from fleet_pipeline.defs.resources import CouncilResource, StorageResource, fleet_of
+from fleet_pipeline.deliberation.rows import CouncilFigures
 from fleet_pipeline.deliberation.task import is_deliberation_id
 from fleet_pipeline.scoring.council_checks import COUNCIL_CHECKS, failed_checks
 from fleet_pipeline.scoring.options import CouncilCheck, CouncilCheckOptions
-from fleet_pipeline.storage.schemas import TABLES, TableName
-from fleet_pipeline.storage.tables import read_file
+from fleet_pipeline.storage.schemas import PROPOSALS, UTTERANCES
+from fleet_pipeline.storage.tables import read_file, read_rows
 from fleet_pipeline.storage.task_store import TaskStore
 
 MOST_NAMED = 50
-_CHECKED_TABLES: tuple[TableName, ...] = ("utterances", "proposals")
 
 
 @dg.multi_asset_check(
@@ -53,19 +52,18 @@ def council_checks(
 
 def _failed_council_checks(tasks: TaskStore, key: str, options: CouncilCheckOptions) -> dict[CouncilCheck, str]:
     try:
-        files = {table: read_file(tasks.store, table, key) for table in _CHECKED_TABLES}
+        utterances = read_rows(tasks.store, UTTERANCES, key)
+        proposals = read_file(tasks.store, PROPOSALS, key)
+        seats = proposals.rows if proposals else []
     except CorruptFile as error:
         return {"schema": str(error)}
     except StorageError:  # the asset `deliberations` meets it too, and reports it
         return {}
-    frames: dict[str, pd.DataFrame] = {
-        table: (file[0] if file else TABLES[table].empty_table()).to_pandas() for table, file in files.items()
-    }
-    diversity = files["proposals"][1].get("diversity", {}) if files["proposals"] else {}
+    diversity = proposals.footer.diversity if proposals else CouncilFigures()
     quorum = None
     with suppress(InvalidInput):  # the outcome reports it
         quorum = tasks.get(key)[0].needed
-    return failed_checks(frames["utterances"], frames["proposals"], diversity, quorum, options)
+    return failed_checks(utterances, seats, diversity, quorum, options)
 
 
 def _keys(context: dg.AssetCheckExecutionContext, stored: list[str]) -> list[str]:

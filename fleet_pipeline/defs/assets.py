@@ -13,10 +13,10 @@ from fleet_pipeline.common.errors import InvalidInput
 from fleet_pipeline.common.logs import install_json
 from fleet_pipeline.defs.resources import CouncilResource, JudgeResource, RunProcess, StorageResource, fleet_of
 from fleet_pipeline.defs.score_ops import (
-    SCORES_VERSION,
     check_code,
     rank_proposals,
     read_judgements,
+    read_proposals,
     score_diversity,
     score_relevance,
 )
@@ -35,10 +35,11 @@ from fleet_pipeline.services.outcomes import write_outcome
 from fleet_pipeline.services.progress import OnProgress, Progress, log_progress
 from fleet_pipeline.services.publishing import fill_outbox
 from fleet_pipeline.services.run_report import store_report
+from fleet_pipeline.services.score_councils import SCORES_VERSION
 from fleet_pipeline.services.transcribe import Transcription
 from fleet_pipeline.settings import LogSettings, ReportSettings
 from fleet_pipeline.storage.store import Store
-from fleet_pipeline.storage.tables import TableSlice
+from fleet_pipeline.storage.tables import Transcripts
 
 GROUP = "deliberation"
 _partitioned: dict[str, Any] = {
@@ -100,14 +101,10 @@ def transcripts(
     code_version=SCORES_VERSION,
     **_partitioned,
 )
-def proposals(transcripts: TableSlice) -> Any:
-    return rank_proposals(
-        transcripts,
-        score_diversity(transcripts),
-        score_relevance(transcripts),
-        check_code(transcripts),
-        read_judgements(transcripts),
-    )
+def proposals(transcripts: Transcripts) -> Any:
+    batches = read_proposals(transcripts)
+    scorers = (score_diversity, score_relevance, check_code, read_judgements)
+    return rank_proposals(batches, [scorer(batches) for scorer in scorers])
 
 
 @dg.asset(
@@ -141,13 +138,13 @@ def deliberations(
         outcome = write_outcome(tasks, key, context.run.run_id, check_options)
         row = outcome.row
         # Before the outcome is logged: readers of the event log find the events ready.
-        fill_outbox(store, key)
+        fill_outbox(store, outcome)
         shown = metadata(store, outcome, logs.texts)
         event = {"asset_key": context.asset_key, "partition": key, "metadata": shown}
-        if row["status"] == Status.COMPLETED:
+        if row.status is Status.COMPLETED:
             context.log_event(dg.AssetMaterialization(**event))
         else:
-            failed[key] = f"{row['status']}: {row['error_message']}"
+            failed[key] = f"{row.status}: {row.error_message}"
             # For readers of the event log: a failure leaves no materialization.
             context.log_event(dg.AssetObservation(**event))
         # The event is stored by now. Dagster would keep it for hooks until the step ends, with all its texts: 5,000

@@ -55,7 +55,7 @@ def _described_by(settings: Settings) -> Callable[[dg.AssetSpec], dg.AssetSpec]:
         table = table_of(spec.key)
         columns = [
             dg.TableColumn(column.name, str(column.type), column.metadata[b"description"].decode())
-            for column in TABLES[table]
+            for column in TABLES[table].schema
         ]
         uri = f"{settings.storage.rstrip('/')}/{table}"
         return spec.merge_attributes(

@@ -1,50 +1,44 @@
-"""The Parquet I/O manager: one folder per asset, one file per deliberation."""
+"""The Parquet I/O manager: one folder per table, one file per deliberation."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterable
 
 import dagster as dg
 
 from fleet_pipeline.defs.resources import StorageResource
+from fleet_pipeline.deliberation.rows import NoFooter
 from fleet_pipeline.instance.names import DELIBERATIONS, PROPOSALS, TRANSCRIPTS
+from fleet_pipeline.services.score_councils import RankedCouncil
+from fleet_pipeline.storage import schemas
 from fleet_pipeline.storage.schemas import TableName
-from fleet_pipeline.storage.tables import TableSlice, write_rows
+from fleet_pipeline.storage.tables import Transcripts, write_rows
 
 # The table that holds each asset.
 _TABLES: dict[str, TableName] = {TRANSCRIPTS: "utterances", PROPOSALS: "proposals", DELIBERATIONS: "deliberations"}
 
 
-@dataclass(frozen=True)
-class DeliberationRows:
-    """The rows of one deliberation in a table, and the facts for the footer of its file."""
-
-    deliberation_id: str
-    rows: Sequence[Mapping[str, Any]]
-    facts: Mapping[str, Any] = field(default_factory=dict)
-
-
 class ParquetIOManager(dg.ConfigurableIOManager):
-    """Writes `Iterable[DeliberationRows]`, each file atomically, and loads a lazy `TableSlice`.
+    """Writes ranked councils, each file atomically, and loads transcripts lazily.
 
-    Both are streams, so that neither end holds a whole run in memory.
+    Both are streams, so that neither end holds a whole run in memory. The GPU op and the outcomes write their own
+    files, one by one as they are ready.
     """
 
     storage: dg.ResourceDependency[StorageResource]
 
-    def handle_output(self, context: dg.OutputContext, obj: Iterable[DeliberationRows]) -> None:
+    def handle_output(self, context: dg.OutputContext, obj: Iterable[RankedCouncil]) -> None:
+        """Write the tables `scores` and `proposals`. The proposals come last: whoever sees them finds their scores."""
         store = self.storage.retrying_store()
-        table = table_of(context.asset_key)
         files = rows = 0
-        for part in obj:
-            write_rows(store, table, part.deliberation_id, part.rows, part.facts)
+        for council in obj:
+            write_rows(store, schemas.SCORES, council.deliberation_id, council.scores, NoFooter())
+            write_rows(store, schemas.PROPOSALS, council.deliberation_id, council.seats, council.footer)
             files += 1
-            rows += len(part.rows)
-        folder = store.full_path(table)
+            rows += len(council.seats)
+        folder = store.full_path(table_of(context.asset_key))
         context.add_output_metadata({"files": files, "rows": rows, "folder": dg.MetadataValue.path(folder)})
 
-    def load_input(self, context: dg.InputContext) -> TableSlice:
-        return TableSlice(self.storage.retrying_store(), table_of(context.asset_key), context.asset_partition_keys)
+    def load_input(self, context: dg.InputContext) -> Transcripts:
+        return Transcripts(self.storage.retrying_store(), schemas.UTTERANCES, context.asset_partition_keys)
 
 
 def table_of(key: dg.AssetKey) -> TableName:

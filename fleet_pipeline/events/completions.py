@@ -6,162 +6,188 @@ deliberation's id and role, the winner, scores and ranks, and partial results of
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from datetime import datetime
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Literal
 
+from fleet_pipeline.deliberation.rows import OutcomeRow, ProposalRow
+from fleet_pipeline.deliberation.transcript import Status
 from fleet_pipeline.events.envelope import Envelope
+from fleet_pipeline.events.payloads import (
+    AgentResponseCompleted,
+    AgentResponseFailed,
+    DeliberationEnded,
+    FailedAgent,
+    OrchestrationDeliberationCompleted,
+    Payload,
+    Proposal,
+    Response,
+    Result,
+)
 
-Row = Mapping[str, Any]
+# Sampling temperatures by agent id. They are in the table of utterances, and no column of the proposals.
+Temperatures = Mapping[str, float | None]
 
 
 def deliberation_events(
-    deliberation: Row, proposals: Sequence[Row], location: str, max_bytes: int
+    outcome: OutcomeRow, seats: Sequence[ProposalRow], temperatures: Temperatures, location: str, max_bytes: int
 ) -> Iterator[Envelope]:
     """All events of one finished deliberation. Its seats' events come first, so they can be there when its end arrives.
 
-    `deliberation` is its row, `proposals` are its seats' rows. `location` is the Parquet file with the
-    proposals. An event that would exceed `max_bytes` omits the texts; that file has them.
+    `location` is the Parquet file with the proposals. An event that would exceed `max_bytes` omits the texts; that
+    file has them.
     """
-    for seat in proposals:
-        yield _fitting(lambda texts, seat=seat: _response(deliberation, seat, location, texts), max_bytes)
-    yield _fitting(lambda texts: _completion(deliberation, proposals, location, texts), max_bytes)
-    if deliberation["status"] == "completed":
-        yield _fitting(lambda texts: _orchestration(deliberation, proposals, location, texts), max_bytes)
+    for seat in seats:
+        yield _fitting(
+            lambda texts, seat=seat: _response(outcome, seat, temperatures, location, texts),  # type: ignore[misc]
+            max_bytes,
+        )
+    yield _fitting(lambda texts: _completion(outcome, seats, temperatures, location, texts), max_bytes)
+    if outcome.status is Status.COMPLETED:
+        yield _fitting(lambda texts: _orchestration(outcome, seats, temperatures, location, texts), max_bytes)
 
 
-def _fitting(make_event: Any, max_bytes: int) -> Envelope:
-    event: Envelope = make_event(True)
+def _fitting(make_event: Callable[[bool], Envelope], max_bytes: int) -> Envelope:
+    event = make_event(True)
     return event if len(event.model_dump_json().encode()) <= max_bytes else make_event(False)
 
 
-def _response(deliberation: Row, seat: Row, location: str, with_texts: bool) -> Envelope:
+def _response(
+    outcome: OutcomeRow, seat: ProposalRow, temperatures: Temperatures, location: str, with_texts: bool
+) -> Envelope:
     """`agent.response.completed` or `.failed`: one seat of the council."""
-    finished = _iso(deliberation["finished_at"])
-    payload = {
-        "task_id": deliberation["task_id"],
-        "deliberation_id": deliberation["deliberation_id"],
-        "agent_id": seat["agent_id"],
-        "role": deliberation["role"],
-        "status": "completed" if seat["text"] is not None else "failed",
-        "duration_ms": _milliseconds(deliberation["wall_s"]),
-        "timestamp": finished,
-        "model": deliberation["model"],
-        "diversity": seat["perspective"] is not None,
-        "num_agents": deliberation["num_agents"],
-        "proposals_file": location,
-        "texts_included": with_texts,
-    }
-    if seat["text"] is not None:
-        payload["proposal"] = _proposal(seat, with_texts)
+    seen = Response(
+        task_id=outcome.task_id,
+        deliberation_id=outcome.deliberation_id,
+        agent_id=seat.agent_id,
+        role=outcome.role,
+        duration_ms=milliseconds(outcome),
+        timestamp=outcome.finished_at,
+        model=outcome.model,
+        diversity=seat.perspective is not None,
+        num_agents=outcome.num_agents,
+        proposals_file=location,
+        texts_included=with_texts,
+    )
+    payload: AgentResponseCompleted | AgentResponseFailed
+    if seat.text is not None:
+        proposal = _proposal(seat, temperatures, with_texts)
+        payload = AgentResponseCompleted(**dict(seen), status="completed", proposal=proposal)
     else:
-        payload |= {"error": seat["error_message"], "error_type": seat["error_type"]}
-    fact = [seat["text"], seat["error_type"], seat["error_message"]]
-    return _envelope(f"agent.response.{payload['status']}", deliberation, payload, fact, seat["agent_id"])
+        why, kind = seat.error_message, seat.error_type
+        payload = AgentResponseFailed(**dict(seen), status="failed", error=why, error_type=kind)
+    fact = [seat.text, seat.error_type, seat.error_message]
+    return _envelope(f"agent.response.{payload.status}", outcome, payload, fact, seat.agent_id)
 
 
-def _completion(deliberation: Row, proposals: Sequence[Row], location: str, with_texts: bool) -> Envelope:
+def _completion(
+    outcome: OutcomeRow, seats: Sequence[ProposalRow], temperatures: Temperatures, location: str, with_texts: bool
+) -> Envelope:
     """`deliberation.completed`, `.failed` or `.timeout`, with any results there are."""
-    status = deliberation["status"]
-    payload = completion_payload(deliberation, proposals, location, with_texts)
-    return _envelope(f"deliberation.{status}", deliberation, payload, _outcome_fact(deliberation, proposals), status)
+    answered, failed = results(outcome, seats, temperatures, with_texts), failed_agents(outcome, seats)
+    payload = DeliberationEnded(
+        task_id=outcome.task_id,
+        deliberation_id=outcome.deliberation_id,
+        role=outcome.role,
+        status=outcome.status,
+        error=outcome.error_message,
+        winner_id=outcome.winner_agent_id,
+        winner_score=outcome.winner_score,
+        results=answered,
+        failed_agents=failed,
+        total_agents=outcome.num_agents,
+        successful_responses=len(answered),
+        failed_responses=len(failed),
+        duration_ms=milliseconds(outcome),
+        completed_at=outcome.finished_at,
+        timestamp=outcome.finished_at,
+        proposals_file=location,
+        texts_included=with_texts,
+        run_id=outcome.run_id,
+    )
+    return _envelope(
+        f"deliberation.{outcome.status}", outcome, payload, _outcome_fact(outcome, seats), str(outcome.status)
+    )
 
 
-def completion_payload(deliberation: Row, proposals: Sequence[Row], location: str, with_texts: bool) -> dict[str, Any]:
-    """The end of a deliberation as consumers read it, in its event and in answers of the NATS service."""
-    answered = _answered_by_rank(proposals)
-    finished = _iso(deliberation["finished_at"])
-    failed = [
-        {"agent_id": row["agent_id"], "error": f"{row['error_type']}: {row['error_message']}", "timestamp": finished}
-        for row in proposals
-        if row["text"] is None
-    ]
-    return {
-        "task_id": deliberation["task_id"],
-        "deliberation_id": deliberation["deliberation_id"],
-        "role": deliberation["role"],
-        "status": deliberation["status"],
-        "error": deliberation["error_message"],
-        "winner_id": deliberation["winner_agent_id"],
-        "winner_score": deliberation["winner_score"],
-        "results": [_result(row, deliberation, with_texts) for row in answered],
-        "failed_agents": failed,
-        "total_agents": deliberation["num_agents"],
-        "successful_responses": len(answered),
-        "failed_responses": len(failed),
-        "duration_ms": _milliseconds(deliberation["wall_s"]),
-        "completed_at": finished,
-        "timestamp": finished,
-        "proposals_file": location,
-        "texts_included": with_texts,
-        "run_id": deliberation["run_id"],
-    }
-
-
-def _orchestration(deliberation: Row, proposals: Sequence[Row], location: str, with_texts: bool) -> Envelope:
+def _orchestration(
+    outcome: OutcomeRow, seats: Sequence[ProposalRow], temperatures: Temperatures, location: str, with_texts: bool
+) -> Envelope:
     """`orchestration.deliberation.completed`: the decisions, best first, as the original context service reads them."""
-    payload = {
-        "event_type": "orchestration.deliberation.completed",
-        "story_id": deliberation["story_id"],
-        "task_id": deliberation["task_id"],
-        "deliberation_id": deliberation["deliberation_id"],
-        "decisions": [_result(row, deliberation, with_texts) for row in _answered_by_rank(proposals)],
-        "proposals_file": location,
-        "texts_included": with_texts,
-        "timestamp": deliberation["finished_at"].timestamp() if deliberation["finished_at"] else None,
-    }
-    fact = _outcome_fact(deliberation, proposals)
-    return _envelope("orchestration.deliberation.completed", deliberation, payload, fact, "orchestration")
+    event_type: Literal["orchestration.deliberation.completed"] = "orchestration.deliberation.completed"
+    payload = OrchestrationDeliberationCompleted(
+        event_type=event_type,
+        story_id=outcome.story_id,
+        task_id=outcome.task_id,
+        deliberation_id=outcome.deliberation_id,
+        decisions=results(outcome, seats, temperatures, with_texts),
+        proposals_file=location,
+        texts_included=with_texts,
+        timestamp=outcome.finished_at.timestamp() if outcome.finished_at else None,
+    )
+    return _envelope(event_type, outcome, payload, _outcome_fact(outcome, seats), "orchestration")
 
 
-def _envelope(event_type: str, deliberation: Row, payload: dict[str, Any], fact: Any, part: str) -> Envelope:
+def _envelope(event_type: str, outcome: OutcomeRow, payload: Payload, fact: list[Any], part: str) -> Envelope:
     """The idempotency key covers the fact, not times and runs: the same result sent again has the same
     key, and a result scored anew has another."""
     digest = hashlib.sha256(json.dumps(fact).encode()).hexdigest()[:8]
     return Envelope(
         event_type=event_type,
-        idempotency_key=f"{deliberation['deliberation_id']}:{deliberation['fingerprint']}:{part}:{digest}",
-        correlation_id=deliberation["task_id"],
-        payload=payload,
+        idempotency_key=f"{outcome.deliberation_id}:{outcome.fingerprint}:{part}:{digest}",
+        correlation_id=outcome.task_id,
+        payload=payload.model_dump(mode="json"),
     )
 
 
-def _outcome_fact(deliberation: Row, proposals: Sequence[Row]) -> list[Any]:
-    ranked = [[row["agent_id"], row["rank"], row["score"]] for row in _answered_by_rank(proposals)]
-    return [deliberation["winner_agent_id"], deliberation["error_message"], *ranked]
+def _outcome_fact(outcome: OutcomeRow, seats: Sequence[ProposalRow]) -> list[Any]:
+    ranked = [[seat.agent_id, seat.rank, seat.score] for seat in _answered_by_rank(seats)]
+    return [outcome.winner_agent_id, outcome.error_message, *ranked]
 
 
-def _answered_by_rank(proposals: Sequence[Row]) -> list[Row]:
-    answered = (row for row in proposals if row["text"] is not None)
-    return sorted(answered, key=lambda row: (row["rank"] is None, row["rank"] or 0))
+def results(
+    outcome: OutcomeRow | None, seats: Sequence[ProposalRow], temperatures: Temperatures, with_texts: bool
+) -> list[Result]:
+    """The proposals of those seats that have one, best first. Before there is an outcome they have no times."""
+    return [
+        Result(
+            agent_id=seat.agent_id,
+            role=seat.role,
+            proposal=_proposal(seat, temperatures, with_texts),
+            score=seat.score,
+            rank=seat.rank,
+            duration_ms=milliseconds(outcome),
+            timestamp=outcome.finished_at if outcome else None,
+        )
+        for seat in _answered_by_rank(seats)
+    ]
 
 
-def _result(row: Row, deliberation: Row, with_texts: bool) -> dict[str, Any]:
-    return {
-        "agent_id": row["agent_id"],
-        "role": row["role"],
-        "proposal": _proposal(row, with_texts),
-        "score": row["score"],
-        "rank": row["rank"],
-        "duration_ms": _milliseconds(deliberation["wall_s"]),
-        "timestamp": _iso(deliberation["finished_at"]),
-    }
+def failed_agents(outcome: OutcomeRow | None, seats: Sequence[ProposalRow]) -> list[FailedAgent]:
+    """The seats without a proposal, and why."""
+    finished = outcome.finished_at if outcome else None
+    return [
+        FailedAgent(agent_id=seat.agent_id, error=f"{seat.error_type}: {seat.error_message}", timestamp=finished)
+        for seat in seats
+        if seat.text is None
+    ]
 
 
-def _proposal(row: Row, with_texts: bool) -> dict[str, Any]:
-    return {
-        "content": row["text"] if with_texts else None,
-        "author_id": row["agent_id"],
-        "author_role": row["role"],
-        "model": row["model"],
-        "temperature": row.get("temperature"),
-        "tokens": row["completion_tokens"],
-    }
+def milliseconds(outcome: OutcomeRow | None) -> int | None:
+    """How long a deliberation took."""
+    return round(1_000 * outcome.wall_s) if outcome and outcome.wall_s is not None else None
 
 
-def _milliseconds(seconds: float | None) -> int | None:
-    return round(1_000 * seconds) if seconds is not None else None
+def _answered_by_rank(seats: Sequence[ProposalRow]) -> list[ProposalRow]:
+    answered = (seat for seat in seats if seat.text is not None)
+    return sorted(answered, key=lambda seat: (seat.rank is None, seat.rank or 0))
 
 
-def _iso(moment: datetime | None) -> str | None:
-    return moment.isoformat() if moment else None
+def _proposal(seat: ProposalRow, temperatures: Temperatures, with_texts: bool) -> Proposal:
+    return Proposal(
+        content=seat.text if with_texts else None,
+        author_id=seat.agent_id,
+        author_role=seat.role,
+        model=seat.model,
+        temperature=temperatures.get(seat.agent_id),
+        tokens=seat.completion_tokens,
+    )

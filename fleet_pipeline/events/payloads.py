@@ -1,17 +1,27 @@
 """The payload of each kind of event: the fields of the original system, and fields it lacked.
 
-These models are for consumers. `schemas` makes JSON Schemas of them, and a test validates every event
-sent against its schema. Within a schema version, a field that consumers read is never removed and never
+Events are built from these models, and `fleet events schema` prints their JSON Schemas for consumers. Within a schema version, a field that consumers read is never removed and never
 changes its meaning. New fields may be added.
 """
 
 from datetime import datetime
-from typing import Literal
+from enum import StrEnum
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, WithJsonSchema
+
+from fleet_pipeline.deliberation import transcript
+from fleet_pipeline.deliberation.exchange import AgentError
+
+# In JSON as Python writes it, with +00:00 as its zone: readers of the earlier system do not know a Z.
+Moment = Annotated[
+    datetime,
+    PlainSerializer(datetime.isoformat, return_type=str, when_used="json"),
+    WithJsonSchema({"type": "string", "format": "date-time"}),
+]
 
 
-class _Payload(BaseModel):
+class Payload(BaseModel):
     # Consumers must ignore fields they do not know.
     model_config = ConfigDict(extra="allow")
 
@@ -39,50 +49,49 @@ class Result(BaseModel):
     score: float | None = Field(description="0 to 1.")
     rank: int | None = Field(description="From 1; equals share a rank.")
     duration_ms: int | None
-    timestamp: datetime | None
+    timestamp: Moment | None
 
 
 class FailedAgent(BaseModel):
     agent_id: str
     error: str
-    timestamp: datetime | None
+    timestamp: Moment | None
 
 
-class _WithTexts(_Payload):
+class _WithTexts(Payload):
     proposals_file: str = Field(description="The Parquet file with all proposals.")
     texts_included: bool
 
 
-class _Response(_WithTexts):
+class Response(_WithTexts):
+    """What is said of every seat, with a proposal or without."""
+
     agent_id: str
     role: str
     duration_ms: int | None = Field(description="Of the whole deliberation.")
-    timestamp: datetime | None
+    timestamp: Moment | None
     model: str | None
     diversity: bool
     num_agents: int | None
 
 
-class AgentResponseCompleted(_Response):
+class AgentResponseCompleted(Response):
     """A seat's final proposal."""
 
     status: Literal["completed"]
     proposal: Proposal
 
 
-class AgentResponseFailed(_Response):
+class AgentResponseFailed(Response):
     """A seat without a proposal."""
 
     status: Literal["failed"]
     error: str | None
-    error_type: str | None = Field(description="overlong, empty, cut_off, engine or deadline.")
+    error_type: AgentError | None
 
 
-class DeliberationEnded(_WithTexts):
-    """A deliberation's end, with whatever results there are."""
-
+class _Result(_WithTexts):
     role: str
-    status: Literal["completed", "failed", "timeout"]
     error: str | None
     winner_id: str | None
     winner_score: float | None
@@ -92,8 +101,14 @@ class DeliberationEnded(_WithTexts):
     successful_responses: int
     failed_responses: int
     duration_ms: int | None
-    completed_at: datetime | None
-    timestamp: datetime | None
+    completed_at: Moment | None
+    timestamp: Moment | None
+
+
+class DeliberationEnded(_Result):
+    """A deliberation's end, with whatever results there are."""
+
+    status: transcript.Status
     run_id: str
 
 
@@ -106,6 +121,29 @@ class OrchestrationDeliberationCompleted(_WithTexts):
     timestamp: float | None = Field(description="Seconds since the epoch.")
 
 
+class Status(StrEnum):
+    """Where a deliberation stands: the words of the earlier system, and PENDING, which it lacked."""
+
+    UNKNOWN = "UNKNOWN"
+    PENDING = "PENDING"
+    IN_PROGRESS = "IN_PROGRESS"
+    COMPLETED = "COMPLETED"
+    FAILED = "FAILED"
+    TIMEOUT = "TIMEOUT"
+
+    @property
+    def ended(self) -> bool:
+        return self in (Status.COMPLETED, Status.FAILED, Status.TIMEOUT)
+
+
+class DeliberationStatus(_Result):
+    """No event but the answer to a question. Results are partial where the deliberation has not completed."""
+
+    status: Status
+    run_id: str | None = Field(description="Its present or last run.")
+    request_id: str | None = Field(description="The request that asked for it; null where a person put it in.")
+
+
 class Poisoned(BaseModel):
     """A request that could not be taken, and why."""
 
@@ -116,7 +154,7 @@ class Poisoned(BaseModel):
     stream: str
     sequence: int
     request_id: str
-    sent_at: datetime
+    sent_at: Moment
     bytes: int
     sha256: str = Field(description="Of the whole message.")
     content: str = Field(description="What was sent, or its beginning; what is no UTF-8 is replaced.")

@@ -16,6 +16,7 @@ from fleet_pipeline.common.errors import StreamMismatch
 from fleet_pipeline.common.messages import PLAN_APPROVED, REQUESTED, Received
 from fleet_pipeline.events.consumer import PullConsumer
 from fleet_pipeline.events.envelope import Envelope
+from fleet_pipeline.events.payloads import Poisoned
 from fleet_pipeline.events.streams import DAY, PLANS, POISON, REQUESTS, Stream, ensure_streams
 
 POISON_CONTENT_BYTES = 64_000
@@ -172,20 +173,23 @@ def _received(source: Source, message: Any) -> Received:
 
 def _poisoned(source: Source, message: Received, reason: str) -> bytes:
     beginning = message.content[:POISON_CONTENT_BYTES]
-    payload = {
-        "reason": _clean(reason)[:MOST_REASON],
-        "subject": message.subject,
-        "stream": message.stream,
-        "sequence": message.sequence,
-        "request_id": message.id,
-        "sent_at": message.sent_at.isoformat(),
-        "bytes": len(message.content),
-        "sha256": hashlib.sha256(message.content).hexdigest(),
-        "content": beginning.decode("utf-8", "replace"),
-        "content_is_whole": len(beginning) == len(message.content),
-    }
+    payload = Poisoned(
+        reason=_clean(reason)[:MOST_REASON],
+        subject=message.subject,
+        stream=message.stream,
+        sequence=message.sequence,
+        request_id=message.id,
+        sent_at=message.sent_at,
+        bytes=len(message.content),
+        sha256=hashlib.sha256(message.content).hexdigest(),
+        content=beginning.decode("utf-8", "replace"),
+        content_is_whole=len(beginning) == len(message.content),
+    )
     return Envelope(
-        event_type=source.poison, idempotency_key=_poison_key(message), correlation_id=message.id, payload=payload
+        event_type=source.poison,
+        idempotency_key=_poison_key(message),
+        correlation_id=message.id,
+        payload=payload.model_dump(mode="json"),
     ).sealed()[2]
 
 

@@ -1,36 +1,34 @@
 """A council's texts as Markdown, for dialogs of the Dagster UI. Model texts are fenced, so none becomes markup."""
 
 import textwrap
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from fleet_pipeline.common.text import bounded, fenced
-
-Row = Mapping[str, Any]
+from fleet_pipeline.deliberation.rows import ProposalRow, UtteranceRow
 
 MOST_TEXT = 20_000  # characters of one text
 WIDTH = 110  # characters per line
 MOST_TOGETHER = 200_000  # characters of all texts: a council of 64 over 8 rounds writes a thousand texts
 
 
-def discussion(seats: Sequence[Row], utterances: Sequence[Row]) -> str:
+def discussion(seats: Sequence[ProposalRow], utterances: Sequence[UtteranceRow]) -> str:
     """Every proposal, its critiques and its revisions, seat by seat in the order given."""
-    shown = [utterance for utterance in utterances if utterance["text"] or utterance["error_type"]]
+    shown = [utterance for utterance in utterances if utterance.text or utterance.error_type]
     limit = _text_limit(len(shown))
     parts = []
     for seat in seats:
-        about_seat = [utterance for utterance in shown if utterance["about_agent_id"] == seat["agent_id"]]
-        standing = f"rank {seat['rank']}" if seat["rank"] is not None else "no proposal"
-        parts.append(f"## Proposal {seat['label']}: {seat['agent_id']}, {'the winner' if seat['winner'] else standing}")
+        about_seat = [utterance for utterance in shown if utterance.about_agent_id == seat.agent_id]
+        standing = f"rank {seat.rank}" if seat.rank is not None else "no proposal"
+        parts.append(f"## Proposal {seat.label}: {seat.agent_id}, {'the winner' if seat.winner else standing}")
         parts += [f"### {_heading(utterance)}\n\n{_body(utterance, limit)}" for utterance in about_seat]
     return "\n\n".join(parts)
 
 
-def reasoning(utterances: Sequence[Row]) -> str:
+def reasoning(utterances: Sequence[UtteranceRow]) -> str:
     """The models' reasoning before their answers, or "". Peers never see it, and it is never scored."""
-    rows = [utterance for utterance in utterances if utterance["reasoning"]]
+    rows = [utterance for utterance in utterances if utterance.reasoning]
     limit = _text_limit(len(rows))
-    return "\n\n".join(f"### {row['agent_id']}, {_heading(row)}\n\n{_block(row['reasoning'], limit)}" for row in rows)
+    return "\n\n".join(f"### {row.agent_id}, {_heading(row)}\n\n{_block(row.reasoning, limit)}" for row in rows)
 
 
 def _block(text: str, limit: int) -> str:
@@ -50,18 +48,18 @@ def _text_limit(text_count: int) -> int:
     return min(MOST_TEXT, MOST_TOGETHER // max(text_count, 1))
 
 
-def _heading(utterance: Row) -> str:
-    names = {"propose": "Opening proposal", "revise": f"Revision {utterance['round']}"}
-    critic = "its own author" if utterance["self_critique"] else f"proposal {utterance['label']}'s author"
-    name = names.get(utterance["phase"], f"Critique in round {utterance['round']}, by {critic}")
-    return f"{name} (attempt {utterance['attempt']})" if utterance["attempt"] > 1 else name
+def _heading(utterance: UtteranceRow) -> str:
+    names = {"propose": "Opening proposal", "revise": f"Revision {utterance.round}"}
+    critic = "its own author" if utterance.self_critique else f"proposal {utterance.label}'s author"
+    name = names.get(utterance.phase, f"Critique in round {utterance.round}, by {critic}")
+    return f"{name} (attempt {utterance.attempt})" if utterance.attempt > 1 else name
 
 
-def _body(utterance: Row, limit: int) -> str:
+def _body(utterance: UtteranceRow, limit: int) -> str:
     error = (
-        f"Does not count: {utterance['error_type']}\n\n{_block(utterance['error_message'] or '', limit)}"
-        if utterance["error_type"]
+        f"Does not count: {utterance.error_type}\n\n{_block(utterance.error_message or '', limit)}"
+        if utterance.error_type
         else ""
     )
-    text = _block(utterance["text"], limit) if utterance["text"] else ""
+    text = _block(utterance.text, limit) if utterance.text else ""
     return "\n\n".join(part for part in (error, text) if part)

@@ -4,20 +4,20 @@ It holds no script and no address, and its content security policy forbids both.
 """
 
 import textwrap
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import pandas as pd
 
 from fleet_pipeline.common.errors import MissingExtra
 from fleet_pipeline.common.frames import records
 from fleet_pipeline.common.text import bounded, printable
+from fleet_pipeline.deliberation.rows import OutcomeRow, ProposalRow, UtteranceRow
 from fleet_pipeline.deliberation.transcript import SYNTHETIC
 from fleet_pipeline.reports.plots import bars, before_and_after, distribution, diversity_against_relevance
 
-Row = Mapping[str, Any]
 MOST_LISTED = 10
 MOST_TEXT = 50_000  # characters of one text
 _STATUSES = ("completed", "failed", "timeout")
@@ -27,9 +27,9 @@ _STATUSES = ("completed", "failed", "timeout")
 class DeliberationDetail:
     """One deliberation: its row of `deliberations`, its seats and its utterances."""
 
-    row: Row
-    seats: Sequence[Row]
-    utterances: Sequence[Row]
+    row: OutcomeRow
+    seats: Sequence[ProposalRow]
+    utterances: Sequence[UtteranceRow]
 
 
 def write_report(
@@ -99,13 +99,25 @@ def headline(rows: pd.DataFrame) -> dict[str, str]:
     }
 
 
-def wins(seats: pd.DataFrame) -> list[dict[str, Any]]:
-    """Per role and perspective: wins (`sum`), proposals (`count`) and `share`. Within a role the best comes first."""
+class Wins(NamedTuple):
+    """How often the proposals of one perspective won."""
+
+    role: str
+    perspective: str
+    won: int
+    proposals: int
+
+    @property
+    def share(self) -> float:
+        return self.won / self.proposals
+
+
+def wins(seats: pd.DataFrame) -> list[Wins]:
+    """Per role and perspective. Within a role the best comes first."""
     answered = seats[seats["answered"]].assign(perspective=lambda frame: frame["perspective"].fillna("(none)"))
     grouped = answered.groupby(["role", "perspective"])["winner"].agg(["sum", "count"]).reset_index()
-    grouped["share"] = grouped["sum"] / grouped["count"]
-    ordered = grouped.sort_values(["role", "share"], ascending=[True, False])
-    return [{str(name): value for name, value in row.items()} for row in ordered.to_dict("records")]
+    counted = [Wins(*row) for row in grouped.itertuples(index=False, name=None)]
+    return sorted(counted, key=lambda one: (one.role, -one.share))
 
 
 def _plots(rows: pd.DataFrame, seats: pd.DataFrame) -> dict[str, str]:
@@ -117,19 +129,26 @@ def _plots(rows: pd.DataFrame, seats: pd.DataFrame) -> dict[str, str]:
         "Seconds a deliberation took": distribution(rows["wall_s"], "seconds", unit_range=False),
     }
     if rates:
-        labels = [_plain(f"{row['role']}: {textwrap.shorten(row['perspective'], 32)}") for row in rates]
-        plots["Who wins"] = bars(labels, [row["share"] for row in rates], "share of its proposals that won", "Who wins")
+        labels = [_plain(f"{one.role}: {textwrap.shorten(one.perspective, 32)}") for one in rates]
+        plots["Who wins"] = bars(labels, [one.share for one in rates], "share of its proposals that won", "Who wins")
     return plots
 
 
-def _details(keys: Sequence[str], load_detail: Callable[[str], DeliberationDetail]) -> Iterator[dict[str, Any]]:
+class _Shown(NamedTuple):
+    """One deliberation as the page shows it: each seat with all that was said about its proposal, best first."""
+
+    row: OutcomeRow
+    seats: list[tuple[ProposalRow, list[UtteranceRow]]]
+
+
+def _details(keys: Sequence[str], load_detail: Callable[[str], DeliberationDetail]) -> Iterator[_Shown]:
     for key in keys:
         detail = load_detail(key)
-        about: dict[str, list[Row]] = {}
+        about: dict[str, list[UtteranceRow]] = {}
         for utterance in detail.utterances:
-            about.setdefault(utterance["about_agent_id"], []).append(utterance)
-        ranked = sorted(detail.seats, key=lambda seat: (seat["rank"] is None, seat["rank"], not seat["winner"]))
-        yield {"row": detail.row, "seats": [{"seat": seat, "said": about.get(seat["agent_id"], [])} for seat in ranked]}
+            about.setdefault(utterance.about_agent_id, []).append(utterance)
+        ranked = sorted(detail.seats, key=lambda seat: seat.place)
+        yield _Shown(detail.row, [(seat, about.get(seat.agent_id, [])) for seat in ranked])
 
 
 def _figure(value: float | None) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -15,18 +15,18 @@ from rich.table import Table
 from rich.text import Text
 
 from fleet_pipeline.common.text import printable
+from fleet_pipeline.deliberation.rows import OutcomeRow, ProposalRow, UtteranceRow
 from fleet_pipeline.deliberation.transcript import SYNTHETIC
 
-Row = Mapping[str, Any]
 MOST_ROWS = 60
 _STYLES = {"completed": "green", "failed": "red", "timeout": "yellow", "in_progress": "cyan"}
 
 
-def run_table(rows: Sequence[Row]) -> RenderableType:
+def run_table(rows: Sequence[OutcomeRow]) -> RenderableType:
     """One line per deliberation. Above `MOST_ROWS` the table is cut, and those not completed come first."""
     shown = rows
     if len(rows) > MOST_ROWS:
-        shown = sorted(rows, key=lambda row: row["status"] == "completed")[:MOST_ROWS]
+        shown = sorted(rows, key=lambda row: row.status == "completed")[:MOST_ROWS]
     table = Table(pad_edge=False, box=None, header_style="bold")
     # People copy the id, so it is never folded. The winner column shows only the seat's number.
     table.add_column("deliberation", no_wrap=True)
@@ -36,35 +36,48 @@ def run_table(rows: Sequence[Row]) -> RenderableType:
         table.add_column(name, justify="right")
     for row in shown:
         table.add_row(
-            row["deliberation_id"],
-            Text(row["status"], style=_STYLES.get(row["status"], "")),
-            (row["winner_agent_id"] or "-").rpartition("-")[2] or "-",
-            number(row["winner_score"]),
-            number(row["vendi"], of=row["answered"]),
-            number(row["mean_relevance"]),
+            row.deliberation_id,
+            Text(row.status, style=_STYLES.get(row.status, "")),
+            (row.winner_agent_id or "-").rpartition("-")[2] or "-",
+            number(row.winner_score),
+            number(row.vendi, of=row.answered),
+            number(row.mean_relevance),
         )
     if len(shown) < len(rows):
         return Group(table, Text(f"... and {len(rows) - len(shown)} more", style="dim"))
     return table
 
 
-def status_table(answers: Sequence[Row]) -> RenderableType:
+class Standing(Protocol):
+    """Where a deliberation stands: what a line of `status_table` shows."""
+
+    deliberation_id: str
+    status: Any
+    total_agents: int | None
+    successful_responses: int
+    winner_id: str | None
+    winner_score: float | None
+    run_id: str | None
+    error: str | None
+
+
+def status_table(answers: Sequence[Standing]) -> RenderableType:
     """One line per answer, and the errors below the table."""
     table = Table(pad_edge=False, box=None, header_style="bold")
     table.add_column("deliberation", no_wrap=True)
     for name in ("status", "agents", "winner", "score", "run"):
         table.add_column(name)
     for answer in answers:
-        agents = f"{answer['successful_responses']} of {answer['total_agents']}" if answer["total_agents"] else "-"
+        agents = f"{answer.successful_responses} of {answer.total_agents}" if answer.total_agents else "-"
         table.add_row(
-            answer["deliberation_id"],
-            _state(answer["status"]),
+            answer.deliberation_id,
+            _state(answer.status),
             agents,
-            (answer["winner_id"] or "-").rpartition("-")[2] or "-",
-            number(answer["winner_score"]),
-            (answer["run_id"] or "-")[:8],
+            (answer.winner_id or "-").rpartition("-")[2] or "-",
+            number(answer.winner_score),
+            (answer.run_id or "-")[:8],
         )
-    errors = [f"{answer['deliberation_id']}: {answer['error']}" for answer in answers if answer["error"]]
+    errors = [f"{answer.deliberation_id}: {answer.error}" for answer in answers if answer.error]
     return Group(table, *(Text(printable(line), style="red") for line in errors))
 
 
@@ -87,7 +100,7 @@ def _state(name: str) -> Text:
     return Text(name, style=_STYLES.get(name.lower(), ""))
 
 
-def cases_table(results: Sequence[Row]) -> RenderableType:
+def cases_table(results: Sequence[Mapping[str, Any]]) -> RenderableType:
     """One line per proposal scored by `fleet score`, best first within its case."""
     table = Table(pad_edge=False, box=None, header_style="bold")
     table.add_column("case")
@@ -114,60 +127,62 @@ def number(value: float | None, of: int | None = None) -> str:
     return f"{value:.2f} of {of}" if of else f"{value:.3f}"
 
 
-def deliberation_page(outcome: Row, seats: Sequence[Row], utterances: Sequence[Row]) -> RenderableType:
+def deliberation_page(
+    outcome: OutcomeRow, seats: Sequence[ProposalRow], utterances: Sequence[UtteranceRow]
+) -> RenderableType:
     """One deliberation in full: the task, the winner, the other proposals, and the critiques of each."""
-    key = outcome["deliberation_id"]
+    key = outcome.deliberation_id
     head = Text.assemble(
-        (key, "bold"), "  ", (outcome["status"], _STYLES.get(outcome["status"], "")), f"  model {outcome['model']}"
+        (key, "bold"), "  ", (outcome.status, _STYLES.get(outcome.status, "")), f"  model {outcome.model}"
     )
-    if (outcome["engine"] or "").startswith(SYNTHETIC):
-        head.append(f"  engine {outcome['engine']}: not a model", style="bold red")
+    if (outcome.engine or "").startswith(SYNTHETIC):
+        head.append(f"  engine {outcome.engine}: not a model", style="bold red")
     parts: list[RenderableType] = [head]
-    if outcome["error_message"]:
-        parts.append(Text(printable(outcome["error_message"]), style="red"))
-    parts.append(_section("Task", printable(outcome["description"] or "(not stored)")))
+    if outcome.error_message:
+        parts.append(Text(printable(outcome.error_message), style="red"))
+    parts.append(_section("Task", printable(outcome.description or "(not stored)")))
     parts.append(Padding(_figures(outcome), (1, 0, 0, 0)))
-    ranked = sorted(seats, key=lambda seat: (seat["rank"] is None, seat["rank"], not seat["winner"]))
+    ranked = sorted(seats, key=lambda seat: seat.place)
     parts += [_seat(seat, utterances) for seat in ranked]
     return Group(*parts)
 
 
-def _figures(outcome: Row) -> Text:
-    cached, prompt = outcome["cached_tokens"], outcome["prompt_tokens"]
+def _figures(outcome: OutcomeRow) -> Text:
+    cached, prompt = outcome.cached_tokens, outcome.prompt_tokens
     lines = [
-        f"{outcome['answered']} of {outcome['num_agents']} agents answered, {outcome['agent_errors']} answers did not count",
-        f"diversity (Vendi) {number(outcome['initial_vendi'])} before revision, {number(outcome['vendi'])} after; "
-        f"mean distance {number(outcome['initial_mean_distance'])}, then {number(outcome['mean_distance'])}",
-        f"{outcome['completion_tokens']:,} tokens generated, {prompt:,} read"
+        f"{outcome.answered} of {outcome.num_agents} agents answered, {outcome.agent_errors} answers did not count",
+        f"diversity (Vendi) {number(outcome.initial_vendi)} before revision, {number(outcome.vendi)} after; "
+        f"mean distance {number(outcome.initial_mean_distance)}, then {number(outcome.mean_distance)}",
+        f"{outcome.completion_tokens:,} tokens generated, {prompt:,} read"
         + (f", {cached / prompt:.0%} of them from the prefix cache" if prompt else "")
-        + (f"; {outcome['wall_s']:.1f} s" if outcome["wall_s"] is not None else ""),
+        + (f"; {outcome.wall_s:.1f} s" if outcome.wall_s is not None else ""),
     ]
     return Text("\n".join(lines), style="dim")
 
 
-def _seat(seat: Row, utterances: Sequence[Row]) -> RenderableType:
-    title = f"{seat['label']}  {seat['agent_id']}" + (f", {seat['perspective']}" if seat["perspective"] else "")
-    if seat["text"] is None:
-        reason = printable(f"{seat['error_type']}: {seat['error_message']}")
+def _seat(seat: ProposalRow, utterances: Sequence[UtteranceRow]) -> RenderableType:
+    title = f"{seat.label}  {seat.agent_id}" + (f", {seat.perspective}" if seat.perspective else "")
+    if seat.text is None:
+        reason = printable(f"{seat.error_type}: {seat.error_message}")
         return Panel(Text(reason, style="red"), title=f"no proposal: {title}", title_align="left", border_style="red")
-    tie = " (tied)" if seat["tied"] else ""
+    tie = " (tied)" if seat.tied else ""
     scores = ", ".join(
-        f"{name} {number(seat[name])}"
+        f"{name} {number(getattr(seat, name))}"
         for name in ("fit", "coverage", "novelty", "checks", "judge")
-        if seat[name] is not None
+        if getattr(seat, name) is not None
     )
     body: list[RenderableType] = [
-        Text(f"score {number(seat['score'])} ({scores})", style="dim"),
-        Text(printable(seat["text"])),
+        Text(f"score {number(seat.score)} ({scores})", style="dim"),
+        Text(printable(seat.text)),
     ]
     for row in utterances:
-        if row["phase"] == "critique" and row["about_agent_id"] == seat["agent_id"] and not row["error_type"]:
-            source = "its own critique" if row["self_critique"] else f"critique by {row['label']}"
-            body.append(_section(f"Round {row['round']}, {source}", printable(row["text"])))
-    rank = f"rank {seat['rank']}{tie}"
-    name = f"[winner] {rank}" if seat["winner"] else rank
+        if row.phase == "critique" and row.about_agent_id == seat.agent_id and not row.error_type:
+            source = "its own critique" if row.self_critique else f"critique by {row.label}"
+            body.append(_section(f"Round {row.round}, {source}", printable(row.text)))
+    rank = f"rank {seat.rank}{tie}"
+    name = f"[winner] {rank}" if seat.winner else rank
     return Panel(
-        Group(*body), title=Text(f"{name}: {title}"), title_align="left", border_style="green" if seat["winner"] else ""
+        Group(*body), title=Text(f"{name}: {title}"), title_align="left", border_style="green" if seat.winner else ""
     )
 
 

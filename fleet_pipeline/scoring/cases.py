@@ -1,6 +1,7 @@
 """Cases: a task with proposals made elsewhere, to be scored without an engine."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Annotated, Any
 
 import pandas as pd
@@ -123,7 +124,7 @@ def _result(row: Mapping[Any, Any]) -> dict[str, Any]:
         "rank": int(row["rank"]),
         "tied": bool(row["tied"]),
         "winner": bool(row["winner"]),
-        "evidence": [{**entry._asdict(), "covered": entry.covered} for entry in row["evidence"]],
+        "evidence": [asdict(entry) for entry in row["evidence"]],
         "findings": [
             {"check": check.check, "line": finding.line, "message": finding.message}
             for check in row["findings"]

@@ -1,93 +1,95 @@
 """Explains in plain words why the winner won, from the stored tables."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
-from fleet_pipeline.scoring.ranking import PARTS, QUALIFIED, decided_by
+from fleet_pipeline.deliberation.rows import Method, OutcomeRow, ProposalRow, ProposalsFooter, ScoreRow
+from fleet_pipeline.scoring.ranking import PARTS, QUALIFIED
 
-Row = Mapping[str, Any]
 _WORDS = {
     "fit": "fits its task rather than others",
     "coverage": "covers requirements and criteria",
     "novelty": "differs from its nearest peer",
     "checks": "passes the checks on its code",
 }
+_MEASURES: Mapping[Method, str] = {
+    "score": "score",
+    "judge": "chance to win by the judge",
+    "both": "mean of score and judge",
+}
 MOST_TEXT = 160
 
 
-def explain(outcome: Row, seats: Sequence[Row], scoring: Mapping[str, Any], scores: Sequence[Row]) -> list[str]:
-    """Lines of text. `outcome` is the deliberation's row of `deliberations`, `seats` its rows of `proposals`, `scoring`
-    the footer of their file (`weights`, `method`, `diversity`), `scores` its rows of `scores`."""
-    answered = sorted((seat for seat in seats if seat["score"] is not None), key=lambda seat: seat["rank"])
-    winners = [seat for seat in answered if seat["winner"]]
-    if not winners:
-        reason = outcome["error_message"] or "no proposal was ranked"
-        return [f"{outcome['deliberation_id']} has no winner: it is {outcome['status']}: {reason}"]
-    winner, weights = winners[0], scoring["weights"]
-    lines = [_how_it_won(winner, answered), *_judge_lines(winner, scoring["method"], scores)]
+def explain(
+    outcome: OutcomeRow, seats: Sequence[ProposalRow], scoring: ProposalsFooter | None, scores: Sequence[ScoreRow]
+) -> list[str]:
+    """Lines of text, from all that is stored of one deliberation. `scoring` says how its seats were scored, if they were."""
+    answered = sorted((seat for seat in seats if seat.score is not None), key=lambda seat: seat.rank or 0)
+    winners = [seat for seat in answered if seat.winner]
+    if not winners or scoring is None:
+        reason = outcome.error_message or "no proposal was ranked"
+        return [f"{outcome.deliberation_id} has no winner: it is {outcome.status}: {reason}"]
+    winner, weights = winners[0], scoring.weights
+    lines = [_how_it_won(winner, answered), *_judge_lines(winner, scoring.method, scores)]
     lines += ["", "Its score and the others':"]
     lines += [_score_line(seat, weights) for seat in answered]
     lines += [*_next_best(winner, answered, weights), *_coverage(winner), *_findings(winner), *_conformity(outcome)]
     return lines
 
 
-def parts_of(seat: Row, weights: Mapping[str, float]) -> dict[str, tuple[float, float]]:
+def parts_of(seat: ProposalRow, weights: Mapping[str, float]) -> dict[str, tuple[float, float]]:
     """(value that counts, share of the weight) of each part that the seat has. The score is the sum of the products."""
-    present = {part: seat[part] for part in PARTS if seat[part] is not None}
+    present: dict[str, float] = {part: getattr(seat, part) for part in PARTS if getattr(seat, part) is not None}
     total = sum(weights[part] for part in present)
-    counted = {part: value * seat["relevance"] if part in QUALIFIED else value for part, value in present.items()}
+    relevance = seat.relevance or 0.0
+    counted = {part: value * relevance if part in QUALIFIED else value for part, value in present.items()}
     equal = 1 / len(present) if present else 0.0
     return {part: (value, weights[part] / total if total else equal) for part, value in counted.items()}
 
 
-def _how_it_won(winner: Row, answered: Sequence[Row]) -> str:
-    agent, n = winner["agent_id"], len(answered)
+def _how_it_won(winner: ProposalRow, answered: Sequence[ProposalRow]) -> str:
+    agent, n = winner.agent_id, len(answered)
     if n == 1:
-        return f"{agent} won as the only agent with a proposal (score {winner['score']:.3f})."
-    method, by_lot = decided_by(winner["won_by"])
-    measure = {"score": "score", "judge": "chance to win by the judge", "both": "mean of score and judge"}[method]
-    candidates = [seat for seat in answered if seat["candidate"]]
+        return f"{agent} won as the only agent with a proposal (score {_number(winner.score)})."
+    measure, choice = _MEASURES[winner.won_by or "score"], _number(winner.choice)
+    candidates = [seat for seat in answered if seat.candidate]
     among = f"{n} proposals" if len(candidates) == n else f"the {len(candidates)} candidates of {n} proposals"
-    if by_lot:
-        equals = [seat["agent_id"] for seat in candidates if seat["rank"] == winner["rank"] and seat is not winner]
+    if winner.by_lot:
+        equals = [seat.agent_id for seat in candidates if seat.rank == winner.rank and seat is not winner]
         return (
-            f"{agent} won by lot: its {measure}, {winner['choice']:.3f}, is the best of {among} and equal to that of "
+            f"{agent} won by lot: its {measure}, {choice}, is the best of {among} and equal to that of "
             f"{', '.join(equals)}. The lot depends on the ids alone."
         )
-    return f"{agent} won with the best {measure} of {among}: {winner['choice']:.3f}."
+    return f"{agent} won with the best {measure} of {among}: {choice}."
 
 
-def _judge_lines(winner: Row, method: str, scores: Sequence[Row]) -> list[str]:
+def _judge_lines(winner: ProposalRow, method: Method, scores: Sequence[ScoreRow]) -> list[str]:
     """How reliable the judge's verdicts are."""
-    figures = {row["metric"]: row for row in scores if row["agent_id"] is None and row["metric"].startswith("judge_")}
+    figures = {row.metric: row for row in scores if row.agent_id is None and row.metric.startswith("judge_")}
     lines = []
-    if method != "score" and decided_by(winner["won_by"])[0] == "score":
+    if method != "score" and winner.won_by == "score":
         lines.append("The judge was to decide, and no verdict on every proposal could be read: the score decided.")
     for metric, words in (
         ("judge_position_consistency", "It preferred the same proposal in both orders in {share:.0%} of pairs ({n})."),
         ("judge_repeat_stability", "Asked again it said the same in {share:.0%} of cases ({n})."),
     ):
         if row := figures.get(metric):
-            lines.append(words.format(share=row["value"], n=row["n"]).replace("%", " %"))
+            lines.append(words.format(share=row.value, n=row.n).replace("%", " %"))
     for metric, words in (("judge_unparseable", "could not be read"), ("judge_unanswered", "never came")):
         row = figures.get(metric)
-        if row and row["value"] > 0:
-            lines.append(f"{round(row['value'] * row['n'])} of its {row['n']} answers {words}.")
+        if row and row.value > 0:
+            lines.append(f"{round(row.value * row.n)} of its {row.n} answers {words}.")
     return ["", "The judge:", *(f"  {line}" for line in lines)] if lines else []
 
 
-def _score_line(seat: Row, weights: Mapping[str, float]) -> str:
+def _score_line(seat: ProposalRow, weights: Mapping[str, float]) -> str:
     terms = [f"{share:.2f} x {part} {value:.3f}" for part, (value, share) in parts_of(seat, weights).items()]
-    mark = "  winner" if seat["winner"] else ""
-    judged = (
-        ""
-        if seat["judge"] is None
-        else f"; judge {seat['judge']:.2f} ({seat['judge_low']:.2f} to {seat['judge_high']:.2f})"
-    )
-    return f"  {seat['rank']}. {seat['agent_id']}  {seat['score']:.3f} = {' + '.join(terms)}{judged}{mark}"
+    mark = "  winner" if seat.winner else ""
+    low, high = _number(seat.judge_low, 2), _number(seat.judge_high, 2)
+    judged = "" if seat.judge is None else f"; judge {_number(seat.judge, 2)} ({low} to {high})"
+    return f"  {seat.rank}. {seat.agent_id}  {_number(seat.score)} = {' + '.join(terms)}{judged}{mark}"
 
 
-def _next_best(winner: Row, answered: Sequence[Row], weights: Mapping[str, float]) -> list[str]:
+def _next_best(winner: ProposalRow, answered: Sequence[ProposalRow], weights: Mapping[str, float]) -> list[str]:
     if len(answered) < 2:
         return []
     other = next(seat for seat in answered if seat is not winner)
@@ -99,50 +101,53 @@ def _next_best(winner: Row, answered: Sequence[Row], weights: Mapping[str, float
     }
     ahead = [f"{_WORDS[part]} (+{gap:.3f})" for part, gap in sorted(gaps.items(), key=lambda g: -g[1]) if gap > 0.0005]
     behind = [f"{_WORDS[part]} ({gap:.3f})" for part, gap in sorted(gaps.items(), key=lambda g: g[1]) if gap < -0.0005]
-    lines = ["", f"Beside {other['agent_id']}, the next:"]
+    lines = ["", f"Beside {other.agent_id}, the next:"]
     lines += [f"  ahead where it {'; '.join(ahead)}"] if ahead else ["  ahead in no part of the score"]
     lines += [f"  behind where it {'; '.join(behind)}"] if behind else []
     lines += ["  parts that only one of them has are shared out among its others"] if set(mine) != set(theirs) else []
     return lines
 
 
-def _coverage(winner: Row) -> list[str]:
-    evidence = winner["evidence"] or []
+def _coverage(winner: ProposalRow) -> list[str]:
+    evidence = winner.evidence
     if not evidence:
         return []
-    covered = [entry for entry in evidence if entry["covered"]]
+    covered = [entry for entry in evidence if entry.covered]
     lines = ["", f"It covers {len(covered)} of {len(evidence)} requirements and criteria:"]
     for entry in evidence:
-        point = _short(entry["point"])
-        if entry["covered"]:
-            lines.append(f'  [x] {point}\n      "{_short(entry["text"])}"')
+        point = _short(entry.point)
+        if entry.covered:
+            lines.append(f'  [x] {point}\n      "{_short(entry.text)}"')
         else:
             lines.append(
                 f"  [ ] {point}"
-                + (f'\n      at most ({entry["share"]:.2f}): "{_short(entry["text"])}"' if entry["text"] else "")
+                + (f'\n      at most ({entry.share:.2f}): "{_short(entry.text)}"' if entry.text else "")
             )
     return lines
 
 
-def _findings(winner: Row) -> list[str]:
-    findings = winner["findings"] or []
-    if not findings:
+def _findings(winner: ProposalRow) -> list[str]:
+    if not winner.findings:
         return ["", "It holds no code that could be checked."]
-    passed = sorted({row["check"] for row in findings if row["passed"]})
+    passed = sorted({finding.check for finding in winner.findings if finding.passed})
     lines = ["", f"Checks passed: {', '.join(passed) or 'none'}."]
-    lines += [f"  {row['check']}, line {row['line']}: {row['message']}" for row in findings if not row["passed"]]
+    lines += [f"  {one.check}, line {one.line}: {one.message}" for one in winner.findings if not one.passed]
     return lines
 
 
-def _conformity(outcome: Row) -> list[str]:
-    before, after = outcome["initial_vendi"], outcome["vendi"]
-    if before is None or after is None or outcome["answered"] < 2:
+def _conformity(outcome: OutcomeRow) -> list[str]:
+    before, after = outcome.initial_vendi, outcome.vendi
+    if before is None or after is None or outcome.answered < 2:
         return []
     trend = "lowered" if after < before - 0.05 else "raised" if after > before + 0.05 else "hardly changed"
     return [
         "",
         f"Revision {trend} the council's diversity: {before:.2f} different proposals in effect before, {after:.2f} after.",
     ]
+
+
+def _number(value: float | None, digits: int = 3) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
 
 
 def _short(text: str) -> str:

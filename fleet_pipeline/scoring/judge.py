@@ -1,12 +1,14 @@
 """From a judge's verdicts to a ranking: Bradley-Terry strengths, their uncertainty, the judge's consistency."""
 
 from collections import defaultdict
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from fleet_pipeline.deliberation.exchange import AgentError
+from fleet_pipeline.deliberation.rows import JudgementRow
 from fleet_pipeline.scoring.scores import Score
 
 VERSION = "1"
@@ -16,7 +18,8 @@ INTERVAL = (2.5, 97.5)  # percentiles
 # comparison would be infinitely strong.
 PRIOR = 0.5
 STEPS = 100
-Row = Mapping[str, Any]
+_POINTS = {"first": 1.0, "equal": 0.5, "second": 0.0}  # of the proposal that was shown first
+_UNANSWERED = frozenset({AgentError.DEADLINE, AgentError.ENGINE, AgentError.OVERLONG})
 Floats = npt.NDArray[np.float64]
 
 
@@ -30,19 +33,19 @@ class Rating(NamedTuple):
     comparisons: int
 
 
-def rate_proposals(rows: Sequence[Row], seed: int) -> dict[str, Rating]:
+def rate_proposals(rows: Sequence[JudgementRow], seed: int) -> dict[str, Rating]:
     """Ratings by agent id, from one council's `judgements` rows. Only rows with a verdict count; empty without any.
 
     `seed` decides which comparisons the bootstrap draws.
     """
-    verdicts = [row for row in rows if row["better"] is not None]
-    agents = sorted({row[f"{side}_agent_id"] for row in verdicts for side in ("first", "second")})
+    verdicts = [row for row in rows if row.better is not None]
+    agents = sorted({agent for row in verdicts for agent in (row.first_agent_id, row.second_agent_id)})
     if not agents:
         return {}
     index_of = {agent: index for index, agent in enumerate(agents)}
-    first = np.array([index_of[row["first_agent_id"]] for row in verdicts])
-    second = np.array([index_of[row["second_agent_id"]] for row in verdicts])
-    points = np.array([{"first": 1.0, "equal": 0.5, "second": 0.0}[row["better"]] for row in verdicts])
+    first = np.array([index_of[row.first_agent_id] for row in verdicts])
+    second = np.array([index_of[row.second_agent_id] for row in verdicts])
+    points = np.array([_POINTS[row.better] for row in verdicts if row.better])
     value = chances(strengths(_wins(first, second, points, len(agents))[None]))[0]
     rng = np.random.default_rng(seed)
     draws = rng.integers(len(verdicts), size=(SAMPLES, len(verdicts)))
@@ -50,8 +53,9 @@ def rate_proposals(rows: Sequence[Row], seed: int) -> dict[str, Rating]:
     low, high = np.percentile(chances(strengths(wins)), INTERVAL, axis=0)
     marks: dict[str, list[int]] = defaultdict(list)
     for row in verdicts:
-        for side in ("first", "second"):
-            marks[row[f"{side}_agent_id"]].append(row[f"{side}_mark"])
+        for agent, mark in ((row.first_agent_id, row.first_mark), (row.second_agent_id, row.second_mark)):
+            if mark is not None:
+                marks[agent].append(mark)
     return {
         agent: Rating(
             float(value[index]), float(low[index]), float(high[index]), float(np.mean(marks[agent])), len(marks[agent])
@@ -83,7 +87,7 @@ def chances(strength: Floats) -> Floats:
     return mean
 
 
-def judge_scores(key: str, rows: Sequence[Row], found: Mapping[str, Rating]) -> list[Score]:
+def judge_scores(key: str, rows: Sequence[JudgementRow], found: Mapping[str, Rating]) -> list[Score]:
     """The ratings in tall form, and the judge's consistency, stability, and unanswered and unparseable shares."""
     scores = [
         Score(key, agent, None, "final", metric, VERSION, value, rating.comparisons)
@@ -102,32 +106,33 @@ def judge_scores(key: str, rows: Sequence[Row], found: Mapping[str, Rating]) -> 
         if agreement:
             share, n = agreement
             scores.append(Score(key, None, None, "final", metric, VERSION, share, n))
-    answered = [row for row in rows if row["error_type"] not in ("deadline", "engine", "overlong")]
+    answered = [row for row in rows if row.error_type not in _UNANSWERED]
     for metric, counted, count in (
         ("judge_unanswered", rows, len(rows) - len(answered)),
-        ("judge_unparseable", answered, sum(row["better"] is None for row in answered)),
+        ("judge_unparseable", answered, sum(row.better is None for row in answered)),
     ):
         if counted:
             scores.append(Score(key, None, None, "final", metric, VERSION, count / len(counted), len(counted)))
     return scores
 
 
-def position_consistency(rows: Sequence[Row]) -> tuple[float, int] | None:
+def position_consistency(rows: Sequence[JudgementRow]) -> tuple[float, int] | None:
     """(share of pairs judged alike in both orders, number of pairs); None where no pair has a verdict in both."""
-    return _agreement((row["repeat"], frozenset((row["first_agent_id"], row["second_agent_id"])), row) for row in rows)
+    return _agreement(((row.repeat, frozenset((row.first_agent_id, row.second_agent_id))), row) for row in rows)
 
 
-def repeat_stability(rows: Sequence[Row]) -> tuple[float, int] | None:
+def repeat_stability(rows: Sequence[JudgementRow]) -> tuple[float, int] | None:
     """(share of agreeing pairs among repeats of the same question, number of such pairs); None without any."""
-    return _agreement((row["first_agent_id"], row["second_agent_id"], row) for row in rows)
+    return _agreement(((row.first_agent_id, row.second_agent_id), row) for row in rows)
 
 
-def _agreement(groups: Any) -> tuple[float, int] | None:
-    """(share of pairs of rows that prefer the same agent, number of pairs). Two keys before each row name its group."""
+def _agreement(groups: Iterable[tuple[Hashable, JudgementRow]]) -> tuple[float, int] | None:
+    """(share of pairs of rows that prefer the same agent, number of pairs). The key before each row names its group."""
     preferred: dict[Hashable, list[str | None]] = defaultdict(list)
-    for key, subkey, row in groups:
-        if row["better"] is not None:
-            preferred[key, subkey].append(None if row["better"] == "equal" else row[f"{row['better']}_agent_id"])
+    for group, row in groups:
+        if row.better is not None:
+            better = {"first": row.first_agent_id, "second": row.second_agent_id}
+            preferred[group].append(better.get(row.better))
     alike = [a == b for agents in preferred.values() for i, a in enumerate(agents) for b in agents[:i]]
     return (sum(alike) / len(alike), len(alike)) if alike else None
 

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from fleet_pipeline.common.strict_model import StrictModel
+from fleet_pipeline.deliberation.rows import Method
 
 
 class Weights(StrictModel):
@@ -24,10 +25,6 @@ class Weights(StrictModel):
                 "fit or coverage must be above 0: novelty and checks count as far as a proposal is relevant"
             )
         return self
-
-
-# How the winner is chosen among the candidates. `both` is the mean of score and judge, each 0 to 1.
-Method = Literal["score", "judge", "both"]
 
 
 class ScoringOptions(StrictModel):

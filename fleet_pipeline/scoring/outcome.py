@@ -1,68 +1,63 @@
 """The outcome of a deliberation: one row of the `deliberations` table."""
 
-from collections.abc import Mapping
+from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import Any
 
-import pandas as pd
-
+from fleet_pipeline.deliberation.rows import CouncilFigures, OutcomeRow, ProposalRow, TranscriptFooter, UtteranceRow
 from fleet_pipeline.deliberation.task import Task
-
-_TOKENS = ("prompt_tokens", "cached_tokens", "completion_tokens")
+from fleet_pipeline.deliberation.transcript import Status
 
 
 def outcome_row(
     key: str,
-    task: Task | None,
-    facts: Mapping[str, Any],
-    utterances: pd.DataFrame,
-    proposals: pd.DataFrame,
-    diversity: Mapping[str, Any],
     run_id: str,
-) -> dict[str, Any]:
+    task: Task | None,
+    transcript: TranscriptFooter | None,
+    utterances: Sequence[UtteranceRow],
+    seats: Sequence[ProposalRow],
+    diversity: CouncilFigures,
+    broken: str = "",
+) -> OutcomeRow:
     """The row of deliberation `key`.
 
-    `facts` are those of its transcript (status, error_message, started_at, ...), and empty when it
-    has none. `diversity` holds its figures from `scoring.diversity`. The frames hold its rows alone.
-    `task` is None when no valid one is stored; `facts` then say why.
+    `task` and `transcript` are None where there is none that can be read. `broken` says why the deliberation counts
+    as failed, whatever its transcript says.
     """
     task_id, _, role = key.rpartition(".")
-    winners = proposals[proposals["winner"].fillna(value=False).astype(bool)].to_dict("records")
-    winner = winners[0] if winners and facts.get("status") == "completed" else {}
-    first_utterance = utterances.iloc[0].to_dict() if len(utterances) else {}
-    started, finished = facts.get("started_at"), facts.get("finished_at")
-    relevance = proposals["relevance"].dropna()
-    return {
-        "deliberation_id": key,
-        "task_id": task_id,
-        "role": role.upper(),
-        "status": facts.get("status", "failed"),
-        "error_message": facts.get("error_message", "no transcript was found") or None,
-        "attempt": facts.get("attempt"),
-        "description": task.description if task else None,
-        "story_id": str(task.constraints.metadata["story_id"])
-        if task and "story_id" in task.constraints.metadata
-        else None,
-        "winner_agent_id": winner.get("agent_id"),
-        "winner_score": winner.get("score"),
-        "winner_text": winner.get("text"),
-        "won_by": winner.get("won_by"),
-        "num_agents": task.num_agents if task else None,
-        "answered": int(proposals["text"].notna().sum()),
-        "rounds": task.rounds if task else None,
-        "agent_errors": int(utterances["error_type"].notna().sum()),
-        "mean_relevance": float(relevance.mean()) if len(relevance) else None,
-        **{name: int(utterances[name].sum()) for name in _TOKENS},
-        "started_at": _utc(started),
-        "finished_at": _utc(finished),
-        "wall_s": finished - started if started is not None and finished is not None else None,
-        "model": first_utterance.get("model"),
-        "engine": first_utterance.get("engine"),
-        "fingerprint": facts.get("fingerprint"),
-        "run_id": run_id,
-        **diversity,
-    }
-
-
-def _utc(timestamp: float | None) -> datetime | None:
-    return datetime.fromtimestamp(timestamp, UTC) if timestamp is not None else None
+    status = Status.FAILED if broken or transcript is None else transcript.status
+    error = broken or (transcript.error_message if transcript else "no transcript was found")
+    winner = next((seat for seat in seats if seat.winner and status is Status.COMPLETED), None)
+    relevance = [seat.relevance for seat in seats if seat.relevance is not None]
+    metadata = task.constraints.metadata if task else {}
+    return OutcomeRow(
+        deliberation_id=key,
+        task_id=task_id,
+        role=role.upper(),
+        status=status,
+        error_message=error or None,
+        attempt=transcript.attempt if transcript else None,
+        description=task.description if task else None,
+        story_id=str(metadata["story_id"]) if "story_id" in metadata else None,
+        winner_agent_id=winner.agent_id if winner else None,
+        winner_score=winner.score if winner else None,
+        winner_text=winner.text if winner else None,
+        won_by=winner.won_by if winner else None,
+        by_lot=winner.by_lot if winner else False,
+        num_agents=task.num_agents if task else None,
+        answered=sum(seat.text is not None for seat in seats),
+        rounds=task.rounds if task else None,
+        agent_errors=sum(utterance.error_type is not None for utterance in utterances),
+        **asdict(diversity),
+        mean_relevance=sum(relevance) / len(relevance) if relevance else None,
+        prompt_tokens=sum(utterance.prompt_tokens for utterance in utterances),
+        cached_tokens=sum(utterance.cached_tokens for utterance in utterances),
+        completion_tokens=sum(utterance.completion_tokens for utterance in utterances),
+        started_at=datetime.fromtimestamp(transcript.started_at, UTC) if transcript else None,
+        finished_at=datetime.fromtimestamp(transcript.finished_at, UTC) if transcript else None,
+        wall_s=transcript.finished_at - transcript.started_at if transcript else None,
+        model=utterances[0].model if utterances else None,
+        engine=utterances[0].engine if utterances else None,
+        run_id=run_id,
+        fingerprint=transcript.fingerprint if transcript else None,
+    )

@@ -1,9 +1,15 @@
 """The proposals: one row per seat, from all utterances."""
 
 import pandas as pd
+from pydantic import TypeAdapter
+
+from fleet_pipeline.common.frames import records
+from fleet_pipeline.deliberation.rows import CodeFinding, ProposalRow
+from fleet_pipeline.scoring.code_checks.check import CodeCheck
 
 SEAT = ["deliberation_id", "agent_id"]
 _COLUMNS = ["deliberation_id", "task_id", "role", "agent_id", "label", "perspective", "model", "engine", "fingerprint"]
+_ROWS = TypeAdapter(list[ProposalRow])
 
 
 def final_proposals(utterances: pd.DataFrame) -> pd.DataFrame:
@@ -39,3 +45,29 @@ def texts(proposals: pd.DataFrame) -> dict[str, str]:
     """The final texts of one council's `final_proposals`, by agent id."""
     present = proposals[proposals["text"].notna()]
     return dict(zip(present["agent_id"], present["text"], strict=True))
+
+
+def proposal_rows(seats: pd.DataFrame, run_id: str, wins: bool = True) -> list[ProposalRow]:
+    """The rows of `final_proposals`, with their scores where they have any. Without `wins` no seat is a winner."""
+    return _ROWS.validate_python([_plain(seat, wins) | {"run_id": run_id} for seat in records(seats)])
+
+
+def _plain(seat: dict[str, object], wins: bool) -> dict[str, object]:
+    """A seat with the columns of `ProposalRow`. Seats without a score have null in all columns of scores."""
+    checks = seat.pop("findings", None)
+    won = wins and bool(seat.get("winner"))
+    return seat | {
+        "winner": won,
+        "won_by": seat.get("won_by") if won else None,
+        "by_lot": won and bool(seat.get("by_lot")),
+        "evidence": seat.get("evidence") or [],
+        "findings": _findings(checks) if isinstance(checks, list) else [],
+    }
+
+
+def _findings(checks: list[CodeCheck]) -> list[CodeFinding]:
+    return [
+        CodeFinding(check.check, check.passed, line, message)
+        for check in checks
+        for line, message in (check.findings or [(None, None)])
+    ]

@@ -7,13 +7,13 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-from fleet_pipeline.scoring.options import Method, Weights
+from fleet_pipeline.deliberation.rows import Method
+from fleet_pipeline.scoring.options import Weights
 
 # The parts of relevance, and the parts that are multiplied by it: a text on another subject is the
 # most novel of all, and its code may be flawless.
 RELEVANCE, QUALIFIED = ("fit", "coverage"), ("novelty", "checks")
 PARTS = (*RELEVANCE, *QUALIFIED)
-_BY_LOT = ", by lot"
 DIGITS = 9  # scores that are equal to this many decimals are tied
 
 
@@ -29,13 +29,13 @@ def score(parts: pd.DataFrame, weights: Weights) -> pd.DataFrame:
 
 
 def rank(scored: pd.DataFrame, method: Method = "score", candidates: Mapping[str, int] | None = None) -> pd.DataFrame:
-    """`scored` with `candidate`, `choice`, `rank`, `tied`, `winner` and `won_by`.
+    """`scored` with `candidate`, `choice`, `rank`, `tied`, `winner`, `won_by` and `by_lot`.
 
     `candidates` gives the number of candidates by deliberation id: the best by score, more where scores tie.
     Without it, all are candidates. Candidates rank first, in the order of `choice`, the value that the method uses.
     The rest follow in the order of score. Ranks are dense: 1, 2, 2, 3. A tied winner is drawn by lot from the ids,
     so that it is the same on every machine and no seat is favoured. `won_by` names what decided: score, judge or
-    both. Without a verdict on every proposal, that is score, whatever the method. ", by lot" is added for a tie.
+    both. Without a verdict on every proposal, that is score, whatever the method.
     """
     ranked = scored.copy()
     if "judge" not in ranked:
@@ -59,15 +59,9 @@ def rank(scored: pd.DataFrame, method: Method = "score", candidates: Mapping[str
     ]
     winners = ranked.assign(lot=lots).sort_values(["rank", "lot"]).drop_duplicates("deliberation_id").index
     ranked["winner"] = ranked.index.isin(winners)
-    ranked["won_by"] = deciding + pd.Series("", index=ranked.index).where(~ranked["tied"], _BY_LOT)
-    ranked["won_by"] = ranked["won_by"].where(ranked["winner"], None)
+    ranked["won_by"] = deciding.where(ranked["winner"], None)
+    ranked["by_lot"] = ranked["winner"] & ranked["tied"]
     return ranked
-
-
-def decided_by(won_by: str) -> tuple[Method, bool]:
-    """(what decided, whether a lot broke a tie), from a winner's `won_by`."""
-    method, lot = (won_by.removesuffix(_BY_LOT), won_by.endswith(_BY_LOT))
-    return ("judge" if method == "judge" else "both" if method == "both" else "score"), lot
 
 
 def _weighted_mean(scores: pd.DataFrame, weights: Weights, parts: tuple[str, ...]) -> pd.Series[float]:

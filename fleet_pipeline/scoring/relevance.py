@@ -8,6 +8,9 @@ phrases add nothing and take nothing away.
 
 `fit` compares the share of the own task that is taken up with the largest share of a wrong task.
 `coverage` is the same share of each requirement and criterion. Its evidence is the unit that covers it best.
+
+Words are in sets, and the order of a set differs from process to process. Sums over them are exact (`fsum`), so that
+the same proposals have the same scores to the last bit in every process.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from fleet_pipeline.deliberation.rows import Evidence
 from fleet_pipeline.deliberation.task import Task
 from fleet_pipeline.scoring.embeddings import Encoder
 from fleet_pipeline.scoring.scores import Score
@@ -39,19 +43,6 @@ POOL = 256  # tasks of the batch that can be wrong tasks, besides those of `back
 CONTROLS = 8  # wrong tasks that are tried: the ones most like the proposal
 HALF = 0.1  # calibrated share at which `fit` is one half; people's answers have 0.16, answers to other tasks 0.02
 COVERED = 0.3  # share of a point's words from which the evidence calls it covered
-
-
-class Evidence(NamedTuple):
-    """The unit of a proposal that covers one requirement or criterion best, with the share it covers, 0 to 1."""
-
-    point: str
-    kind: str  # "requirement" or "criterion"
-    share: float
-    text: str  # the unit; empty where none takes up a word
-
-    @property
-    def covered(self) -> bool:
-        return self.share >= COVERED
 
 
 class Fit(NamedTuple):
@@ -75,7 +66,7 @@ class _Reference:
     weights: Mapping[str, float]  # sum to 1
 
     def share(self, taken_up: Mapping[str, float]) -> float:
-        return sum(self.weights[word] * degree for word, degree in taken_up.items())
+        return math.fsum(self.weights[word] * degree for word, degree in taken_up.items())
 
 
 class Relevance:
@@ -130,12 +121,11 @@ class Relevance:
                     continue
                 best, best_index = 0.0, -1
                 for index, degree in enumerate(degrees):
-                    share = sum(weights.get(word, 0.0) * value for word, value in degree.items())
+                    share = math.fsum(weights.get(word, 0.0) * value for word, value in degree.items())
                     if share > best:
                         best, best_index = share, index
-                evidence.append(
-                    Evidence(point, kind, min(best, 1.0), text_units[best_index].text if best_index >= 0 else "")
-                )
+                unit = text_units[best_index].text if best_index >= 0 else ""
+                evidence.append(Evidence(point, kind, min(best, 1.0), best >= COVERED, unit))
         return evidence
 
     def _make_reference(self, text: str) -> _Reference:
@@ -152,13 +142,13 @@ class Relevance:
             word: math.log((self._count + 1) / (self._spread[word] + 0.5)) * (GENERAL if word in general else 1.0)
             for word in words
         }
-        total = sum(weights.values())
+        total = math.fsum(weights.values())
         return {word: weight / total for word, weight in weights.items()} if total > 0 else weights
 
     def _wrong_tasks(self, text_units: Sequence[_Unit], task: Task) -> list[tuple[float, _Reference]]:
         """(upper bound of the share, task) of the wrong tasks most like the text, the largest bound first."""
         words = frozenset[str]().union(*(unit.words for unit in text_units))
-        shared = self._weight[[self._row.get(word, -1) for word in words]].sum(axis=0)
+        shared = self._weight[sorted(self._row.get(word, -1) for word in words)].sum(axis=0)
         order = np.argsort(-shared, kind="stable")[: CONTROLS + 1].tolist()
         own = reference_text(task)
         others = [index for index in order if shared[index] > 0 and self._pool[index] != own]

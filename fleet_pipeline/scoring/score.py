@@ -1,13 +1,14 @@
 """All scores of a batch of proposals, without an engine: what `fleet score` and notebooks call."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
+from fleet_pipeline.deliberation.rows import CouncilFigures
 from fleet_pipeline.deliberation.task import Task
 from fleet_pipeline.scoring.code_checks.check import CHECKS_VERSION, check_code
 from fleet_pipeline.scoring.diversity import diversity
@@ -55,8 +56,24 @@ def score_proposals(
     else:
         scorer = _Scorer(tasks, encoder)
         scored = [scorer.score(chunk) for chunk in chunks]
-    ranked = rank(score(pd.concat([seats for seats, _ in scored], ignore_index=True), weights or Weights()))
-    return Scored(ranked, score_frame([*(figure for _, tall in scored for figure in tall), *seat_scores(ranked)]))
+    ranked = rank(score(pd.concat([part.seats for part in scored], ignore_index=True), weights or Weights()))
+    return Scored(ranked, score_frame([*(figure for part in scored for figure in part.figures), *seat_scores(ranked)]))
+
+
+class Part(NamedTuple):
+    """What one scorer says of some proposals."""
+
+    seats: pd.DataFrame  # at most one row per proposal: `SEAT`, and the scorer's columns
+    figures: list[Score]  # all else, in tall form
+
+
+def joined(seats: pd.DataFrame, parts: Iterable[Part]) -> Part:
+    """All that the scorers say of the proposals in `seats`. Their columns are null where a scorer says nothing."""
+    scores, figures = seats[SEAT], []
+    for part in parts:
+        scores = scores.merge(part.seats, on=SEAT, how="left", validate="1:1")
+        figures += part.figures
+    return Part(scores, figures)
 
 
 class _Scorer:
@@ -65,15 +82,12 @@ class _Scorer:
     def __init__(self, tasks: Mapping[str, Task], encoder: Encoder | None = None) -> None:
         self.tasks = tasks
         self.encoder = encoder
-        self.relevance = Relevance(tasks.values())
-        self.embedded = EmbeddedRelevance(tasks.values(), encoder) if encoder else None
+        self.relevance = RelevanceScorer(list(tasks.values()), encoder)
 
-    def score(self, chunk: pd.DataFrame) -> tuple[pd.DataFrame, list[Score]]:
-        """(one row per proposal with the parts of its score, the other figures in tall form)."""
-        figures = diversity(chunk, self.encoder)
-        seats = relevance(chunk, self.tasks, self.relevance).merge(checks(chunk), on=SEAT, validate="1:1")
-        seats = seats.merge(novelty(score_frame(figures)), on=SEAT, how="left")
-        return seats, figures + (list(self.embedded.scores(chunk, self.tasks)) if self.embedded else [])
+    def score(self, chunk: pd.DataFrame) -> Part:
+        present = chunk[chunk["text"].notna()]
+        parts = [relevance_part(chunk, self.tasks, self.relevance), code_part(chunk)]
+        return joined(present, [diversity_part(chunk, self.encoder), *parts])
 
 
 _worker_scorer: list[_Scorer] = []  # one in a worker process, none in others
@@ -83,20 +97,40 @@ def _start_worker(tasks: Mapping[str, Task]) -> None:
     _worker_scorer.append(_Scorer(tasks))
 
 
-def _score_in_worker(chunk: pd.DataFrame) -> tuple[pd.DataFrame, list[Score]]:
+def _score_in_worker(chunk: pd.DataFrame) -> Part:
     return _worker_scorer[0].score(chunk)
 
 
-def checks(proposals: pd.DataFrame) -> pd.DataFrame:
-    """One row per proposal with a text: `deliberation_id`, `agent_id`, `checks` (share passed; null where there was
-    nothing to check) and `findings` (a list of `CodeCheck`)."""
+def diversity_part(proposals: pd.DataFrame, encoder: Encoder | None = None) -> Part:
+    """How different the proposals of each council are: `novelty` and `initial_novelty` of each that has a peer."""
+    figures = diversity(proposals, encoder)
+    return Part(novelty(score_frame(figures)), figures)
+
+
+class RelevanceScorer:
+    """Knows all tasks of a batch: a proposal is compared with wrong tasks."""
+
+    def __init__(self, tasks: Iterable[Task], encoder: Encoder | None = None) -> None:
+        batch = list(tasks)
+        self.lexical = Relevance(batch)
+        self.embedded = EmbeddedRelevance(batch, encoder) if encoder else None
+
+
+def relevance_part(proposals: pd.DataFrame, tasks: Mapping[str, Task], scorer: RelevanceScorer) -> Part:
+    """`fit`, `coverage` and what they are made of. `tasks` is by deliberation id, and has every proposal's."""
+    figures = list(scorer.embedded.scores(proposals, tasks)) if scorer.embedded else []
+    return Part(relevance(proposals, tasks, scorer.lexical), figures)
+
+
+def code_part(proposals: pd.DataFrame) -> Part:
+    """`checks` (share passed; null where there was nothing to check) and `findings` (a list of `CodeCheck`)."""
     present = proposals[proposals["text"].notna()].reset_index(drop=True)
     checked = present[SEAT].copy()
     results = [check_code(text) for text in present["text"]]
     shares = [sum(check.passed for check in of_text) / len(of_text) if of_text else None for of_text in results]
     checked["checks"] = pd.Series(shares, dtype="float64")
     checked["findings"] = pd.Series(results, dtype="object")
-    return checked
+    return Part(checked, [])
 
 
 def novelty(tall: pd.DataFrame) -> pd.DataFrame:
@@ -107,22 +141,25 @@ def novelty(tall: pd.DataFrame) -> pd.DataFrame:
     return wide.reindex(columns=list(columns.values())).astype("float64").reset_index().rename_axis(columns=None)
 
 
-def council_figures(tall: pd.DataFrame) -> dict[str, dict[str, Any]]:
-    """By deliberation id, the figures of its council that are columns of its row in `deliberations`."""
-    columns = {
-        ("vendi", "final"): "vendi",
-        ("mean_distance", "final"): "mean_distance",
-        ("duplicates", "final"): "duplicates",
-        ("vendi", "initial"): "initial_vendi",
-        ("mean_distance", "initial"): "initial_mean_distance",
+def council_figures(scores: Iterable[Score]) -> CouncilFigures:
+    """The figures of one council that are columns of its row in `deliberations`, from its scores in tall form."""
+    found = {
+        (score.metric, score.phase): score
+        for score in scores
+        if score.agent_id is None and score.version in (LEXICAL, "1")
     }
-    figures: dict[str, dict[str, Any]] = {}
-    lexical = tall[tall["agent_id"].isna() & tall["version"].isin([LEXICAL, "1"])]
-    for row in lexical.to_dict("records"):
-        if name := columns.get((row["metric"], row["phase"])):
-            value = round(row["value"] * row["n"]) if name == "duplicates" else row["value"]
-            figures.setdefault(row["deliberation_id"], {})[name] = value
-    return figures
+
+    def value(metric: str, phase: str) -> float | None:
+        return found[metric, phase].value if (metric, phase) in found else None
+
+    repeated = found.get(("duplicates", "final"))
+    return CouncilFigures(
+        vendi=value("vendi", "final"),
+        mean_distance=value("mean_distance", "final"),
+        duplicates=round(repeated.value * repeated.n) if repeated else None,
+        initial_vendi=value("vendi", "initial"),
+        initial_mean_distance=value("mean_distance", "initial"),
+    )
 
 
 def seat_scores(ranked: pd.DataFrame) -> list[Score]:

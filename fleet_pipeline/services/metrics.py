@@ -7,7 +7,7 @@ after a restart. A result file is read once, and again after it has changed.
 import threading
 from collections.abc import Iterable
 from datetime import datetime
-from typing import Any
+from typing import NamedTuple
 
 import dagster as dg
 from prometheus_client.core import GaugeMetricFamily, Metric
@@ -22,18 +22,25 @@ from fleet_pipeline.instance.names import TRANSCRIPTS
 from fleet_pipeline.instance.partitions import STARTED, UNFINISHED
 from fleet_pipeline.services.publishing import unpublished
 from fleet_pipeline.services.status import StatusService, requests_at_the_broker
+from fleet_pipeline.storage.schemas import DELIBERATIONS
 from fleet_pipeline.storage.tables import read_rows
 
 TOKENS = ("prompt", "cached", "completion")
 QUANTILES = (0.5, 0.95)
-_COLUMNS = ["role", "wall_s", *(f"{kind}_tokens" for kind in TOKENS)]
-Row = dict[str, Any]
 # Gauges of the engine's last run: name -> (metadata entry of the run's materialization, help text).
 _LAST_RUN_GAUGES = {
     "fleet_last_run_tokens_per_second": (metadata_keys.TOKENS_PER_SECOND, "Tokens generated a second."),
     "fleet_last_run_prefix_cache_hit_ratio": (metadata_keys.CACHE_HIT_RATE, "Share of prompt tokens from the cache."),
     "fleet_last_run_engine_start_seconds": (metadata_keys.ENGINE_START_SECONDS, "Seconds of all engine starts."),
 }
+
+
+class _Result(NamedTuple):
+    """What gauges need of a stored result, without its texts: a collector keeps one for each."""
+
+    role: str
+    wall_s: float | None
+    tokens: dict[str, int]  # by kind
 
 
 class FleetCollector(Collector):
@@ -43,7 +50,7 @@ class FleetCollector(Collector):
         self.status_service = status_service
         self.nats = nats
         self._one_at_a_time = threading.Lock()
-        self._read: dict[str, tuple[datetime, Row]] = {}  # deliberation id -> (modification time of its file, its row)
+        self._read: dict[str, tuple[datetime, _Result]] = {}  # by id, with the modification time of its file
 
     def collect(self) -> Iterable[Metric]:
         with self._one_at_a_time:  # the server has one thread per scrape
@@ -59,15 +66,15 @@ class FleetCollector(Collector):
         rows = [row for _, row in self._read.values()]
         tokens = GaugeMetricFamily("fleet_stored_tokens", "Tokens that the stored results took.", labels=["kind"])
         for kind in TOKENS:
-            tokens.add_metric([kind], sum(row[f"{kind}_tokens"] or 0 for row in rows))
+            tokens.add_metric([kind], sum(row.tokens[kind] for row in rows))
         yield tokens
         seconds = GaugeMetricFamily(
             "fleet_deliberation_seconds",
             "First to last answer, of the stored results: so many of a hundred were quicker.",
             labels=["role", "quantile"],
         )
-        for role in sorted({row["role"] for row in rows}):
-            durations = sorted(row["wall_s"] for row in rows if row["role"] == role and row["wall_s"] is not None)
+        for role in sorted({row.role for row in rows}):
+            durations = sorted(row.wall_s for row in rows if row.role == role and row.wall_s is not None)
             for quantile in QUANTILES if durations else ():
                 seconds.add_metric([role, str(quantile)], durations[int(quantile * (len(durations) - 1))])
         yield seconds
@@ -86,11 +93,12 @@ class FleetCollector(Collector):
             if key in self._read and self._read[key][0] == mtime:
                 continue
             try:
-                rows = read_rows(self.status_service.store, "deliberations", key)
+                rows = read_rows(self.status_service.store, DELIBERATIONS, key)
             except CorruptFile:
                 continue
-            if rows is not None and rows.num_rows:
-                self._read[key] = (mtime, rows.select(_COLUMNS).to_pylist()[0])
+            for row in rows:
+                tokens = {kind: int(getattr(row, f"{kind}_tokens")) for kind in TOKENS}
+                self._read[key] = (mtime, _Result(row.role, row.wall_s, tokens))
 
     def _queue(self) -> Iterable[Metric]:
         instance = self.status_service.instance
@@ -116,7 +124,7 @@ class FleetCollector(Collector):
     def _last_run(self) -> Iterable[Metric]:
         event = self.status_service.instance.get_latest_materialization_event(dg.AssetKey(TRANSCRIPTS))
         materialization = event.asset_materialization if event else None
-        metadata: dict[str, Any] = dict(materialization.metadata) if materialization else {}
+        metadata = materialization.metadata if materialization else {}
         for name, (entry, text) in _LAST_RUN_GAUGES.items():
             if entry in metadata:
-                yield GaugeMetricFamily(name, text, value=float(metadata[entry].value))
+                yield GaugeMetricFamily(name, text, value=float(str(metadata[entry].value)))

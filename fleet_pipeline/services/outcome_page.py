@@ -5,61 +5,60 @@ full texts are in the Parquet files. The metadata holds their path.
 """
 
 import base64
-from typing import Any
+from collections.abc import Sequence
 
 import dagster as dg
-import pandas as pd
 
-from fleet_pipeline.common.frames import records
 from fleet_pipeline.common.text import bounded, printable
+from fleet_pipeline.deliberation.prompts import Phase
+from fleet_pipeline.deliberation.rows import ProposalRow, UtteranceRow
 from fleet_pipeline.instance.metadata_keys import STORAGE
 from fleet_pipeline.reports.discussion import MOST_TEXT, discussion, reasoning
 from fleet_pipeline.reports.pictures import council_picture
 from fleet_pipeline.scoring.similarity import similarities
 from fleet_pipeline.services.outcomes import Outcome
+from fleet_pipeline.storage.schemas import PROPOSALS
 from fleet_pipeline.storage.store import Store
 from fleet_pipeline.storage.tables import table_path
 
-Record = dict[str, Any]
-_PHASES = ("propose", "critique", "revise")
+_PHASES = (Phase.PROPOSE, Phase.CRITIQUE, Phase.REVISE)
 
 
 def metadata(store: Store, outcome: Outcome, texts: bool) -> dict[str, dg.MetadataValue]:
     """An outcome's metadata entries, the most wanted first. Without `texts`, texts are in the Parquet files alone."""
     row, seats, utterances = outcome.row, outcome.seats, outcome.utterances
-    values: dict[str, dg.MetadataValue] = {"status": dg.MetadataValue.text(row["status"])}
-    ranked = sorted(seats, key=lambda seat: (seat["rank"] is None, seat["rank"], not seat["winner"]))
-    if row["error_message"]:
-        values["error"] = _text(row["error_message"])
+    values: dict[str, dg.MetadataValue] = {"status": dg.MetadataValue.text(str(row.status))}
+    ranked = sorted(seats, key=lambda seat: seat.place)
+    if row.error_message:
+        values["error"] = _text(row.error_message)
     if outcome.failed_checks:
         values["look at this first"] = _text("\n".join(f"{name}: {why}" for name, why in outcome.failed_checks.items()))
-    if texts and row["description"]:
-        values["task"] = _text(row["description"])
-    if row["winner_text"]:
-        values["winner"] = _text(f"{row['winner_agent_id']} (score {row['winner_score']:.3f})")
+    if texts and row.description:
+        values["task"] = _text(row.description)
+    if row.winner_text:
+        values["winner"] = _text(f"{row.winner_agent_id} (score {row.winner_score:.3f})")
         if texts:
-            values["winner's proposal"] = _text(row["winner_text"])
+            values["winner's proposal"] = _text(row.winner_text)
     if ranked:
         values["proposals"] = _seat_table(ranked)
     if picture := _picture(seats):
         values["picture"] = dg.MetadataValue.md(picture)
     if texts and ranked:
-        utterance_records = records(utterances)
-        values["everything said"] = dg.MetadataValue.md(discussion(ranked, utterance_records))
-        if reasoning_text := reasoning(utterance_records):
+        values["everything said"] = dg.MetadataValue.md(discussion(ranked, utterances))
+        if reasoning_text := reasoning(utterances):
             values["reasoning"] = dg.MetadataValue.md(reasoning_text)
     for name in ("vendi", "mean_distance", "mean_relevance", "wall_s"):
-        if row.get(name) is not None:
-            values[name.replace("_", " ")] = dg.MetadataValue.float(round(row[name], 4))
+        if (figure := getattr(row, name)) is not None:
+            values[name.replace("_", " ")] = dg.MetadataValue.float(round(figure, 4))
     for name in ("completion_tokens", "prompt_tokens", "cached_tokens"):
-        values[name.replace("_", " ")] = dg.MetadataValue.int(row[name])
-    if row["wall_s"]:
-        values["tokens per second"] = dg.MetadataValue.float(round(row["completion_tokens"] / row["wall_s"], 1))
+        values[name.replace("_", " ")] = dg.MetadataValue.int(getattr(row, name))
+    if row.wall_s:
+        values["tokens per second"] = dg.MetadataValue.float(round(row.completion_tokens / row.wall_s, 1))
     if len(utterances):
         values["phases"] = dg.MetadataValue.table(_phase_records(utterances), schema=_PHASE_SCHEMA)
     # Readers of the event log use it to find the rows.
     values[STORAGE] = dg.MetadataValue.text(store.url)
-    values["parquet"] = dg.MetadataValue.path(store.full_path(table_path("proposals", row["deliberation_id"])))
+    values["parquet"] = dg.MetadataValue.path(store.full_path(table_path(PROPOSALS, row.deliberation_id)))
     return values
 
 
@@ -67,18 +66,18 @@ def _text(text: str) -> dg.MetadataValue:
     return dg.MetadataValue.text(printable(bounded(text, MOST_TEXT)))
 
 
-def _picture(seats: list[Record]) -> str:
+def _picture(seats: list[ProposalRow]) -> str:
     """A Markdown image with its data in its URL: the UI fetches nothing. Empty with fewer than two proposals."""
-    present = [seat for seat in seats if seat["text"] is not None]
+    present = [seat for seat in seats if seat.text is not None]
     if len(present) < 2:
         return ""
-    winner = next((index for index, seat in enumerate(present) if seat["winner"]), None)
+    winner = next((index for index, seat in enumerate(present) if seat.winner), None)
     png = council_picture(
-        [seat["label"] for seat in present],
-        similarities([seat["text"] for seat in present]),
-        relevance=[seat["relevance"] for seat in present],
-        novelty=[seat["novelty"] for seat in present],
-        initial_novelty=[seat["initial_novelty"] for seat in present],
+        [seat.label for seat in present],
+        similarities([seat.text or "" for seat in present]),
+        relevance=[seat.relevance for seat in present],
+        novelty=[seat.novelty for seat in present],
+        initial_novelty=[seat.initial_novelty for seat in present],
         winner=winner,
     )
     return f"![similarity, and novelty against relevance](data:image/png;base64,{base64.b64encode(png).decode()})"
@@ -99,9 +98,9 @@ _PHASE_SCHEMA = dg.TableSchema(
 )
 
 
-def _seat_table(ranked: list[Record]) -> dg.MetadataValue:
-    figures = [name for name in _FIGURES if any(seat[name] is not None for seat in ranked)]
-    failed = any(seat["error_type"] for seat in ranked)
+def _seat_table(ranked: list[ProposalRow]) -> dg.MetadataValue:
+    figures = [name for name in _FIGURES if any(getattr(seat, name) is not None for seat in ranked)]
+    failed = any(seat.error_type for seat in ranked)
     columns = [
         dg.TableColumn("rank", "int", "1 is best; equals share a rank"),
         dg.TableColumn("proposal", "string", "the letter by which peers know it"),
@@ -113,11 +112,11 @@ def _seat_table(ranked: list[Record]) -> dg.MetadataValue:
     records = [
         dg.TableRecord(
             {
-                "rank": None if seat["rank"] is None else int(seat["rank"]),
-                "proposal": seat["label"],
-                "agent": seat["agent_id"],
-                "perspective": seat["perspective"] or "",
-                **{name: None if seat[name] is None else round(seat[name], 3) for name in figures},
+                "rank": None if seat.rank is None else int(seat.rank),
+                "proposal": seat.label,
+                "agent": seat.agent_id,
+                "perspective": seat.perspective or "",
+                **{name: None if getattr(seat, name) is None else round(getattr(seat, name), 3) for name in figures},
                 **({"error": _error(seat)} if failed else {}),
             }
         )
@@ -126,25 +125,25 @@ def _seat_table(ranked: list[Record]) -> dg.MetadataValue:
     return dg.MetadataValue.table(records, schema=dg.TableSchema(columns))
 
 
-def _error(seat: Record) -> str:
-    return printable(f"{seat['error_type']}: {seat['error_message']}"[:300]) if seat["error_type"] else ""
+def _error(seat: ProposalRow) -> str:
+    return printable(f"{seat.error_type}: {seat.error_message}"[:300]) if seat.error_type else ""
 
 
-def _phase_records(utterances: pd.DataFrame) -> list[dg.TableRecord]:
+def _phase_records(utterances: Sequence[UtteranceRow]) -> list[dg.TableRecord]:
     records = []
     for phase in _PHASES:
-        answers = utterances[utterances["phase"] == phase]
-        if len(answers):
-            prompt, cached = int(answers["prompt_tokens"].sum()), int(answers["cached_tokens"].sum())
+        answers = [utterance for utterance in utterances if utterance.phase is phase]
+        if answers:
+            prompt, cached = sum(one.prompt_tokens for one in answers), sum(one.cached_tokens for one in answers)
             records.append(
                 dg.TableRecord(
                     {
-                        "phase": phase,
+                        "phase": str(phase),
                         "answers": len(answers),
-                        "did not count": int(answers["error_type"].notna().sum()),
+                        "did not count": sum(one.error_type is not None for one in answers),
                         "prompt tokens": prompt,
                         "from the prefix cache": round(cached / prompt, 3) if prompt else None,
-                        "completion tokens": int(answers["completion_tokens"].sum()),
+                        "completion tokens": sum(one.completion_tokens for one in answers),
                     }
                 )
             )

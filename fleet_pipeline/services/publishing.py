@@ -14,8 +14,9 @@ from typing import Any
 import dagster as dg
 
 from fleet_pipeline.common.errors import CorruptFile, StorageError
+from fleet_pipeline.deliberation.rows import UtteranceRow
 from fleet_pipeline.deliberation.task import is_deliberation_id
-from fleet_pipeline.events.completions import deliberation_events
+from fleet_pipeline.events.completions import Temperatures, deliberation_events
 from fleet_pipeline.events.connection import run_blocking
 from fleet_pipeline.events.envelope import Envelope, Sealed
 from fleet_pipeline.events.lookup import stored_keys
@@ -23,7 +24,9 @@ from fleet_pipeline.events.options import NatsOptions
 from fleet_pipeline.events.publisher import CHUNK, Receipts, publish
 from fleet_pipeline.instance.event_log import PAGE, OutcomeRef, read_outcomes
 from fleet_pipeline.instance.names import COMPLETIONS_SENSOR
+from fleet_pipeline.services.outcomes import Outcome
 from fleet_pipeline.storage.outbox import get_events, put_events, remove_events
+from fleet_pipeline.storage.schemas import DELIBERATIONS, PROPOSALS, UTTERANCES
 from fleet_pipeline.storage.store import Store
 from fleet_pipeline.storage.tables import read_rows, table_path
 
@@ -40,17 +43,19 @@ class PublishSummary:
     unreadable: dict[str, str] = field(default_factory=dict)
 
 
-def fill_outbox(store: Store, key: str) -> None:
-    """Write the events of a deliberation from its tables into the outbox, where they are quick to read.
+def fill_outbox(store: Store, outcome: Outcome) -> None:
+    """Write the events of a deliberation into the outbox, where they are quick to read.
 
     A damaged table leaves no events in the outbox: `publish_pending` then reports the damage.
     """
-    try:
-        events = [event.sealed() for event in _from_tables(store, key, UNBOUNDED)]
-    except CorruptFile:
+    key = outcome.row.deliberation_id
+    if outcome.damaged:
         remove_events(store, key)
-    else:
-        put_events(store, key, events)
+        return
+    location = store.full_path(table_path(PROPOSALS, key))
+    temperatures = _temperatures(outcome.utterances)
+    events = deliberation_events(outcome.row, outcome.seats, temperatures, location, UNBOUNDED)
+    put_events(store, key, [event.sealed() for event in events])
 
 
 def publish_pending(
@@ -95,12 +100,11 @@ def finished_keys(store: Store, since: datetime | None, unreadable: MutableMappi
     recent = []
     for key in keys:
         try:
-            rows = read_rows(store, "deliberations", key)
+            rows = read_rows(store, DELIBERATIONS, key)
         except CorruptFile as error:
             unreadable[key] = str(error)
             continue
-        finished = rows.column("finished_at")[0].as_py() if rows is not None and rows.num_rows else None
-        if finished is not None and finished >= since:
+        if any(row.finished_at is not None and row.finished_at >= since for row in rows):
             recent.append(key)
     return recent
 
@@ -163,18 +167,11 @@ def _ready(outcomes: Sequence[OutcomeRef], max_bytes: int, unreadable: MutableMa
 
 def _from_tables(store: Store, key: str, max_bytes: int) -> Iterator[Envelope]:
     """The events of a deliberation, from its tables. A pruned deliberation has none."""
-    outcome = read_rows(store, "deliberations", key)
-    if outcome is None or not outcome.num_rows:
-        return
-    seats = read_rows(store, "proposals", key)
-    rows = read_rows(store, "utterances", key)
-    columns = ("agent_id", "temperature")
-    temperatures = (
-        dict(zip(*(rows.column(name).to_pylist() for name in columns), strict=True)) if rows is not None else {}
-    )
-    proposals = [
-        {**seat, "temperature": temperatures.get(seat["agent_id"])}
-        for seat in (seats.to_pylist() if seats is not None else [])
-    ]
-    location = store.full_path(table_path("proposals", key))
-    yield from deliberation_events(outcome.to_pylist()[0], proposals, location, max_bytes)
+    for outcome in read_rows(store, DELIBERATIONS, key):
+        seats, temperatures = read_rows(store, PROPOSALS, key), _temperatures(read_rows(store, UTTERANCES, key))
+        location = store.full_path(table_path(PROPOSALS, key))
+        yield from deliberation_events(outcome, seats, temperatures, location, max_bytes)
+
+
+def _temperatures(utterances: Sequence[UtteranceRow]) -> Temperatures:
+    return {utterance.agent_id: utterance.temperature for utterance in utterances}

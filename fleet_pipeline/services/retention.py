@@ -21,7 +21,7 @@ from fleet_pipeline.services.run_report import report_path
 from fleet_pipeline.settings import RetentionSettings
 from fleet_pipeline.storage.outbox import remove_events
 from fleet_pipeline.storage.pending import pending_batches
-from fleet_pipeline.storage.schemas import TABLES
+from fleet_pipeline.storage.schemas import DELIBERATIONS, TABLES
 from fleet_pipeline.storage.store import Store
 from fleet_pipeline.storage.tables import table_path
 from fleet_pipeline.storage.task_store import TaskStore
@@ -141,18 +141,18 @@ def _remove_deliberation(instance: dg.DagsterInstance, tasks: TaskStore, key: st
         # Only "<key>.<number>.<ending>", such as "a.dev.001.parquet": other ids may begin with "a.dev." too.
         if path.split(".")[-2].isdecimal() and path.rsplit(".", 2)[0] == f"attempts/{key}":
             store.delete(path)
-    for table in TABLES:
-        if table != "deliberations":
+    for table in TABLES.values():
+        if table is not DELIBERATIONS:
             store.delete(table_path(table, key))
     remove_events(store, key)
     instance.delete_dynamic_partition(NAME, key)
     tasks.remove(key)
-    store.delete(table_path("deliberations", key))
+    store.delete(table_path(DELIBERATIONS, key))
 
 
 def _changed(store: Store, key: str, at: datetime) -> bool:
     """Whether the spec or the outcome of a deliberation was written after `at`."""
-    paths = [path for path in (f"tasks/{key}.json", table_path("deliberations", key)) if store.read(path) is not None]
+    paths = [path for path in (f"tasks/{key}.json", table_path(DELIBERATIONS, key)) if store.read(path) is not None]
     return any(store.modified(path) > at for path in paths)
 
 

@@ -3,17 +3,20 @@
 import io
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import pandas as pd
 
 from fleet_pipeline.common.errors import CorruptFile, InvalidInput
 from fleet_pipeline.common.files import written_whole
+from fleet_pipeline.deliberation.rows import OutcomeRow
 from fleet_pipeline.deliberation.task import is_deliberation_id
+from fleet_pipeline.deliberation.transcript import Status
 from fleet_pipeline.reports.html import DeliberationDetail, write_report
-from fleet_pipeline.storage.schemas import TABLES
+from fleet_pipeline.storage.schemas import DELIBERATIONS, PROPOSALS, UTTERANCES, Row, Table
 from fleet_pipeline.storage.store import Store
 from fleet_pipeline.storage.tables import TableSlice, read_rows
 
@@ -45,9 +48,9 @@ def outcome_table(
     """
     written = store.mtimes("deliberations", ".parquet")
     wanted = [key for key in (sorted(written) if keys is None else keys) if is_deliberation_id(key)]
-    columns = [name for name in TABLES["deliberations"].names if name not in _TEXTS]
+    columns = [name for name in DELIBERATIONS.schema.names if name not in _TEXTS]
     parts, done = [], 0
-    for part, rows in TableSlice(store, "deliberations", wanted).chunks(CHUNK):
+    for part, rows in TableSlice(store, DELIBERATIONS, wanted).tables(CHUNK):
         parts.append(rows.select(columns).to_pandas())
         done += len(part)
         if on_progress:
@@ -83,22 +86,30 @@ def write(out: IO[str], store: Store, title: str, rows: pd.DataFrame) -> None:
     """Write the report of the deliberations in `rows`."""
 
     def load_detail(key: str) -> DeliberationDetail:
-        tables = {}
-        for table in ("deliberations", "proposals", "utterances"):
-            try:
-                stored = read_rows(store, table, key)
-            except CorruptFile:  # the rest is reported all the same; the council check `schema` names this file
-                stored = None
-            tables[table] = stored.to_pylist() if stored is not None else []
-        row = tables["deliberations"][0] if tables["deliberations"] else dict.fromkeys(TABLES["deliberations"].names)
-        return DeliberationDetail(row | {"deliberation_id": key}, tables["proposals"], tables["utterances"])
+        outcome = next(iter(_readable(store, DELIBERATIONS, key)), None) or _unreadable(key)
+        return DeliberationDetail(outcome, _readable(store, PROPOSALS, key), _readable(store, UTTERANCES, key))
 
     keys = list(rows["deliberation_id"])
     columns = ["role", "perspective", "winner", "error_type"]
-    parts = [part.select(columns).to_pandas() for _, part in TableSlice(store, "proposals", keys).chunks(CHUNK)]
+    parts = [part.select(columns).to_pandas() for _, part in TableSlice(store, PROPOSALS, keys).tables(CHUNK)]
     seats = pd.concat(parts, ignore_index=True)
     seats["answered"] = seats["error_type"].isna()
     write_report(out, title, rows, seats, load_detail)
+
+
+def _readable(store: Store, table: Table[Row, Any], key: str) -> list[Row]:
+    """The rows, or none of a damaged file: the rest is reported all the same, and the check `schema` names the file."""
+    with suppress(CorruptFile):
+        return read_rows(store, table, key)
+    return []
+
+
+def _unreadable(key: str) -> OutcomeRow:
+    task_id, _, role = key.rpartition(".")
+    error = "its outcome cannot be read any more: run it again"
+    return OutcomeRow(
+        deliberation_id=key, task_id=task_id, role=role.upper(), status=Status.FAILED, error_message=error, run_id=""
+    )
 
 
 def write_file(path: Path, store: Store, title: str, rows: pd.DataFrame) -> None:

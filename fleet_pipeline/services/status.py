@@ -7,44 +7,25 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime, timedelta
-from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import dagster as dg
 
 from fleet_pipeline.common.errors import CorruptFile, InvalidInput
+from fleet_pipeline.deliberation.rows import OutcomeRow, ProposalRow
 from fleet_pipeline.deliberation.task import checked_id, is_deliberation_id
-from fleet_pipeline.events.completions import completion_payload
+from fleet_pipeline.events.completions import failed_agents, milliseconds, results
 from fleet_pipeline.events.lookup import refusal, untaken, waiting
+from fleet_pipeline.events.payloads import DeliberationStatus, Status
 from fleet_pipeline.instance.names import OUTCOMES
 from fleet_pipeline.instance.partitions import STARTED, UNFINISHED, deliberation_partitions, unfinished
 from fleet_pipeline.services.intake import has_run
 from fleet_pipeline.storage.pending import pending_batches
-from fleet_pipeline.storage.schemas import TABLES, TableName
-from fleet_pipeline.storage.store import Store
-from fleet_pipeline.storage.tables import read_rows, table_path
+from fleet_pipeline.storage.schemas import DELIBERATIONS, PROPOSALS, UTTERANCES
+from fleet_pipeline.storage.tables import read_file, read_rows, table_path
 from fleet_pipeline.storage.task_store import TaskStore
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-Record = dict[str, Any]
-
-
-class Status(StrEnum):
-    """The statuses of the earlier system, and PENDING, which it lacked."""
-
-    UNKNOWN = "UNKNOWN"
-    PENDING = "PENDING"
-    IN_PROGRESS = "IN_PROGRESS"
-    COMPLETED = "COMPLETED"
-    FAILED = "FAILED"
-    TIMEOUT = "TIMEOUT"
-
-
-ENDED = (Status.COMPLETED, Status.FAILED, Status.TIMEOUT)
 
 
 class StatusService:
@@ -55,7 +36,7 @@ class StatusService:
         self.tasks = tasks
         self.store = tasks.store
 
-    def status(self, key: str, with_texts: bool = False) -> Record:
+    def status(self, key: str, with_texts: bool = False) -> DeliberationStatus:
         """The status of one deliberation, with its counts, results, winner, error and request id.
 
         `results` are partial if it failed, timed out or has no outcome yet. Raises `InvalidInput` if `key` is no
@@ -63,24 +44,34 @@ class StatusService:
         """
         task_id, _, role = checked_id(key).rpartition(".")
         status, run, error = self._standing(key, self._waiting())
-        answer = {
-            "deliberation_id": key,
-            "task_id": task_id,
-            "role": role.upper(),
-            "status": str(status),
-            "run_id": run.run_id if run else None,
-            "error": error,
-            "request_id": self._request_id(key),
-        }
-        outcome = self._outcome(key)
-        if outcome is not None and status in ENDED:
-            seats = _records(self.store, "proposals", key)
+        request_id = self._request_id(key)
+        outcome = self._outcome(key) if status.ended else None
+        if outcome is not None:
+            seats = read_rows(self.store, PROPOSALS, key)
         else:
-            outcome, seats = self._partial(key, run if status is Status.IN_PROGRESS else None)
-        location = self.store.full_path(table_path("proposals", key))
-        payload = completion_payload(outcome, seats, location, with_texts)
-        details = {name: value for name, value in payload.items() if name not in answer}
-        return answer | {"error": error or payload["error"]} | details
+            seats = self._unscored(key, run) if run and status is Status.IN_PROGRESS else []
+        answered, failed = results(outcome, seats, {}, with_texts), failed_agents(outcome, seats)
+        return DeliberationStatus(
+            task_id=task_id,
+            deliberation_id=key,
+            role=role.upper(),
+            status=status,
+            run_id=run.run_id if run else None,
+            request_id=request_id,
+            error=error or (outcome.error_message if outcome else None),
+            winner_id=outcome.winner_agent_id if outcome else None,
+            winner_score=outcome.winner_score if outcome else None,
+            results=answered,
+            failed_agents=failed,
+            total_agents=outcome.num_agents if outcome else len(seats) or None,
+            successful_responses=len(answered),
+            failed_responses=len(failed),
+            duration_ms=milliseconds(outcome),
+            completed_at=outcome.finished_at if outcome else None,
+            timestamp=outcome.finished_at if outcome else None,
+            proposals_file=self.store.full_path(table_path(PROPOSALS, key)),
+            texts_included=with_texts,
+        )
 
     def statuses(self) -> dict[str, Status]:
         """The status of every known deliberation, by id."""
@@ -127,12 +118,12 @@ class StatusService:
             return Status.PENDING, None, None
         run = self._last_run(key)
         outcome = self._outcome(key)
-        outcome_status = Status(outcome["status"].upper()) if outcome else None
+        outcome_status = Status(outcome.status.upper()) if outcome else None
         if run is None:
             if outcome_status or not self.tasks.has(key):
                 return outcome_status or Status.UNKNOWN, None, None
             return Status.PENDING, None, "stored, and no run has been asked for: run it again, or launch it in the UI"
-        if outcome_status and outcome and outcome["run_id"] == run.run_id:
+        if outcome_status and outcome and outcome.run_id == run.run_id:
             return outcome_status, run, None
         if run.status in STARTED:
             return Status.IN_PROGRESS, run, None
@@ -155,38 +146,26 @@ class StatusService:
         planned = self.instance.event_log_storage.get_latest_planned_materialization_info(OUTCOMES, key)
         return self.instance.get_run_by_id(planned.run_id) if planned else None
 
-    def _outcome(self, key: str) -> Record | None:
-        rows = _records(self.store, "deliberations", key)
-        return rows[0] if rows else None
+    def _outcome(self, key: str) -> OutcomeRow | None:
+        return next(iter(read_rows(self.store, DELIBERATIONS, key)), None)
 
     def _waiting(self) -> frozenset[str]:
         """Keys of requests that were taken and have no run yet."""
         batches = pending_batches(self.tasks)[0]
         return frozenset(key for batch in batches if not has_run(self.instance, batch) for key in batch.keys)
 
-    def _partial(self, key: str, run: dg.DagsterRun | None) -> tuple[Record, list[Record]]:
-        """(outcome, seats) of a deliberation before its outcome: unscored seats if `run` has stored its transcript."""
-        task_id, _, role = key.rpartition(".")
-        outcome: Record = dict.fromkeys(TABLES["deliberations"].names)
-        outcome |= {"task_id": task_id, "deliberation_id": key, "role": role.upper()}
-        rows = self._utterances(key) if run else None
-        if run is None or rows is None or rows.empty or rows["run_id"].iloc[0] != run.run_id:
-            return outcome, []
-        from fleet_pipeline.scoring.proposals import final_proposals  # pandas: half a second, and seldom needed
-
-        seats = final_proposals(rows)
-        proposals = seats.astype(object).where(seats.notna(), None).to_dict("records")
-        unscored = [
-            {"score": None, "rank": None} | {str(name): value for name, value in seat.items()} for seat in proposals
-        ]
-        return outcome | {"num_agents": len(unscored)}, unscored
-
-    def _utterances(self, key: str) -> pd.DataFrame | None:
+    def _unscored(self, key: str, run: dg.DagsterRun) -> list[ProposalRow]:
+        """The seats of a deliberation whose transcript `run` has stored, and which has no outcome yet."""
         try:
-            rows = read_rows(self.store, "utterances", key)
+            file = read_file(self.store, UTTERANCES, key)
         except CorruptFile:  # the run will write it again
-            return None
-        return rows.to_pandas() if rows is not None else None
+            return []
+        if file is None or file.footer.run_id != run.run_id:
+            return []
+        # pandas: half a second, and seldom needed
+        from fleet_pipeline.scoring.proposals import final_proposals, proposal_rows
+
+        return proposal_rows(final_proposals(file.content.to_pandas()), run.run_id)
 
 
 class RequestStatusService:
@@ -205,31 +184,33 @@ class RequestStatusService:
         self._untaken: frozenset[str] = frozenset()
         self._read_at = 0.0
 
-    async def status(self, connection: Any, key: str, request_id: str = "", with_texts: bool = False) -> Record:
+    async def status(
+        self, connection: Any, key: str, request_id: str = "", with_texts: bool = False
+    ) -> DeliberationStatus:
         """As `StatusService.status`. With `request_id`, the status of that request: it may still wait while an earlier
         result exists, or have been rejected. Raises what a question to the broker raises.
         """
         answer = await self._stored(key, with_texts)
-        if answer["request_id"] == request_id if request_id else answer["status"] != Status.UNKNOWN:
+        if answer.request_id == request_id if request_id else answer.status is not Status.UNKNOWN:
             return answer
         if await self._waits(connection, request_id or key):
-            return answer | _NOTHING_YET | {"status": str(Status.PENDING)}
+            return _without_results(answer, Status.PENDING)
         if not request_id:
             return answer
         answer = await self._stored(key, with_texts)  # it may have been taken between the two reads
-        if answer["request_id"] == request_id:
+        if answer.request_id == request_id:
             return answer
         reason = await refusal(connection, request_id, datetime.now(UTC) - self.REFUSALS)
         if reason is None:  # taken, with the same content as an earlier request
             return answer
-        return answer | _NOTHING_YET | {"status": str(Status.FAILED), "error": f"the request was refused: {reason}"}
+        return _without_results(answer, Status.FAILED, f"the request was refused: {reason}")
 
-    async def stats(self, connection: Any) -> Record:
+    async def stats(self, connection: Any) -> dict[str, int]:
         """The number of deliberations and of requests at the broker."""
         counts = await asyncio.to_thread(self.status_service.counts)
         return {**counts, **await requests_at_the_broker(connection)}
 
-    async def _stored(self, key: str, with_texts: bool) -> Record:
+    async def _stored(self, key: str, with_texts: bool) -> DeliberationStatus:
         return await asyncio.to_thread(self.status_service.status, key, with_texts)
 
     async def _waits(self, connection: Any, request_or_key: str) -> bool:
@@ -239,7 +220,10 @@ class RequestStatusService:
         return request_or_key in self._untaken
 
 
-_NOTHING_YET: Record = {"run_id": None, "error": None, "results": [], "winner_id": None, "winner_score": None}
+def _without_results(answer: DeliberationStatus, status: Status, error: str | None = None) -> DeliberationStatus:
+    """`answer` for a request that came to nothing yet: the results are those of an earlier one."""
+    nothing: Mapping[str, object] = {"run_id": None, "results": [], "winner_id": None, "winner_score": None}
+    return answer.model_copy(update={**nothing, "status": status, "error": error})
 
 
 async def requests_at_the_broker(connection: Any) -> dict[str, int]:
@@ -247,8 +231,3 @@ async def requests_at_the_broker(connection: Any) -> dict[str, int]:
     counts = await waiting(connection)
     refused = counts.pop("poison")
     return {"requests_waiting": sum(counts.values()), "requests_refused": refused}
-
-
-def _records(store: Store, table: TableName, key: str) -> list[Record]:
-    rows = read_rows(store, table, key)
-    return rows.to_pylist() if rows is not None else []

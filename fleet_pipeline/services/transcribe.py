@@ -9,12 +9,9 @@ would put a file between every two of them, and save a minute.)
 
 import logging
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import Any
-
-import pandas as pd
 
 from fleet_pipeline.common.errors import CorruptFile, EngineError, InvalidInput
 from fleet_pipeline.common.logs import fields
@@ -23,12 +20,14 @@ from fleet_pipeline.deliberation.council import CouncilDefaults, Deliberation, R
 from fleet_pipeline.deliberation.exchange import AgentError, Completion
 from fleet_pipeline.deliberation.judging import Judgement, Judging, judge, judging_fingerprint
 from fleet_pipeline.deliberation.protocol import deliberate
+from fleet_pipeline.deliberation.rows import TranscriptFooter
 from fleet_pipeline.deliberation.transcript import Status, Transcript
 from fleet_pipeline.inference.engine import Engine, EngineProvider, Finished, Job, OnCompletion, recorded_kind
 from fleet_pipeline.inference.gpu import gpu_memory
 from fleet_pipeline.scoring.proposals import final_proposals, texts
 from fleet_pipeline.services.progress import OnProgress, Progress
-from fleet_pipeline.storage.tables import read_file, read_rows
+from fleet_pipeline.storage.schemas import JUDGEMENTS, UTTERANCES
+from fleet_pipeline.storage.tables import read_file, read_footer
 from fleet_pipeline.storage.task_store import TaskStore
 from fleet_pipeline.storage.transcripts import Provenance, write_judgements, write_transcript
 
@@ -108,9 +107,9 @@ class Transcription:
                 self.progress.failed += 1
                 continue
             deliberation = self._identified(seated)  # not above: wrong options of the engine are no fault of a task
-            if facts := self._reusable_facts(deliberation):
+            if stored := self._reusable(deliberation):
                 self.progress.reused += 1
-                if self.judging.enabled and not self._is_judged(deliberation, facts):
+                if self.judging.enabled and not self._is_judged(deliberation, stored):
                     missing.setdefault(deliberation.model, _Work()).judge.append(key)
             else:
                 work = missing.setdefault(deliberation.model, _Work())
@@ -118,20 +117,22 @@ class Transcription:
                 work.judge.append(key)
         return missing
 
-    def _reusable_facts(self, deliberation: Deliberation) -> dict[str, Any] | None:
-        """The facts of the stored transcript, or None if a new transcript must be made."""
+    def _reusable(self, deliberation: Deliberation) -> TranscriptFooter | None:
+        """The state of the stored transcript, or None if a new transcript must be made.
+
+        Its footer decides. Only then are its rows read: a damaged transcript is made anew, and no footer shows that.
+        """
         try:
-            stored = read_file(self.store, "utterances", deliberation.id)
+            footer = read_footer(self.store, UTTERANCES, deliberation.id)
+            if footer is None or footer.status is not Status.COMPLETED:
+                return None
+            if self.resume == "never":
+                reusable = footer.run_id in self.lineage
+            else:
+                reusable = self.resume == "always" or footer.fingerprint == deliberation.fingerprint
+            return footer if reusable and read_file(self.store, UTTERANCES, deliberation.id) else None
         except CorruptFile:  # a torn or foreign file counts as missing
             return None
-        if stored is None or stored[1].get("status") != Status.COMPLETED:
-            return None
-        facts = stored[1]
-        if self.resume == "never":
-            reusable = facts.get("run_id") in self.lineage
-        else:
-            reusable = self.resume == "always" or facts.get("fingerprint") == deliberation.fingerprint
-        return facts if reusable else None
 
     def _run_on(self, model: str, work: _Work) -> None:
         progress = self.progress
@@ -171,9 +172,9 @@ class Transcription:
             for key in keys:
                 with suppress(InvalidInput):
                     deliberation = self._convene(key)
-                    if facts := self._reusable_facts(deliberation):
+                    if stored := self._reusable(deliberation):
                         proposals = self._proposals(deliberation)
-                        fingerprint = judging_fingerprint(facts["fingerprint"], proposals, self.judging)
+                        fingerprint = judging_fingerprint(stored.fingerprint, proposals, self.judging)
                         under_way[key] = (deliberation, fingerprint)
                         yield Job(key, judge(deliberation, proposals, self.judging), deliberation.timeout_seconds)
 
@@ -185,19 +186,18 @@ class Transcription:
             provenance = Provenance(deliberation.model, recorded_kind(engine), self.run_id, deliberation.fingerprint)
             write_judgements(self.store, deliberation, judgements, provenance, fingerprint)
 
-    def _is_judged(self, deliberation: Deliberation, facts: Mapping[str, Any]) -> bool:
+    def _is_judged(self, deliberation: Deliberation, transcript: TranscriptFooter) -> bool:
+        fingerprint = judging_fingerprint(transcript.fingerprint, self._proposals(deliberation), self.judging)
         try:
-            stored = read_file(self.store, "judgements", deliberation.id)
+            stored = read_file(self.store, JUDGEMENTS, deliberation.id)
         except CorruptFile:
             return False
-        fingerprint = judging_fingerprint(facts["fingerprint"], self._proposals(deliberation), self.judging)
-        return stored is not None and stored[1].get("judged") == fingerprint
+        return stored is not None and stored.footer.judged == fingerprint
 
     def _proposals(self, deliberation: Deliberation) -> dict[str, str]:
         """Final texts by agent id."""
-        rows = read_rows(self.store, "utterances", deliberation.id)
-        seats = final_proposals(rows.to_pandas()) if rows is not None else final_proposals(pd.DataFrame())
-        return texts(seats)
+        file = read_file(self.store, UTTERANCES, deliberation.id)
+        return texts(final_proposals(file.content.to_pandas())) if file else {}
 
     def _jobs(self, keys: Sequence[str], under_way: dict[str, Deliberation]) -> Iterator[Job[Transcript]]:
         for key in keys:
@@ -265,7 +265,7 @@ class Transcription:
                 self._fail_one(self._convene(key), reason, now)
 
     def _fail_one(self, deliberation: Deliberation, reason: str, now: float) -> None:
-        if not self._reusable_facts(deliberation):
+        if not self._reusable(deliberation):
             transcript = Transcript(deliberation.id, Status.FAILED, (), reason)
             provenance = Provenance(deliberation.model, "", self.run_id, deliberation.fingerprint)
             write_transcript(self.store, deliberation, transcript, provenance, now, now)

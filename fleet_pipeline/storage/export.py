@@ -16,9 +16,9 @@ import pyarrow.parquet as pq
 
 from fleet_pipeline.common.errors import CorruptFile
 from fleet_pipeline.common.files import written_whole
-from fleet_pipeline.storage.schemas import TABLES, TableName
+from fleet_pipeline.storage.schemas import Footer, Row, Table
 from fleet_pipeline.storage.store import Store
-from fleet_pipeline.storage.tables import read_rows
+from fleet_pipeline.storage.tables import read_file, rows_of
 
 FORMATS = ("parquet", "jsonl", "csv")
 CHUNK = 256  # deliberations
@@ -26,7 +26,7 @@ CHUNK = 256  # deliberations
 
 def export(
     store: Store,
-    table: TableName,
+    table: Table[Row, Footer],
     keys: Sequence[str],
     form: str,
     out: Path | IO[bytes],
@@ -39,7 +39,7 @@ def export(
     damaged: dict[str, str] = {}
     rows = 0
     opened = written_whole(out) if isinstance(out, Path) else nullcontext(out)
-    with opened as file, _WRITERS[form](file, TABLES[table]) as write:
+    with opened as file, _WRITERS[form](file, table.schema) as write:
         for start in range(0, len(keys), CHUNK):
             chunk = _read(store, table, keys[start : start + CHUNK], damaged)
             rows += chunk.num_rows
@@ -48,18 +48,14 @@ def export(
     return rows, damaged
 
 
-def _read(store: Store, table: TableName, keys: Sequence[str], damaged: dict[str, str]) -> pa.Table:
-    schema = TABLES[table]
-    tables = [schema.empty_table()]
+def _read(store: Store, table: Table[Row, Footer], keys: Sequence[str], damaged: dict[str, str]) -> pa.Table:
+    files = []
     for key in keys:
         try:
-            rows = read_rows(store, table, key)
+            files.append(read_file(store, table, key))
         except CorruptFile as error:
             damaged[key] = str(error)
-            continue
-        if rows is not None:
-            tables.append(rows.cast(schema))
-    return pa.concat_tables(tables)
+    return rows_of(table, files)
 
 
 @contextmanager

@@ -84,6 +84,10 @@ class Store:
         """The file's content, or None when there is no such file."""
         return self._tries(self._read, path)
 
+    def read_end(self, path: str, count: int) -> bytes | None:
+        """The last `count` bytes of a file, all of a shorter one, or None when there is no such file. One request."""
+        return self._tries(self._read_end, path, count)
+
     def upload(self, path: str, file: Path) -> None:
         """Store a copy of a local file of any size. The file is never in memory as a whole."""
         self._tries(self._upload, path, file)
@@ -147,6 +151,17 @@ class Store:
         with self._storage_errors("read", path):
             try:
                 return bytes(self.fs.cat_file(f"{self.root}/{path}"))
+            except (FileNotFoundError, NotADirectoryError):
+                return None
+
+    def _read_end(self, path: str, count: int) -> bytes | None:
+        with self._storage_errors("read", path):
+            try:
+                if not self.is_local:
+                    return bytes(self.fs.cat_file(f"{self.root}/{path}", start=-count))
+                with Path(self.root, path).open("rb") as file:
+                    file.seek(max(file.seek(0, os.SEEK_END) - count, 0))
+                    return file.read()
             except (FileNotFoundError, NotADirectoryError):
                 return None
 

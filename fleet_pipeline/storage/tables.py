@@ -1,124 +1,172 @@
 """Reading and writing the tables: `<storage>/<table>/<deliberation_id>.parquet`.
 
 There is one file per deliberation and table: rewriting a deliberation replaces one file, and a folder is the
-whole table. The footer carries the schema version, and the facts that must be readable without the rows
-(fingerprint, status).
+whole table. The footer carries the version of the table, and the facts that are readable without the rows.
 """
 
 import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import Any, Generic
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import ValidationError
 
 from fleet_pipeline.common.errors import CorruptFile
 from fleet_pipeline.common.parquet import parse_parquet
+from fleet_pipeline.common.validation import describe
+from fleet_pipeline.deliberation.rows import TranscriptFooter, UtteranceRow
 from fleet_pipeline.deliberation.task import checked_id, is_deliberation_id
-from fleet_pipeline.storage.schemas import SCHEMA_VERSIONS, TABLES, TableName
+from fleet_pipeline.storage.schemas import UPGRADES, Footer, Row, Table
 from fleet_pipeline.storage.store import Store
 
 _FOOTER = b"fleet"
-# Facts that a table's footer must hold, besides the schema version.
-_FACTS: dict[TableName, dict[str, type | tuple[type, ...]]] = {
-    "utterances": {
-        "status": str,
-        "error_message": str,
-        "fingerprint": str,
-        "started_at": (int, float),
-        "finished_at": (int, float),
-        "run_id": str,
-        "attempt": int,
-    }
-}
+_VERSION = "schema_version"
+# Bytes of a file's end that are read for its footer. The footer of `utterances` has 12 kB, and a longer one is read
+# in a second step. Many a transcript is shorter than this: it is then read whole by one request.
+_TAIL = 64 * 2**10
+_ERRORS = (pa.ArrowException, KeyError, ValueError, OSError, RecursionError)
 
 
-def table_path(table: TableName, deliberation_id: str) -> str:
-    return f"{table}/{checked_id(deliberation_id)}.parquet"
+@dataclass(frozen=True)
+class TableFile(Generic[Row, Footer]):
+    """The file of one deliberation in one table. `content` has the columns of the table as they are now."""
+
+    table: Table[Row, Footer]
+    path: str
+    content: pa.Table
+    footer: Footer
+
+    @cached_property
+    def rows(self) -> list[Row]:
+        """The rows as objects. Raises `CorruptFile` where a value is none that its column can have."""
+        with _reported(self.path):
+            return self.table.rows_adapter.validate_python(self.content.to_pylist())
+
+
+def table_path(table: Table[Any, Any], deliberation_id: str) -> str:
+    return f"{table.name}/{checked_id(deliberation_id)}.parquet"
 
 
 def write_rows(
-    store: Store,
-    table: TableName,
-    deliberation_id: str,
-    rows: Sequence[Mapping[str, Any]],
-    facts: Mapping[str, Any] | None = None,
+    store: Store, table: Table[Row, Footer], deliberation_id: str, rows: Sequence[Row], footer: Footer
 ) -> None:
-    """Replace one deliberation's file. `facts` (JSON values) go into the footer.
-
-    A column that a row leaves out is null. Raises `ValueError` for a column that the table does not declare, so
-    that no data is lost silently.
-    """
-    schema = TABLES[table]
-    if unknown := {name for row in rows for name in row} - set(schema.names):
-        raise ValueError(f"table {table} has no column {', '.join(sorted(unknown))}")
-    footer = json.dumps({**(facts or {}), "schema_version": SCHEMA_VERSIONS[table]}).encode()
-    content = pa.Table.from_pylist(list(rows), schema=schema.with_metadata({_FOOTER: footer}))
+    """Replace one deliberation's file."""
+    facts = json.dumps({**table.footer_adapter.dump_python(footer, mode="json"), _VERSION: table.version})
+    schema = table.schema.with_metadata({_FOOTER: facts.encode()})
+    content = pa.Table.from_pylist(table.rows_adapter.dump_python(list(rows)), schema=schema)
     buffer = io.BytesIO()
     pq.write_table(content, buffer, compression="zstd", write_page_checksum=True)
     store.write(table_path(table, deliberation_id), buffer.getvalue())
 
 
-def read_file(store: Store, table: TableName, deliberation_id: str) -> tuple[pa.Table, dict[str, Any]] | None:
-    """(rows, footer facts) of one deliberation, or None when it has no file in this table.
+def read_file(store: Store, table: Table[Row, Footer], deliberation_id: str) -> TableFile[Row, Footer] | None:
+    """The rows and the footer of one deliberation, or None when it has no file in this table.
 
-    Raises `CorruptFile` for a file that is torn, damaged, foreign, or of another schema version.
+    Raises `CorruptFile` for a file that is torn, damaged, foreign, or of a version that cannot be read.
     """
-    content = store.read(table_path(table, deliberation_id))
+    path = table_path(table, deliberation_id)
+    content = store.read(path)
     if content is None:
         return None
-    try:
+    with _reported(store.full_path(path)):
         rows = parse_parquet(content)
-        facts = json.loads((rows.schema.metadata or {}).get(_FOOTER, b"null"))
-        if not isinstance(facts, dict):
-            raise ValueError("its footer is not ours")
-        if facts["schema_version"] != SCHEMA_VERSIONS[table]:
-            raise ValueError(f"schema version {facts['schema_version']}, here {SCHEMA_VERSIONS[table]}")
-        for name, kind in _FACTS.get(table, {}).items():
-            if not isinstance(facts.get(name), kind):
-                raise ValueError(f"its footer does not say {name}")
-        schema = TABLES[table].with_metadata(rows.schema.metadata)
-        return rows.select(schema.names).cast(schema), facts
-    except (pa.ArrowException, KeyError, ValueError, OSError, RecursionError) as error:
-        path = store.full_path(table_path(table, deliberation_id))
-        detail = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        footer, version = _footer(table, rows.schema.metadata)
+        for earlier in range(version, table.version):
+            rows = UPGRADES[table.name, earlier](rows)
+        return TableFile(table, store.full_path(path), rows.select(table.schema.names).cast(table.schema), footer)
+
+
+def read_footer(store: Store, table: Table[Row, Footer], deliberation_id: str) -> Footer | None:
+    """The footer alone, or None when there is no file. Its rows may be damaged all the same: only reading them tells.
+
+    Raises `CorruptFile` for a footer that is torn, damaged, foreign, or of a version that cannot be read.
+    """
+    path = table_path(table, deliberation_id)
+    tail = store.read_end(path, _TAIL)
+    if tail is None:
+        return None
+    with _reported(store.full_path(path)):
+        length = int.from_bytes(tail[-8:-4], "little") + 8
+        if length > len(tail) >= _TAIL:
+            tail = store.read_end(path, length) or b""
+        metadata = pq.read_metadata(pa.BufferReader(tail)).metadata
+        return _footer(table, metadata)[0]
+
+
+def read_rows(store: Store, table: Table[Row, Any], deliberation_id: str) -> list[Row]:
+    """The rows of `read_file`, none where there is no file. Raises as it does."""
+    file = read_file(store, table, deliberation_id)
+    return file.rows if file else []
+
+
+def _footer(table: Table[Row, Footer], metadata: dict[bytes, bytes] | None) -> tuple[Footer, int]:
+    """(footer, version of the table it was written with)."""
+    facts = json.loads((metadata or {}).get(_FOOTER, b"null"))
+    if not isinstance(facts, dict):
+        raise ValueError("its footer is not ours")
+    version = facts.pop(_VERSION)
+    readable = range(version, table.version) if isinstance(version, int) else ()
+    if version != table.version and not (readable and all((table.name, number) in UPGRADES for number in readable)):
+        raise ValueError(f"schema version {version}, here {table.version}")
+    try:
+        return table.footer_adapter.validate_python(facts), version
+    except ValidationError as error:
+        raise ValueError(f"its footer: {describe(error)}") from error
+
+
+@contextmanager
+def _reported(path: str) -> Iterator[None]:
+    """Turn what a damaged or foreign file raises into an error that names the file and the remedy."""
+    try:
+        yield
+    except _ERRORS as error:
+        reason = describe(error) if isinstance(error, ValidationError) else str(error)
+        detail = (reason.splitlines() or [type(error).__name__])[0][:200]
+        deliberation_id = path.rpartition("/")[2].removesuffix(".parquet")
         raise CorruptFile(
             f"{path} is damaged or not a file of this project ({detail}); delete it and run {deliberation_id} again"
         ) from error
 
 
-def read_rows(store: Store, table: TableName, deliberation_id: str) -> pa.Table | None:
-    """The rows of `read_file`, without the facts. Returns None and raises as it does."""
-    rows_and_facts = read_file(store, table, deliberation_id)
-    return rows_and_facts[0] if rows_and_facts else None
-
-
 @dataclass(frozen=True)
-class TableSlice:
-    """The rows of some deliberations in one table, read a bounded number of files at a time."""
+class TableSlice(Generic[Row, Footer]):
+    """The files of some deliberations in one table, read a bounded number at a time."""
 
     store: Store
-    table: TableName
+    table: Table[Row, Footer]
     deliberation_ids: Sequence[str]
 
-    def chunks(self, size: int = 256) -> Iterator[tuple[list[str], pa.Table]]:
-        """(ids, their rows) for `size` deliberations at a time, in order. There is at least one chunk, maybe empty.
+    def chunks(self, size: int = 256) -> Iterator[dict[str, TableFile[Row, Footer] | None]]:
+        """The files of `size` deliberations at a time by id, in order. There is at least one chunk, maybe empty.
 
-        A deliberation whose file is absent or damaged has no rows. Its outcome says so, and the others go on.
+        A deliberation whose file is absent or damaged has None. Its outcome says so, and the others go on.
         A key that is no deliberation id is left out: it cannot have rows.
         """
-        schema = TABLES[self.table]
         ids = [deliberation_id for deliberation_id in self.deliberation_ids if is_deliberation_id(deliberation_id)]
         for start in range(0, max(len(ids), 1), size):
-            chunk = ids[start : start + size]
-            rows_or_none = [self._rows(deliberation_id) for deliberation_id in chunk]
-            tables = [rows.cast(schema) for rows in rows_or_none if rows is not None]
-            yield chunk, pa.concat_tables(tables) if tables else schema.empty_table()
+            yield {deliberation_id: self._file(deliberation_id) for deliberation_id in ids[start : start + size]}
 
-    def _rows(self, deliberation_id: str) -> pa.Table | None:
-        try:
-            return read_rows(self.store, self.table, deliberation_id)
-        except CorruptFile:
-            return None
+    def tables(self, size: int = 256) -> Iterator[tuple[list[str], pa.Table]]:
+        """(ids, their rows in one table), chunk by chunk."""
+        for files in self.chunks(size):
+            yield list(files), rows_of(self.table, files.values())
+
+    def _file(self, deliberation_id: str) -> TableFile[Row, Footer] | None:
+        with suppress(CorruptFile):
+            return read_file(self.store, self.table, deliberation_id)
+        return None
+
+
+class Transcripts(TableSlice[UtteranceRow, TranscriptFooter]):
+    """What was said in some deliberations. (Dagster knows classes as types, and no generic ones.)"""
+
+
+def rows_of(table: Table[Row, Footer], files: Iterable[TableFile[Row, Footer] | None]) -> pa.Table:
+    """The rows of several files in one table; those that are None have none."""
+    contents = [file.content for file in files if file is not None]
+    return pa.concat_tables(contents) if contents else table.schema.empty_table()

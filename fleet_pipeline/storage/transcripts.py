@@ -5,38 +5,27 @@ import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from typing import Any
 
 from fleet_pipeline.common.errors import CorruptFile
 from fleet_pipeline.deliberation.council import Deliberation
 from fleet_pipeline.deliberation.judging import Judgement
+from fleet_pipeline.deliberation.rows import JudgementRow, JudgementsFooter, TranscriptFooter, UtteranceRow
 from fleet_pipeline.deliberation.task import checked_id
 from fleet_pipeline.deliberation.transcript import Status, Transcript, Utterance
+from fleet_pipeline.storage.schemas import JUDGEMENTS, UTTERANCES
 from fleet_pipeline.storage.store import Store
-from fleet_pipeline.storage.tables import read_file, table_path, write_rows
+from fleet_pipeline.storage.tables import read_file, read_footer, table_path, write_rows
 
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where a row comes from. The tables have these as columns."""
+    """Where a row comes from, and what its engine could not check. The tables have these as columns."""
 
     model: str
     engine: str
     run_id: str
     fingerprint: str
-
-
-@dataclass(frozen=True)
-class TranscriptFacts:
-    """Facts in a transcript file's footer: the state of a transcript, readable without its rows."""
-
-    status: str
-    error_message: str
-    fingerprint: str
-    started_at: float
-    finished_at: float
-    run_id: str
-    attempt: int = 1
+    not_checked: str | None = None
 
 
 def write_transcript(
@@ -47,53 +36,44 @@ def write_transcript(
     started_at: float,
     finished_at: float,
 ) -> None:
-    """Write a finished deliberation in one atomic file: rows, and facts in the footer.
+    """Write a finished deliberation in one atomic file: rows, and their state in the footer.
 
     Two runs may race: an incomplete transcript never replaces a complete one that was made from the same inputs.
 
     An earlier attempt is kept in `attempts/<deliberation_id>.<number of the attempt>.parquet`, with the same
     columns. It is copied there before it is replaced. After a crash in between, the next write copies it again.
     """
-    if transcript.status != Status.COMPLETED and _is_complete(store, deliberation.id, provenance.fingerprint):
-        return
-    facts = TranscriptFacts(
-        transcript.status,
-        transcript.error_message,
-        provenance.fingerprint,
-        started_at,
-        finished_at,
-        provenance.run_id,
-        _keep_earlier(store, deliberation.id) + 1,
-    )
-    shared = _shared_columns(deliberation, provenance)
-    rows = [shared | _utterance_row(utterance) for utterance in transcript.utterances]
-    write_rows(store, "utterances", deliberation.id, rows, asdict(facts))
-
-
-def _keep_earlier(store: Store, key: str) -> int:
-    """Keep a copy of the transcript that is about to be replaced. Returns its attempt number, 0 if there is none."""
+    key = deliberation.id
     try:
-        stored = read_file(store, "utterances", key)
+        earlier = read_footer(store, UTTERANCES, key)
+        number = earlier.attempt if earlier else 0
+        if earlier:
+            complete = earlier.status is Status.COMPLETED and earlier.fingerprint == provenance.fingerprint
+            if complete and transcript.status is not Status.COMPLETED:
+                return
+            read_file(store, UTTERANCES, key)  # are its rows sound as well?
+            _keep(store, key, attempt_path(key, number))
     except CorruptFile:  # torn, or of another version: kept as it is, with a suffix that readers of the folder ignore
         number = max([*attempts(store, key), *attempts(store, key, ".damaged")], default=0) + 1
-        content = store.read(table_path("utterances", key))
-        store.write(f"attempts/{checked_id(key)}.{number:03d}.damaged", content or b"")
-        return number
-    if stored is None:
-        return 0
-    number = int(stored[1].get("attempt", 1))
-    content = store.read(table_path("utterances", key))
+        _keep(store, key, f"attempts/{checked_id(key)}.{number:03d}.damaged")
+    footer = TranscriptFooter(
+        status=transcript.status,
+        error_message=transcript.error_message,
+        fingerprint=provenance.fingerprint,
+        started_at=started_at,
+        finished_at=finished_at,
+        run_id=provenance.run_id,
+        attempt=number + 1,
+    )
+    rows = [_utterance_row(deliberation, utterance, provenance) for utterance in transcript.utterances]
+    write_rows(store, UTTERANCES, key, rows, footer)
+
+
+def _keep(store: Store, key: str, path: str) -> None:
+    """Copy the transcript that is about to be replaced to `path`."""
+    content = store.read(table_path(UTTERANCES, key))
     if content is not None:
-        store.write(attempt_path(key, number), content)
-    return number
-
-
-def _is_complete(store: Store, key: str, fingerprint: str) -> bool:
-    try:
-        stored = read_file(store, "utterances", key)
-    except CorruptFile:
-        return False
-    return bool(stored and (stored[1]["status"], stored[1]["fingerprint"]) == (Status.COMPLETED, fingerprint))
+        store.write(path, content)
 
 
 def attempts(store: Store, key: str, suffix: str = ".parquet") -> list[int]:
@@ -110,69 +90,74 @@ def write_judgements(
     store: Store, deliberation: Deliberation, judgements: Iterable[Judgement], provenance: Provenance, judged: str
 ) -> None:
     """Write one council's judgements. `judged` is the fingerprint of everything they depend on."""
-    shared = _shared_columns(deliberation, provenance)
-    rows = [shared | _judgement_row(judgement) for judgement in judgements]
-    write_rows(store, "judgements", deliberation.id, rows, {"judged": judged})
-
-
-def _shared_columns(deliberation: Deliberation, provenance: Provenance) -> dict[str, Any]:
-    return {
-        "deliberation_id": deliberation.id,
-        "task_id": deliberation.task.task_id,
-        "role": deliberation.role.name,
-        **asdict(provenance),
-    }
+    rows = [_judgement_row(deliberation, judgement, provenance) for judgement in judgements]
+    write_rows(store, JUDGEMENTS, deliberation.id, rows, JudgementsFooter(judged=judged))
 
 
 def utc(timestamp: float) -> datetime:
     return datetime.fromtimestamp(timestamp, UTC)
 
 
-def _utterance_row(utterance: Utterance) -> dict[str, Any]:
-    turn, seat = utterance.turn, utterance.turn.seat
-    return {
-        "agent_id": seat.agent_id,
-        "label": seat.label,
-        "perspective": seat.perspective.name if seat.perspective else None,
-        "phase": str(turn.phase),
-        "round": turn.round,
-        "attempt": utterance.attempt,
-        "about_agent_id": turn.about.agent_id,
-        "self_critique": utterance.self_critique,
-        "text": utterance.text,
-        "reasoning": utterance.reasoning,
-        "error_type": str(utterance.error) if utterance.error else None,
-        "error_message": utterance.error_message or None,
-        **_request_columns(utterance),
-    }
+def _utterance_row(deliberation: Deliberation, utterance: Utterance, provenance: Provenance) -> UtteranceRow:
+    turn, seat, completion = utterance.turn, utterance.turn.seat, utterance.completion
+    return UtteranceRow(
+        deliberation_id=deliberation.id,
+        task_id=deliberation.task.task_id,
+        role=deliberation.role.name,
+        agent_id=seat.agent_id,
+        label=seat.label,
+        perspective=seat.perspective.name if seat.perspective else None,
+        phase=turn.phase,
+        round=turn.round,
+        attempt=utterance.attempt,
+        about_agent_id=turn.about.agent_id,
+        self_critique=utterance.self_critique,
+        text=utterance.text,
+        reasoning=utterance.reasoning,
+        error_type=utterance.error,
+        error_message=utterance.error_message or None,
+        finish_reason=completion.finish_reason,
+        prompt_tokens=completion.prompt_tokens,
+        cached_tokens=completion.cached_tokens,
+        completion_tokens=completion.completion_tokens,
+        temperature=completion.temperature,
+        seed=utterance.request.seed,
+        prompt_sha256=_prompt_sha256(utterance),
+        started_at=utc(completion.started_at),
+        finished_at=utc(completion.finished_at),
+        **asdict(provenance),
+    )
 
 
-def _judgement_row(judgement: Judgement) -> dict[str, Any]:
-    utterance, verdict = judgement.utterance, judgement.verdict
-    return {
-        "first_agent_id": judgement.first.agent_id,
-        "second_agent_id": judgement.second.agent_id,
-        "repeat": judgement.repeat,
-        **(verdict.model_dump() if verdict else {}),
-        "raw_text": utterance.text,
-        "error_type": str(utterance.error) if utterance.error else None,
-        "error_message": utterance.error_message or None,
-        **_request_columns(utterance),
-    }
+def _judgement_row(deliberation: Deliberation, judgement: Judgement, provenance: Provenance) -> JudgementRow:
+    utterance, completion, verdict = judgement.utterance, judgement.utterance.completion, judgement.verdict
+    return JudgementRow(
+        deliberation_id=deliberation.id,
+        task_id=deliberation.task.task_id,
+        role=deliberation.role.name,
+        first_agent_id=judgement.first.agent_id,
+        second_agent_id=judgement.second.agent_id,
+        repeat=judgement.repeat,
+        better=verdict.better if verdict else None,
+        first_mark=verdict.first_mark if verdict else None,
+        second_mark=verdict.second_mark if verdict else None,
+        reason=verdict.reason if verdict else None,
+        raw_text=utterance.text,
+        error_type=utterance.error,
+        error_message=utterance.error_message or None,
+        finish_reason=completion.finish_reason,
+        prompt_tokens=completion.prompt_tokens,
+        cached_tokens=completion.cached_tokens,
+        completion_tokens=completion.completion_tokens,
+        temperature=completion.temperature,
+        seed=utterance.request.seed,
+        prompt_sha256=_prompt_sha256(utterance),
+        started_at=utc(completion.started_at),
+        finished_at=utc(completion.finished_at),
+        **asdict(provenance),
+    )
 
 
-def _request_columns(utterance: Utterance) -> dict[str, Any]:
-    request, completion = utterance.request, utterance.completion
-    return {
-        "finish_reason": completion.finish_reason,
-        "prompt_tokens": completion.prompt_tokens,
-        "cached_tokens": completion.cached_tokens,
-        "completion_tokens": completion.completion_tokens,
-        "temperature": completion.temperature,
-        "seed": request.seed,
-        "prompt_sha256": hashlib.sha256(
-            json.dumps([asdict(message) for message in request.messages]).encode()
-        ).hexdigest(),
-        "started_at": utc(completion.started_at),
-        "finished_at": utc(completion.finished_at),
-    }
+def _prompt_sha256(utterance: Utterance) -> str:
+    messages = [asdict(message) for message in utterance.request.messages]
+    return hashlib.sha256(json.dumps(messages).encode()).hexdigest()

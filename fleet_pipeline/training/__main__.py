@@ -109,8 +109,9 @@ def _deliberate(model: Path, tasks: list[Any], storage: Path) -> tuple[list[dict
 
     from fleet_pipeline.cli.local_run import run_backlog
     from fleet_pipeline.settings import load_settings
+    from fleet_pipeline.storage.schemas import PROPOSALS, UTTERANCES
     from fleet_pipeline.storage.store import Store
-    from fleet_pipeline.storage.tables import TableSlice
+    from fleet_pipeline.storage.tables import read_rows
 
     settings = load_settings({"storage": str(storage), "engine": {"model": str(model.absolute())}})
     with dg.DagsterInstance.ephemeral() as instance:
@@ -119,11 +120,8 @@ def _deliberate(model: Path, tasks: list[Any], storage: Path) -> tuple[list[dict
         raise click.ClickException(outcome.broke)
     click.echo(str(outcome.progress), err=True)
     store = Store(settings.storage)
-    utterances, proposals = (
-        [row for _, table in TableSlice(store, name, outcome.keys).chunks() for row in table.to_pylist()]
-        for name in ("utterances", "proposals")
-    )
-    return utterances, proposals
+    utterances = [asdict(row) for key in outcome.keys for row in read_rows(store, UTTERANCES, key)]
+    return utterances, [asdict(row) for key in outcome.keys for row in read_rows(store, PROPOSALS, key)]
 
 
 def _trained_words(model: Path) -> set[str]:

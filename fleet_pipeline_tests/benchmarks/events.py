@@ -116,7 +116,7 @@ def announce(folder: Path, url: str, count: int = CLIENTS * EACH) -> dict[str, A
         for number in range(count):
             key = f"t{number}.dev"
             events = deliberation_events(
-                an_outcome(deliberation_id=key, task_id=f"t{number}"), seats, "/s.parquet", 1 << 40
+                an_outcome(deliberation_id=key, task_id=f"t{number}"), seats, {}, "/s.parquet", 1 << 40
             )
             put_events(pipeline.store, key, (event.sealed() for event in events))
             metadata = {STORAGE: pipeline.store.url, "winner's proposal": text, "task": text}

@@ -75,7 +75,7 @@ def test_every_asset_says_what_it_is_who_keeps_it_and_where(name: str, instance:
     assert spec.code_version
     assert spec.owners == ["team:fleet"]
     columns = spec.metadata["dagster/column_schema"].columns
-    assert [column.name for column in columns] == TABLES[spec.metadata["dagster/table_name"]].names
+    assert [column.name for column in columns] == TABLES[spec.metadata["dagster/table_name"]].schema.names
     assert all(column.description for column in columns)
     assert spec.metadata["dagster/uri"].endswith(f"/storage/{spec.metadata['dagster/table_name']}")
 

@@ -1,6 +1,7 @@
 """Whole runs on a real Dagster instance, with a scripted engine where inference is not the point."""
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import dagster as dg
@@ -16,6 +17,8 @@ from fleet_pipeline.deliberation.prompts import Phase
 from fleet_pipeline.instance.partitions import NAME, register
 from fleet_pipeline.reports.terminal import deliberation_page
 from fleet_pipeline.settings import Settings
+from fleet_pipeline.storage.schemas import DELIBERATIONS, PROPOSALS, UTTERANCES
+from fleet_pipeline.storage.tables import read_rows
 from fleet_pipeline_tests.support.councils import said
 from fleet_pipeline_tests.support.heard import Heard
 from fleet_pipeline_tests.support.pipeline import Pipeline, put_described, silent_for, why_broken
@@ -424,11 +427,9 @@ def test_wrong_options_of_an_engine_break_the_run_and_fail_no_task(pipeline: Pip
 
 def test_rows_that_no_model_made_are_shown_as_such_and_those_of_a_model_are_not(pipeline: Pipeline) -> None:
     pipeline.run(pipeline.put("t1"))
-    outcome, seats, said_rows = (
-        pipeline.table(name).astype(object).where(lambda frame: frame.notna(), None).to_dict("records")
-        for name in ("deliberations", "proposals", "utterances")
-    )
+    outcome, *_ = read_rows(pipeline.store, DELIBERATIONS, "t1.dev")
+    seats, spoken = (read_rows(pipeline.store, table, "t1.dev") for table in (PROPOSALS, UTTERANCES))
     for engine, is_told in (("synthetic: scripted", True), ("vllm", False), ("another", False)):
         console = Console(record=True, file=io.StringIO(), width=200)
-        console.print(deliberation_page(outcome[0] | {"engine": engine}, seats, said_rows))
+        console.print(deliberation_page(replace(outcome, engine=engine), seats, spoken))
         assert ("not a model" in console.export_text()) is is_told

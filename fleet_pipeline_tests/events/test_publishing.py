@@ -14,6 +14,8 @@ from jsonschema import Draft202012Validator, ValidationError as JsonSchemaError
 from fleet_pipeline.cli import main
 from fleet_pipeline.common.errors import BrokerUnavailable, StreamMismatch
 from fleet_pipeline.common.messages import PLAN_APPROVED, REQUESTED
+from fleet_pipeline.deliberation.rows import ProposalRow
+from fleet_pipeline.deliberation.transcript import Status
 from fleet_pipeline.events.completions import deliberation_events
 from fleet_pipeline.events.connection import connect, run_blocking
 from fleet_pipeline.events.embedded import embedded_server
@@ -29,11 +31,14 @@ pytestmark = pytest.mark.broker
 SEATS = [a_seat(2), a_seat(1), a_seat(3, None)]
 
 
-def events(seats: list[dict] = SEATS, max_bytes: int = 1_000_000, **changes) -> list[Envelope]:
-    return list(deliberation_events(an_outcome(**changes), seats, "/s/t1.dev.parquet", max_bytes))
+def events(
+    seats: list[ProposalRow] = SEATS, max_bytes: int = 1_000_000, temperature: float | None = None, **changes
+) -> list[Envelope]:
+    temperatures = {seat.agent_id: temperature for seat in seats}
+    return list(deliberation_events(an_outcome(**changes), seats, temperatures, "/s/t1.dev.parquet", max_bytes))
 
 
-def event(seats: list[dict] = SEATS, max_bytes: int = 1_000_000, **changes) -> Envelope:
+def event(seats: list[ProposalRow] = SEATS, max_bytes: int = 1_000_000, **changes) -> Envelope:
     """The deliberation's own."""
     (own,) = (found for found in events(seats, max_bytes, **changes) if found.event_type.startswith("deliberation."))
     return own
@@ -64,8 +69,8 @@ def test_a_completion_event_has_the_original_s_fields_and_the_winner() -> None:
     assert payload["winner_id"] == "agent-dev-002"
 
 
-@pytest.mark.parametrize("status", ["completed", "failed", "timeout"])
-def test_the_status_is_the_subject_and_part_of_the_idempotency_key(status: str) -> None:
+@pytest.mark.parametrize("status", Status)
+def test_the_status_is_the_subject_and_part_of_the_idempotency_key(status: Status) -> None:
     assert event(status=status).event_type == f"deliberation.{status}"
     assert event(status=status).idempotency_key.startswith(f"t1.dev:f00d:{status}:")
     assert event().event_type in DELIBERATIONS.subjects
@@ -80,7 +85,7 @@ def test_texts_that_are_too_large_are_replaced_by_where_they_are() -> None:
 
 
 def test_events_are_stored_once_however_often_they_are_sent(nats_url: str) -> None:
-    done, failed = event(), event(status="failed")
+    done, failed = event(), event(status=Status.FAILED)
     assert send(nats_url, [done]) == Receipts(stored=(done.idempotency_key,))
     assert send(nats_url, [event(run_id="another"), failed]) == Receipts(
         stored=(failed.idempotency_key,), duplicates=(done.idempotency_key,)
@@ -90,7 +95,7 @@ def test_events_are_stored_once_however_often_they_are_sent(nats_url: str) -> No
 
 def test_a_result_that_was_scored_anew_is_another_event() -> None:
     keys = {event().idempotency_key, event(winner_agent_id="agent-dev-001").idempotency_key}
-    other_score = event([a_seat(2) | {"score": 0.1}, a_seat(1), a_seat(3, None)])
+    other_score = event([a_seat(2, score=0.1), a_seat(1), a_seat(3, None)])
     assert len(keys | {other_score.idempotency_key}) == 3
 
 
@@ -206,7 +211,7 @@ def test_a_finished_deliberation_is_announced_with_each_response_and_the_orchest
     assert len({one.idempotency_key for one in found}) == 5
     assert [one.idempotency_key for one in events(run_id="again")] == [one.idempotency_key for one in found]
     assert {one.correlation_id for one in found} == {"t1"}
-    assert [one.event_type for one in events(status="timeout")][3:] == ["deliberation.timeout"]
+    assert [one.event_type for one in events(status=Status.TIMEOUT)][3:] == ["deliberation.timeout"]
 
 
 def test_events_have_the_fields_that_consumers_of_the_original_read() -> None:
@@ -279,12 +284,13 @@ class Collector:
 
 
 def test_a_consumer_of_the_earlier_system_reads_what_is_sent(nats_url: str) -> None:
-    warm = [one | {"temperature": 0.9} for one in SEATS]
     send(
         nats_url,
         [
-            *events(warm),
-            *events(warm, status="failed", task_id="t2", deliberation_id="t2.dev", error_message="too few"),
+            *events(temperature=0.9),
+            *events(
+                temperature=0.9, status=Status.FAILED, task_id="t2", deliberation_id="t2.dev", error_message="too few"
+            ),
         ],
     )
     collector = Collector()
@@ -320,10 +326,10 @@ def test_every_event_is_what_its_published_schema_says() -> None:
     assert set(known) == {*OUTGOING, REQUESTED, PLAN_APPROVED, *POISON.needs}
     sent = [
         *events(),
-        *events(status="failed"),
-        *events(status="timeout", finished_at=None, wall_s=None, winner_agent_id=None),
+        *events(status=Status.FAILED),
+        *events(status=Status.TIMEOUT, finished_at=None, wall_s=None, winner_agent_id=None),
     ]
-    sent += events([a_seat(1) | {"score": None, "rank": 1}], max_bytes=10)
+    sent += events([a_seat(1, score=None)], max_bytes=10)
     for one in sent:
         Draft202012Validator.check_schema(known[one.event_type])
         Draft202012Validator(known[one.event_type]).validate(json.loads(one.model_dump_json()))
@@ -371,8 +377,8 @@ def test_no_broker_is_an_error_that_names_the_place_without_its_password() -> No
 
 def test_watchers_see_events_arrive(nats_url: str) -> None:
     with arriving(options(nats_url)) as arrived:
-        send(nats_url, [event(), event(status="failed"), event(status="timeout")])
-        seen = list(arrived([event().idempotency_key, event(status="timeout").idempotency_key]))
+        send(nats_url, [event(), event(status=Status.FAILED), event(status=Status.TIMEOUT)])
+        seen = list(arrived([event().idempotency_key, event(status=Status.TIMEOUT).idempotency_key]))
     assert [subject for subject, _ in seen] == ["deliberation.completed", "deliberation.timeout"]
     assert seen[0][1]["payload"]["deliberation_id"] == "t1.dev"
 

@@ -17,6 +17,7 @@ from click.testing import CliRunner
 from pydantic import ValidationError
 
 from fleet_pipeline.api.client import Client
+from fleet_pipeline.api.nats_service import Answer
 from fleet_pipeline.cli import main
 from fleet_pipeline.common.errors import BrokerUnavailable, InvalidInput
 from fleet_pipeline.common.messages import Received
@@ -25,12 +26,14 @@ from fleet_pipeline.events.embedded import embedded_server
 from fleet_pipeline.events.envelope import Envelope
 from fleet_pipeline.events.lookup import refusal, stored_keys, untaken, waiting
 from fleet_pipeline.events.options import NatsOptions, without_secrets
+from fleet_pipeline.events.payloads import Status
 from fleet_pipeline.events.publisher import prepare_broker, publish
 from fleet_pipeline.events.receiver import receive
 from fleet_pipeline.events.subscriber import arriving
 from fleet_pipeline.settings import load_settings
 from fleet_pipeline_tests.support.answering import answering
 from fleet_pipeline_tests.support.credentials import certificates, jwt_server, user_key
+from fleet_pipeline_tests.support.rows import a_status
 
 pytestmark = pytest.mark.broker
 
@@ -220,21 +223,22 @@ def test_the_service_answers_with_rights_of_its_own(guarded: str) -> None:
     with Client(as_user(guarded, "submitter")) as fleet:
         submitted = fleet.submit({"task_id": "t1", "description": "d"})
 
-        async def answer(connection: Any, subject: str, key: str, request_id: str, _: bool) -> dict:
+        async def answer(connection: Any, subject: str, key: str, request_id: str, _: bool) -> Answer:
             if subject == "fleet.stats":
                 return await waiting(connection)
             reason = await refusal(connection, request_id or "none", LONG_AGO)
-            return {"waits": key in await untaken(connection), "refused": reason}
+            waits = key in await untaken(connection)
+            return a_status(status=Status.PENDING if waits else Status.UNKNOWN, error=reason)
 
         with answering(as_user(guarded, "answerer"), answer):
-            assert fleet.status("t1.dev") == {"waits": True, "refused": None}
-            assert fleet.result("t2.dev")["waits"] is False
+            assert fleet.status("t1.dev") == a_status(status=Status.PENDING)
+            assert fleet.result("t2.dev").status is Status.UNKNOWN
             assert fleet.stats()["deliberation.requested"] == 1
             run_blocking(
                 as_user(guarded, "daemon"),
                 partial(receive, take=lambda _: ["no"], wait_seconds=1, work_seconds=5, batch=10),
             )
-            assert fleet.status("t1.dev", submitted.request_id) == {"waits": False, "refused": "no"}
+            assert fleet.status("t1.dev", submitted.request_id) == a_status(error="no")
     for subject in ("deliberation.requested", "deliberation.completed", "$JS.API.STREAM.PURGE.DELIBERATIONS"):
         assert not asyncio.run(answered(as_user(guarded, "answerer"), subject)), subject
 

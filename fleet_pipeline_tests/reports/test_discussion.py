@@ -6,29 +6,25 @@ import pytest
 from markdown_it import MarkdownIt
 from PIL import Image
 
+from fleet_pipeline.deliberation.exchange import AgentError
+from fleet_pipeline.deliberation.prompts import Phase
 from fleet_pipeline.reports.discussion import MOST_TOGETHER, discussion, reasoning
 from fleet_pipeline.reports.pictures import council_picture
 from fleet_pipeline_tests.support.hostile import HOSTILE
+from fleet_pipeline_tests.support.rows import a_seat, an_utterance
 
 pytestmark = pytest.mark.unit
 
-
-def an_utterance(**fields: object) -> dict[str, object]:
-    plain = {
-        "agent_id": "agent-dev-001", "label": "A", "phase": "propose", "round": 0, "attempt": 1, "text": "fine",
-        "about_agent_id": "agent-dev-001", "self_critique": False, "reasoning": None, "error_type": None,
-        "error_message": None,
-    }  # fmt: skip
-    return plain | fields
+CUT_OFF = AgentError.CUT_OFF
 
 
 def test_a_discussion_shows_each_proposal_with_its_critiques_and_revisions_as_text() -> None:
-    seat = {"label": "A", "agent_id": "agent-dev-001", "rank": 1, "winner": True}
+    seat = a_seat(1, winner=True)
     said = [
         an_utterance(text=HOSTILE[0]),
-        an_utterance(phase="critique", agent_id="agent-dev-002", label="B", round=1, text=HOSTILE[2]),
-        an_utterance(phase="revise", round=1, text=None, error_type="cut_off", error_message="raise max_tokens"),
-        an_utterance(phase="revise", round=1, attempt=2, text="better", reasoning=HOSTILE[1]),
+        an_utterance(phase=Phase.CRITIQUE, agent_id="agent-dev-002", label="B", round=1, text=HOSTILE[2]),
+        an_utterance(phase=Phase.REVISE, round=1, text="", error_type=CUT_OFF, error_message="raise max_tokens"),
+        an_utterance(phase=Phase.REVISE, round=1, attempt=2, text="better", reasoning=HOSTILE[1]),
     ]
     tokens = MarkdownIt().parse(discussion([seat], said))
     headings = [tokens[place + 1].content for place, token in enumerate(tokens) if token.type == "heading_open"]
@@ -46,7 +42,7 @@ def test_a_discussion_shows_each_proposal_with_its_critiques_and_revisions_as_te
 
 
 def test_long_lines_are_folded_and_lose_nothing_but_that() -> None:
-    seat = {"label": "A", "agent_id": "agent-dev-001", "rank": 1, "winner": True}
+    seat = a_seat(1, winner=True)
     text = "    indented " + "word " * 100 + "\n\n" + "x" * 500
     (block,) = [one for one in MarkdownIt().parse(discussion([seat], [an_utterance(text=text)])) if one.type == "fence"]
     assert max(len(line) for line in block.content.splitlines()) <= 110
@@ -54,9 +50,9 @@ def test_long_lines_are_folded_and_lose_nothing_but_that() -> None:
 
 
 def test_a_discussion_stays_bounded_however_much_is_said() -> None:
-    seats = [{"label": f"{n}", "agent_id": f"agent-dev-{n:03d}", "rank": n, "winner": n == 1} for n in range(1, 65)]
+    seats = [a_seat(n, winner=n == 1) for n in range(1, 65)]
     said = [
-        an_utterance(about_agent_id=seat["agent_id"], text="x" * 1_000_000, round=r) for seat in seats for r in range(9)
+        an_utterance(about_agent_id=seat.agent_id, text="x" * 1_000_000, round=r) for seat in seats for r in range(9)
     ]
     assert len(discussion(seats, said)) < 2 * MOST_TOGETHER
 

@@ -1,5 +1,6 @@
 """From verdicts to a ranking: Bradley-Terry against another's implementation, and what the judge is worth."""
 
+from dataclasses import replace
 from itertools import permutations
 
 import choix
@@ -7,6 +8,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
+from fleet_pipeline.deliberation.exchange import AgentError
+from fleet_pipeline.deliberation.rows import JudgementRow
 from fleet_pipeline.scoring.judge import (
     chances,
     judge_scores,
@@ -15,18 +18,17 @@ from fleet_pipeline.scoring.judge import (
     repeat_stability,
     strengths,
 )
+from fleet_pipeline_tests.support.rows import a_judgement
 
 pytestmark = pytest.mark.unit
 
 
-def row(first: str, second: str, better: str | None, repeat: int = 1, marks: tuple[int, int] = (3, 3)) -> dict:
-    return {
-        "first_agent_id": first, "second_agent_id": second, "repeat": repeat, "better": better, "error_type": None,
-        "first_mark": marks[0] if better else None, "second_mark": marks[1] if better else None,
-    }  # fmt: skip
+def row(first: str, second: str, better: str | None, repeat: int = 1, marks: tuple[int, int] = (3, 3)) -> JudgementRow:
+    first_mark, second_mark = marks if better else (None, None)
+    return a_judgement(first, second, repeat=repeat, better=better, first_mark=first_mark, second_mark=second_mark)
 
 
-def by_merit(order: str, repeats: int = 2) -> list[dict]:
+def by_merit(order: str, repeats: int = 2) -> list[JudgementRow]:
     """A judge that always prefers the earlier letter of `order`."""
     return [
         row(a, b, "first" if order.index(a) < order.index(b) else "second", repeat)
@@ -100,7 +102,7 @@ def test_an_answer_that_could_not_be_read_is_counted_and_not_guessed() -> None:
 
 
 def test_a_judge_that_was_not_heard_is_not_one_that_cannot_be_read() -> None:
-    rows = [*by_merit("AB", repeats=1), row("A", "B", None, 2) | {"error_type": "deadline"}]
+    rows = [*by_merit("AB", repeats=1), replace(row("A", "B", None, 2), error_type=AgentError.DEADLINE)]
     figures = {score.metric: (score.value, score.n) for score in judge_scores("d", rows, rate_proposals(rows, seed=0))}
     assert figures["judge_unanswered"] == (pytest.approx(1 / 3), 3)
     assert figures["judge_unparseable"] == (0.0, 2)

@@ -7,8 +7,9 @@ from fleet_pipeline.deliberation.prompts import Phase
 from fleet_pipeline.scoring.options import Method, Weights
 from fleet_pipeline.scoring.proposals import final_proposals
 from fleet_pipeline.scoring.ranking import rank, score
+from fleet_pipeline.storage.schemas import UTTERANCES
 from fleet_pipeline.storage.store import Store
-from fleet_pipeline.storage.tables import read_rows
+from fleet_pipeline.storage.tables import read_file
 from fleet_pipeline.storage.transcripts import Provenance, write_transcript
 from fleet_pipeline_tests.support.councils import OVERLONG, a_deliberation, failing, play
 
@@ -68,7 +69,8 @@ def test_a_tied_winner_is_drawn_by_lot_says_so_and_is_not_always_the_first_agent
     """The original scored everything 1.0, and the first agent won every deliberation."""
     councils = pd.concat([ranked(0.5, 0.5, 0.5).assign(deliberation_id=f"d{n}") for n in range(60)], ignore_index=True)
     winners = rank(councils.drop(columns=["judge"])).query("winner")
-    assert set(winners["won_by"]) == {"score, by lot"}
+    assert set(winners["won_by"]) == {"score"}
+    assert winners["by_lot"].all()
     counts = winners["agent_id"].value_counts()
     assert set(counts.index) == {"a0", "a1", "a2"}
     assert counts.max() < 40
@@ -122,9 +124,9 @@ def test_final_proposals_are_found_in_what_was_said() -> None:
     store, deliberation = Store("memory://finals"), a_deliberation(num_agents=4, rounds=2)
     transcript, _ = play(deliberation, failing("B", Phase.PROPOSE, OVERLONG))
     write_transcript(store, deliberation, transcript, Provenance("m", "scripted", "r", "f"), 0.0, 1.0)
-    table = read_rows(store, "utterances", deliberation.id)
-    assert table is not None
-    found = final_proposals(table.to_pandas()).set_index("label")
+    file = read_file(store, UTTERANCES, deliberation.id)
+    assert file is not None
+    found = final_proposals(file.content.to_pandas()).set_index("label")
     assert found["initial_text"].dropna().to_dict() == {seat: f"{seat} propose 0 on {seat}" for seat in "ACD"}
     assert found["text"].dropna().to_dict() == {seat: f"{seat} revise 2 on {seat}" for seat in "ACD"}
     assert found["revisions"].to_dict() == {"A": 2, "B": 0, "C": 2, "D": 2}
@@ -136,8 +138,8 @@ def test_a_revision_that_did_not_count_leaves_the_proposal() -> None:
     store, deliberation = Store("memory://kept"), a_deliberation(num_agents=3)
     transcript, _ = play(deliberation, failing("C", Phase.REVISE, OVERLONG))
     write_transcript(store, deliberation, transcript, Provenance("m", "scripted", "r", "f"), 0.0, 1.0)
-    table = read_rows(store, "utterances", deliberation.id)
-    assert table is not None
-    found = final_proposals(table.to_pandas()).set_index("label")
+    file = read_file(store, UTTERANCES, deliberation.id)
+    assert file is not None
+    found = final_proposals(file.content.to_pandas()).set_index("label")
     assert found.loc["C", "text"] == found.loc["C", "initial_text"] == "C propose 0 on C"
     assert found["error_type"].isna().all()

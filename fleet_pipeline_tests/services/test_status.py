@@ -18,18 +18,20 @@ from fleet_pipeline.events.connection import connect
 from fleet_pipeline.events.options import NatsOptions
 from fleet_pipeline.instance.partitions import register
 from fleet_pipeline.services import status
+from fleet_pipeline.storage.schemas import UTTERANCES
 from fleet_pipeline_tests.support.broker import Broker
 from fleet_pipeline_tests.support.councils import a_deliberation
 from fleet_pipeline_tests.support.deployment import eventually
 from fleet_pipeline_tests.support.intakes import Intakes, line
 from fleet_pipeline_tests.support.pipeline import Pipeline, put_described, silent_for
+from fleet_pipeline_tests.support.rows import a_footer
 from fleet_pipeline_tests.support.serving import serving, status_service
 
 pytestmark = [pytest.mark.instance, pytest.mark.broker]
 
 
 def standing(pipeline: Pipeline, key: str) -> str:
-    one = status_service(pipeline).status(key)["status"]
+    one = status_service(pipeline).status(key).status
     assert str(status_service(pipeline).statuses().get(key, "UNKNOWN")) == one
     return one
 
@@ -45,8 +47,8 @@ def test_a_deliberation_goes_from_unknown_to_completed(pipeline: Pipeline) -> No
     assert standing(pipeline, "t1.dev") == "IN_PROGRESS"
     pipeline.instance.report_run_canceled(run)
     answer = status_service(pipeline).status("t1.dev")
-    assert (answer["status"], answer["run_id"]) == ("FAILED", run.run_id)
-    assert "was cancelled before its outcome" in answer["error"]
+    assert (answer.status, answer.run_id) == ("FAILED", run.run_id)
+    assert "was cancelled before its outcome" in answer.error
     pipeline.run(keys)
     assert standing(pipeline, "t1.dev") == "COMPLETED"
 
@@ -60,11 +62,11 @@ def _started(job: str) -> Any:
 def test_a_completed_one_has_its_winner_and_every_result_best_first(pipeline: Pipeline) -> None:
     pipeline.run(pipeline.put("t1"))
     answer = status_service(pipeline).status("t1.dev", with_texts=True)
-    assert answer["winner_id"] in {result["agent_id"] for result in answer["results"]}
-    assert [result["rank"] for result in answer["results"]] == sorted(result["rank"] for result in answer["results"])
-    assert (answer["total_agents"], answer["successful_responses"], answer["failed_responses"]) == (3, 3, 0)
-    assert all(result["proposal"]["content"] for result in answer["results"])
-    assert status_service(pipeline).status("t1.dev")["results"][0]["proposal"]["content"] is None
+    assert answer.winner_id in {result.agent_id for result in answer.results}
+    assert [result.rank for result in answer.results] == sorted(result.rank for result in answer.results)
+    assert (answer.total_agents, answer.successful_responses, answer.failed_responses) == (3, 3, 0)
+    assert all(result.proposal.content for result in answer.results)
+    assert status_service(pipeline).status("t1.dev").results[0].proposal.content is None
 
 
 def test_a_failed_one_says_why_and_a_rerun_that_broke_does_not_pass_for_the_old_result(pipeline: Pipeline) -> None:
@@ -72,35 +74,32 @@ def test_a_failed_one_says_why_and_a_rerun_that_broke_does_not_pass_for_the_old_
     pipeline.answer = silent_for("bad")
     pipeline.run(keys)
     assert {key: standing(pipeline, key) for key in keys} == {"good.dev": "COMPLETED", "bad.dev": "FAILED"}
-    assert "of 3 agents answered" in status_service(pipeline).status("bad.dev")["error"]
+    assert "of 3 agents answered" in status_service(pipeline).status("bad.dev").error
     (pipeline.storage / "utterances/good.dev.parquet").unlink()
     pipeline.unavailable = {pipeline.source.model}
     pipeline.run(["good.dev"])
     answer = status_service(pipeline).status("good.dev")
     assert standing(pipeline, "good.dev") == "FAILED"
-    assert "broke before its outcome; what had finished is kept" in answer["error"]
+    assert "broke before its outcome; what had finished is kept" in answer.error
 
 
 def test_one_that_timed_out_is_told_from_one_that_failed(pipeline: Pipeline) -> None:
     from fleet_pipeline.deliberation.transcript import Status
     from fleet_pipeline.storage.tables import write_rows
-    from fleet_pipeline.storage.transcripts import TranscriptFacts
 
     keys = pipeline.put("t1")
     found = a_deliberation()
     with pytest.MonkeyPatch.context() as patch:
         # What the engine leaves when the deadline passes.
         def late(self: Any, keys: list[str]) -> Any:
-            from dataclasses import asdict
-
-            facts = TranscriptFacts(Status.TIMEOUT, "300 s are over", found.fingerprint, 0.0, 300.0, "r")
-            write_rows(self.store, "utterances", keys[0], [], asdict(facts))
+            footer = a_footer(Status.TIMEOUT, "300 s are over", fingerprint=found.fingerprint, finished_at=300.0)
+            write_rows(self.store, UTTERANCES, keys[0], [], footer)
             return self.progress
 
         patch.setattr("fleet_pipeline.services.transcribe.Transcription.run", late)
         pipeline.run(keys)
     assert standing(pipeline, "t1.dev") == "TIMEOUT"
-    assert status_service(pipeline).status("t1.dev")["error"] == "300 s are over"
+    assert status_service(pipeline).status("t1.dev").error == "300 s are over"
     assert status_service(pipeline).counts() == {
         "total_deliberations": 1, "pending": 0, "in_progress": 0, "completed": 0, "failed": 0, "timeout": 1
     }  # fmt: skip
@@ -120,10 +119,10 @@ def test_partial_results_of_one_that_is_still_being_judged_are_told(pipeline: Pi
 
         patch.setattr(assets, "write_outcome", look)
         pipeline.run(keys)
-    assert [answer["status"] for answer in seen] == ["IN_PROGRESS"] * 2
-    assert [len(answer["results"]) for answer in seen] == [3, 3]
-    assert seen[0]["results"][0]["proposal"]["content"]
-    assert seen[0]["winner_id"] is None
+    assert [answer.status for answer in seen] == ["IN_PROGRESS"] * 2
+    assert [len(answer.results) for answer in seen] == [3, 3]
+    assert seen[0].results[0].proposal.content
+    assert seen[0].winner_id is None
 
 
 def test_what_is_no_id_is_refused(pipeline: Pipeline) -> None:
@@ -139,10 +138,10 @@ def test_a_client_submits_asks_and_gets_the_result(intakes: Intakes) -> None:
         assert fleet.submit(line("t1", roles=["DEV", "QA"])).duplicate
         assert fleet.stats()["requests_waiting"] == 1
         intakes.launch(intakes.tick())
-        assert fleet.status("t1.qa")["status"] == "COMPLETED"
+        assert fleet.status("t1.qa").status == "COMPLETED"
         result = fleet.wait("t1.dev")
-        assert len(result["results"]) == 3
-        assert result["results"][0]["proposal"]["content"]
+        assert len(result.results) == 3
+        assert result.results[0].proposal.content
         stats = fleet.stats()
         assert (stats["total_deliberations"], stats["completed"], stats["requests_waiting"]) == (2, 2, 0)
         with pytest.raises(InvalidInput, match="no deliberation id"):
@@ -156,14 +155,14 @@ def test_a_client_waits_for_its_own_request_and_not_for_an_earlier_one(intakes: 
         first = fleet.submit(line("t1"))
         intakes.launch(intakes.tick())
         rerun, other = fleet.submit(line("t1", "second"), rerun=True), fleet.submit(line("t1", "third"))
-        assert fleet.status("t1.dev")["status"] == "COMPLETED"
-        assert [fleet.status("t1.dev", one.request_id)["status"] for one in (rerun, other)] == ["PENDING"] * 2
+        assert fleet.status("t1.dev").status == "COMPLETED"
+        assert [fleet.status("t1.dev", one.request_id).status for one in (rerun, other)] == ["PENDING"] * 2
         intakes.launch(intakes.tick())
-        assert fleet.wait("t1.dev", rerun.request_id)["status"] == "COMPLETED"
+        assert fleet.wait("t1.dev", rerun.request_id).status == "COMPLETED"
         refused = fleet.wait("t1.dev", other.request_id)
-        assert refused["status"] == "FAILED"
-        assert "the request was refused: t1.dev has been requested already" in refused["error"]
-        assert fleet.status("t1.dev", first.request_id)["status"] == "COMPLETED"
+        assert refused.status == "FAILED"
+        assert "the request was refused: t1.dev has been requested already" in refused.error
+        assert fleet.status("t1.dev", first.request_id).status == "COMPLETED"
 
 
 def test_a_rerun_that_is_cancelled_leaves_the_earlier_result_standing(pipeline: Pipeline) -> None:
@@ -177,7 +176,7 @@ def test_a_rerun_that_is_cancelled_leaves_the_earlier_result_standing(pipeline: 
 
 def test_a_spec_that_no_run_was_asked_for_says_so(pipeline: Pipeline) -> None:
     pipeline.put("t1")
-    assert "no run has been asked for" in status_service(pipeline).status("t1.dev")["error"]
+    assert "no run has been asked for" in status_service(pipeline).status("t1.dev").error
 
 
 def test_what_waits_is_read_once_for_a_thousand_answers(intakes: Intakes, monkeypatch) -> None:
@@ -319,7 +318,7 @@ def test_serving_survives_the_broker_and_ends_when_it_is_told(pipeline: Pipeline
         assert process.stderr is not None
         assert "answering on fleet.status" in process.stderr.readline()
         with Client(broker.url) as fleet:
-            assert fleet.status("t1.dev")["status"] == "COMPLETED"
+            assert fleet.status("t1.dev").status == "COMPLETED"
             broker.kill()
             broker.start()
             eventually(lambda: answers(fleet), "the service to be back")
@@ -333,7 +332,7 @@ def test_serving_survives_the_broker_and_ends_when_it_is_told(pipeline: Pipeline
 
 def answers(fleet: Client) -> bool:
     try:
-        return fleet.status("t1.dev")["status"] == "COMPLETED"
+        return fleet.status("t1.dev").status == "COMPLETED"
     except BrokerUnavailable:
         return False
 
@@ -353,6 +352,6 @@ def test_a_service_asks_the_broker_on_the_connection_it_has(intakes: Intakes, mo
     monkeypatch.setattr(nats, "connect", counted)
     with serving(intakes.pipeline, intakes.url), Client(intakes.url) as fleet:
         for _ in range(3):
-            assert fleet.status("t1.dev")["status"] == "PENDING"
+            assert fleet.status("t1.dev").status == "PENDING"
             assert fleet.stats()["requests_waiting"] == 1
     assert len(opened) == 2  # the service's, and the client's

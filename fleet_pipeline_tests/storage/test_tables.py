@@ -1,19 +1,26 @@
+import json
 import subprocess
 import sys
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import is_dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from types import UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import duckdb
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import given, settings, strategies as st
 
 from fleet_pipeline.common.errors import InvalidInput, StorageError
-from fleet_pipeline.storage.schemas import SCHEMA_VERSIONS, TABLES
+from fleet_pipeline.deliberation.rows import NoFooter, TranscriptFooter
+from fleet_pipeline.deliberation.transcript import Status
+from fleet_pipeline.storage.schemas import SCORES, TABLES, UTTERANCES, Table
 from fleet_pipeline.storage.store import Store
-from fleet_pipeline.storage.tables import TableSlice, read_file, read_rows, write_rows
-from fleet_pipeline.storage.transcripts import Provenance, TranscriptFacts, write_transcript
+from fleet_pipeline.storage.tables import TableSlice, read_file, read_footer, read_rows, write_rows
+from fleet_pipeline.storage.transcripts import Provenance, write_transcript
 from fleet_pipeline_tests.support.councils import a_deliberation, play, said
 
 pytestmark = pytest.mark.unit
@@ -33,42 +40,65 @@ def test_a_transcript_survives_the_round_trip_with_its_facts(tmp_path: Path) -> 
         deliberation, lambda p: said(f"<think>hm</think>{p.seat.label} — ünï 漢字 🙂", cached_tokens=3)
     )
     write_transcript(store, deliberation, transcript, BY_TEST, 1.5, 2.5)
-    table = read_rows(store, "utterances", "t1.dev")
-    assert table.schema.equals(TABLES["utterances"])
-    assert [row["text"] for row in table.to_pylist()] == [u.text for u in transcript.utterances]
-    assert {row["reasoning"] for row in table.to_pylist()} == {"hm"}
-    assert [row["seed"] for row in table.to_pylist()] == [u.request.seed for u in transcript.utterances]
-    assert read_file(store, "utterances", "t1.dev")[1] == {
-        "status": "completed", "error_message": "", "fingerprint": "f",
-        "started_at": 1.5, "finished_at": 2.5, "run_id": BY_TEST.run_id, "attempt": 1, "schema_version": SCHEMA_VERSIONS["utterances"],
-    }  # fmt: skip
+    rows = read_rows(store, UTTERANCES, "t1.dev")
+    assert [row.text for row in rows] == [u.text for u in transcript.utterances]
+    assert {row.reasoning for row in rows} == {"hm"}
+    assert [row.seed for row in rows] == [u.request.seed for u in transcript.utterances]
+    footer = TranscriptFooter(
+        status=Status.COMPLETED, error_message="", fingerprint="f", started_at=1.5, finished_at=2.5,
+        run_id=BY_TEST.run_id, attempt=1,
+    )  # fmt: skip
+    assert read_footer(store, UTTERANCES, "t1.dev") == footer
+    assert read_file(store, UTTERANCES, "t1.dev").footer == footer
 
 
 def test_pandas_and_duckdb_read_a_folder_as_one_table(tmp_path: Path) -> None:
     store_transcripts(Store(str(tmp_path)), 3)
     frame = pd.read_parquet(tmp_path / "utterances")
     assert len(frame) == 27
-    assert list(frame.columns) == TABLES["utterances"].names
+    assert list(frame.columns) == UTTERANCES.schema.names
     (rows, started), = duckdb.sql(
         f"select count(*), min(started_at) from read_parquet('{tmp_path}/utterances/*.parquet')"
     ).fetchall()  # fmt: skip
     assert (rows, started.astimezone(UTC)) == (27, datetime(1970, 1, 1, tzinfo=UTC))
 
 
-def test_files_of_absent_values_have_the_columns_and_types_of_the_table(tmp_path: Path) -> None:
-    """A column that is null in one file and text in another would break readers of the folder."""
-    store = Store(str(tmp_path))
-    facts = asdict(TranscriptFacts("failed", "", "f", 0.0, 1.0, "r"))
-    for table, schema in TABLES.items():
-        write_rows(store, table, "t1.dev", [{}], facts)
-        write_rows(store, table, "t2.dev", [])
-        assert read_rows(store, table, "t1.dev").schema.equals(schema)
-        assert len(pd.read_parquet(tmp_path / table)) == 1
+@pytest.mark.parametrize("table", TABLES.values(), ids=TABLES)
+@given(st.data())
+@settings(max_examples=30, deadline=None)
+def test_whatever_rows_and_footer_a_table_can_have_are_read_back(table: Table, data: st.DataObject) -> None:
+    rows = data.draw(st.lists(rows_for(table.row), max_size=3))
+    footer = data.draw(rows_for(table.footer))
+    store = Store(f"memory://rows-{table.name}")
+    write_rows(store, table, "t1.dev", rows, footer)
+    assert read_rows(store, table, "t1.dev") == rows
+    assert read_footer(store, table, "t1.dev") == footer
+    # A column that is null in one file and text in another would break readers of the folder.
+    assert read_file(store, table, "t1.dev").content.schema.equals(table.schema)
 
 
-def test_a_column_the_table_does_not_declare_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="proposals has no column scroe"):
-        write_rows(Store(str(tmp_path)), "proposals", "t1.dev", [{"scroe": 1.0}])
+def rows_for(kind: type) -> st.SearchStrategy:
+    """Rows with any values, but for what Parquet and JSON cannot hold: surrogates, NaN, and moments far from now."""
+    texts = st.text(st.characters(codec="utf-8"), max_size=20)
+    moments = st.integers(0, 2**32).map(lambda seconds: datetime.fromtimestamp(seconds, UTC))
+    numbers = st.floats(allow_nan=False, allow_infinity=False)
+    plain = {str: texts, datetime: moments, float: numbers, int: st.integers(-(2**63), 2**63 - 1)}
+    fields = {name: _values(hint, plain) for name, hint in get_type_hints(kind).items()}
+    return st.builds(kind, **fields)
+
+
+def _values(hint: Any, plain: dict[type, st.SearchStrategy]) -> st.SearchStrategy:
+    if hint in plain:
+        return plain[hint]
+    if get_origin(hint) in (UnionType, Union):
+        return st.one_of(*(_values(option, plain) for option in get_args(hint)))
+    if get_origin(hint) is list:
+        return st.lists(_values(get_args(hint)[0], plain), max_size=2)
+    if get_origin(hint) is Mapping:
+        return st.dictionaries(plain[str], plain[float], max_size=3)
+    if is_dataclass(hint):
+        return rows_for(hint)
+    return st.from_type(hint)
 
 
 def flipped(content: bytes) -> bytes:
@@ -83,51 +113,56 @@ def test_a_torn_or_damaged_file_is_named_with_the_remedy(tmp_path: Path, damage)
     path = tmp_path / "utterances/t0.dev.parquet"
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(StorageError, match=r"t0\.dev\.parquet is damaged .* delete it and run t0\.dev again"):
-        read_rows(store, "utterances", "t0.dev")
+        read_rows(store, UTTERANCES, "t0.dev")
 
 
 def test_a_foreign_parquet_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "utterances").mkdir()
     pd.DataFrame({"a": [1]}).to_parquet(tmp_path / "utterances/t0.dev.parquet")
     with pytest.raises(StorageError, match="not a file of this project"):
-        read_rows(Store(str(tmp_path)), "utterances", "t0.dev")
+        read_rows(Store(str(tmp_path)), UTTERANCES, "t0.dev")
 
 
 @given(st.text(max_size=20) | st.from_regex(r"[A-Za-z0-9._/-]{0,12}\.[a-z/.]{1,6}", fullmatch=True))
 def test_no_key_leads_out_of_the_storage(key: str) -> None:
     store = Store("memory://keys")
     try:
-        write_rows(store, "utterances", key, [])
+        write_rows(store, SCORES, key, [], NoFooter())
     except InvalidInput:
         return
-    assert store.names("utterances", ".parquet").count(key) == 1
+    assert store.names("scores", ".parquet").count(key) == 1
 
 
 def test_a_slice_reads_a_bounded_number_of_deliberations_at_a_time_and_skips_none(tmp_path: Path) -> None:
     store = Store(str(tmp_path))
     store_transcripts(store, 5)
     keys = ["t0.dev", "../evil", "t1.dev", "absent.dev", "t2.dev", "t3.dev", "t4.dev"]
-    chunks = list(TableSlice(store, "utterances", keys).chunks(size=4))
+    chunks = list(TableSlice(store, UTTERANCES, keys).tables(size=4))
     assert [ids for ids, _ in chunks] == [["t0.dev", "t1.dev", "absent.dev", "t2.dev"], ["t3.dev", "t4.dev"]]
     assert [table.num_rows for _, table in chunks] == [27, 18]
 
 
-def test_a_file_of_another_schema_version_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_of_a_version_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     store = Store(str(tmp_path))
-    here = SCHEMA_VERSIONS["utterances"]
-    monkeypatch.setitem(SCHEMA_VERSIONS, "utterances", here - 1)
     store_transcripts(store, 1)
-    monkeypatch.undo()
-    with pytest.raises(StorageError, match=f"schema version {here - 1}, here {here}"):
-        read_rows(store, "utterances", "t0.dev")
+    rows = pq.read_table(tmp_path / "utterances/t0.dev.parquet")
+    for version in (UTTERANCES.version + 1, 1, "4", None):
+        facts = json.loads(rows.schema.metadata[b"fleet"]) | {"schema_version": version}
+        pq.write_table(
+            rows.replace_schema_metadata({b"fleet": json.dumps(facts)}), tmp_path / "utterances/t0.dev.parquet"
+        )
+        for read in (read_rows, read_footer):
+            with pytest.raises(StorageError, match=f"schema version {version}, here {UTTERANCES.version}"):
+                read(store, UTTERANCES, "t0.dev")
 
 
 READ_AND_END = """
 import sys
 from fleet_pipeline.storage.store import Store
+from fleet_pipeline.storage.schemas import UTTERANCES
 from fleet_pipeline.storage.tables import read_rows
 for _ in range(20):
-    read_rows(Store(sys.argv[1]), "utterances", "t0.dev")
+    read_rows(Store(sys.argv[1]), UTTERANCES, "t0.dev")
 """
 
 
@@ -139,6 +174,6 @@ def test_a_process_that_has_just_read_ends_cleanly(tmp_path: Path) -> None:
 
 
 def test_every_column_says_what_it_means() -> None:
-    for schema in TABLES.values():
-        for column in schema:
+    for table in TABLES.values():
+        for column in table.schema:
             assert len(column.metadata[b"description"]) > 5

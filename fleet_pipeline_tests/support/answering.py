@@ -5,12 +5,12 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from fleet_pipeline.api.nats_service import Answer, serve
+from fleet_pipeline.api.nats_service import Answering, serve
 from fleet_pipeline.events.options import NatsOptions
 
 
 @contextmanager
-def answering(nats: NatsOptions, answer: Answer) -> Iterator[None]:
+def answering(nats: NatsOptions, answer: Answering) -> Iterator[None]:
     ready, loop, stop = threading.Event(), asyncio.new_event_loop(), asyncio.Event()
     service = serve(nats, answer, "0.1.0", stop, ready.set)
     thread = threading.Thread(target=loop.run_until_complete, args=(service,))

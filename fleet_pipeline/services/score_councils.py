@@ -1,0 +1,135 @@
+"""Scores the councils of a run: the work of the ops behind the asset `proposals`.
+
+Transcripts are read once, a bounded number of councils at a time (`read_batches`). Every scorer gets the same
+batches, and says a `Part` of each. `ranked_councils` joins the parts of a batch, ranks, and makes the rows.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+import pandas as pd
+
+from fleet_pipeline.common.errors import CorruptFile, InvalidInput
+from fleet_pipeline.deliberation.judging import Judging, judging_fingerprint
+from fleet_pipeline.deliberation.rows import (
+    JudgementRow,
+    Method,
+    ProposalRow,
+    ProposalsFooter,
+    ScoreRow,
+    TranscriptFooter,
+)
+from fleet_pipeline.deliberation.seeds import derive_seed
+from fleet_pipeline.deliberation.task import Task
+from fleet_pipeline.deliberation.transcript import Status
+from fleet_pipeline.scoring.judge import judge_scores, rate_proposals
+from fleet_pipeline.scoring.options import Weights
+from fleet_pipeline.scoring.proposals import SEAT, final_proposals, proposal_rows, texts
+from fleet_pipeline.scoring.ranking import rank, score
+from fleet_pipeline.scoring.score import Part, council_figures, joined, seat_scores
+from fleet_pipeline.scoring.scores import Score
+from fleet_pipeline.storage.schemas import JUDGEMENTS
+from fleet_pipeline.storage.store import Store
+from fleet_pipeline.storage.tables import Transcripts, read_file, rows_of
+from fleet_pipeline.storage.task_store import TaskStore
+
+SCORES_VERSION = "2"
+_RATING = ("judge", "judge_low", "judge_high")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some councils on their way through the scorers.
+
+    A council whose transcript cannot be read has no seats, and is in `keys` alone. One whose task is invalid has
+    seats, and none of them is scored. Outcomes say why.
+    """
+
+    keys: list[str]
+    transcripts: dict[str, TranscriptFooter]
+    tasks: dict[str, Task]
+    seats: pd.DataFrame  # `final_proposals` of all of them
+
+    @property
+    def scored(self) -> pd.DataFrame:
+        """The seats whose task is valid."""
+        return self.seats[self.seats["deliberation_id"].isin(self.tasks)]
+
+
+@dataclass(frozen=True)
+class RankedCouncil:
+    """What is stored of one council's scores."""
+
+    deliberation_id: str
+    seats: list[ProposalRow]
+    footer: ProposalsFooter
+    scores: list[ScoreRow]
+
+
+def read_batches(transcripts: Transcripts, tasks: TaskStore) -> Iterator[Batch]:
+    for files in transcripts.chunks():
+        valid: dict[str, Task] = {}
+        for key in files:
+            with suppress(InvalidInput):
+                valid[key] = tasks.get(key)[0]
+        footers = {key: file.footer for key, file in files.items() if file is not None}
+        seats = final_proposals(rows_of(transcripts.table, files.values()).to_pandas())
+        yield Batch(list(files), footers, valid, seats)
+
+
+def rate_by_judge(batch: Batch, store: Store, judging: Judging) -> Part:
+    """Bradley-Terry strengths from the stored verdicts, and how steady the judge is."""
+    ratings: list[tuple[str, str, float, float, float]] = []
+    figures: list[Score] = []
+    for key, council in batch.seats.groupby("deliberation_id"):
+        rows = _judgements(store, str(key), council, judging) if judging.enabled else []
+        found = rate_proposals(rows, seed=derive_seed(key))
+        figures += judge_scores(str(key), rows, found)
+        ratings += [(str(key), agent, one.value, one.low, one.high) for agent, one in found.items()]
+    return Part(pd.DataFrame(ratings, columns=[*SEAT, *_RATING]), figures)
+
+
+def _judgements(store: Store, key: str, council: pd.DataFrame, judging: Judging) -> Sequence[JudgementRow]:
+    """The stored verdicts on exactly these proposals. Empty if they were on others."""
+    with suppress(CorruptFile):  # the next run asks the judge again
+        file = read_file(store, JUDGEMENTS, key)
+        expected = judging_fingerprint(str(council["fingerprint"].iloc[0]), texts(council), judging)
+        if file and file.footer.judged == expected:
+            return file.rows
+    return []
+
+
+def ranked_councils(
+    batch: Batch, parts: Iterable[Part], weights: Weights, method: Method, run_id: str
+) -> Iterator[RankedCouncil]:
+    """Every council of the batch, with its seats ranked by all that the scorers say of them."""
+    present = batch.scored[batch.scored["text"].notna()]
+    seats, figures = joined(present, parts)
+    candidates = {key: task.constraints.architect_rubric.k for key, task in batch.tasks.items()}
+    ranked = batch.seats.merge(rank(score(seats, weights), method, candidates), on=SEAT, how="left")
+    councils = {str(key): council for key, council in ranked.groupby("deliberation_id")}
+    by_council: dict[str, list[Score]] = {}
+    for figure in figures:
+        by_council.setdefault(figure.deliberation_id, []).append(figure)
+    for key in batch.keys:
+        transcript = batch.transcripts.get(key)
+        council, scores = councils.get(key, ranked.head(0)), by_council.get(key, [])
+        # Proposals of a failed deliberation are ranked too, but none wins.
+        wins = transcript is not None and transcript.status is Status.COMPLETED
+        fingerprint = transcript.fingerprint if transcript else ""
+        footer = ProposalsFooter(
+            fingerprint=fingerprint,
+            scores_version=SCORES_VERSION,
+            weights=weights.model_dump(),
+            method=method,
+            diversity=council_figures(scores),
+        )
+        all_scores = [*scores, *seat_scores(council[council["score"].notna()])]
+        rows = [_score_row(figure, fingerprint, run_id) for figure in all_scores]
+        yield RankedCouncil(key, proposal_rows(council, run_id, wins), footer, rows)
+
+
+def _score_row(figure: Score, fingerprint: str, run_id: str) -> ScoreRow:
+    task_id, _, role = figure.deliberation_id.rpartition(".")
+    return ScoreRow(task_id=task_id, role=role.upper(), fingerprint=fingerprint, run_id=run_id, **figure._asdict())
