@@ -99,6 +99,7 @@ def run(
 def _run(settings: Settings, backlog: Backlog, broker: NatsOptions, as_json: bool, terminal: _Terminal) -> int:
     from fleet_pipeline.cli import local_run
     from fleet_pipeline.events.connection import run_blocking
+    from fleet_pipeline.events.payloads import DeliberationEnded
     from fleet_pipeline.events.publisher import prepare_broker
     from fleet_pipeline.events.streams import PUBLISHED_STREAMS
     from fleet_pipeline.events.subscriber import arriving
@@ -123,11 +124,12 @@ def _run(settings: Settings, backlog: Backlog, broker: NatsOptions, as_json: boo
             try:
                 with arriving(broker) as arrived:
                     published = local_run.publish_run(instance, broker, result)
-                    for subject, event in arrived(() if as_json else published.receipts.stored):
-                        if not subject.startswith("deliberation."):
+                    for event in arrived(() if as_json else published.receipts.stored):
+                        if not event.event_type.startswith("deliberation."):
                             continue
-                        winner = f"winner {event['payload']['winner_id']}" if event["payload"]["winner_id"] else ""
-                        out.print(f"event {subject}  {event['payload']['deliberation_id']}  {winner}", style="dim")
+                        ended = DeliberationEnded.model_validate(event.payload)
+                        winner = f"winner {ended.winner_id}" if ended.winner_id else ""
+                        out.print(f"event {event.event_type}  {ended.deliberation_id}  {winner}", style="dim")
             except BrokerUnavailable as error:  # the results are stored all the same
                 publish_error = str(error)
     if result.broke:

@@ -3,7 +3,7 @@
 import json
 import os
 import sys
-from typing import Any
+from typing import NamedTuple
 
 import click
 from rich.console import Console
@@ -41,7 +41,7 @@ def score(file: str, embeddings: str | None, as_json: bool) -> None:
     settings = load_settings(flags(scoring__embeddings=embeddings))
     cases: list[Case] = []
     names: list[str] = []
-    refused: list[dict[str, Any]] = []
+    refused: list[_Refused] = []
     for number, parse in read_cases(file):
         name = f"case {number}"
         try:
@@ -52,9 +52,9 @@ def score(file: str, embeddings: str | None, as_json: bool) -> None:
             names.append(name)
         except (InvalidRecord, InvalidInput) as error:
             field = f"{error.field}: " if isinstance(error, InvalidRecord) else ""
-            refused.append({"case": number, "name": name, "error": f"{field}{error}"})
+            refused.append(_Refused(number, name, f"{field}{error}"))
     for refusal in refused:
-        click.echo(printable(f"refused: case {refusal['case']} ({refusal['name'][:80]}): {refusal['error']}"), err=True)
+        click.echo(printable(f"refused: case {refusal.case} ({refusal.name[:80]}): {refusal.error}"), err=True)
     if not cases:
         fail(f"{file}: no valid case in it", INVALID)
     options = settings.scoring
@@ -65,6 +65,12 @@ def score(file: str, embeddings: str | None, as_json: bool) -> None:
     else:
         Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH).print(cases_table(results))
     sys.exit(SOME_FAILED if refused else COMPLETED)
+
+
+class _Refused(NamedTuple):
+    case: int
+    name: str
+    error: str
 
 
 def _processes(cases: int) -> int:

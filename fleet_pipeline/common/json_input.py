@@ -9,7 +9,11 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
+from pydantic import JsonValue
+
 from fleet_pipeline.common.errors import InvalidRecord
+
+JsonObject = dict[str, JsonValue]
 
 MAX_BYTES = 2_000_000  # per entry
 
@@ -30,9 +34,9 @@ def parse_json(line: bytes, max_bytes: int = MAX_BYTES) -> Any:
         raise InvalidRecord(str(error)) from None
 
 
-def reject_duplicate_keys(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+def reject_duplicate_keys(pairs: Iterable[tuple[str, JsonValue]]) -> JsonObject:
     """The fields as a dict. Raises `InvalidRecord` for a duplicate, of which `json` would silently keep the last."""
-    entry: dict[str, Any] = {}
+    entry: JsonObject = {}
     for name, value in pairs:
         if name in entry:
             raise InvalidRecord("given twice; keep one", field=name[:80])

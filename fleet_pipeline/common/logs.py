@@ -7,14 +7,14 @@ status, seconds and tokens. No field contains a model's text.
 import json
 import logging
 import sys
+from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any
 
 OURS = "fleet_pipeline"
 _FIELDS = "fields"
 
 
-def fields(**values: Any) -> dict[str, Any]:
+def fields(**values: object) -> Mapping[str, object]:
     """The value for `extra` of a log call that adds these fields."""
     return {_FIELDS: values}
 

@@ -17,6 +17,7 @@ from fleet_pipeline.deliberation.task import is_deliberation_id
 from fleet_pipeline.scoring.council_checks import COUNCIL_CHECKS, failed_checks
 from fleet_pipeline.scoring.options import CouncilCheck, CouncilCheckOptions
 from fleet_pipeline.storage.schemas import PROPOSALS, UTTERANCES
+from fleet_pipeline.storage.store import Store
 from fleet_pipeline.storage.tables import read_file, read_rows
 from fleet_pipeline.storage.task_store import TaskStore
 
@@ -34,7 +35,7 @@ def council_checks(
 ) -> Iterator[dg.AssetCheckResult]:
     tasks = fleet_of(storage, council, retries=True).tasks
     failures: dict[CouncilCheck, dict[str, str]] = {name: {} for name in COUNCIL_CHECKS}
-    keys = [key for key in _keys(context, tasks.store.names("proposals", ".parquet")) if is_deliberation_id(key)]
+    keys = [key for key in _keys(context, tasks.store) if is_deliberation_id(key)]
     for key in keys:
         for name, text in _failed_council_checks(tasks, key, check_options).items():
             failures[name][key] = text
@@ -66,7 +67,8 @@ def _failed_council_checks(tasks: TaskStore, key: str, options: CouncilCheckOpti
     return failed_checks(utterances, seats, diversity, quorum, options)
 
 
-def _keys(context: dg.AssetCheckExecutionContext, stored: list[str]) -> list[str]:
+def _keys(context: dg.AssetCheckExecutionContext, store: Store) -> list[str]:
     """The run's partitions, or all stored ones if the asset checks run by themselves."""
     op = context.op_execution_context
-    return list(op.partition_keys) if op.has_partition_key or op.has_partition_key_range else stored
+    in_run = op.has_partition_key or op.has_partition_key_range
+    return list(op.partition_keys) if in_run else store.names(PROPOSALS.name, ".parquet")

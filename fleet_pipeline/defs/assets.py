@@ -171,14 +171,14 @@ def _report(context: dg.AssetExecutionContext, store: Store) -> None:
     except Exception as error:  # noqa: BLE001  (results are stored, and failed ones are still to be reported)
         context.log.warning(f"no report was written: {error}")
         return
-    report: dict[str, Any] = {
+    report: dict[str, dg.MetadataValue | str] = {
         "report": dg.MetadataValue.path(path),
         "open it": f"a file for any browser; or: fleet report {context.run.run_id}",
     }
     context.log_event(dg.AssetObservation(context.asset_key, description="the run's report", metadata=report))
 
 
-def _run_metadata(state: Progress) -> dict[str, Any]:
+def _run_metadata(state: Progress) -> dict[str, dg.MetadataValue | float]:
     """Figures of the run's engine, the same on each of its partitions. All but the figures that people plot are in one
     table, because Dagster keeps every entry for every partition until the step ends.
     """

@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import Any, ClassVar
 
 import dagster as dg
-from pydantic import BaseModel, Field, TypeAdapter, ValidationError, create_model
+from pydantic import BaseModel, Field, PrivateAttr, TypeAdapter, ValidationError, create_model
 
 from fleet_pipeline.common.errors import InvalidInput
 from fleet_pipeline.common.validation import describe
@@ -29,6 +29,7 @@ from fleet_pipeline.services.engines import VllmProvider
 from fleet_pipeline.services.fleet import Fleet
 from fleet_pipeline.services.inbox import STILL_SECONDS
 from fleet_pipeline.settings import CouncilSettings, Settings
+from fleet_pipeline.storage.local_copies import LocalCopies
 from fleet_pipeline.storage.store import NO_RETRIES, Retries, Store
 
 
@@ -119,17 +120,31 @@ class RunProcess(dg.ConfigurableResource):  # type: ignore[type-arg]
             record_process(context.instance, context.run.run_id)
 
 
+@lru_cache(maxsize=1)
+def _copies(run_id: str, url: str) -> LocalCopies:
+    """One for all ops of a run: ops and the I/O manager have resources of their own."""
+    return LocalCopies()
+
+
 class StorageResource(dg.ConfigurableResource):  # type: ignore[type-arg]
     """Where tasks and results are kept: any fsspec URL."""
 
     url: str
+    _run_id: str = PrivateAttr(default="")
+
+    def setup_for_execution(self, context: dg.InitResourceContext) -> None:
+        self._run_id = context.run.run_id if context.run else ""
 
     def retries(self) -> Retries:
         """How long ops wait for storage that does not answer. They wait, because ending costs them more."""
         return Retries()
 
+    def copies(self) -> LocalCopies | None:
+        """Local copies of what the run has read or written. None outside of a run."""
+        return _copies(self._run_id, self.url) if self._run_id else None
+
     def retrying_store(self) -> Store:
-        return Store(self.url, self.retries())
+        return Store(self.url, self.retries(), self.copies())
 
 
 @dataclass(frozen=True)
@@ -150,8 +165,8 @@ def fleet_of(
     storage: StorageResource, council: CouncilResource, requests: RequestOptions | None = None, *, retries: bool
 ) -> Fleet:
     """A `Fleet` from the resources of a run or a tick. With `retries` it waits for storage, as ops should."""
-    patience = storage.retries() if retries else NO_RETRIES
-    return Fleet(storage.url, council.settings().roles_file, requests or RequestOptions(), patience)
+    patience, copies = (storage.retries(), storage.copies()) if retries else (NO_RETRIES, None)
+    return Fleet(storage.url, council.settings().roles_file, requests or RequestOptions(), patience, copies)
 
 
 def engine_config(settings: Settings) -> dict[str, Any]:

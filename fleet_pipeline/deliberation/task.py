@@ -10,6 +10,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from fleet_pipeline.common.errors import InvalidInput
+from fleet_pipeline.common.json_input import JsonObject
 from fleet_pipeline.deliberation.roles import BUILT_IN_ROLES
 from fleet_pipeline.deliberation.sampling import Sampling
 
@@ -110,7 +111,7 @@ class Constraints(_Input):
 
     @field_validator("cluster_spec", "metadata", mode="after")
     @classmethod
-    def _bounded(cls, value: dict[str, Any]) -> dict[str, Any]:
+    def _bounded(cls, value: JsonObject) -> JsonObject:
         size = sum(len(name) + len(plain(item)) for name, item in value.items())
         if size > 20_000:
             raise ValueError(f"holds {size} characters; at most 20000 fit")

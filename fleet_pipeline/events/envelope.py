@@ -1,10 +1,10 @@
 """The envelope of every event."""
 
 from datetime import UTC, datetime
-from typing import Any
 
 from pydantic import Field
 
+from fleet_pipeline.common.json_input import JsonObject
 from fleet_pipeline.common.strict_model import StrictModel
 
 ENVELOPE_VERSION = 1
@@ -27,7 +27,7 @@ class Envelope(StrictModel):
     correlation_id: str = Field(description="The task id: events of one task's councils belong together.")
     timestamp: datetime = Field(default_factory=lambda: datetime.now(UTC), description="When the event was made.")
     producer: str = PRODUCER
-    payload: dict[str, Any]
+    payload: JsonObject
 
     def sealed(self) -> Sealed:
         return self.event_type, self.idempotency_key, self.model_dump_json().encode()

@@ -1,7 +1,6 @@
 """Watching events arrive."""
 
 import asyncio
-import json
 import threading
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
@@ -9,23 +8,23 @@ from queue import Empty, Queue
 from typing import Any
 
 from fleet_pipeline.events.connection import connect
+from fleet_pipeline.events.envelope import Envelope
 from fleet_pipeline.events.options import NatsOptions
 from fleet_pipeline.events.streams import OUTGOING
 
 PATIENCE_SECONDS = 10.0
-Event = tuple[str, dict[str, Any]]
-Arrived = Callable[[Collection[str]], Iterator[Event]]
+Arrived = Callable[[Collection[str]], Iterator[Envelope]]
 
 
 @contextmanager
 def arriving(options: NatsOptions) -> Iterator[Arrived]:
     """Subscribe to completion events while the block runs.
 
-    Yields a function that takes idempotency keys and yields (subject, event) for each as it arrives. It
+    Yields a function that takes idempotency keys and yields the event of each as it arrives. It
     gives up when no event has arrived for `PATIENCE_SECONDS`. It skips all others: subscribers also get
     the repeats that the broker does not store.
     """
-    queue: Queue[Event] = Queue()
+    queue: Queue[Envelope] = Queue()
     ready, stop = threading.Event(), threading.Event()
 
     async def listen() -> None:
@@ -34,9 +33,7 @@ def arriving(options: NatsOptions) -> Iterator[Arrived]:
             async def enqueue(message: Any) -> None:
                 # Other services may send other formats on these subjects.
                 with suppress(ValueError):
-                    event = json.loads(message.data)
-                    if isinstance(event, dict) and "idempotency_key" in event:
-                        queue.put((message.subject, event))
+                    queue.put(Envelope.model_validate_json(message.data))
 
             for subject in OUTGOING:
                 await connection.subscribe(subject, cb=enqueue)
@@ -44,16 +41,16 @@ def arriving(options: NatsOptions) -> Iterator[Arrived]:
             ready.set()
             await asyncio.to_thread(stop.wait)
 
-    def arrived(keys: Collection[str]) -> Iterator[Event]:
+    def arrived(keys: Collection[str]) -> Iterator[Envelope]:
         missing = set(keys)
         while missing:
             try:
-                subject, event = queue.get(timeout=PATIENCE_SECONDS)
+                event = queue.get(timeout=PATIENCE_SECONDS)
             except Empty:
                 return
-            if event["idempotency_key"] in missing:
-                missing.remove(event["idempotency_key"])
-                yield subject, event
+            if event.idempotency_key in missing:
+                missing.remove(event.idempotency_key)
+                yield event
 
     listener = threading.Thread(target=asyncio.run, args=(listen(),), daemon=True)
     listener.start()

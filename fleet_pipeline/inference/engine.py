@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Generic, Protocol, Self
+from typing import Generic, Literal, Protocol, Self, get_args
 
 from fleet_pipeline.deliberation.exchange import Completion, Dialogue, Result
 from fleet_pipeline.deliberation.transcript import SYNTHETIC
@@ -32,6 +32,12 @@ class Finished(Generic[Result]):
     error: BaseException | None = None
 
 
+# What an engine can do to a prompt before it runs it. "length": refuse one that leaves no room for an answer. Otherwise
+# the model cuts it off, or breaks. "control_tokens": break up the model's own control tokens in a task or a proposal.
+# Otherwise a text can end its turn and open a system turn.
+PromptCheck = Literal["length", "control_tokens"]
+ALL_CHECKS: frozenset[PromptCheck] = frozenset(get_args(PromptCheck))
+
 OnCompletion = Callable[[Completion], None]
 
 
@@ -44,6 +50,7 @@ class Engine(Protocol):
 
     kind: str  # such as "vllm"
     synthetic: bool  # no model answers: the engine of a test
+    checks: frozenset[PromptCheck]  # those it does; rows name the others
     start_seconds: float  # total over all starts
     crashes: list[str]  # the reason for each restart
 
@@ -63,6 +70,11 @@ class Engine(Protocol):
 def recorded_kind(engine: Engine) -> str:
     """What rows call the engine that made them."""
     return f"{SYNTHETIC}{engine.kind}" if engine.synthetic else engine.kind
+
+
+def not_checked(engine: Engine) -> str | None:
+    """What rows say that the engine could not check, in the order of `PromptCheck`. None if it checks all."""
+    return ", ".join(name for name in get_args(PromptCheck) if name not in engine.checks) or None
 
 
 class EngineProvider(Protocol):

@@ -29,7 +29,7 @@ from typing import Any, Self
 
 from fleet_pipeline.common.errors import EngineCrashed, EngineError, ModelUnavailable
 from fleet_pipeline.deliberation.exchange import AgentError, Completion, Request, Result
-from fleet_pipeline.inference.engine import Finished, Job, OnCompletion, ignore
+from fleet_pipeline.inference.engine import ALL_CHECKS, Finished, Job, OnCompletion, PromptCheck, ignore
 from fleet_pipeline.inference.loop import drive
 from fleet_pipeline.inference.options import VllmConfig
 
@@ -50,6 +50,7 @@ class VllmEngine:
 
     def __init__(self, config: VllmConfig) -> None:
         self.config = config
+        self.checks: frozenset[PromptCheck] = ALL_CHECKS
         self.start_seconds = 0.0
         self.crashes: list[str] = []
         self.llm: Any = None
@@ -75,12 +76,9 @@ class VllmEngine:
             self.model_defaults: dict[str, Any] = llm.model_config.get_diff_sampling_param() | own
             self.template = self.config.template
             self.temperatures: dict[str, float] = {}  # of prompts in flight, by request id
-            # `all_special_tokens` is not enough: it holds only the named ones, such as the end of a turn.
-            self.control_tokens = [
-                str(token)
-                for token in self.tokenizer.added_tokens_decoder.values()
-                if token.special and len(str(token)) > 1
-            ]
+            known = control_tokens(self.tokenizer)
+            self.control_tokens = known or []
+            self.checks = ALL_CHECKS if known is not None else ALL_CHECKS - {"control_tokens"}
             self.check_chat_template()
         except BaseException:
             self.close()
@@ -224,6 +222,17 @@ class VllmEngine:
         if request.schema:
             parameters["structured_outputs"] = StructuredOutputsParams(json=request.schema)
         return SamplingParams(**parameters, seed=request.seed, output_kind=RequestOutputKind.FINAL_ONLY)
+
+
+def control_tokens(tokenizer: Any) -> list[str] | None:
+    """The texts of a model's control tokens, or None if its tokenizer does not tell. Hugging Face's tokenizers do.
+
+    `all_special_tokens` is not enough: it holds only the named ones, such as the end of a turn.
+    """
+    added = getattr(tokenizer, "added_tokens_decoder", None)
+    if added is None:
+        return None
+    return [str(token) for token in added.values() if token.special and len(str(token)) > 1]
 
 
 def _load_llm(config: VllmConfig) -> Any:

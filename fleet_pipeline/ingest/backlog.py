@@ -6,14 +6,13 @@ never affects its neighbours.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
-from pydantic import ValidationError
+from pydantic import JsonValue, ValidationError
 
 from fleet_pipeline.common.errors import InvalidInput, InvalidRecord
-from fleet_pipeline.common.json_input import drop_nulls
+from fleet_pipeline.common.json_input import JsonObject, drop_nulls
 from fleet_pipeline.common.validation import problems
 from fleet_pipeline.deliberation.roles import Role
 from fleet_pipeline.deliberation.task import Task
@@ -66,13 +65,14 @@ def _collect(lines: Records, roles: Mapping[str, Role]) -> Backlog:
     return backlog
 
 
-def _expand_text_columns(entry: dict[str, Any]) -> dict[str, Any]:
+def _expand_text_columns(entry: JsonObject) -> JsonObject:
     """Parse nested fields given as text, as some formats and tools lack nesting: roles with commas, others as JSON."""
-    texts = {name: entry[name] for name in _JSON_COLUMNS if isinstance(entry.get(name), str)}
+    texts = {name: text for name in _JSON_COLUMNS if isinstance(text := entry.get(name), str)}
     expanded = entry | {name: json_cell(name, text) for name, text in texts.items()}
     if isinstance(roles := entry.get("roles"), str):
         roles = roles.strip()
-        expanded["roles"] = json_cell("roles", roles) if roles.startswith("[") else roles.replace(";", ",").split(",")
+        names: list[JsonValue] = [*roles.replace(";", ",").split(",")]
+        expanded["roles"] = json_cell("roles", roles) if roles.startswith("[") else names
     return expanded
 
 

@@ -14,9 +14,10 @@ from typing import Any
 
 import fsspec
 import pyarrow as pa
+from pydantic import JsonValue
 
 from fleet_pipeline.common.errors import InvalidInput, InvalidRecord
-from fleet_pipeline.common.json_input import MAX_BYTES, drop_nulls, parse_json, reject_duplicate_keys
+from fleet_pipeline.common.json_input import MAX_BYTES, JsonObject, drop_nulls, parse_json, reject_duplicate_keys
 from fleet_pipeline.common.parquet import parse_parquet
 
 MAX_DOCUMENT_BYTES = 50_000_000  # for one line, which may hold proposals of any length
@@ -84,13 +85,13 @@ def json_lines(content: bytes, max_bytes: int = MAX_BYTES) -> Records:
             yield number, lambda line=line: parse_json(line, max_bytes)  # type: ignore[misc]
 
 
-class _Repeated(dict[str, Any]):
+class _Repeated(JsonObject):
     """A JSON object that has `field` twice."""
 
     field = ""
 
 
-def _marking_repeats(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+def _marking_repeats(pairs: Iterable[tuple[str, JsonValue]]) -> JsonObject:
     """Only mark an object with a repeated field: the error is raised later, for its own entry of the list."""
     pairs = list(pairs)
     entry = dict(pairs)
@@ -137,7 +138,7 @@ def csv_rows(content: bytes) -> Records:
         yield line, broken
 
 
-def _parse_csv_row(row: dict[str, Any]) -> dict[str, Any]:
+def _parse_csv_row(row: dict[str, str]) -> JsonObject:
     if extra := row.pop("(extra cells)", None):
         raise InvalidRecord(f"has {len(extra)} more cells than the header; quote cells that hold commas")
     return {name: cell for name, cell in row.items() if cell and cell.strip()}

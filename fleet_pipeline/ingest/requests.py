@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from fleet_pipeline.common.errors import InvalidRecord, RequestRejected
-from fleet_pipeline.common.json_input import drop_nulls, parse_json
+from fleet_pipeline.common.json_input import JsonObject, drop_nulls, parse_json
 from fleet_pipeline.common.messages import PLAN_APPROVED, Received
 from fleet_pipeline.common.validation import describe
 from fleet_pipeline.deliberation.roles import Role
@@ -57,8 +57,8 @@ class PlanApproved(BaseModel):
     approved_by: str
     timestamp: str | float
     roles: tuple[str, ...] = Field(default=(), max_length=32, description="One deliberation for each.")
-    story: str | dict[str, Any] | None = Field(default=None, description="The story's content, text or fields.")
-    plan: str | dict[str, Any] | None = Field(default=None, description="The plan's content, text or fields.")
+    story: str | JsonObject | None = Field(default=None, description="The story's content, text or fields.")
+    plan: str | JsonObject | None = Field(default=None, description="The plan's content, text or fields.")
     acceptance_criteria: tuple[str, ...] = Field(default=(), max_length=100)
 
 
@@ -92,19 +92,20 @@ def read_request(message: Received, roles: Mapping[str, Role], options: RequestO
         raise RequestRejected("nested too deeply; flatten it") from None
 
 
-def _unwrapped(message: Received, content: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+def _unwrapped(message: Received, content: JsonObject) -> tuple[str, JsonObject]:
     """(id, fields) of a payload, bare or in an envelope."""
     if "payload" not in content:
         # Events of the original system have their type in the payload.
         return message.id, {name: value for name, value in content.items() if name != "event_type"}
     if content.get("event_type") != message.subject:
         raise RequestRejected(f"event_type: must be {message.subject}, the subject it came on")
-    if not isinstance(content.get("payload"), dict):
+    payload = content["payload"]
+    if not isinstance(payload, dict):
         raise RequestRejected("payload: must be an object of names and values")
     key = content.get("idempotency_key")
     # The id goes into files and headers. They cannot hold the lone surrogates that JSON can escape.
     sender_id = key.encode("utf-8", "replace").decode()[:500] if isinstance(key, str) else ""
-    return sender_id or message.id, content["payload"]
+    return sender_id or message.id, payload
 
 
 def _from_plan(id_: str, plan: PlanApproved, roles: Mapping[str, Role], sent_at: datetime) -> Request:
@@ -141,7 +142,7 @@ def _description(plan: PlanApproved) -> str:
     return "\n\n".join(parts) or f"Implement plan {plan.plan_id} for story {plan.story_id}"
 
 
-def _readable(content: str | dict[str, Any]) -> str:
+def _readable(content: str | JsonObject) -> str:
     if isinstance(content, str):
         return content.strip()
     return "\n".join(f"{name}: {plain(value)}" for name, value in content.items() if value and name not in _CRITERIA)
@@ -150,7 +151,7 @@ def _readable(content: str | dict[str, Any]) -> str:
 _CRITERIA = ("acceptance_criteria", "requirements")
 
 
-def _criteria(content: str | dict[str, Any] | None) -> Sequence[Any]:
+def _criteria(content: str | JsonObject | None) -> Sequence[Any]:
     """Acceptance criteria count as requirements. Scoring rates a proposal by the requirements it addresses."""
     if not isinstance(content, dict):
         return ()

@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import Annotated, Any, TypedDict
 
 import pandas as pd
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from fleet_pipeline.common.errors import InvalidInput
+from fleet_pipeline.common.json_input import JsonObject
 from fleet_pipeline.common.validation import describe
 from fleet_pipeline.deliberation.task import Constraints, Task, rubric_points
 from fleet_pipeline.scoring.embeddings import Encoder
@@ -100,15 +101,44 @@ def score_cases(
     return score_proposals(proposals, tasks, weights, encoder, processes)
 
 
-def case_results(names: Sequence[str], scored: Scored) -> list[dict[str, Any]]:
-    """The output of `fleet score --json`: a dictionary for each case, in the order of `names`."""
+class CaseFinding(TypedDict):
+    check: str
+    line: int
+    message: str
+
+
+class ScoredProposal(TypedDict):
+    agent_id: str
+    relevance: float | None
+    fit: float | None
+    coverage: float | None
+    novelty: float | None
+    checks: float | None
+    score: float | None
+    rank: int
+    tied: bool
+    winner: bool
+    evidence: list[JsonObject]  # as in the table of proposals
+    findings: list[CaseFinding]
+
+
+class CaseResult(TypedDict):
+    """What `fleet score --json` prints of one case."""
+
+    name: str
+    diversity: dict[str, float | None]
+    proposals: list[ScoredProposal]
+
+
+def case_results(names: Sequence[str], scored: Scored) -> list[CaseResult]:
+    """One for each case, in the order of `names`."""
     tall = scored.scores[scored.scores["agent_id"].isna()]
     by_case = {key: part.to_dict("records") for key, part in scored.proposals.groupby("deliberation_id")}
     figures = {key: part.to_dict("records") for key, part in tall.groupby("deliberation_id")}
-    results = []
+    results: list[CaseResult] = []
     for index, name in enumerate(names):
         rows = sorted(by_case[str(index)], key=lambda row: (row["rank"], row["agent_id"]))
-        diversity: dict[str, Any] = {"vendi": None, "mean_distance": None}
+        diversity: dict[str, float | None] = {"vendi": None, "mean_distance": None}
         for figure in figures[str(index)]:
             embedded = figure["version"].startswith("embedding:")
             diversity[f"embedding_{figure['metric']}" if embedded else figure["metric"]] = figure["value"]
@@ -116,11 +146,15 @@ def case_results(names: Sequence[str], scored: Scored) -> list[dict[str, Any]]:
     return results
 
 
-def _result(row: Mapping[Any, Any]) -> dict[str, Any]:
-    figures = {name: _number(row[name]) for name in ("relevance", "fit", "coverage", "novelty", "checks", "score")}
+def _result(row: Mapping[Any, Any]) -> ScoredProposal:
     return {
         "agent_id": row["agent_id"],
-        **figures,
+        "relevance": _number(row["relevance"]),
+        "fit": _number(row["fit"]),
+        "coverage": _number(row["coverage"]),
+        "novelty": _number(row["novelty"]),
+        "checks": _number(row["checks"]),
+        "score": _number(row["score"]),
         "rank": int(row["rank"]),
         "tied": bool(row["tied"]),
         "winner": bool(row["winner"]),

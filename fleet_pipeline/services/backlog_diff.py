@@ -9,10 +9,9 @@ import json
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from fleet_pipeline.common.errors import InvalidInput
-from fleet_pipeline.common.json_input import MAX_BYTES
+from fleet_pipeline.common.json_input import MAX_BYTES, JsonObject
 from fleet_pipeline.deliberation.task import Task
 from fleet_pipeline.ingest.backlog import read_backlog, read_backlogs
 from fleet_pipeline.storage.pending import pending_batches
@@ -113,7 +112,7 @@ def _line(task: Task) -> bytes:
     return (json.dumps(task.model_dump(mode="json", exclude_unset=True), ensure_ascii=False) + "\n").encode()
 
 
-def _requested_content(tasks: TaskStore, inbox: Store) -> dict[str, dict[str, Any]]:
+def _requested_content(tasks: TaskStore, inbox: Store) -> dict[str, JsonObject]:
     """Content of the requested tasks without a run, by deliberation id: pending batches, and backlogs in the inbox."""
     batches, _ = pending_batches(tasks)
     waiting = {spec.key: _content(spec.task) for batch in batches for spec in batch.specs}
@@ -143,5 +142,5 @@ def _matches_stored(tasks: TaskStore, spec: Spec) -> bool:
     return _content(stored) == _content(spec.task)
 
 
-def _content(task: Task) -> dict[str, Any]:
+def _content(task: Task) -> JsonObject:
     return task.model_dump(mode="json", exclude={"roles"})

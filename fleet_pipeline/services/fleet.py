@@ -16,6 +16,7 @@ from fleet_pipeline.deliberation.roles import Role
 from fleet_pipeline.ingest.options import RequestOptions
 from fleet_pipeline.ingest.roles import read_roles
 from fleet_pipeline.settings import Settings
+from fleet_pipeline.storage.local_copies import LocalCopies
 from fleet_pipeline.storage.store import NO_RETRIES, Retries, Store
 from fleet_pipeline.storage.task_store import TaskStore
 
@@ -28,13 +29,14 @@ class Fleet:
     """One storage, with its roles and its inbox. Each part is built on first use.
 
     `retries` says how long to wait for storage that does not answer. Ops wait, because ending costs them more. A
-    person, or a sensor that ticks again, should get the error at once.
+    person, or a sensor that ticks again, should get the error at once. `copies` are those of a run.
     """
 
     storage_url: str
     roles_file: str | None = None
     requests: RequestOptions = field(default_factory=RequestOptions)
     retries: Retries = NO_RETRIES
+    copies: LocalCopies | None = None
 
     @classmethod
     def of(cls, settings: Settings) -> Fleet:
@@ -42,7 +44,7 @@ class Fleet:
 
     @cached_property
     def store(self) -> Store:
-        return Store(self.storage_url, self.retries)
+        return Store(self.storage_url, self.retries, self.copies)
 
     @cached_property
     def inbox(self) -> Store:

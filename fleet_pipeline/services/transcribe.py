@@ -22,7 +22,15 @@ from fleet_pipeline.deliberation.judging import Judgement, Judging, judge, judgi
 from fleet_pipeline.deliberation.protocol import deliberate
 from fleet_pipeline.deliberation.rows import TranscriptFooter
 from fleet_pipeline.deliberation.transcript import Status, Transcript
-from fleet_pipeline.inference.engine import Engine, EngineProvider, Finished, Job, OnCompletion, recorded_kind
+from fleet_pipeline.inference.engine import (
+    Engine,
+    EngineProvider,
+    Finished,
+    Job,
+    OnCompletion,
+    not_checked,
+    recorded_kind,
+)
 from fleet_pipeline.inference.gpu import gpu_memory
 from fleet_pipeline.scoring.proposals import final_proposals, texts
 from fleet_pipeline.services.progress import OnProgress, Progress
@@ -183,7 +191,7 @@ class Transcription:
             judgements = finished.result or ()
             if (not judgements and finished.error) or any(one.utterance.error in NOT_ANSWERED for one in judgements):
                 fingerprint = ""  # stored for people to read; the next run asks again
-            provenance = Provenance(deliberation.model, recorded_kind(engine), self.run_id, deliberation.fingerprint)
+            provenance = self._provenance(deliberation, engine)
             write_judgements(self.store, deliberation, judgements, provenance, fingerprint)
 
     def _is_judged(self, deliberation: Deliberation, transcript: TranscriptFooter) -> bool:
@@ -223,7 +231,7 @@ class Transcription:
         transcript = finished.result or Transcript(
             deliberation.id, Status.FAILED, (), f"the deliberation broke: {finished.error!r}"
         )
-        provenance = Provenance(deliberation.model, recorded_kind(engine), self.run_id, deliberation.fingerprint)
+        provenance = self._provenance(deliberation, engine)
         write_transcript(self.store, deliberation, transcript, provenance, finished.started_at, finished.finished_at)
         self._log(transcript, finished.finished_at - finished.started_at)
         progress = self.progress
@@ -235,6 +243,10 @@ class Transcription:
             progress.completed += 1
         else:
             progress.failed += 1
+
+    def _provenance(self, deliberation: Deliberation, engine: Engine) -> Provenance:
+        kind = recorded_kind(engine)
+        return Provenance(deliberation.model, kind, self.run_id, deliberation.fingerprint, not_checked(engine))
 
     def _log(self, transcript: Transcript, seconds: float) -> None:
         """Log one line per ended deliberation, and one per answer with an error."""

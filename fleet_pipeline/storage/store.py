@@ -21,6 +21,7 @@ from tenacity import Retrying, before_sleep_log, retry_if_exception_type, stop_a
 
 from fleet_pipeline.common.errors import StorageError, StorageUnavailable
 from fleet_pipeline.common.files import TEMPORARY_PREFIX, written_whole
+from fleet_pipeline.storage.local_copies import LocalCopies
 
 # Transient errnos. Anything else (disk full, permission) needs a person.
 _TRANSIENT = frozenset(
@@ -50,9 +51,13 @@ _TRANSIENT_NAMES = re.compile("Timeout|Connect|Disconnect|Unavailable|Throttl|In
 
 
 class Store:
-    """Files under `url`, addressed by relative paths such as `proposals/t1.dev.parquet`."""
+    """Files under `url`, addressed by relative paths such as `proposals/t1.dev.parquet`.
 
-    def __init__(self, url: str, retries: Retries = NO_RETRIES) -> None:
+    With `copies`, a file that this store has read or written is not fetched again. They are for one run, which may
+    see its files as they were when it first read them. On a local disk they are not used.
+    """
+
+    def __init__(self, url: str, retries: Retries = NO_RETRIES, copies: LocalCopies | None = None) -> None:
         self.url = url
         self._tries = Retrying(
             retry=retry_if_exception_type(StorageUnavailable),
@@ -71,6 +76,7 @@ class Store:
             raise StorageError(f"storage {url!r}: {error}") from error
         self.root: str = root.rstrip("/")
         self.is_local = "file" in _protocols(self.fs)
+        self._copies = None if self.is_local else copies
 
     def full_path(self, path: str) -> str:
         """The path that a person or another tool can open: local paths as they are, others as URLs."""
@@ -78,26 +84,41 @@ class Store:
         return full if self.is_local else str(self.fs.unstrip_protocol(full))
 
     def write(self, path: str, content: bytes) -> None:
+        self._forget(path)
         self._tries(self._write, path, content)
+        if self._copies:
+            self._copies.put(path, content)
 
     def read(self, path: str) -> bytes | None:
         """The file's content, or None when there is no such file."""
-        return self._tries(self._read, path)
+        if self._copies and (copy := self._copies.get(path)) is not None:
+            return copy
+        content = self._tries(self._read, path)
+        if self._copies and content is not None:
+            self._copies.put(path, content)
+        return content
 
     def read_end(self, path: str, count: int) -> bytes | None:
-        """The last `count` bytes of a file, all of a shorter one, or None when there is no such file. One request."""
+        """The last `count` bytes of a file, all of a shorter one, or None when there is no such file.
+
+        Always one request, so that it tells what other runs have written meanwhile.
+        """
         return self._tries(self._read_end, path, count)
 
     def upload(self, path: str, file: Path) -> None:
         """Store a copy of a local file of any size. The file is never in memory as a whole."""
+        self._forget(path)
         self._tries(self._upload, path, file)
 
     def delete(self, path: str) -> None:
         """Remove a file. A missing file is no error."""
+        self._forget(path)
         self._tries(self._delete, path)
 
     def move(self, path: str, to: str) -> None:
         """Move a file to `to`, and replace any file there."""
+        self._forget(path)
+        self._forget(to)
         with self._storage_errors("move", path):
             if self.is_local:
                 Path(self.root, to).parent.mkdir(parents=True, exist_ok=True)
@@ -129,6 +150,10 @@ class Store:
         """Paths of temporary files, and when each was last written. Its writer was killed, or is still writing."""
         listed = self._tries(self._listed, folder)
         return {f"{folder}/{name}": moment for name, moment in listed.items() if name.startswith(TEMPORARY_PREFIX)}
+
+    def _forget(self, path: str) -> None:
+        if self._copies:
+            self._copies.drop(path)
 
     def _write(self, path: str, content: bytes) -> None:
         with self._storage_errors("write", path):

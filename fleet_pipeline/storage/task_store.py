@@ -14,6 +14,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from fleet_pipeline.common.errors import InvalidInput
+from fleet_pipeline.common.json_input import JsonObject
 from fleet_pipeline.common.validation import describe
 from fleet_pipeline.deliberation.roles import Role
 from fleet_pipeline.deliberation.task import Task, checked_id, deliberation_id
@@ -35,7 +36,7 @@ class Spec:
     def key(self) -> str:
         return deliberation_id(self.task.task_id, self.task.roles[0])
 
-    def document(self) -> dict[str, Any]:
+    def document(self) -> JsonObject:
         request = {_REQUEST: {"id": self.request_id, "at": self.requested_at}} if self.request_id else {}
         return self.task.model_dump(mode="json") | request
 

@@ -36,6 +36,7 @@ def test_one_run_over_many_partitions_with_one_engine_start(pipeline: Pipeline) 
         assert pipeline.partitions(asset) == (set(keys), set())
     assert len(pipeline.table("deliberations")) == 24
     assert set(pipeline.table("deliberations")["engine"]) == {"synthetic: scripted"}
+    assert set(pipeline.table("utterances")["not_checked"]) == {"length, control_tokens"}
 
 
 def test_each_outcome_is_exactly_one_event(pipeline: Pipeline) -> None:

@@ -379,8 +379,8 @@ def test_watchers_see_events_arrive(nats_url: str) -> None:
     with arriving(options(nats_url)) as arrived:
         send(nats_url, [event(), event(status=Status.FAILED), event(status=Status.TIMEOUT)])
         seen = list(arrived([event().idempotency_key, event(status=Status.TIMEOUT).idempotency_key]))
-    assert [subject for subject, _ in seen] == ["deliberation.completed", "deliberation.timeout"]
-    assert seen[0][1]["payload"]["deliberation_id"] == "t1.dev"
+    assert [one.event_type for one in seen] == ["deliberation.completed", "deliberation.timeout"]
+    assert seen[0].payload["deliberation_id"] == "t1.dev"
 
 
 def test_an_event_is_json_that_any_consumer_reads(nats_url: str) -> None:

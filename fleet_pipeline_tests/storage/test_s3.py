@@ -69,6 +69,8 @@ def test_what_is_written_to_an_object_store_is_read_back_listed_and_removed(buck
     store.write("a/b.bin", b"two, longer")
     assert store.read("a/b.bin") == b"two, longer"
     assert store.names("a", ".bin") == ["b"]
+    assert [store.read_end("a/b.bin", count) for count in (6, 1_000)] == [b"longer", b"two, longer"]
+    assert store.read_end("a/absent.bin", 6) is None
     store.move("a/b.bin", "c/d.bin")
     assert (store.names("a", ".bin"), store.names("c", ".bin")) == ([], ["d"])
     assert store.modified("c/d.bin").tzinfo is not None

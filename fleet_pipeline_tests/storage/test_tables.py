@@ -22,6 +22,7 @@ from fleet_pipeline.storage.store import Store
 from fleet_pipeline.storage.tables import TableSlice, read_file, read_footer, read_rows, write_rows
 from fleet_pipeline.storage.transcripts import Provenance, write_transcript
 from fleet_pipeline_tests.support.councils import a_deliberation, play, said
+from fleet_pipeline_tests.support.rows import a_footer
 
 pytestmark = pytest.mark.unit
 
@@ -114,6 +115,22 @@ def test_a_torn_or_damaged_file_is_named_with_the_remedy(tmp_path: Path, damage)
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(StorageError, match=r"t0\.dev\.parquet is damaged .* delete it and run t0\.dev again"):
         read_rows(store, UTTERANCES, "t0.dev")
+
+
+def test_a_footer_is_read_without_its_rows(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    store_transcripts(store, 1)
+    path = tmp_path / "utterances/t0.dev.parquet"
+    path.write_bytes(flipped(path.read_bytes()))
+    assert read_footer(store, UTTERANCES, "t0.dev").status is Status.COMPLETED
+    assert read_footer(store, UTTERANCES, "absent.dev") is None
+
+
+def test_a_footer_that_is_longer_than_what_is_read_at_first_is_read_whole(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    long = a_footer(error_message="why " * 100_000)
+    write_rows(store, UTTERANCES, "t0.dev", [], long)
+    assert read_footer(store, UTTERANCES, "t0.dev") == long
 
 
 def test_a_foreign_parquet_file_is_named(tmp_path: Path) -> None:

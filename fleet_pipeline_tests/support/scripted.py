@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Self
 
 from fleet_pipeline.deliberation.exchange import Completion, Request
-from fleet_pipeline.inference.engine import Finished, Job, OnCompletion, Result, ignore
+from fleet_pipeline.inference.engine import Finished, Job, OnCompletion, PromptCheck, Result, ignore
 from fleet_pipeline.inference.loop import drive
 from fleet_pipeline_tests.support.heard import Heard
 
@@ -26,6 +26,7 @@ class ScriptedEngine:
 
     kind = "scripted"
     synthetic = True
+    checks: frozenset[PromptCheck] = frozenset()
     start_seconds = 0.0
 
     def __init__(self, script: Script = echo, *, batch: int = 16, max_in_flight: int = 32, restarts: int = 5) -> None:
