@@ -105,11 +105,11 @@ class AsyncClient:
         With a `request_id`, the status of that request: PENDING until it is taken, even if an earlier request
         has results, and FAILED with the reason if it was rejected.
         """
-        return DeliberationStatus.model_validate_json(await self._ask(STATUS, deliberation, request_id))
+        return _status(STATUS, await self._ask(STATUS, deliberation, request_id))
 
     async def result(self, deliberation: str, request_id: str = "") -> DeliberationStatus:
         """Like `status`, plus the texts of the proposals. If they are too large, it names the file with them."""
-        return DeliberationStatus.model_validate_json(await self._ask(RESULT, deliberation, request_id))
+        return _status(RESULT, await self._ask(RESULT, deliberation, request_id))
 
     async def stats(self) -> dict[str, int]:
         """The number of deliberations of each status, of requests that wait, and of rejected requests."""
@@ -254,6 +254,14 @@ def _sealed(task: Task, rerun: bool) -> tuple[Task, str, bytes]:
     key = f"request:{task.task_id}:{uuid.uuid4().hex if rerun else digest}"
     envelope = Envelope(event_type=REQUESTED, idempotency_key=key, correlation_id=task.task_id, payload=payload)
     return task, key, envelope.sealed()[2]
+
+
+def _status(subject: str, answer: bytes) -> DeliberationStatus:
+    try:
+        return DeliberationStatus.model_validate_json(answer)
+    except ValidationError as error:
+        why = describe(error)
+        raise BrokerUnavailable(f"{subject}: answered in a form unknown here ({why}); update this client") from None
 
 
 def _no_stream() -> type[Exception]:

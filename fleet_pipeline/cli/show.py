@@ -67,7 +67,8 @@ def explain(deliberation_id: str, storage: str | None, as_json: bool) -> None:
     seats, scoring = (proposals.rows, proposals.footer) if proposals else ([], None)
     lines = explain_in_words(outcome, seats, scoring, read_rows(store, SCORES, deliberation_id))
     if as_json:
-        document = {"deliberation_id": deliberation_id, "explanation": lines, **(asdict(scoring) if scoring else {})}
+        footer = {"schema_version": PROPOSALS.version, **asdict(scoring)} if scoring else {}
+        document = {"deliberation_id": deliberation_id, "explanation": lines, **footer}
         click.echo(json.dumps({**document, "proposals": [asdict(seat) for seat in seats]}, indent=2, default=str))
     else:
         click.echo(printable("\n".join(lines)))

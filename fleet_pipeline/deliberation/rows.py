@@ -8,7 +8,9 @@ A change of a row raises the table's version there.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import ConfigDict, Field
 
 from fleet_pipeline.deliberation.exchange import AgentError
 from fleet_pipeline.deliberation.prompts import Phase
@@ -16,6 +18,9 @@ from fleet_pipeline.deliberation.transcript import Status
 
 # What decides who wins among the candidates. "both" is the mean of score and judge, each 0 to 1.
 Method = Literal["score", "judge", "both"]
+
+# Since the epoch, up to the last moment that a `datetime` can hold.
+Seconds = Annotated[float, Field(ge=0, le=253_402_300_799)]
 
 DeliberationId = Annotated[str, "`<task_id>.<role in lower case>`: partition key and file name."]
 TaskId = Annotated[str, "The task, as in the backlog."]
@@ -115,6 +120,9 @@ class CodeFinding:
 @dataclass(frozen=True, kw_only=True)
 class ProposalRow:
     """One seat's proposal, before and after revision, with its scores and its rank."""
+
+    # A score whose column is misspelt, or declared nowhere, is an error and not lost.
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
     deliberation_id: DeliberationId
     task_id: TaskId
@@ -285,8 +293,8 @@ class TranscriptFooter:
     status: Status
     error_message: str
     fingerprint: str
-    started_at: float
-    finished_at: float
+    started_at: Seconds
+    finished_at: Seconds
     run_id: str
     attempt: int
 

@@ -41,6 +41,9 @@ from fleet_pipeline.storage.transcripts import Provenance, write_judgements, wri
 
 _log = logging.getLogger(__name__)
 
+# (kind of the engine, what it could not check)
+MadeBy = tuple[str, str | None]
+
 # Errors of the engine, not of the judge: worth asking again.
 NOT_ANSWERED = frozenset({AgentError.DEADLINE, AgentError.ENGINE, AgentError.FATAL})
 
@@ -138,7 +141,10 @@ class Transcription:
                 reusable = footer.run_id in self.lineage
             else:
                 reusable = self.resume == "always" or footer.fingerprint == deliberation.fingerprint
-            return footer if reusable and read_file(self.store, UTTERANCES, deliberation.id) else None
+            if not reusable:
+                return None
+            stored = read_file(self.store, UTTERANCES, deliberation.id, fresh=True)
+            return stored.footer if stored else None
         except CorruptFile:  # a torn or foreign file counts as missing
             return None
 
@@ -147,6 +153,7 @@ class Transcription:
         progress.phase = f"starting the engine with {model}"
         self.on_progress(progress)
         with self.source.start(model) as engine:
+            made_by = (recorded_kind(engine), not_checked(engine))  # before anything is generated: it may not say
             starts, seconds, crashes = progress.engine_starts, progress.engine_start_seconds, progress.engine_crashes
             progress.phase = "deliberating"
             progress.generating_since = time.monotonic()
@@ -161,16 +168,16 @@ class Transcription:
 
             try:
                 for finished in engine.run(self._jobs(work.deliberate, under_way), on_completion):
-                    self._keep(under_way.pop(finished.key), finished, engine)
+                    self._keep(under_way.pop(finished.key), finished, made_by)
                     self.on_progress(progress)
                 if self.judging.enabled:
-                    self._judge(engine, work.judge, on_completion)
+                    self._judge(engine, work.judge, on_completion, made_by)
             finally:
                 progress.gpu_memory = gpu_memory()
                 progress.generating_seconds = progress.seconds
                 progress.generating_since = None
 
-    def _judge(self, engine: Engine, keys: Sequence[str], on_completion: OnCompletion) -> None:
+    def _judge(self, engine: Engine, keys: Sequence[str], on_completion: OnCompletion, made_by: MadeBy) -> None:
         """Judge after all deliberations, so that an interrupted judging costs no deliberation."""
         self.progress.phase = "judging"
         self.on_progress(self.progress)
@@ -191,7 +198,7 @@ class Transcription:
             judgements = finished.result or ()
             if (not judgements and finished.error) or any(one.utterance.error in NOT_ANSWERED for one in judgements):
                 fingerprint = ""  # stored for people to read; the next run asks again
-            provenance = self._provenance(deliberation, engine)
+            provenance = self._provenance(deliberation, made_by)
             write_judgements(self.store, deliberation, judgements, provenance, fingerprint)
 
     def _is_judged(self, deliberation: Deliberation, transcript: TranscriptFooter) -> bool:
@@ -211,7 +218,7 @@ class Transcription:
         for key in keys:
             try:
                 deliberation = self._convene(key)
-            except InvalidInput:  # it was valid a moment ago: the file changed meanwhile
+            except InvalidInput:  # it was valid a moment ago: on a local disk the file may change meanwhile
                 self.progress.failed += 1
                 continue
             under_way[key] = deliberation
@@ -227,11 +234,11 @@ class Transcription:
             self.identities[model] = self.source.identity(model)
         return replace(deliberation, inference=self.identities[model])
 
-    def _keep(self, deliberation: Deliberation, finished: Finished[Transcript], engine: Engine) -> None:
+    def _keep(self, deliberation: Deliberation, finished: Finished[Transcript], made_by: MadeBy) -> None:
         transcript = finished.result or Transcript(
             deliberation.id, Status.FAILED, (), f"the deliberation broke: {finished.error!r}"
         )
-        provenance = self._provenance(deliberation, engine)
+        provenance = self._provenance(deliberation, made_by)
         write_transcript(self.store, deliberation, transcript, provenance, finished.started_at, finished.finished_at)
         self._log(transcript, finished.finished_at - finished.started_at)
         progress = self.progress
@@ -244,9 +251,9 @@ class Transcription:
         else:
             progress.failed += 1
 
-    def _provenance(self, deliberation: Deliberation, engine: Engine) -> Provenance:
-        kind = recorded_kind(engine)
-        return Provenance(deliberation.model, kind, self.run_id, deliberation.fingerprint, not_checked(engine))
+    def _provenance(self, deliberation: Deliberation, made_by: MadeBy) -> Provenance:
+        kind, unchecked = made_by
+        return Provenance(deliberation.model, kind, self.run_id, deliberation.fingerprint, unchecked)
 
     def _log(self, transcript: Transcript, seconds: float) -> None:
         """Log one line per ended deliberation, and one per answer with an error."""

@@ -9,7 +9,6 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, Generic
 
 import pyarrow as pa
@@ -29,23 +28,16 @@ _VERSION = "schema_version"
 # Bytes of a file's end that are read for its footer. The footer of `utterances` has 12 kB, and a longer one is read
 # in a second step. Many a transcript is shorter than this: it is then read whole by one request.
 _TAIL = 64 * 2**10
-_ERRORS = (pa.ArrowException, KeyError, ValueError, OSError, RecursionError)
+_ERRORS = (pa.ArrowException, KeyError, ValueError, TypeError, OverflowError, OSError, RecursionError)
 
 
 @dataclass(frozen=True)
 class TableFile(Generic[Row, Footer]):
-    """The file of one deliberation in one table. `content` has the columns of the table as they are now."""
+    """The file of one deliberation in one table: its rows as Arrow has them and as objects, with the present columns."""
 
-    table: Table[Row, Footer]
-    path: str
     content: pa.Table
+    rows: list[Row]
     footer: Footer
-
-    @cached_property
-    def rows(self) -> list[Row]:
-        """The rows as objects. Raises `CorruptFile` where a value is none that its column can have."""
-        with _reported(self.path):
-            return self.table.rows_adapter.validate_python(self.content.to_pylist())
 
 
 def table_path(table: Table[Any, Any], deliberation_id: str) -> str:
@@ -55,30 +47,42 @@ def table_path(table: Table[Any, Any], deliberation_id: str) -> str:
 def write_rows(
     store: Store, table: Table[Row, Footer], deliberation_id: str, rows: Sequence[Row], footer: Footer
 ) -> None:
-    """Replace one deliberation's file."""
+    """Replace one deliberation's file. Raises `ValueError` for a value that its column cannot have: it would be damage."""
     facts = json.dumps({**table.footer_adapter.dump_python(footer, mode="json"), _VERSION: table.version})
     schema = table.schema.with_metadata({_FOOTER: facts.encode()})
-    content = pa.Table.from_pylist(table.rows_adapter.dump_python(list(rows)), schema=schema)
+    plain = table.rows_adapter.dump_python(list(rows), warnings=False)
+    try:
+        table.rows_adapter.validate_python(plain)
+    except ValidationError as error:
+        raise ValueError(f"table {table.name}, {deliberation_id}: {describe(error)}") from error
+    content = pa.Table.from_pylist(plain, schema=schema)
     buffer = io.BytesIO()
     pq.write_table(content, buffer, compression="zstd", write_page_checksum=True)
     store.write(table_path(table, deliberation_id), buffer.getvalue())
 
 
-def read_file(store: Store, table: Table[Row, Footer], deliberation_id: str) -> TableFile[Row, Footer] | None:
+def read_file(
+    store: Store, table: Table[Row, Footer], deliberation_id: str, *, fresh: bool = False
+) -> TableFile[Row, Footer] | None:
     """The rows and the footer of one deliberation, or None when it has no file in this table.
 
-    Raises `CorruptFile` for a file that is torn, damaged, foreign, or of a version that cannot be read.
+    Raises `CorruptFile` for a file that is torn, damaged, foreign, of a version that cannot be read, or with a value
+    that its column cannot have. `fresh` asks the storage, whatever local copies there are.
     """
     path = table_path(table, deliberation_id)
-    content = store.read(path)
-    if content is None:
-        return None
-    with _reported(store.full_path(path)):
-        rows = parse_parquet(content)
-        footer, version = _footer(table, rows.schema.metadata)
+    content = store.read(path, fresh=fresh)
+    return None if content is None else parse_file(table, content, store.full_path(path))
+
+
+def parse_file(table: Table[Row, Footer], content: bytes, full_path: str) -> TableFile[Row, Footer]:
+    """As `read_file`, of a file that has been read."""
+    with _reported(full_path):
+        arrow = parse_parquet(content)
+        footer, version = _footer(table, arrow.schema.metadata)
         for earlier in range(version, table.version):
-            rows = UPGRADES[table.name, earlier](rows)
-        return TableFile(table, store.full_path(path), rows.select(table.schema.names).cast(table.schema), footer)
+            arrow = UPGRADES[table.name, earlier](arrow)
+        arrow = arrow.select(table.schema.names).cast(table.schema)
+        return TableFile(arrow, table.rows_adapter.validate_python(arrow.to_pylist()), footer)
 
 
 def read_footer(store: Store, table: Table[Row, Footer], deliberation_id: str) -> Footer | None:
@@ -110,8 +114,9 @@ def _footer(table: Table[Row, Footer], metadata: dict[bytes, bytes] | None) -> t
     if not isinstance(facts, dict):
         raise ValueError("its footer is not ours")
     version = facts.pop(_VERSION)
-    readable = range(version, table.version) if isinstance(version, int) else ()
-    if version != table.version and not (readable and all((table.name, number) in UPGRADES for number in readable)):
+    readable = range(version, table.version) if type(version) is int else ()
+    known = version == table.version and type(version) is int
+    if not known and not (readable and all((table.name, number) in UPGRADES for number in readable)):
         raise ValueError(f"schema version {version}, here {table.version}")
     try:
         return table.footer_adapter.validate_python(facts), version

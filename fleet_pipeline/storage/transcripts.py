@@ -14,7 +14,7 @@ from fleet_pipeline.deliberation.task import checked_id
 from fleet_pipeline.deliberation.transcript import Status, Transcript, Utterance
 from fleet_pipeline.storage.schemas import JUDGEMENTS, UTTERANCES
 from fleet_pipeline.storage.store import Store
-from fleet_pipeline.storage.tables import read_file, read_footer, table_path, write_rows
+from fleet_pipeline.storage.tables import parse_file, table_path, write_rows
 
 
 @dataclass(frozen=True)
@@ -43,19 +43,20 @@ def write_transcript(
     An earlier attempt is kept in `attempts/<deliberation_id>.<number of the attempt>.parquet`, with the same
     columns. It is copied there before it is replaced. After a crash in between, the next write copies it again.
     """
-    key = deliberation.id
-    try:
-        earlier = read_footer(store, UTTERANCES, key)
-        number = earlier.attempt if earlier else 0
-        if earlier:
+    key, path = deliberation.id, table_path(UTTERANCES, deliberation.id)
+    content, number = store.read(path, fresh=True), 0
+    if content is not None:
+        try:
+            earlier = parse_file(UTTERANCES, content, store.full_path(path)).footer
+        except CorruptFile:  # torn, or of another version: kept as it is, with a suffix that readers ignore
+            number = max([*attempts(store, key), *attempts(store, key, ".damaged")], default=0) + 1
+            store.write(f"attempts/{checked_id(key)}.{number:03d}.damaged", content)
+        else:
             complete = earlier.status is Status.COMPLETED and earlier.fingerprint == provenance.fingerprint
             if complete and transcript.status is not Status.COMPLETED:
                 return
-            read_file(store, UTTERANCES, key)  # are its rows sound as well?
-            _keep(store, key, attempt_path(key, number))
-    except CorruptFile:  # torn, or of another version: kept as it is, with a suffix that readers of the folder ignore
-        number = max([*attempts(store, key), *attempts(store, key, ".damaged")], default=0) + 1
-        _keep(store, key, f"attempts/{checked_id(key)}.{number:03d}.damaged")
+            number = earlier.attempt
+            _keep_attempt(store, key, number, content)
     footer = TranscriptFooter(
         status=transcript.status,
         error_message=transcript.error_message,
@@ -69,11 +70,9 @@ def write_transcript(
     write_rows(store, UTTERANCES, key, rows, footer)
 
 
-def _keep(store: Store, key: str, path: str) -> None:
-    """Copy the transcript that is about to be replaced to `path`."""
-    content = store.read(table_path(UTTERANCES, key))
-    if content is not None:
-        store.write(path, content)
+def _keep_attempt(store: Store, key: str, number: int, content: bytes) -> None:
+    """Keep the transcript that is about to be replaced."""
+    store.write(attempt_path(key, number), content)
 
 
 def attempts(store: Store, key: str, suffix: str = ".parquet") -> list[int]:

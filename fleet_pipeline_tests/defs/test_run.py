@@ -20,6 +20,7 @@ from fleet_pipeline.settings import Settings
 from fleet_pipeline.storage.schemas import DELIBERATIONS, PROPOSALS, UTTERANCES
 from fleet_pipeline.storage.tables import read_rows
 from fleet_pipeline_tests.support.councils import said
+from fleet_pipeline_tests.support.damage import DAMAGES
 from fleet_pipeline_tests.support.heard import Heard
 from fleet_pipeline_tests.support.pipeline import Pipeline, put_described, silent_for, why_broken
 from fleet_pipeline_tests.support.scripted import ScriptedProvider, echo
@@ -201,11 +202,11 @@ def test_a_task_that_no_longer_holds_is_red_and_keeps_the_transcript_it_has(pipe
     assert pipeline.table("deliberations").set_index("task_id").loc["t2", "status"] == "completed"
 
 
-def test_a_damaged_transcript_is_made_anew_and_its_neighbours_are_not(pipeline: Pipeline) -> None:
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_transcript_is_made_anew_and_its_neighbours_are_not(pipeline: Pipeline, damage: str) -> None:
     keys = pipeline.put("t1", "t2")
     pipeline.run(keys)
-    path = pipeline.storage / "utterances/t1.dev.parquet"
-    path.write_bytes(path.read_bytes()[:-50])
+    DAMAGES[damage](pipeline.storage / "utterances/t1.dev.parquet")
     pipeline.asked = []
     assert pipeline.run(keys).success
     assert len(pipeline.asked) == 9
@@ -241,14 +242,15 @@ def test_of_a_hundred_the_five_that_cannot_be_held_are_red_with_their_reason_and
     assert "2 of 3 agents answered, the quorum is 3" in reasons["silent"]
 
 
-def test_a_damaged_file_that_no_engine_can_mend_costs_its_own_deliberation(pipeline: Pipeline) -> None:
-    """The task no longer holds, so that it is not run again, and what it said before is torn."""
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_file_that_no_engine_can_mend_costs_its_own_deliberation(pipeline: Pipeline, damage: str) -> None:
+    """The task no longer holds, so that it is not run again, and what it said before is damaged."""
     keys = pipeline.put("t1", "t2", "t3")
     pipeline.run(keys)
     for name in ("t1", "t3"):
         pipeline.store.write(f"tasks/{name}.dev.json", b"{")
-        path = pipeline.storage / f"utterances/{name}.dev.parquet"
-        path.write_bytes(path.read_bytes()[:-50] if name == "t1" else b"")
+    DAMAGES[damage](pipeline.storage / "utterances/t1.dev.parquet")
+    (pipeline.storage / "utterances/t3.dev.parquet").write_bytes(b"")
     assert why_broken(pipeline.run(keys)) is None
     rows = pipeline.table("deliberations").set_index("task_id")
     assert rows["status"].to_dict() == {"t1": "failed", "t2": "completed", "t3": "failed"}

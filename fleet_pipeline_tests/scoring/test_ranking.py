@@ -1,3 +1,5 @@
+from dataclasses import asdict
+
 import pandas as pd
 import pytest
 from hypothesis import given, strategies as st
@@ -5,13 +7,14 @@ from pydantic import ValidationError
 
 from fleet_pipeline.deliberation.prompts import Phase
 from fleet_pipeline.scoring.options import Method, Weights
-from fleet_pipeline.scoring.proposals import final_proposals
+from fleet_pipeline.scoring.proposals import final_proposals, proposal_rows
 from fleet_pipeline.scoring.ranking import rank, score
 from fleet_pipeline.storage.schemas import UTTERANCES
 from fleet_pipeline.storage.store import Store
 from fleet_pipeline.storage.tables import read_file
 from fleet_pipeline.storage.transcripts import Provenance, write_transcript
 from fleet_pipeline_tests.support.councils import OVERLONG, a_deliberation, failing, play
+from fleet_pipeline_tests.support.rows import a_seat
 
 pytestmark = pytest.mark.unit
 
@@ -132,6 +135,13 @@ def test_final_proposals_are_found_in_what_was_said() -> None:
     assert found["revisions"].to_dict() == {"A": 2, "B": 0, "C": 2, "D": 2}
     assert found.loc["B", ["error_type", "error_message"]].tolist() == ["overlong", "too long"]
     assert found["error_type"].isna().to_dict() == {"A": True, "B": False, "C": True, "D": True}
+
+
+def test_a_score_that_no_column_takes_is_an_error_and_not_lost() -> None:
+    seats = pd.DataFrame([asdict(a_seat(1)) | {"novlety": 0.5}])
+    with pytest.raises(ValidationError, match="novlety"):
+        proposal_rows(seats, "run")
+    assert proposal_rows(seats.drop(columns="novlety"), "run")[0].text == "a proposal"
 
 
 def test_a_revision_that_did_not_count_leaves_the_proposal() -> None:

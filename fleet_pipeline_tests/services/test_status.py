@@ -19,6 +19,7 @@ from fleet_pipeline.events.options import NatsOptions
 from fleet_pipeline.instance.partitions import register
 from fleet_pipeline.services import status
 from fleet_pipeline.storage.schemas import UTTERANCES
+from fleet_pipeline_tests.support.answering import answering
 from fleet_pipeline_tests.support.broker import Broker
 from fleet_pipeline_tests.support.councils import a_deliberation
 from fleet_pipeline_tests.support.deployment import eventually
@@ -123,6 +124,16 @@ def test_partial_results_of_one_that_is_still_being_judged_are_told(pipeline: Pi
     assert [len(answer.results) for answer in seen] == [3, 3]
     assert seen[0].results[0].proposal.content
     assert seen[0].winner_id is None
+
+
+def test_an_answer_of_another_version_is_told_and_is_no_traceback(nats_url: str) -> None:
+    async def answer(*_: Any) -> dict[str, int]:
+        return {"status": 7}
+
+    with answering(NatsOptions(url=nats_url), answer), Client(nats_url) as fleet:
+        for ask in (fleet.status, fleet.result):
+            with pytest.raises(BrokerUnavailable, match="answered in a form unknown here"):
+                ask("t1.dev")
 
 
 def test_what_is_no_id_is_refused(pipeline: Pipeline) -> None:

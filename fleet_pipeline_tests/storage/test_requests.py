@@ -60,6 +60,24 @@ def test_a_judge_and_a_report_cost_no_more_than_their_writes(counted: Pipeline) 
     assert any(path.endswith(".html") for kind, path in CountingFileSystem.requests if kind == "write")
 
 
+def test_a_driver_that_cannot_ask_for_the_end_of_a_file_is_asked_for_all_of_it(
+    counted: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Azure's sends "bytes=-65536-33488895", which is no range."""
+    read = CountingFileSystem.cat_file
+
+    def no_suffix(self, path, start=None, end=None, **arguments):
+        if start is not None and start < 0:
+            raise ValueError("InvalidHeaderValue")
+        return read(self, path, start, end, **arguments)
+
+    monkeypatch.setattr(CountingFileSystem, "cat_file", no_suffix)
+    keys = counted.put("t1")
+    assert counted.run(keys).success
+    assert counted.run(keys).success
+    assert counted.starts == 1
+
+
 def test_what_another_run_has_written_meanwhile_is_seen(counted: Pipeline) -> None:
     """An incomplete transcript never replaces a complete one from the same inputs, whoever wrote that."""
     keys = counted.put("t1")

@@ -1,12 +1,12 @@
 import json
 import subprocess
 import sys
-from collections.abc import Mapping
-from dataclasses import is_dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import fields, is_dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import UnionType
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 import duckdb
 import pandas as pd
@@ -14,15 +14,16 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from fleet_pipeline.common.errors import InvalidInput, StorageError
-from fleet_pipeline.deliberation.rows import NoFooter, TranscriptFooter
-from fleet_pipeline.deliberation.transcript import Status
+from fleet_pipeline.common.errors import CorruptFile, InvalidInput, StorageError
+from fleet_pipeline.deliberation.rows import NoFooter, Seconds, TranscriptFooter
+from fleet_pipeline.deliberation.transcript import Status, Transcript
+from fleet_pipeline.storage.local_copies import LocalCopies
 from fleet_pipeline.storage.schemas import SCORES, TABLES, UTTERANCES, Table
 from fleet_pipeline.storage.store import Store
-from fleet_pipeline.storage.tables import TableSlice, read_file, read_footer, read_rows, write_rows
+from fleet_pipeline.storage.tables import TableSlice, parse_file, read_file, read_footer, read_rows, write_rows
 from fleet_pipeline.storage.transcripts import Provenance, write_transcript
 from fleet_pipeline_tests.support.councils import a_deliberation, play, said
-from fleet_pipeline_tests.support.rows import a_footer
+from fleet_pipeline_tests.support.rows import a_footer, an_utterance
 
 pytestmark = pytest.mark.unit
 
@@ -84,11 +85,15 @@ def rows_for(kind: type) -> st.SearchStrategy:
     moments = st.integers(0, 2**32).map(lambda seconds: datetime.fromtimestamp(seconds, UTC))
     numbers = st.floats(allow_nan=False, allow_infinity=False)
     plain = {str: texts, datetime: moments, float: numbers, int: st.integers(-(2**63), 2**63 - 1)}
-    fields = {name: _values(hint, plain) for name, hint in get_type_hints(kind).items()}
-    return st.builds(kind, **fields)
+    hints = get_type_hints(kind, include_extras=True)
+    return st.builds(kind, **{field.name: _values(hints[field.name], plain) for field in fields(kind)})
 
 
 def _values(hint: Any, plain: dict[type, st.SearchStrategy]) -> st.SearchStrategy:
+    if hint is Seconds:
+        return st.floats(0, 2**33)
+    if get_origin(hint) is Annotated:
+        return _values(get_args(hint)[0], plain)
     if hint in plain:
         return plain[hint]
     if get_origin(hint) in (UnionType, Union):
@@ -105,6 +110,51 @@ def _values(hint: Any, plain: dict[type, st.SearchStrategy]) -> st.SearchStrateg
 def flipped(content: bytes) -> bytes:
     """The same file with its first data page turned over: its footer is whole."""
     return content[:8] + bytes(255 - byte for byte in content[8:400]) + content[400:]
+
+
+def test_a_value_that_its_column_cannot_have_is_refused_when_it_is_written(tmp_path: Path) -> None:
+    """It would be read as damage, and nothing would ever be made anew."""
+    with pytest.raises(ValueError, match=r"table utterances, t1\.dev: 0\.finish_reason: must be a text"):
+        write_rows(Store(str(tmp_path)), UTTERANCES, "t1.dev", [an_utterance(finish_reason=None)], a_footer())
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("changes", [{"started_at": 1e300}, {"finished_at": -1e18}, {"schema_version": 4.0}])
+def test_a_footer_that_nobody_can_use_is_damage(tmp_path: Path, changes: dict) -> None:
+    store = Store(str(tmp_path))
+    store_transcripts(store, 1)
+    rows = pq.read_table(tmp_path / "utterances/t0.dev.parquet")
+    facts = json.dumps(json.loads(rows.schema.metadata[b"fleet"]) | changes)
+    pq.write_table(rows.replace_schema_metadata({b"fleet": facts}), tmp_path / "utterances/t0.dev.parquet")
+    for read in (read_rows, read_footer):
+        with pytest.raises(CorruptFile):
+            read(store, UTTERANCES, "t0.dev")
+
+
+@pytest.mark.parametrize("damage", [flipped, lambda content: content[:-100]])
+def test_a_damaged_transcript_is_replaced_and_kept_whatever_its_footer_says(
+    tmp_path: Path, damage: Callable[[bytes], bytes]
+) -> None:
+    """A footer that said "completed" kept the file, and what was said anew was dropped."""
+    store, deliberation = Store(str(tmp_path)), a_deliberation()
+    write_transcript(store, deliberation, play(deliberation)[0], BY_TEST, 1.0, 2.0)
+    path = tmp_path / "utterances/t1.dev.parquet"
+    path.write_bytes(damage(path.read_bytes()))
+    late = Transcript(deliberation.id, Status.TIMEOUT, (), "300 s are over")
+    write_transcript(store, deliberation, late, BY_TEST, 3.0, 4.0)
+    assert read_footer(store, UTTERANCES, "t1.dev").status is Status.TIMEOUT
+    assert [file.name for file in (tmp_path / "attempts").iterdir()] == ["t1.dev.001.damaged"]
+
+
+def test_what_another_run_wrote_is_kept_as_an_attempt_whatever_copies_this_run_has() -> None:
+    deliberation = a_deliberation()
+    mine, theirs = Store("memory://attempts", copies=LocalCopies()), Store("memory://attempts")
+    failed = Transcript(deliberation.id, Status.FAILED, (), "mine")
+    write_transcript(mine, deliberation, failed, BY_TEST, 1.0, 2.0)
+    write_transcript(theirs, deliberation, play(deliberation)[0], replace(BY_TEST, fingerprint="g"), 1.0, 2.0)
+    write_transcript(mine, deliberation, failed, BY_TEST, 1.0, 2.0)
+    kept = [parse_file(UTTERANCES, theirs.read(f"attempts/t1.dev.00{n}.parquet"), "").footer.status for n in (1, 2)]
+    assert kept == [Status.FAILED, Status.COMPLETED]
 
 
 @pytest.mark.parametrize("damage", [lambda b: b[:-100], lambda b: b"", lambda b: b"PAR1 not really PAR1", flipped])

@@ -98,7 +98,7 @@ POINTS: dict[str, Callable[[Pipeline], None]] = {
     "when a transcript is written and has not got its name": _at_call(before(Path, "replace", 3)),
     "after a transcript is written": finished(3),
     "after the last transcript": finished(4),
-    "when an earlier attempt is kept and not replaced": _at_call(after(transcripts, "_keep", 3)),
+    "when an earlier attempt is kept and not replaced": _at_call(after(transcripts, "_keep_attempt", 3)),
     "before the transcripts are read": _at_call(before(score_ops, "read_batches")),
     "before scoring": _at_call(before(score_ops, "diversity_part")),
     "in the midst of scoring": _at_call(before(score_ops, "relevance_part")),
