@@ -33,6 +33,7 @@ from fleet_pipeline.deliberation.council import CouncilOptions, Resume
 from fleet_pipeline.deliberation.judging import Judging
 from fleet_pipeline.events.options import NatsOptions
 from fleet_pipeline.inference.options import ModelOptions, VllmConfig
+from fleet_pipeline.ingest.columns import BacklogOptions
 from fleet_pipeline.ingest.options import RequestOptions
 from fleet_pipeline.scoring.options import CouncilCheckOptions, ScoringOptions, Weights
 
@@ -144,6 +145,7 @@ class Settings(BaseSettings):
     council_checks: CouncilCheckOptions = CouncilCheckOptions()
     nats: NatsOptions = NatsOptions()
     requests: RequestOptions = RequestOptions()
+    backlog: BacklogOptions = BacklogOptions()
     bulk: BulkSettings = BulkSettings()
     retention: RetentionSettings = RetentionSettings()
     logs: LogSettings = LogSettings()

@@ -17,6 +17,7 @@ SECTIONS: dict[str, tuple[Entry, ...]] = {
     "Have deliberations held": (
         Entry("run", "those of a backlog, here and now", "run"),
         Entry("submit", "hand tasks to a pipeline that runs, and return at once", "submit"),
+        Entry("backlog", "what of a backlog would run, and what not", "backlog"),
         Entry("status", "where they stand", "status"),
     ),
     "Read what came of it": (

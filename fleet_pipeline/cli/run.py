@@ -9,7 +9,6 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import IO, Any, NamedTuple, get_args
@@ -18,20 +17,20 @@ import click
 from rich.console import Console
 from rich.text import Text
 
+from fleet_pipeline.cli.backlog import Reading, backlog_options, option_flags, read, report
 from fleet_pipeline.cli.common import fail, flags, json_option, storage_option
 from fleet_pipeline.common.errors import BROKE, COMPLETED, INTERRUPTED, INVALID, SOME_FAILED, BrokerUnavailable
 from fleet_pipeline.common.text import printable
 from fleet_pipeline.deliberation.council import Resume
 from fleet_pipeline.deliberation.rows import OutcomeRow
 from fleet_pipeline.events.options import NatsOptions
-from fleet_pipeline.ingest.backlog import Backlog, read_backlog
-from fleet_pipeline.services.fleet import Fleet
 from fleet_pipeline.services.progress import Progress
 from fleet_pipeline.settings import Settings, load_settings
 
 
 @click.command()
-@click.argument("backlog")
+@click.argument("backlogs", metavar="BACKLOG...", nargs=-1, required=True)
+@backlog_options
 @storage_option
 @click.option(
     "--model",
@@ -49,7 +48,10 @@ from fleet_pipeline.settings import Settings, load_settings
 @json_option
 @click.option("--verbose", is_flag=True, help="Show the logs of Dagster and vLLM.")
 def run(
-    backlog: str,
+    backlogs: tuple[str, ...],
+    preset: str | None,
+    mappings: tuple[str, ...],
+    strict: bool | None,
     storage: str | None,
     model: str | None,
     nats: str | None,
@@ -58,7 +60,9 @@ def run(
     as_json: bool,
     verbose: bool,
 ) -> None:
-    """Deliberate over BACKLOG: JSON Lines, CSV or Parquet; - reads JSON Lines from standard input.
+    """Deliberate over BACKLOG: JSON, JSON Lines, CSV or Parquet; - reads JSON from standard input.
+
+    Files of other programs are read with --preset or --map; `fleet backlog check` shows what of them would run.
 
     Executes one Dagster run, recorded in DAGSTER_HOME (.fleet/dagster where that is not set), with
     one engine start. What is finished and was made from the same inputs is not run again.
@@ -67,6 +71,7 @@ def run(
     fleet run examples/backlog.jsonl --model Qwen/Qwen3-0.6B
     fleet run tasks.csv --storage s3://bucket/fleet --nats nats://broker:4222
     head -5 tasks.jsonl | fleet run - --model fleet-tiny --json | jq .deliberations
+    gh issue list --json number,title,body,labels | fleet run - --preset github
     """
     settings = load_settings(
         flags(
@@ -75,15 +80,16 @@ def run(
             council__seed=seed,
             council__resume=resume,
             nats__url=nats if _is_url(nats) else None,
+            **option_flags(preset, mappings, strict),
         )
     )
-    parsed = read_backlog(backlog, Fleet.of(settings).roles)
+    parsed = read(backlogs, settings)
     if not as_json:
-        _print_refusals(parsed)
+        report(parsed)
     if not parsed.tasks:
         if as_json:
             click.echo(json.dumps(_document(None, settings, [], parsed, None), indent=2))
-        fail(f"{backlog}: no valid task in it", INVALID)
+        fail(f"{', '.join(backlogs)}: no valid task in it", INVALID)
     with ExitStack() as stack:
         plain_terminal = nullcontext(_Terminal(sys.stdout, sys.stderr))
         terminal = stack.enter_context(plain_terminal if verbose else _logs_to_file())
@@ -96,7 +102,7 @@ def run(
     sys.exit(exit_code)
 
 
-def _run(settings: Settings, backlog: Backlog, broker: NatsOptions, as_json: bool, terminal: _Terminal) -> int:
+def _run(settings: Settings, backlog: Reading, broker: NatsOptions, as_json: bool, terminal: _Terminal) -> int:
     from fleet_pipeline.cli import local_run
     from fleet_pipeline.events.connection import run_blocking
     from fleet_pipeline.events.payloads import DeliberationEnded
@@ -162,7 +168,7 @@ def _run(settings: Settings, backlog: Backlog, broker: NatsOptions, as_json: boo
 
 
 def _document(
-    run_id: str | None, settings: Settings, rows: list[OutcomeRow], backlog: Backlog, progress: Progress | None
+    run_id: str | None, settings: Settings, rows: list[OutcomeRow], backlog: Reading, progress: Progress | None
 ) -> Any:
     return {
         "run_id": run_id,
@@ -178,7 +184,8 @@ def _document(
             }
             for row in rows
         ],
-        "refused": [asdict(refusal) for refusal in backlog.refused],
+        "ignored": backlog.ignored,
+        "refused": [refusal._asdict() for refusal in backlog.refused],
         "tokens": {
             "prompt": progress.prompt_tokens if progress else 0,
             "cached": progress.cached_tokens if progress else 0,
@@ -198,11 +205,6 @@ def _summary(progress: Progress) -> str:
         f"({progress.tokens_per_second:,.0f} a second), {progress.cache_hit_rate:.0%} of prompt tokens from the cache; "
         f"{progress.engine_starts} engine start{'s' if progress.engine_starts > 1 else ''}, {progress.engine_start_seconds:.1f} s"
     )
-
-
-def _print_refusals(backlog: Backlog) -> None:
-    for refusal in backlog.refused:
-        click.echo(printable(f"refused: line {refusal.line}: {refusal.field[:80]}: {refusal.error}"), err=True)
 
 
 @contextmanager

@@ -9,24 +9,34 @@ from datetime import UTC, datetime
 import click
 
 from fleet_pipeline.api.client import Client, Submitted
+from fleet_pipeline.cli.backlog import backlog_options, option_flags, read, report
 from fleet_pipeline.cli.common import fail, flags, json_option, storage_option
 from fleet_pipeline.common.errors import INVALID, SOME_FAILED
-from fleet_pipeline.common.text import printable
 from fleet_pipeline.deliberation.task import Task, deliberation_id
-from fleet_pipeline.ingest.backlog import read_backlog
 from fleet_pipeline.services.fleet import Fleet
 from fleet_pipeline.settings import Settings, load_settings
 
 
 @click.command()
-@click.argument("backlog")
+@click.argument("backlogs", metavar="BACKLOG...", nargs=-1, required=True)
+@backlog_options
 @click.option("--nats", metavar="URL|off", help="The broker; nats.url of the settings where absent. off: the inbox.")
 @click.option("--inbox", metavar="URL", help="The folder used where there is no broker; <storage>/inbox when absent.")
 @storage_option
 @click.option("--rerun", is_flag=True, help="Put these tasks in place of earlier ones of the same id, and run them.")
 @json_option
-def submit(backlog: str, nats: str | None, inbox: str | None, storage: str | None, rerun: bool, as_json: bool) -> None:
-    """Hand BACKLOG to a running pipeline and return at once; - reads JSON Lines from standard input.
+def submit(
+    backlogs: tuple[str, ...],
+    preset: str | None,
+    mappings: tuple[str, ...],
+    strict: bool | None,
+    nats: str | None,
+    inbox: str | None,
+    storage: str | None,
+    rerun: bool,
+    as_json: bool,
+) -> None:
+    """Hand BACKLOG to a running pipeline and return at once; - reads JSON from standard input.
 
     The tasks go to the broker, or without one into the inbox folder. Where `make ui` or a deployment runs,
     its sensors take them and ask for a run. The same task twice is one deliberation.
@@ -36,12 +46,13 @@ def submit(backlog: str, nats: str | None, inbox: str | None, storage: str | Non
     echo '{"task_id": "t1", "description": "Design a rate limiter"}' | fleet submit -
     fleet submit corrected.jsonl --rerun --json | jq -r '.submitted[].deliberation_ids[]'
     """
-    settings = load_settings(flags(storage=storage, nats__url=None if nats == "off" else nats, requests__inbox=inbox))
-    parsed = read_backlog(backlog, Fleet.of(settings).roles)
-    for refusal in parsed.refused:
-        click.echo(printable(f"refused: line {refusal.line}: {refusal.field[:80]}: {refusal.error}"), err=True)
+    broker = None if nats == "off" else nats
+    of_backlogs = option_flags(preset, mappings, strict)
+    settings = load_settings(flags(storage=storage, nats__url=broker, requests__inbox=inbox, **of_backlogs))
+    parsed = read(backlogs, settings)
+    report(parsed)
     if not parsed.tasks:
-        fail(f"{backlog}: no valid task in it", INVALID)
+        fail(f"{', '.join(backlogs)}: no valid task in it", INVALID)
     if settings.nats.url and nats != "off" and not inbox:
         with Client(settings.nats) as client:
             submitted = client.submit_all(parsed.tasks, rerun=rerun)
@@ -52,7 +63,8 @@ def submit(backlog: str, nats: str | None, inbox: str | None, storage: str | Non
         document = {
             "submitted": [asdict(submission) for submission in submitted],
             "to": target,
-            "refused": [asdict(refusal) for refusal in parsed.refused],
+            "ignored": parsed.ignored,
+            "refused": [refusal._asdict() for refusal in parsed.refused],
         }
         click.echo(json.dumps(document, indent=2))
     else:

@@ -14,6 +14,7 @@ from fleet_pipeline.defs.assets import deliberations, proposals, transcripts
 from fleet_pipeline.defs.resources import CouncilResource, RunProcess, StorageResource, fleet_of
 from fleet_pipeline.deliberation.task import Task, deliberation_id
 from fleet_pipeline.events.options import NatsOptions
+from fleet_pipeline.ingest.columns import BacklogOptions
 from fleet_pipeline.ingest.options import RequestOptions
 from fleet_pipeline.instance.failures import failure, invalid
 from fleet_pipeline.instance.names import DELIBERATE_JOB
@@ -105,8 +106,9 @@ def ask_for_backlog(
     storage: StorageResource,
     bulk: dg.ResourceParam[BulkSettings],
     request_options: dg.ResourceParam[RequestOptions],
+    backlog_options: dg.ResourceParam[BacklogOptions],
 ) -> None:
-    fleet = fleet_of(storage, council, request_options, retries=True)
+    fleet = fleet_of(storage, council, request_options, backlog_options, retries=True)
     try:
         location = one_place(config.backlog) if config.backlog else bulk.backlog
     except ValueError as error:
@@ -114,7 +116,7 @@ def ask_for_backlog(
     if not location:
         raise invalid(f"{_BACKLOG}name a file, a folder or a glob, or set bulk.backlog")
     try:
-        diff = diff_backlog(fleet.tasks, fleet.inbox, location)
+        diff = diff_backlog(fleet, location)
     except InvalidInput as error:
         raise failure(error) from error
     context.log.info(str(diff))

@@ -20,6 +20,7 @@ from fleet_pipeline.events.publisher import CHUNK
 from fleet_pipeline.events.receiver import DeliveryPolicy
 from fleet_pipeline.inference.engine import Engine, EngineProvider
 from fleet_pipeline.inference.options import ModelOptions, VllmConfig
+from fleet_pipeline.ingest.columns import BacklogOptions
 from fleet_pipeline.ingest.options import RequestOptions
 from fleet_pipeline.instance.event_log import PAGE
 from fleet_pipeline.instance.run_processes import record_process
@@ -162,11 +163,23 @@ class TickOptions:
 
 
 def fleet_of(
-    storage: StorageResource, council: CouncilResource, requests: RequestOptions | None = None, *, retries: bool
+    storage: StorageResource,
+    council: CouncilResource,
+    requests: RequestOptions | None = None,
+    backlog: BacklogOptions | None = None,
+    *,
+    retries: bool,
 ) -> Fleet:
     """A `Fleet` from the resources of a run or a tick. With `retries` it waits for storage, as ops should."""
     patience, copies = (storage.retries(), storage.copies()) if retries else (NO_RETRIES, None)
-    return Fleet(storage.url, council.settings().roles_file, requests or RequestOptions(), patience, copies)
+    return Fleet(
+        storage.url,
+        council.settings().roles_file,
+        requests or RequestOptions(),
+        patience,
+        copies,
+        backlog or BacklogOptions(),
+    )
 
 
 def engine_config(settings: Settings) -> dict[str, Any]:
@@ -189,6 +202,7 @@ def default_resources(settings: Settings) -> dict[str, Any]:
         # A plain object, not a resource: its URL may hold a password, which must not appear in run config or UI.
         "nats": settings.nats,
         "request_options": settings.requests,
+        "backlog_options": settings.backlog,
         "check_options": settings.council_checks,
         "bulk": settings.bulk,
         "retention": settings.retention,

@@ -7,6 +7,7 @@ import dagster as dg
 from fleet_pipeline.common.errors import InvalidInput
 from fleet_pipeline.defs.jobs import ask_backlog, prune_job
 from fleet_pipeline.defs.resources import CouncilResource, StorageResource, fleet_of
+from fleet_pipeline.ingest.columns import BacklogOptions
 from fleet_pipeline.ingest.options import RequestOptions
 from fleet_pipeline.instance.tags import BACKLOG_DIFF
 from fleet_pipeline.services.backlog_diff import diff_backlog
@@ -49,12 +50,13 @@ def _bulk(cron: str, timezone: str) -> dg.ScheduleDefinition:
         council: CouncilResource,
         storage: StorageResource,
         request_options: dg.ResourceParam[RequestOptions],
+        backlog_options: dg.ResourceParam[BacklogOptions],
     ) -> dg.RunRequest | dg.SkipReason:
         if bulk.backlog is None:
             return dg.SkipReason("no backlog is set: bulk.backlog in fleet.toml, or FLEET_BULK__BACKLOG")
         try:
-            fleet = fleet_of(storage, council, request_options, retries=False)
-            diff = diff_backlog(fleet.tasks, fleet.inbox, bulk.backlog, LOOK_SECONDS)
+            fleet = fleet_of(storage, council, request_options, backlog_options, retries=False)
+            diff = diff_backlog(fleet, bulk.backlog, LOOK_SECONDS)
         except InvalidInput as error:
             return dg.SkipReason(str(error))
         summary = f"{bulk.backlog}: {diff}"

@@ -15,6 +15,7 @@ from fleet_pipeline.defs.resources import CouncilResource, StorageResource, Tick
 from fleet_pipeline.events.connection import run_blocking
 from fleet_pipeline.events.options import NatsOptions
 from fleet_pipeline.events.receiver import receive
+from fleet_pipeline.ingest.columns import BacklogOptions
 from fleet_pipeline.ingest.options import RequestOptions
 from fleet_pipeline.instance.names import COMPLETIONS_SENSOR
 from fleet_pipeline.instance.run_processes import fail_orphaned_runs
@@ -111,15 +112,17 @@ def requests(
 def inbox(
     context: dg.SensorEvaluationContext,
     request_options: dg.ResourceParam[RequestOptions],
+    backlog_options: dg.ResourceParam[BacklogOptions],
     council: CouncilResource,
     storage: StorageResource,
     ticks: dg.ResourceParam[TickOptions],
 ) -> dg.SensorResult | dg.SkipReason:
-    fleet = fleet_of(storage, council, request_options, retries=False)
+    fleet = fleet_of(storage, council, request_options, backlog_options, retries=False)
     intake = Intake(context.instance, fleet.tasks, "inbox", deliberate_job.name)
     intake.resume()
     try:
-        done = take_files(intake, fleet.inbox, request_options.most_per_run, ticks.work_seconds, ticks.still_seconds)
+        limits = (request_options.most_per_run, ticks.work_seconds, ticks.still_seconds)
+        done = take_files(intake, fleet.inbox, *limits, backlog_options)
     except StorageError as error:
         if not intake.run_requests:
             raise

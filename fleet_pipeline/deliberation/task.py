@@ -82,7 +82,9 @@ class Constraints(_Input):
         max_length=50,
         description="Quality criteria: a text (one criterion a line), a list, or a mapping of name to criterion.",
     )
-    requirements: tuple[ShortText, ...] = Field(default=(), max_length=100)
+    requirements: tuple[ShortText, ...] = Field(
+        default=(), max_length=100, description="What an answer must do: a text (one on each line), or a list."
+    )
     architect_rubric: ArchitectRubric = ArchitectRubric()
     cluster_spec: dict[ShortText, Any] = Field(
         default_factory=dict, max_length=100, description="The environment the answer must fit, shown to every agent."
@@ -102,7 +104,7 @@ class Constraints(_Input):
     @field_validator("requirements", mode="before")
     @classmethod
     def _requirements_as_list(cls, value: Any) -> Any:
-        return () if value is None else value
+        return rubric_points(value) if value is None or isinstance(value, str) else value
 
     @field_validator("cluster_spec", "metadata", mode="before")
     @classmethod

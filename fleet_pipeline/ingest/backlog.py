@@ -1,107 +1,128 @@
-"""Reading backlogs: JSON Lines, CSV or Parquet, one task a line.
+"""Reading backlogs: JSON Lines, JSON, CSV or Parquet, one task a record.
 
-Every line becomes a task or a refusal that names the line, the field and the remedy. A bad line
+Every record becomes a task or a refusal that names the line, the field and the remedy. A bad record
 never affects its neighbours.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
-from pydantic import JsonValue, ValidationError
+from pydantic import ValidationError
 
 from fleet_pipeline.common.errors import InvalidInput, InvalidRecord
-from fleet_pipeline.common.json_input import JsonObject, drop_nulls
-from fleet_pipeline.common.validation import problems
+from fleet_pipeline.common.json_input import drop_nulls
+from fleet_pipeline.common.validation import Problem, problems
 from fleet_pipeline.deliberation.roles import Role
 from fleet_pipeline.deliberation.task import Task
-from fleet_pipeline.ingest.records import Records, Refusal, csv_rows, json_cell, json_lines, parquet_rows, read_content
+from fleet_pipeline.ingest.columns import BacklogOptions, ColumnReader, fitting_preset
+from fleet_pipeline.ingest.records import KINDS, Refusal, is_table, kind_of, read_records
 
-ENDINGS = ("jsonl", "ndjson", "json", "csv", "parquet")
-_JSON_COLUMNS = ("constraints", "sampling")
+_DEFAULTS = BacklogOptions()
 
 
 @dataclass
 class Backlog:
+    """What a file holds. `ignored` are columns that no field of a task is made of."""
+
     tasks: list[Task] = field(default_factory=list)
     refused: list[Refusal] = field(default_factory=list)
+    ignored: list[str] = field(default_factory=list)
 
 
-def read_backlog(location: str, roles: Mapping[str, Role]) -> Backlog:
-    """Read a path, an fsspec URL, or standard input ("-", JSON Lines).
+def read_backlog(location: str, roles: Mapping[str, Role], options: BacklogOptions = _DEFAULTS) -> Backlog:
+    """Read a path, an fsspec URL, or standard input ("-", JSON in any form).
 
-    Raises `InvalidInput` if the file as a whole cannot be read.
+    Raises `InvalidInput` if the file as a whole cannot be read, or lacks a column that `options` name.
     """
-    suffix = "jsonl" if location == "-" else location.lower().rsplit(".", 1)[-1]
-    readers = {"jsonl": json_lines, "ndjson": json_lines, "json": json_lines, "csv": csv_rows, "parquet": parquet_rows}
-    if suffix not in readers:
-        raise InvalidInput(f"{location}: a backlog's name ends in .jsonl, .csv or .parquet")
-    return _collect(readers[suffix](read_content(location)), roles)
-
-
-def _collect(lines: Records, roles: Mapping[str, Role]) -> Backlog:
-    backlog = Backlog()
+    backlog, columns = Backlog(), ColumnReader(options, typed=not is_table(location))
     first_line: dict[str, int] = {}
-    for number, parse in lines:
+    for line, parse in read_records(location):
         try:
-            entry = parse()
-            if not isinstance(entry, dict):
-                raise InvalidRecord("expected an object with task_id and description")
-            task = Task.model_validate(drop_nulls(_expand_text_columns(entry)), context={"roles": roles})
+            for record in columns.records(parse()):
+                _take(backlog, line, _task(record, columns, roles), first_line)
         except InvalidRecord as error:
-            backlog.refused.append(Refusal(number, error.field, str(error)))
-            continue
-        except ValidationError as error:
-            backlog.refused += [Refusal(number, problem.field, problem.message) for problem in problems(error)]
-            continue
-        # Case-folded: the id is a file name, and some file systems ignore case.
-        earlier = first_line.setdefault(task.task_id.casefold(), number)
-        if earlier != number:
-            message = f"{task.task_id!r} on line {number} is already on line {earlier}; give one of them another id"
-            backlog.refused.append(Refusal(number, "task_id", message))
-        else:
-            backlog.tasks.append(task)
+            backlog.refused.append(Refusal(line, error.field, str(error)))
+        except RecursionError:
+            backlog.refused.append(Refusal(line, InvalidRecord.WHOLE, "nested too deeply; flatten it"))
+    if columns.seen and (absent := columns.absent()):
+        there = ", ".join(sorted(columns.seen)[:20])
+        raise InvalidInput(f"{location}: has no column {', '.join(absent)}; there are {there}")
+    backlog.ignored = list(columns.ignored)
     return backlog
 
 
-def _expand_text_columns(entry: JsonObject) -> JsonObject:
-    """Parse nested fields given as text, as some formats and tools lack nesting: roles with commas, others as JSON."""
-    texts = {name: text for name in _JSON_COLUMNS if isinstance(text := entry.get(name), str)}
-    expanded = entry | {name: json_cell(name, text) for name, text in texts.items()}
-    if isinstance(roles := entry.get("roles"), str):
-        roles = roles.strip()
-        names: list[JsonValue] = [*roles.replace(";", ",").split(",")]
-        expanded["roles"] = json_cell("roles", roles) if roles.startswith("[") else names
-    return expanded
+def _task(record: Any, columns: ColumnReader, roles: Mapping[str, Role]) -> Task | list[Problem]:
+    """The task of a record, or what is wrong with it."""
+    if not isinstance(record, dict):
+        raise InvalidRecord("expected an object with task_id and description")
+    fields = drop_nulls(columns.fields(record))
+    try:
+        return Task.model_validate(fields, context={"roles": roles})
+    except ValidationError as error:
+        missing = {"task_id", "description"} - fields.keys()
+        return [
+            Problem(problem.field, _remedy(problem.field, record)) if problem.field in missing else problem
+            for problem in problems(error)
+        ]
 
 
-def read_backlogs(location: str, roles: Mapping[str, Role]) -> dict[str, Backlog]:
-    """The backlogs of a file, a folder or a glob (a path or any fsspec URL). Keys are files, in order of their names.
+def _remedy(field: str, record: Mapping[str, Any]) -> str:
+    """What to do where a task's id or description is missing: often another column holds it."""
+    if preset := fitting_preset(record):
+        return f"add this field; this looks like an export that --preset {preset} reads"
+    return f"add this field, or name the column that holds it: --map {field}=COLUMN"
+
+
+def _take(backlog: Backlog, line: int, task: Task | list[Problem], first_line: dict[str, int]) -> None:
+    if not isinstance(task, Task):
+        backlog.refused += [Refusal(line, problem.field, problem.message) for problem in task]
+        return
+    # Case-folded: the id is a file name, and some file systems ignore case.
+    earlier = first_line.get(task.task_id.casefold())
+    if earlier is not None:
+        message = f"{task.task_id!r} on line {line} is already on line {earlier}; give one of them another id"
+        backlog.refused.append(Refusal(line, "task_id", message))
+        return
+    first_line[task.task_id.casefold()] = line
+    backlog.tasks.append(task)
+
+
+def read_backlogs(
+    locations: str | Iterable[str], roles: Mapping[str, Role], options: BacklogOptions = _DEFAULTS
+) -> dict[str, Backlog]:
+    """The backlogs of files, folders or globs (paths or fsspec URLs). Keys are files, in order of their names.
 
     A file that cannot be read gives a refusal on line 0. So does a task whose id is already in an earlier file.
-    Neither affects its neighbours. Raises `InvalidInput` if there is no file at all.
+    Neither affects its neighbours. Raises `InvalidInput` if a location has no file at all.
     """
     backlogs: dict[str, Backlog] = {}
     first_file: dict[str, str] = {}
-    for file in _files(location):
-        try:
-            backlog = read_backlog(file, roles)
-        except InvalidInput as error:
-            backlog = Backlog(refused=[Refusal(0, "(whole file)", str(error))])
-        kept = []
-        for task in backlog.tasks:
-            earlier = first_file.setdefault(task.task_id.casefold(), file)
-            if earlier == file:
-                kept.append(task)
-            else:
-                message = f"{task.task_id!r} is in {earlier} already; give one of them another id"
-                backlog.refused.append(Refusal(0, "task_id", message))
-        backlogs[file] = Backlog(kept, backlog.refused)
+    for location in [locations] if isinstance(locations, str) else locations:
+        for file in _files(location):
+            if file in backlogs:
+                continue
+            try:
+                backlog = read_backlog(file, roles, options)
+            except InvalidInput as error:
+                backlog = Backlog(refused=[Refusal(0, "(whole file)", str(error))])
+            kept = []
+            for task in backlog.tasks:
+                earlier = first_file.setdefault(task.task_id.casefold(), file)
+                if earlier == file:
+                    kept.append(task)
+                else:
+                    message = f"{task.task_id!r} is in {earlier} already; give one of them another id"
+                    backlog.refused.append(Refusal(0, "task_id", message))
+            backlogs[file] = Backlog(kept, backlog.refused, backlog.ignored)
     return backlogs
 
 
 def _files(location: str) -> list[str]:
+    if location == "-":
+        return [location]
     try:
         fs, path = fsspec.core.url_to_fs(location)
         # Object store drivers cache listings, by default forever.
@@ -110,14 +131,14 @@ def _files(location: str) -> list[str]:
             paths = fs.ls(path, detail=False)
         elif any(mark in path for mark in "*?[") and not fs.exists(path):
             paths = fs.glob(path)
-        else:  # a named file is always read or refused; the suffix filter below is for listings
+        else:  # a named file is always read or refused; the filter below is for listings
             return [location]
     except Exception as error:
         # Object store drivers pass on any exception of their client libraries.
         raise InvalidInput(f"{location}: cannot be read: {error}") from error
     names = [str(entry) for entry in paths if not str(entry).rsplit("/", 1)[-1].startswith(".")]
     files = [name if isinstance(fs, LocalFileSystem) else str(fs.unstrip_protocol(name)) for name in names]
-    chosen = [file for file in files if file.lower().rsplit(".", 1)[-1] in ENDINGS]
+    chosen = [file for file in files if kind_of(file)]
     if not chosen:
-        raise InvalidInput(f"{location}: no backlog there; its name ends in .jsonl, .csv or .parquet")
+        raise InvalidInput(f"{location}: no backlog there; one has {KINDS}")
     return sorted(chosen)

@@ -14,6 +14,7 @@ from fleet_pipeline.common.errors import InvalidInput
 from fleet_pipeline.common.json_input import MAX_BYTES, JsonObject
 from fleet_pipeline.deliberation.task import Task
 from fleet_pipeline.ingest.backlog import read_backlog, read_backlogs
+from fleet_pipeline.services.fleet import Fleet
 from fleet_pipeline.storage.pending import pending_batches
 from fleet_pipeline.storage.store import Store
 from fleet_pipeline.storage.task_store import Spec, TaskStore, specs
@@ -49,14 +50,14 @@ class BacklogDiff:
         return summary
 
 
-def diff_backlog(tasks: TaskStore, inbox: Store, location: str, seconds: float | None = None) -> BacklogDiff:
+def diff_backlog(fleet: Fleet, location: str, seconds: float | None = None) -> BacklogDiff:
     """Read a backlog (file, folder or glob) and find its new and changed tasks. Writes nothing.
 
     A task that was requested and waits for its run counts as `as_before`. Comparing reads one spec per known
     deliberation: after `seconds` the rest is only counted, in `not_looked_at`.
     """
-    started = time.monotonic()
-    backlogs = read_backlogs(location, tasks.roles)
+    started, tasks, inbox = time.monotonic(), fleet.tasks, fleet.inbox
+    backlogs = read_backlogs(location, tasks.roles, fleet.backlog_options)
     diff = BacklogDiff(files=len(backlogs))
     stored, requested = set(tasks.keys()), _requested_content(tasks, inbox)
     for file, backlog in backlogs.items():

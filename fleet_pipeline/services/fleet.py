@@ -13,6 +13,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from fleet_pipeline.deliberation.roles import Role
+from fleet_pipeline.ingest.columns import BacklogOptions
 from fleet_pipeline.ingest.options import RequestOptions
 from fleet_pipeline.ingest.roles import read_roles
 from fleet_pipeline.settings import Settings
@@ -37,10 +38,12 @@ class Fleet:
     requests: RequestOptions = field(default_factory=RequestOptions)
     retries: Retries = NO_RETRIES
     copies: LocalCopies | None = None
+    backlog_options: BacklogOptions = field(default_factory=BacklogOptions)
 
     @classmethod
     def of(cls, settings: Settings) -> Fleet:
-        return cls(settings.storage, settings.council.roles_file, settings.requests)
+        roles_file, requests = settings.council.roles_file, settings.requests
+        return cls(settings.storage, roles_file, requests, backlog_options=settings.backlog)
 
     @cached_property
     def store(self) -> Store:

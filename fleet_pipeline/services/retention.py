@@ -14,6 +14,7 @@ import dagster as dg
 from fleet_pipeline.common.errors import InvalidInput
 from fleet_pipeline.deliberation.task import is_deliberation_id
 from fleet_pipeline.events.options import NatsOptions
+from fleet_pipeline.ingest.records import kind_of
 from fleet_pipeline.instance.partitions import NAME, UNFINISHED, unfinished, unfinished_backfill
 from fleet_pipeline.instance.tags import PROCESS
 from fleet_pipeline.services.publishing import unpublished
@@ -89,11 +90,10 @@ def find_old(
         if at < now - WRITING
     ]
     taken = [
-        f"{folder}/{name}{suffix}"
+        f"{folder}/{name}"
         for folder in ("taken", "refused")
-        for suffix in (".jsonl", ".ndjson", ".json", ".csv", ".parquet")
-        for name, at in inbox.mtimes(folder, suffix).items()
-        if cutoff and at < cutoff
+        for name, at in inbox.mtimes(folder, "").items()
+        if cutoff and at < cutoff and kind_of(name)
     ]
     still_unfinished = tuple(key for key in old if key in held)
     return Old(prunable, tuple(_ended_runs(instance, oldest)), tuple(files), tuple(taken), still_unfinished)

@@ -24,7 +24,7 @@ def read(path: Path, content: str | bytes) -> Backlog:
 @pytest.mark.parametrize(
     ("line", "field", "error"),
     [
-        ("{", "(whole line)", "not valid JSON at column 2"),
+        ("{", "(whole line)", "the object that begins here is not closed"),
         ("[1]", "(whole line)", "expected an object"),
         ('{"task_id": "x"}', "description", "add this field"),
         ('{"task_id": "../x", "description": "d"}', "task_id", "use 1 to 120 letters"),
@@ -53,7 +53,9 @@ def test_every_problem_of_a_line_is_named(tmp_path: Path) -> None:
 def test_bytes_that_are_not_utf8_cost_their_line_alone(tmp_path: Path) -> None:
     backlog = read(tmp_path / "b.jsonl", (GOOD % 1).encode() + b"\n\xff\xfe\n" + (GOOD % 2).encode())
     assert len(backlog.tasks) == 2
-    assert backlog.refused == [Refusal(2, "(whole line)", "not UTF-8 at byte 1: write it in UTF-8")]
+    assert backlog.refused == [
+        Refusal(2, "(whole line)", "not UTF-8 at byte 1: write it in UTF-8 (in Excel: save as CSV UTF-8)")
+    ]
 
 
 @pytest.mark.parametrize("second", ["same", "SAME"])
@@ -109,7 +111,11 @@ def test_a_bad_json_cell_names_its_column(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "content", "message"),
-    [("b.xlsx", b"", "ends in .jsonl, .csv or .parquet"), ("b.parquet", b"nope", "not a Parquet file")],
+    [
+        ("b.xlsx", b"", "save the sheet as CSV UTF-8"),
+        ("b.pdf", b"", "ends in .jsonl, .json, .csv"),
+        ("b.parquet", b"nope", "not a Parquet file"),
+    ],
 )
 def test_a_file_that_cannot_be_read_as_a_whole_is_refused(tmp_path, name, content, message) -> None:
     with pytest.raises(InvalidInput, match=message):
@@ -123,9 +129,11 @@ def test_null_is_absent_in_every_format(tmp_path: Path) -> None:
     assert [(task.task_id, task.rounds) for task in backlog.tasks] == [("a", 2), ("b", 1)]
 
 
-def test_a_csv_header_that_names_a_column_twice_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InvalidInput, match="names description twice"):
-        read(tmp_path / "b.csv", "task_id,description,description\na,b,c\n")
+def test_a_field_with_two_columns_costs_the_rows_that_fill_both(tmp_path: Path) -> None:
+    backlog = read(tmp_path / "b.csv", "task_id,description,description\na,b,c\nd,e,\nf,,g\n")
+    assert [(task.task_id, task.description) for task in backlog.tasks] == [("d", "e"), ("f", "g")]
+    assert [(refusal.line, refusal.field) for refusal in backlog.refused] == [(2, "description")]
+    assert "given twice" in backlog.refused[0].error
 
 
 def test_a_damaged_parquet_backlog_is_refused(tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ class Asking(Intakes):
         schedule = self.pipeline.definitions.resolve_schedule_def("bulk")
         resources = {
             name: self.pipeline.definitions.resources[name]
-            for name in ("bulk", "council", "storage", "request_options")
+            for name in ("bulk", "council", "storage", "request_options", "backlog_options")
         }
         # Closed at once. A context that is left to the garbage collector sets Dagster's current storage back to one
         # whose instance is gone, and the next definitions fail to load.

@@ -6,6 +6,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from fleet_pipeline.common.errors import StorageError
@@ -100,6 +102,40 @@ def test_a_file_that_cannot_be_looked_at_does_not_hold_up_the_others(folder: Fol
     assert folder.names("taken") == ["z.jsonl"]
 
 
+def test_a_file_that_fails_whatever_it_is_that_fails_is_set_aside_after_the_second_time(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It failed every tick, for ever, and nothing beside it was taken."""
+    folder.put("a.jsonl", line("t1"))
+    folder.put("z.jsonl", line("t2"))
+    read = inbox_module.read_backlog
+
+    def broken(location: str, *arguments: Any) -> Any:
+        if location.endswith("a.jsonl"):
+            raise TypeError("what nobody foresaw")
+        return read(location, *arguments)
+
+    monkeypatch.setattr(inbox_module, "read_backlog", broken)
+    assert len(folder.look().run_requests) == 1
+    assert (folder.names("taken"), folder.names("refused")) == (["z.jsonl"], [])
+    folder.look()
+    assert sorted(folder.names("refused")) == ["a.jsonl", "a.jsonl.jsonl"]
+    (refusal,) = [json.loads(one) for one in (folder.folder / "refused/a.jsonl.jsonl").read_text().splitlines()]
+    assert refusal["error"] == "it failed twice: TypeError: what nobody foresaw"
+    assert list((folder.folder / "failed").iterdir()) == []
+
+
+def test_a_row_that_cannot_be_stored_costs_itself_alone(folder: Folder) -> None:
+    rows = [{"task_id": f"t{n}", "description": "d", "constraints": {"metadata": {"hash": n * b"x"}}} for n in (0, 1)]
+    rows[0]["constraints"] = None
+    table = pa.Table.from_pylist(rows)
+    pq.write_table(table, folder.folder / "a.parquet")
+    os.utime(folder.folder / "a.parquet", (time.time() - 30, time.time() - 30))
+    folder.launch(folder.look())
+    assert folder.partitions == ["t0.dev"]
+    assert "holds bytes" in (folder.folder / "refused/a.parquet.jsonl").read_text()
+
+
 def test_a_file_that_grows_while_it_is_read_is_read_again(folder: Folder, monkeypatch) -> None:
     file = folder.put("a.jsonl", line("t1"))
     read = inbox_module.read_backlog
@@ -135,11 +171,15 @@ def test_what_has_been_taken_is_run_while_the_inbox_cannot_be_read(folder: Folde
         folder.look()
 
 
+def killed(*_: Any) -> None:
+    raise SystemExit
+
+
 def test_a_crash_before_the_file_is_moved_takes_nothing_twice(folder: Folder, monkeypatch) -> None:
     folder.put("a.rerun.jsonl", line("t1"), line("t2"))
     with monkeypatch.context() as crash:
-        crash.setattr(Store, "move", lambda *_: 1 / 0)
-        with pytest.raises(ZeroDivisionError):
+        crash.setattr(Store, "move", killed)
+        with pytest.raises(SystemExit):
             folder.look()
     (request,) = (tick := folder.look()).run_requests
     assert request.tags["dagster/asset_partition_range_end"] == "t2.dev"

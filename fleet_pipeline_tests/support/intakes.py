@@ -79,6 +79,7 @@ class Intakes:
             resources={
                 "nats": NatsOptions(url=self.url),
                 "request_options": self.options,
+                "backlog_options": resources["backlog_options"],
                 "council": resources["council"],
                 "storage": resources["storage"],
                 "ticks": self.ticks,

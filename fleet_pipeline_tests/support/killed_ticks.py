@@ -43,7 +43,7 @@ def evaluate(tick: Tick) -> None:
     settings = Settings(storage=str(tick.storage))
     with dg.DagsterInstance.from_config(str(tick.home)) as instance:
         resource_names = {"completions": ("nats", "ticks")}.get(
-            tick.sensor, ("nats", "ticks", "request_options", "council", "storage")
+            tick.sensor, ("nats", "ticks", "request_options", "backlog_options", "council", "storage")
         )
         ticks = TickOptions(wait_seconds=0.5, chunk=4, delivery=DeliveryPolicy(backoff_seconds=(1.0,)))
         resources = default_resources(settings) | {"nats": NatsOptions(url=tick.url), "ticks": ticks}
