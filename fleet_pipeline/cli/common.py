@@ -1,19 +1,33 @@
 """Shared by the commands: options, parsing of `--since`, and the exit with an error message."""
 
+from __future__ import annotations
+
 import re
 import sys
 from datetime import UTC, datetime, timedelta
-from typing import Any, NoReturn
+from typing import IO, TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from fleet_pipeline.common.errors import InvalidInput
 from fleet_pipeline.common.text import printable
 
-WIDTH = 160  # columns of a table without a terminal
+if TYPE_CHECKING:
+    from rich.console import Console
+
+# Columns of a table that goes into a pipe or a file: as many as it needs. Rich would take 80, and cut what is left.
+WIDTH = 2_000
 
 storage_option = click.option("--storage", metavar="URL", help="Where results are kept: a folder or any fsspec URL.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of text.")
+
+
+def console(file: IO[str] | None = None) -> Console:
+    """Prints on a terminal in its width, and into a pipe or a file without a break in any line."""
+    from rich.console import Console
+
+    out = file or sys.stdout
+    return Console(file=file, highlight=False, width=None if out.isatty() else WIDTH, soft_wrap=not out.isatty())
 
 
 def fail(message: str, code: int) -> NoReturn:

@@ -3,11 +3,10 @@
 import json
 
 import click
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from fleet_pipeline.cli.common import json_option
+from fleet_pipeline.cli.common import console, json_option
 from fleet_pipeline.events.options import without_secrets
 from fleet_pipeline.settings import load_settings, origins
 
@@ -36,7 +35,7 @@ def config(as_json: bool) -> None:
     for name, value, origin in entries:
         value_text = "" if value is None else str(value)
         table.add_row(name, Text(value_text), Text(origin, style="dim" if origin == "default" else "bold"))
-    Console(highlight=False).print(table)
+    console().print(table)
 
 
 @click.command()

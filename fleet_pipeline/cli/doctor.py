@@ -4,10 +4,9 @@ import json
 from dataclasses import asdict
 
 import click
-from rich.console import Console
 from rich.text import Text
 
-from fleet_pipeline.cli.common import flags, json_option, storage_option
+from fleet_pipeline.cli.common import console, flags, json_option, storage_option
 from fleet_pipeline.common.errors import BROKE, COMPLETED
 from fleet_pipeline.common.text import printable
 from fleet_pipeline.settings import load_settings
@@ -32,18 +31,15 @@ def doctor(model: str | None, nats: str | None, storage: str | None, as_json: bo
     from fleet_pipeline.services.doctor import Health, examine
 
     settings = load_settings(flags(storage=storage, engine__model=model, nats__url=nats))
-    console = Console(highlight=False, soft_wrap=True)
+    out = console()
     findings = []
     for finding in examine(settings):
         findings.append(finding)
         if not as_json:
-            console.print(
-                Text.assemble(
-                    (f"{finding.health:<5}", _STYLES[finding.health]), f"{finding.what:<9}", printable(finding.said)
-                )
-            )
+            health = (f"{finding.health:<5}", _STYLES[finding.health])
+            out.print(Text.assemble(health, f"{finding.what:<9}", printable(finding.said)), soft_wrap=True)
             if finding.remedy:
-                console.print(Text(f"{'':14}{finding.remedy}", style="dim"))
+                out.print(Text(f"{'':14}{finding.remedy}", style="dim"), soft_wrap=True)
     if as_json:
         click.echo(json.dumps([asdict(finding) for finding in findings], indent=2))
     raise SystemExit(BROKE if any(finding.health is Health.FAIL for finding in findings) else COMPLETED)

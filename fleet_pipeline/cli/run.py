@@ -14,11 +14,10 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple, get_args
 
 import click
-from rich.console import Console
 from rich.text import Text
 
 from fleet_pipeline.cli.backlog import Reading, backlog_options, option_flags, read, report
-from fleet_pipeline.cli.common import fail, flags, json_option, storage_option
+from fleet_pipeline.cli.common import console, fail, flags, json_option, storage_option
 from fleet_pipeline.common.errors import BROKE, COMPLETED, INTERRUPTED, INVALID, SOME_FAILED, BrokerUnavailable
 from fleet_pipeline.common.text import printable
 from fleet_pipeline.deliberation.council import Resume
@@ -118,8 +117,7 @@ def _run(settings: Settings, backlog: Reading, broker: NatsOptions, as_json: boo
         for remark in run_blocking(broker, partial(prepare_broker, streams=PUBLISHED_STREAMS)):
             click.echo(printable(f"NATS: {remark}"), terminal.err)
     publish_error = ""
-    out = Console(file=terminal.out, highlight=False, soft_wrap=not terminal.out.isatty())
-    err = Console(file=terminal.err, highlight=False, soft_wrap=not terminal.err.isatty())
+    out, err = console(terminal.out), console(terminal.err)
     published = PublishSummary()
     with open_instance() as instance:
         with ProgressLine(err) as show, _sigterm_as_ctrl_c():

@@ -6,9 +6,8 @@ import sys
 from typing import NamedTuple
 
 import click
-from rich.console import Console
 
-from fleet_pipeline.cli.common import WIDTH, fail, flags, json_option
+from fleet_pipeline.cli.common import console, fail, flags, json_option
 from fleet_pipeline.common.errors import COMPLETED, INVALID, SOME_FAILED, InvalidInput
 from fleet_pipeline.common.text import printable
 from fleet_pipeline.settings import load_settings
@@ -63,7 +62,7 @@ def score(file: str, embeddings: str | None, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(results, indent=2))
     else:
-        Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH).print(cases_table(results))
+        console().print(cases_table(results))
     sys.exit(SOME_FAILED if refused else COMPLETED)
 
 

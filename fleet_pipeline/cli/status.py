@@ -9,9 +9,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Console
 
-from fleet_pipeline.cli.common import flags, json_option, storage_option
+from fleet_pipeline.cli.common import console, flags, json_option, storage_option
 from fleet_pipeline.common.errors import SOME_FAILED
 from fleet_pipeline.common.text import printable
 from fleet_pipeline.settings import Settings, load_settings
@@ -50,7 +49,7 @@ def status(deliberation_ids: tuple[str, ...], storage: str | None, as_json: bool
     else:
         from fleet_pipeline.reports.terminal import status_table
 
-        Console(highlight=False, soft_wrap=not sys.stdout.isatty()).print(status_table(answers))
+        console().print(status_table(answers))
     sys.exit(0 if all(answer.status == "COMPLETED" for answer in answers) else SOME_FAILED)
 
 
@@ -89,7 +88,7 @@ def _overview(status_service: StatusService, settings: Settings, as_json: bool) 
     if as_json:
         click.echo(json.dumps({"counts": counts, **broker_counts, "deliberations": states}, indent=2))
         return
-    Console(highlight=False, soft_wrap=not sys.stdout.isatty()).print(overview(states, counts, settings.storage))
+    console().print(overview(states, counts, settings.storage))
     if broker_line:
         click.echo(printable(broker_line))
 

@@ -1,10 +1,16 @@
 """Makes text from models and backlogs safe to print."""
 
 import re
+import unicodedata
 
 # Characters that could control a terminal or mislead its reader: control characters except line feed
 # and tab, the C1 range, and the marks that reorder text.
 _UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+
+
+def is_blank(text: str) -> bool:
+    """Whether a reader sees nothing: blanks of any kind, control characters and marks without width."""
+    return all(unicodedata.category(char)[0] in "ZC" for char in text)
 
 
 def printable(text: str) -> str:

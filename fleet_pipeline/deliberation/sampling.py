@@ -23,6 +23,10 @@ class Sampling(StrictModel):
         default=None, ge=1, le=131_072, description="Longest answer, in tokens, reasoning included."
     )
 
+    stop: list[str] | None = Field(
+        default=None, max_length=16, description="Texts at which an answer ends; they are no part of it."
+    )
+
     def over(self, base: Sampling) -> Sampling:
         """These parameters, with absent ones taken from `base`."""
         return base.model_copy(update=self.model_dump(exclude_none=True))

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
+from fleet_pipeline.common.text import is_blank
 from fleet_pipeline.deliberation.exchange import AgentError, Completion, Request
 from fleet_pipeline.deliberation.prompts import Phase, Turn
 
@@ -56,7 +57,7 @@ def classify(turn: Turn, attempt: int, request: Request, completion: Completion)
     if error is None and completion.finish_reason == "length":
         error = AgentError.CUT_OFF
         message = f"cut off after {completion.completion_tokens} tokens; raise max_tokens or max_model_len"
-    elif error is None and not text:
+    elif error is None and is_blank(text):
         error = AgentError.EMPTY
         message = "only reasoning, no answer" if reasoning else "empty answer"
     return Utterance(turn, attempt, request, completion, text, reasoning, error, message)

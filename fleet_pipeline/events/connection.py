@@ -4,18 +4,20 @@ import asyncio
 import re
 import ssl
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
 from fleet_pipeline.common.errors import BrokerUnavailable, InvalidInput
 from fleet_pipeline.events.options import NatsOptions, without_secrets
+from fleet_pipeline.events.remedies import NO_TLS, remedy
 
 T = TypeVar("T")
+CLOSE_SECONDS = 0.5  # to close a connection that was never made
 
 
-class NotPermitted(TimeoutError):
-    """The NATS user lacks the permission for this operation."""
+class Refused(TimeoutError):
+    """The broker refused an operation, which then got no answer: no permission, or no room."""
 
 
 def run_blocking(options: NatsOptions, conversation: Callable[[Any], Coroutine[Any, Any, T]]) -> T:
@@ -40,11 +42,13 @@ def unavailable(options: NatsOptions, refused: Sequence[str] = ()) -> Iterator[N
     except (OSError, TimeoutError, _nats_error()) as error:
         denied = isinstance(error, TimeoutError) and refused
         detail = refused[-1] if denied else str(error) or "no answer"
+        what_to_do = remedy(error, detail, options)
         # The error text of a server or library may repeat the credentials it was given.
         for secret in _secrets(options):
             detail = detail.replace(secret, "***")
         servers = without_secrets(options.url or "")
-        raise BrokerUnavailable(f"NATS at {servers}: {type(error).__name__}: {detail}") from None
+        told = f"NATS at {servers}: {type(error).__name__}: {detail}"
+        raise BrokerUnavailable(f"{told}; {what_to_do}" if what_to_do else told) from None
 
 
 @asynccontextmanager
@@ -54,42 +58,80 @@ async def connect(
     """Connect to the broker while the block runs. Without a broker this fails within seconds.
 
     `lasting`: after the first connection, reconnect after every break for as long as the block runs.
-    `refused` collects the broker's messages about missing permissions. The denied operation itself gets
-    no answer and times out. Raises `NotPermitted` for such a timeout.
+    `refused` collects the broker's messages about what it refuses. The operation itself gets no answer and
+    times out. Raises `Refused` for such a timeout.
     """
-    import nats
+    from nats.errors import NoServersError
+    from nats.js.errors import APIError
 
-    violations = refused if refused is not None else []
+    refusals = refused if refused is not None else []
+    failures: list[Exception] = []  # of the way to the broker
 
-    async def record_violation(error: Exception) -> None:
+    async def record(error: Exception) -> None:
         """Replaces the callback of nats-py, which would log the error."""
         if "permissions violation" in str(error).lower():
-            violations.append(str(error))
+            refusals.append(str(error))
+        elif isinstance(error, APIError):
+            # nats-py 2.16 raises a refused event's error where it should give it to whoever waits for the ack.
+            refusals.append(error.description or str(error))
+        else:
+            failures.append(error)
 
     _check_seed(options)
-    connection = await nats.connect(
-        options.servers,
-        name="fleet-pipeline",
-        connect_timeout=5,
-        allow_reconnect=lasting,
-        # The first connection counts as an attempt. The default is 60 attempts, 2 s apart.
-        max_reconnect_attempts=1,
-        reconnect_time_wait=0.1,
-        error_cb=record_violation,
-        inbox_prefix=options.inbox_prefix.encode(),
-        **_credentials(options),
-    )
+    connection = _client(options)
+    try:
+        await connection.connect(
+            options.servers,
+            name="fleet-pipeline",
+            connect_timeout=5,
+            allow_reconnect=lasting,
+            # The first connection counts as an attempt. The default is 60 attempts, 2 s apart.
+            max_reconnect_attempts=1,
+            reconnect_time_wait=0.1,
+            error_cb=record,
+            inbox_prefix=options.inbox_prefix.encode(),
+            **_credentials(options),
+        )
+    except BaseException as error:
+        # nats-py leaves the socket of a failed handshake open, and waits for ever for the end of a failed TLS handshake.
+        with suppress(Exception):
+            await asyncio.wait_for(connection.close(), CLOSE_SECONDS)
+        if isinstance(error, NoServersError) and failures:  # why there is none
+            raise failures[-1] from None
+        raise
     if lasting:
         # Set only now: with -1, the first connection would be tried forever.
         connection.options["max_reconnect_attempts"] = -1
     try:
         yield connection
     except TimeoutError as error:
-        if violations:
-            raise NotPermitted(violations[-1]) from error
+        if refusals:
+            raise Refused(refusals[-1]) from error
         raise
     finally:
         await connection.close()
+
+
+def _client(options: NatsOptions) -> Any:
+    """A client that sends no credentials before the connection is encrypted, where the options ask for that.
+
+    nats-py encrypts if the *broker* says so: to one that does not, or to somebody in its place, it sent user and
+    password in clear, with tls:// in the URL and certificates in the settings (nats.py issue 912). There is no public
+    way in between the broker's greeting and the login, so this overrides the method that makes the login.
+    """
+    from nats.aio.client import Client
+    from nats.errors import Error
+
+    class EncryptedFirst(Client):  # type: ignore[misc]
+        def _connect_command(self) -> bytes:
+            scheme = self._current_server.uri.scheme if self._current_server else ""
+            encrypted = scheme == "wss" or (scheme != "ws" and bool(self._server_info.get("tls_required")))
+            if options.wants_tls and not encrypted:
+                raise Error(NO_TLS)
+            command: bytes = super()._connect_command()
+            return command
+
+    return EncryptedFirst()
 
 
 def _check_seed(options: NatsOptions) -> None:
@@ -124,7 +166,7 @@ def _credentials(options: NatsOptions) -> dict[str, Any]:
 
 
 def _tls(options: NatsOptions) -> ssl.SSLContext | None:
-    """None without TLS files: a tls:// URL or the server can still ask for TLS."""
+    """None without TLS files: nats-py then trusts what the system trusts."""
     if not (options.tls_ca_file or options.tls_cert_file):
         return None
     settings = "nats.tls_ca_file"

@@ -67,6 +67,12 @@ class NatsOptions(StrictModel):
         return self
 
     @property
+    def wants_tls(self) -> bool:
+        """Whether the connection must be encrypted before anything is sent: one TLS server or TLS file is enough."""
+        encrypted = any(server.startswith(("tls://", "wss://")) for server in self.servers)
+        return encrypted or bool(self.tls_ca_file or self.tls_cert_file)
+
+    @property
     def servers(self) -> list[str]:
         return [server.strip() for server in (self.url or "").split(",") if server.strip()]
 

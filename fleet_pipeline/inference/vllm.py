@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import gc
 import os
+import re
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -315,7 +316,7 @@ def _completion(output: Any, temperature: float | None) -> Completion:
 
 def _explain(error: Exception, model: str) -> EngineError:
     """An error that a person can act on. vLLM raises several types for a missing model: `_MODEL_ERRORS`."""
-    detail = str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
+    detail = _reason(error)
     missing = any(base.__name__ in _MODEL_ERRORS for base in type(error).__mro__)
     if not missing:
         return EngineError(f"vLLM could not start with model {model!r}: {type(error).__name__}: {detail}")
@@ -327,6 +328,17 @@ def _explain(error: Exception, model: str) -> EngineError:
     )
 
 
+def _reason(error: Exception) -> str:
+    """What an error of vLLM says, on one line. Of pydantic's errors the first line only counts: the reason follows."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if len(lines) > 1 and "validation error" in lines[0]:
+        lines = [_NOISE.sub("", line) for line in lines[1:] if not line.startswith("For further information")]
+    elif lines:
+        lines = lines[:1]
+    return " ".join(lines)[:500] or type(error).__name__
+
+
+_NOISE = re.compile(r"^Value error, |\s*\[type=.*$")
 _MODEL_ERRORS = {"OSError", "HFValidationError", "HfHubHTTPError", "RepositoryNotFoundError", "ConnectionError"}
 
 

@@ -73,12 +73,13 @@ def _other_kind(location: str) -> str:
 
 
 def read_cases(location: str) -> Records:
-    """The records of a file of cases: JSON, JSON Lines or Parquet. "-" reads JSON from standard input."""
+    """The records of a file of cases, numbered from 1: JSON, JSON Lines or Parquet. "-" reads JSON from standard input."""
     kind = "json" if location == "-" else kind_of(location)
     if kind not in ("json", "jsonl", "ndjson", "parquet"):
         raise InvalidInput(f"{location}: a file of cases has a name that ends in .json, .jsonl or .parquet")
     read = parquet_records if kind == "parquet" else partial(json_records, max_bytes=MAX_DOCUMENT_BYTES)
-    for number, parse in _naming(location, read(_unpacked(location, read_content(location)))):
+    records = _naming(location, read(_unpacked(location, read_content(location))))
+    for number, (_, parse) in enumerate(records, start=1):
         yield number, lambda parse=parse: _parsed(parse)  # type: ignore[misc]
 
 

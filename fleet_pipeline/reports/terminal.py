@@ -28,12 +28,13 @@ def run_table(rows: Sequence[OutcomeRow]) -> RenderableType:
     if len(rows) > MOST_ROWS:
         shown = sorted(rows, key=lambda row: row.status == "completed")[:MOST_ROWS]
     table = Table(pad_edge=False, box=None, header_style="bold")
-    # People copy the id, so it is never folded. The winner column shows only the seat's number.
-    table.add_column("deliberation", no_wrap=True)
-    table.add_column("status")
-    table.add_column("winner")
+    # People copy the id: it is folded only where it does not fit, and never at the cost of the other columns. The
+    # winner column shows only the seat's number.
+    table.add_column("deliberation", overflow="fold")
+    table.add_column("status", no_wrap=True)
+    table.add_column("winner", no_wrap=True)
     for name in ("score", "diversity", "relevance"):
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
     for row in shown:
         table.add_row(
             row.deliberation_id,
@@ -64,9 +65,9 @@ class Standing(Protocol):
 def status_table(answers: Sequence[Standing]) -> RenderableType:
     """One line per answer, and the errors below the table."""
     table = Table(pad_edge=False, box=None, header_style="bold")
-    table.add_column("deliberation", no_wrap=True)
+    table.add_column("deliberation", overflow="fold")
     for name in ("status", "agents", "winner", "score", "run"):
-        table.add_column(name)
+        table.add_column(name, no_wrap=True)
     for answer in answers:
         agents = f"{answer.successful_responses} of {answer.total_agents}" if answer.total_agents else "-"
         table.add_row(
@@ -103,20 +104,21 @@ def _state(name: str) -> Text:
 def cases_table(results: Sequence[Mapping[str, Any]]) -> RenderableType:
     """One line per proposal scored by `fleet score`, best first within its case."""
     table = Table(pad_edge=False, box=None, header_style="bold")
-    table.add_column("case")
-    table.add_column("rank", justify="right")
-    table.add_column("agent")
+    table.add_column("case", overflow="fold")
+    table.add_column("rank", justify="right", no_wrap=True)
+    table.add_column("agent", overflow="fold")
     for name in ("score", "relevance", "fit", "coverage", "novelty", "checks", "diversity"):
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
     for result in results:
+        answered = sum(seat["rank"] is not None for seat in result["proposals"])
         for index, seat in enumerate(result["proposals"]):
             first = index == 0
             table.add_row(
                 Text(printable(result["name"]) if first else ""),
-                f"{seat['rank']}{' tied' if seat['tied'] else ''}",
+                "-" if seat["rank"] is None else f"{seat['rank']}{' tied' if seat['tied'] else ''}",
                 Text(printable(seat["agent_id"]), style="green" if seat["winner"] else ""),
                 *(number(seat[name]) for name in ("score", "relevance", "fit", "coverage", "novelty", "checks")),
-                number(result["diversity"]["vendi"], of=len(result["proposals"])) if first else "",
+                number(result["diversity"]["vendi"], of=answered) if first else "",
             )
     return table
 

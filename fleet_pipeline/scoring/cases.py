@@ -9,6 +9,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from fleet_pipeline.common.errors import InvalidInput
 from fleet_pipeline.common.json_input import JsonObject
+from fleet_pipeline.common.text import is_blank
 from fleet_pipeline.common.validation import describe
 from fleet_pipeline.deliberation.task import Constraints, Task, rubric_points
 from fleet_pipeline.scoring.embeddings import Encoder
@@ -86,14 +87,15 @@ def score_cases(
     """Score cases given as `Case` or as plain mappings. In the frames, `deliberation_id` is the case's position in
     `cases` as a text ("0", "1", ...). Raises `InvalidInput` for a mapping that is no case, and without any case.
 
-    The cases are one batch: the tasks of the other cases are wrong tasks for a case's relevance.
+    The cases are one batch: the tasks of the other cases are wrong tasks for a case's relevance. A blank content is no
+    proposal: it has no score and no rank.
     """
     if not cases:
         raise InvalidInput("there is no case to score")
     valid_cases = [case if isinstance(case, Case) else read_case(case) for case in cases]
     tasks = {str(index): _task(str(index), case) for index, case in enumerate(valid_cases)}
     rows = [
-        (str(index), proposal.agent_id, proposal.content)
+        (str(index), proposal.agent_id, None if is_blank(proposal.content) else proposal.content)
         for index, case in enumerate(valid_cases)
         for proposal in case.proposals
     ]
@@ -115,7 +117,7 @@ class ScoredProposal(TypedDict):
     novelty: float | None
     checks: float | None
     score: float | None
-    rank: int
+    rank: int | None  # null, as every score, where there is no proposal
     tied: bool
     winner: bool
     evidence: list[JsonObject]  # as in the table of proposals
@@ -137,9 +139,9 @@ def case_results(names: Sequence[str], scored: Scored) -> list[CaseResult]:
     figures = {key: part.to_dict("records") for key, part in tall.groupby("deliberation_id")}
     results: list[CaseResult] = []
     for index, name in enumerate(names):
-        rows = sorted(by_case[str(index)], key=lambda row: (row["rank"], row["agent_id"]))
+        rows = sorted(by_case[str(index)], key=_place)
         diversity: dict[str, float | None] = {"vendi": None, "mean_distance": None}
-        for figure in figures[str(index)]:
+        for figure in figures.get(str(index), ()):
             embedded = figure["version"].startswith("embedding:")
             diversity[f"embedding_{figure['metric']}" if embedded else figure["metric"]] = figure["value"]
         results.append({"name": name, "diversity": diversity, "proposals": [_result(row) for row in rows]})
@@ -155,16 +157,26 @@ def _result(row: Mapping[Any, Any]) -> ScoredProposal:
         "novelty": _number(row["novelty"]),
         "checks": _number(row["checks"]),
         "score": _number(row["score"]),
-        "rank": int(row["rank"]),
-        "tied": bool(row["tied"]),
-        "winner": bool(row["winner"]),
-        "evidence": [asdict(entry) for entry in row["evidence"]],
+        "rank": None if pd.isna(row["rank"]) else int(row["rank"]),
+        "tied": row["tied"] is True,
+        "winner": row["winner"] is True,
+        "evidence": [asdict(entry) for entry in _list(row["evidence"])],
         "findings": [
             {"check": check.check, "line": finding.line, "message": finding.message}
-            for check in row["findings"]
+            for check in _list(row["findings"])
             for finding in check.findings
         ],
     }
+
+
+def _place(row: Mapping[Any, Any]) -> tuple[bool, int, str]:
+    absent = bool(pd.isna(row["rank"]))
+    return absent, 0 if absent else int(row["rank"]), row["agent_id"]
+
+
+def _list(value: Any) -> list[Any]:
+    """Scores that there are none of are NaN in a frame."""
+    return value if isinstance(value, list) else []
 
 
 def _number(value: float) -> float | None:

@@ -25,7 +25,8 @@ CHUNK = 256  # councils
 
 @dataclass(frozen=True)
 class Scored:
-    """`proposals`: one row per proposal, with the parts of its score, `relevance`, `score`, `rank` and `winner`.
+    """`proposals`: one row per proposal, with the parts of its score, `relevance`, `score`, `rank` and `winner`, which are
+    null where it has no text.
     `scores`: every figure in tall form, the councils' diversity included (see `Score`)."""
 
     proposals: pd.DataFrame
@@ -57,6 +58,7 @@ def score_proposals(
         scorer = _Scorer(tasks, encoder)
         scored = [scorer.score(chunk) for chunk in chunks]
     ranked = rank(score(pd.concat([part.seats for part in scored], ignore_index=True), weights or Weights()))
+    ranked = proposals[SEAT].merge(ranked, on=SEAT, how="left", validate="1:1")
     return Scored(ranked, score_frame([*(figure for part in scored for figure in part.figures), *seat_scores(ranked)]))
 
 

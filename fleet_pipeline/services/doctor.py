@@ -2,6 +2,7 @@
 As in every command, a missing Dagster home and missing streams of the broker are created.
 """
 
+import os
 import shutil
 import sys
 import uuid
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from fleet_pipeline.common.errors import StorageError
 from fleet_pipeline.events.options import without_secrets
@@ -65,6 +67,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
         "storage": _storage,
         "Dagster": _dagster,
         "NATS": _nats,
+        "wire": _wire,
     }
     for name, diagnose in diagnoses.items():
         try:
@@ -163,6 +166,20 @@ def _dagster(_: Settings) -> Diagnosis:
             "take them from fleet_pipeline/dagster.yaml: lost runs are tried again, and GPUs not shared by accident",
         )
     return ok(summary)
+
+
+def _wire(_: Settings) -> Diagnosis:
+    """Endpoints of libraries' own settings that would carry keys and texts unencrypted to another machine."""
+    plain = []
+    for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "HF_ENDPOINT"):
+        parts = urlsplit(os.environ.get(name, ""))
+        if parts.scheme == "http" and parts.hostname not in ("localhost", "127.0.0.1", "::1"):
+            plain.append(f"{name} is http://{parts.hostname}")
+    if plain:
+        return warn(
+            f"{', '.join(plain)}: what goes there can be read on the way", "use https:// where the network is not yours"
+        )
+    return ok("nothing leaves this machine unencrypted that libraries are told to send")
 
 
 def _nats(settings: Settings) -> Diagnosis:

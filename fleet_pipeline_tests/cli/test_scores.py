@@ -96,13 +96,13 @@ def test_one_bad_case_of_a_list_costs_no_other(tmp_path: Path) -> None:
     assert "refused: case 1 (case 1): task: given twice; keep one" in result.stderr
 
 
-def test_a_list_that_is_no_json_is_one_error_with_its_place(tmp_path: Path) -> None:
+def test_what_of_a_list_is_no_json_is_told_with_its_place(tmp_path: Path) -> None:
     path = tmp_path / "cases.json"
-    path.write_text(f"[\n{json.dumps(GOOD)},\n]")
+    path.write_text(f"[\n{json.dumps(GOOD)},\n{{broken}},\n{json.dumps(GOOD)}")
     result = fleet("score", str(path))
-    assert result.exit_code == 2
-    assert "not valid JSON" in result.stderr
-    assert "line 3" in result.stderr
+    assert result.exit_code == 3
+    assert "refused: case 2 (case 2): (whole line): not valid JSON at column 2" in result.stderr
+    assert "the file may be cut off" in result.stderr
 
 
 @pytest.mark.parametrize(

@@ -2,11 +2,13 @@
 
 import asyncio
 import json
+import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -21,7 +23,7 @@ from fleet_pipeline.api.nats_service import Answer
 from fleet_pipeline.cli import main
 from fleet_pipeline.common.errors import BrokerUnavailable, InvalidInput
 from fleet_pipeline.common.messages import Received
-from fleet_pipeline.events.connection import connect, run_blocking
+from fleet_pipeline.events.connection import connect, run_blocking, unavailable
 from fleet_pipeline.events.embedded import embedded_server
 from fleet_pipeline.events.envelope import Envelope
 from fleet_pipeline.events.lookup import refusal, stored_keys, untaken, waiting
@@ -132,6 +134,102 @@ def test_tls_with_a_certificate_of_ones_own(tmp_path: Path) -> None:
             run_blocking(NatsOptions(url=f"tls://{place}"), prepare_broker)
         with pytest.raises(BrokerUnavailable):  # a client that does not say who it is
             run_blocking(NatsOptions(url=f"tls://{place}", tls_ca_file=f"{folder}/ca.pem"), prepare_broker)
+
+
+GREETING = b'INFO {"server_id":"x","version":"2.10.0","proto":1,"headers":true,"max_payload":1048576}\r\n'
+
+
+@contextmanager
+def listener(greeting: bytes, *, hang_up: bool) -> Iterator[tuple[str, list[bytes]]]:
+    """Something in the broker's place: it greets, and keeps all that it is sent, or hangs up. Gives host:port."""
+    received: list[bytes] = []
+
+    def serve(listening: socket.socket) -> None:
+        with suppress(OSError):
+            while True:
+                connection, _ = listening.accept()
+                with connection, suppress(OSError):
+                    connection.sendall(greeting)
+                    connection.settimeout(2)
+                    while not hang_up and (data := connection.recv(4_096)):
+                        received.append(data)
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=serve, args=(listening,), daemon=True)
+        thread.start()
+        yield f"127.0.0.1:{listening.getsockname()[1]}", received
+        listening.shutdown(socket.SHUT_RDWR)
+    thread.join()
+
+
+@pytest.mark.parametrize("lasting", [False, True])
+@pytest.mark.parametrize("asked_by", ["the URL", "one URL of two", "a certificate"])
+@pytest.mark.parametrize("login", ["a password", "a password in the URL", "a token"])
+def test_no_credential_leaves_before_the_connection_is_encrypted(
+    tmp_path: Path, lasting: bool, asked_by: str, login: str
+) -> None:
+    """Whatever is in the broker's place says that it has no TLS, and got user and password in clear."""
+    with listener(GREETING, hang_up=False) as (place, received):
+        address = f"user:hunter2@{place}" if login == "a password in the URL" else place
+        scheme = "tls" if asked_by == "the URL" else "nats"
+        url = f"{scheme}://{address}" + (",tls://127.0.0.1:1" if asked_by == "one URL of two" else "")
+        secrets = {"a password": {"user": "user", "password": "hunter2"}, "a token": {"token": "hunter2"}}.get(
+            login, {}
+        )
+        files = {"tls_ca_file": f"{certificates(tmp_path)}/ca.pem"} if asked_by == "a certificate" else {}
+        options = NatsOptions(url=url, **secrets, **files)
+
+        async def talk() -> None:
+            async with connect(options, lasting=lasting):
+                pass
+
+        with pytest.raises(BrokerUnavailable) as refused, unavailable(options):
+            asyncio.run(talk())
+    assert received == []
+    assert "hunter2" not in str(refused.value)
+    if asked_by != "one URL of two":  # nats-py tries its servers in any order, and tells of the last
+        assert "offers no encryption (TLS), and nothing was sent to it; turn TLS on in the broker" in str(refused.value)
+
+
+def test_a_login_in_clear_is_sent_where_nobody_asks_for_encryption() -> None:
+    """The test above can fail: the same listener gets the password of a plain URL."""
+    with listener(GREETING, hang_up=False) as (place, received), pytest.raises(BrokerUnavailable):
+        run_blocking(NatsOptions(url=f"nats://{place}", user="user", password="hunter2"), prepare_broker)
+    assert b"hunter2" in b"".join(received)
+
+
+def test_each_way_in_which_a_broker_fails_has_a_sentence_with_its_remedy(tmp_path: Path) -> None:
+    said: dict[str, str] = {}
+
+    def fails(what: str, options: NatsOptions, talk: Any = prepare_broker) -> None:
+        with pytest.raises(BrokerUnavailable) as failed:
+            run_blocking(options, talk)
+        said[what] = str(failed.value)
+
+    for name in ("off", "login", "full"):
+        (tmp_path / name).mkdir()
+    with server(tmp_path / "off", "", jetstream=False) as place:
+        fails("JetStream is off there: start nats-server with -js", NatsOptions(url=f"nats://{place}"))
+    with server(tmp_path / "login", 'authorization { user: fleet, password: "x" }') as place:
+        fails("it refuses this login: correct nats.user", NatsOptions(url=f"nats://{place}", user="f", password="y"))
+        fails("it asks for a login: set nats.user", NatsOptions(url=f"nats://{place}"))
+    small = f'jetstream {{ store_dir: "{tmp_path}/full/js", max_file_store: 3000, max_memory_store: 1MB }}'
+    with server(tmp_path / "full", small, jetstream=False) as place:
+        events = [
+            Envelope(
+                event_type="deliberation.failed", idempotency_key=f"{n}", correlation_id="t", payload={"a": "b" * 900}
+            )
+            for n in range(5)
+        ]
+        send = partial(publish, make_events=lambda _: [event.sealed() for event in events])
+        fails("its storage is full: raise max_file_store", NatsOptions(url=f"nats://{place}"), send)
+    for greeting in (b"", b"HTTP/1.1 400 Bad Request\r\n\r\n", GREETING):
+        with listener(greeting, hang_up=True) as (place, _):
+            fails("it hung up in the handshake" + " " * len(greeting), NatsOptions(url=f"nats://{place}"))
+    fails("nobody answers there: start it, or correct nats.url", NatsOptions(url="nats://127.0.0.1:1"))
+    fails("there is no host of that name", NatsOptions(url="nats://no-such-host.invalid"))
+    assert {what: what.strip() in told for what, told in said.items()} == dict.fromkeys(said, True), said
+    assert len({told.rpartition("; ")[2] for told in said.values()}) >= 7
 
 
 LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)

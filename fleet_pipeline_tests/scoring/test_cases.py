@@ -131,3 +131,22 @@ def test_any_texts_make_scores_in_their_ranges(task: str, requirements: list[str
     for seat in result["proposals"]:
         figures = [seat[name] for name in ("relevance", "fit", "coverage", "novelty", "checks", "score")]
         assert all(0 <= value <= 1 for value in figures if value is not None)
+
+
+@pytest.mark.parametrize("blank", ["", " \n\t", "\u200b", "\ufeff \u2060"])
+def test_an_empty_answer_is_no_proposal_and_never_wins(blank: str) -> None:
+    """It won by lot over working code where neither speaks of the task; "" and blanks were two different ones."""
+    code = "def rev(s):\n    return s[::-1]"
+    case = {
+        "task": "Write a function that reverses a text",
+        "proposals": [{"agent_id": f"a{n}", "content": blank} for n in (1, 2)] + [{"agent_id": "b", "content": code}],
+    }
+    scored = score_cases([case, {"task": "t", "proposals": [{"agent_id": "c", "content": blank}]}])
+    first, second = case_results(["x", "y"], scored)
+    assert [(one["agent_id"], one["rank"], one["winner"]) for one in first["proposals"]] == [
+        ("b", 1, True), ("a1", None, False), ("a2", None, False)
+    ]  # fmt: skip
+    assert first["diversity"]["vendi"] == 1
+    assert [one["score"] for one in second["proposals"]] == [None]
+    assert len(scored.proposals) == 4
+    json.dumps([first, second])

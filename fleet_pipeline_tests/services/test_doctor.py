@@ -29,7 +29,7 @@ def test_a_machine_that_is_well_is_told_so_and_nothing_is_left_behind(examined, 
     code, found = examined("--model", "fleet-tiny", "--storage", str(tmp_path / "storage"), "--nats", nats_url)
     assert code == 0
     assert {what for what, one in found.items() if one["health"] != "ok"} <= {"GPU"}
-    assert list(found) == ["Python", "vLLM", "GPU", "model", "storage", "Dagster", "NATS"]
+    assert list(found) == ["Python", "vLLM", "GPU", "model", "storage", "Dagster", "NATS", "wire"]
     assert list((tmp_path / "storage").iterdir()) == []
 
 
@@ -50,7 +50,18 @@ def test_what_is_wrong_is_told_with_its_remedy_and_the_rest_is_looked_at(examine
     assert found[what]["health"] == "fail"
     assert said in found[what]["said"]
     assert found[what]["remedy"]
-    assert len(found) == 7
+    assert len(found) == 8
+
+
+def test_an_endpoint_that_sends_keys_in_clear_to_another_machine_is_a_warning(examined, monkeypatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://minio.example:9000")
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:8080")
+    _, found = examined("--model", "fleet-tiny")
+    assert (found["wire"]["health"], "AWS_ENDPOINT_URL is http://minio.example:" in found["wire"]["said"]) == (
+        "warn",
+        True,
+    )
+    assert "HF_ENDPOINT" not in found["wire"]["said"]
 
 
 def test_a_dagster_yaml_that_says_nothing_of_lost_runs_is_a_warning(examined, tmp_path: Path, monkeypatch) -> None:

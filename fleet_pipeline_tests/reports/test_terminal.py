@@ -1,0 +1,46 @@
+"""Tables on terminals of any width, and in pipes."""
+
+import io
+
+import pytest
+from rich.console import Console
+
+from fleet_pipeline.cli.common import console
+from fleet_pipeline.deliberation.transcript import Status
+from fleet_pipeline.events.payloads import Status as Standing
+from fleet_pipeline.reports.terminal import run_table, status_table
+from fleet_pipeline_tests.support.rows import a_status, an_outcome
+
+pytestmark = pytest.mark.unit
+
+IDS = ["ci-cd-pipeline.devops", "3f2b1c1e-2b1d-4c55-9a7f-0a1b2c3d4e5f.architect", f"{'x' * 60}.dev", f"{'y' * 120}.dev"]
+OUTCOMES = {"vendi": 2.37, "answered": 3, "mean_relevance": 0.891, "winner_score": 0.861}
+
+
+@pytest.mark.parametrize("key", IDS)
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_a_long_id_takes_no_other_column_off_the_table(key: str, width: int) -> None:
+    """From 84 characters on there was nothing but the id."""
+    rows = [an_outcome(deliberation_id=key, **OUTCOMES), an_outcome(deliberation_id="b.qa", status=Status.TIMEOUT)]
+    out = Console(file=io.StringIO(), width=width)
+    out.print(run_table(rows))
+    text = out.file.getvalue()
+    for cell in ("completed", "timeout", "002", "0.861", "2.37 of 3", "0.891"):
+        assert cell in text
+    folded = "".join(line.partition("  ")[0] for line in text.splitlines()[1:])
+    assert key in folded
+    answers = [
+        a_status(
+            deliberation_id=key, status=Standing.IN_PROGRESS, total_agents=3, winner_score=0.861, run_id="0123456789"
+        )
+    ]
+    out.print(status_table(answers))
+    assert all(cell in out.file.getvalue() for cell in ("IN_PROGRESS", "0 of 3", "01234567"))
+
+
+@pytest.mark.parametrize("key", IDS)
+def test_a_table_in_a_pipe_has_every_row_on_one_line(key: str) -> None:
+    out = io.StringIO()
+    console(out).print(run_table([an_outcome(deliberation_id=key, **OUTCOMES)]))
+    (row,) = [line for line in out.getvalue().splitlines() if key in line]
+    assert row.split() == [key, "completed", "002", "0.861", "2.37", "of", "3", "0.891"]
