@@ -53,9 +53,14 @@ class Completion:
 
     An engine sets `error` for failures that only it can detect. The protocol detects empty and cut-off
     answers from `text` and `finish_reason` ("stop", "length", ...).
+
+    `reasoning` is what the model thought aloud, where the engine has split it off `text`; None leaves that to the
+    protocol. `opened` is the mark of reasoning with which the prompt ended, "" for none; None where that is not known.
     """
 
     text: str = ""
+    reasoning: str | None = None
+    opened: str | None = None
     finish_reason: str = ""
     prompt_tokens: int = 0
     cached_tokens: int = 0

@@ -6,10 +6,10 @@ from enum import StrEnum
 from fleet_pipeline.common.text import is_blank
 from fleet_pipeline.deliberation.exchange import AgentError, Completion, Request
 from fleet_pipeline.deliberation.prompts import Phase, Turn
+from fleet_pipeline.deliberation.reasoning import split_reasoning
 
 # Begins the name of the engine in rows that no model made.
 SYNTHETIC = "synthetic: "
-_OPEN, _CLOSE = "<think>", "</think>"
 
 
 class Status(StrEnum):
@@ -52,7 +52,10 @@ class Transcript:
 
 def classify(turn: Turn, attempt: int, request: Request, completion: Completion) -> Utterance:
     """The utterance of one answer. Splits off the reasoning, and sets `error` if the answer does not count."""
-    reasoning, text = split_reasoning(completion.text)
+    if completion.reasoning is not None:  # the engine knows the model's format
+        reasoning, text = completion.reasoning.strip(), completion.text.strip()
+    else:
+        reasoning, text = split_reasoning(completion.text, completion.opened)
     error, message = completion.error, completion.error_message
     if error is None and completion.finish_reason == "length":
         error = AgentError.CUT_OFF
@@ -61,20 +64,3 @@ def classify(turn: Turn, attempt: int, request: Request, completion: Completion)
         error = AgentError.EMPTY
         message = "only reasoning, no answer" if reasoning else "empty answer"
     return Utterance(turn, attempt, request, completion, text, reasoning, error, message)
-
-
-def split_reasoning(raw: str) -> tuple[str, str]:
-    """Split a raw answer into (reasoning, answer).
-
-    Reasoning is a leading `<think>...</think>` block. Some chat templates put the opening tag into
-    the prompt, so a closing tag alone also ends reasoning. If an opening tag is never closed, the
-    whole answer is reasoning. Later tags belong to the answer.
-    """
-    body = raw.strip()
-    if body.startswith(_OPEN):
-        reasoning, _, answer = body.removeprefix(_OPEN).partition(_CLOSE)
-    elif _CLOSE in body and _OPEN not in body.partition(_CLOSE)[0]:
-        reasoning, _, answer = body.partition(_CLOSE)
-    else:
-        return "", body
-    return reasoning.strip(), answer.strip()

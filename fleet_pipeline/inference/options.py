@@ -28,6 +28,9 @@ class ModelOptions(StrictModel):
     chat_template: str | None = Field(
         default=None, min_length=1, description="A Jinja file in place of the model's own chat template."
     )
+    reasoning_parser: str | None = Field(
+        default=None, min_length=1, description="vLLM's parser of its reasoning; the usual marks need none."
+    )
     sampling: Sampling = Field(
         default=Sampling(), description="In place of the model's generation_config; run, role and task win over it."
     )
@@ -81,7 +84,11 @@ class VllmConfig(ModelOptions):
         An option that came later is left out where it is not set, so that fingerprints of before stand.
         """
         names = {"dtype", "quantization", "max_model_len", "chat_template_kwargs"}
-        later = {"sampling": self.sampling.model_dump(exclude_none=True), "chat_template": self.template}
+        later = {
+            "sampling": self.sampling.model_dump(exclude_none=True),
+            "chat_template": self.template,
+            "reasoning_parser": self.reasoning_parser,
+        }
         return json.dumps(
             self.model_dump(include=names) | {name: value for name, value in later.items() if value}, sort_keys=True
         )

@@ -26,10 +26,11 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from multiprocessing.connection import wait
 from threading import Thread
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from fleet_pipeline.common.errors import EngineCrashed, EngineError, ModelUnavailable
 from fleet_pipeline.deliberation.exchange import AgentError, Completion, Request, Result
+from fleet_pipeline.inference.chat_format import ChatFormat
 from fleet_pipeline.inference.engine import ALL_CHECKS, Finished, Job, OnCompletion, PromptCheck, ignore
 from fleet_pipeline.inference.loop import drive
 from fleet_pipeline.inference.options import VllmConfig
@@ -71,29 +72,22 @@ class VllmEngine:
         self.llm, self.core, self.crash = llm, llm.llm_engine, None
         try:
             _watch(self.core.engine_core)
-            self.tokenizer = llm.get_tokenizer()
+            self.format = ChatFormat(
+                llm.get_tokenizer(),
+                self.config.model,
+                self.config.template,
+                self.config.chat_template_kwargs,
+                self.config.reasoning_parser,
+            )
+            self.checks = self.format.checks
             self.max_model_len: int = llm.model_config.max_model_len
             own = self.config.sampling.model_dump(exclude_none=True)
             self.model_defaults: dict[str, Any] = llm.model_config.get_diff_sampling_param() | own
-            self.template = self.config.template
-            self.temperatures: dict[str, float] = {}  # of prompts in flight, by request id
-            known = control_tokens(self.tokenizer)
-            self.control_tokens = known or []
-            self.checks = ALL_CHECKS if known is not None else ALL_CHECKS - {"control_tokens"}
-            self.check_chat_template()
+            self.under_way: dict[str, _UnderWay] = {}  # by request id
         except BaseException:
             self.close()
             raise
         self.start_seconds += time.monotonic() - began
-
-    def check_chat_template(self) -> None:
-        """Render one prompt at the start: a broken template would fail every prompt. Raises `EngineError`."""
-        try:
-            self._encode([{"role": "system", "content": "a"}, {"role": "user", "content": "b"}])
-        except Exception as error:
-            raise EngineError(
-                f"the chat template of model {self.config.model!r} cannot render a system and a user message: {error}"
-            ) from error
 
     def run(self, jobs: Iterable[Job[Result]], on_completion: OnCompletion = ignore) -> Iterator[Finished[Result]]:
         if self.crash is not None:  # at the end of the previous run
@@ -104,7 +98,7 @@ class VllmEngine:
 
     def submit(self, request_id: str, request: Request) -> Completion | None:
         try:
-            tokens = self._tokenise(request)
+            tokens = self.format.encode(request.messages)
         except Exception as error:  # noqa: BLE001 - a template may fail on one text; other prompts must go on
             return _failed_completion(error)
         room = self.max_model_len - len(tokens)
@@ -125,7 +119,7 @@ class VllmEngine:
             return _failed_completion(error, len(tokens))
         except Exception as error:  # noqa: BLE001 - the engine has crashed; the next step raises
             self.crash = _explain_crash(error)
-        self.temperatures[request_id] = params.temperature
+        self.under_way[request_id] = _UnderWay(params.temperature, self.format.opened(tokens))
         return None
 
     def step(self, patience_seconds: float) -> list[tuple[str, Completion]]:
@@ -139,7 +133,7 @@ class VllmEngine:
         if self.crash is not None:
             raise EngineCrashed(self.crash)
         return [
-            (output.request_id, _completion(output, self.temperatures.pop(output.request_id, None)))
+            (output.request_id, _completion(output, self.format, self.under_way.pop(output.request_id, _UnderWay())))
             for output in outputs
             if output.finished
         ]
@@ -154,7 +148,7 @@ class VllmEngine:
 
     def abort(self, request_ids: list[str]) -> None:
         for request_id in request_ids:
-            self.temperatures.pop(request_id, None)
+            self.under_way.pop(request_id, None)
         if request_ids and self.core is not None:
             with suppress(Exception):  # a crashed engine no longer has them
                 self.core.abort_request(request_ids)
@@ -182,32 +176,6 @@ class VllmEngine:
             del core
             _free()
 
-    def _tokenise(self, request: Request) -> list[int]:
-        return self._encode(
-            [{"role": message.role, "content": self._defuse(message.content)} for message in request.messages]
-        )
-
-    def _encode(self, messages: list[dict[str, str]]) -> list[int]:
-        encoded = self.tokenizer.apply_chat_template(
-            messages,
-            chat_template=self.template,
-            add_generation_prompt=True,
-            tokenize=True,
-            return_dict=True,
-            **self.config.chat_template_kwargs,
-        )
-        return list(encoded["input_ids"])
-
-    def _defuse(self, text: str) -> str:
-        """Break up the model's control tokens in `text` with a space.
-
-        Otherwise a task or a peer's proposal could end its turn and open a system turn.
-        """
-        for token in self.control_tokens:
-            if token in text:
-                text = text.replace(token, f"{token[0]} {token[1:]}")
-        return text
-
     def _params(self, request: Request, room: int) -> Any:
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
@@ -222,18 +190,12 @@ class VllmEngine:
         parameters["max_tokens"] = min(parameters["max_tokens"], room)
         if request.schema:
             parameters["structured_outputs"] = StructuredOutputsParams(json=request.schema)
-        return SamplingParams(**parameters, seed=request.seed, output_kind=RequestOutputKind.FINAL_ONLY)
-
-
-def control_tokens(tokenizer: Any) -> list[str] | None:
-    """The texts of a model's control tokens, or None if its tokenizer does not tell. Hugging Face's tokenizers do.
-
-    `all_special_tokens` is not enough: it holds only the named ones, such as the end of a turn.
-    """
-    added = getattr(tokenizer, "added_tokens_decoder", None)
-    if added is None:
-        return None
-    return [str(token) for token in added.values() if token.special and len(str(token)) > 1]
+        return SamplingParams(
+            **parameters,
+            seed=request.seed,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+            skip_special_tokens=not self.format.shows_special_tokens,
+        )
 
 
 def _load_llm(config: VllmConfig) -> Any:
@@ -299,16 +261,26 @@ def _failed_completion(error: Exception, prompt_tokens: int = 0) -> Completion:
     return Completion(prompt_tokens=prompt_tokens, error=AgentError.ENGINE, error_message=message)
 
 
-def _completion(output: Any, temperature: float | None) -> Completion:
+class _UnderWay(NamedTuple):
+    """What is remembered of a request until its answer is there."""
+
+    temperature: float | None = None
+    opened: str | None = None
+
+
+def _completion(output: Any, chat_format: ChatFormat, under_way: _UnderWay) -> Completion:
     answer = output.outputs[0]
     failed = answer.finish_reason not in ("stop", "length")
+    reasoning, text = chat_format.read(answer.text)
     return Completion(
-        text=answer.text,
+        text=text,
+        reasoning=reasoning,
+        opened=under_way.opened,
         finish_reason=answer.finish_reason or "",
         prompt_tokens=len(output.prompt_token_ids),
         cached_tokens=output.num_cached_tokens or 0,
         completion_tokens=len(answer.token_ids),
-        temperature=temperature,
+        temperature=under_way.temperature,
         error=AgentError.ENGINE if failed else None,
         error_message=f"vLLM ended the request with {answer.finish_reason!r}" if failed else "",
     )
