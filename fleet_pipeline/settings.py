@@ -252,7 +252,10 @@ def _check_name(name: str, source: str, error: str) -> None:
 
 
 def _read_toml(file: Path) -> dict[str, Any]:
-    return tomllib.loads(file.read_text(encoding="utf-8"))
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise InvalidInput(f"{file}: not UTF-8 at byte {error.start + 1}: write it in UTF-8") from None
 
 
 def origins(settings: Settings) -> list[tuple[str, Any, str]]:

@@ -87,17 +87,23 @@ class AsyncClient:
         """Submit many tasks; returns once the broker has stored all. All are validated before any is sent."""
         sealed = [_sealed(_validated(task), rerun) for task in tasks]
         for task, _, body in sealed:
-            if len(body) > self._connection.max_payload - 1_024:
-                raise InvalidInput(
-                    f"{task.task_id}: {len(body)} bytes, and the broker takes {self._connection.max_payload}; "
-                    "shorten its texts, or put it into the inbox"
-                )
+            if reason := self._oversize(body):
+                raise InvalidInput(f"{task.task_id}: {reason}")
         with unavailable(self.options, self._refused):
             try:
                 return await self._publish(sealed)
             except _no_stream():
                 await self._make_stream()
                 return await self._publish(sealed)
+
+    def oversize(self, task: Task, *, rerun: bool = False) -> str | None:
+        """Why the broker would not take this task, or None if it fits."""
+        return self._oversize(_sealed(task, rerun)[2])
+
+    def _oversize(self, body: bytes) -> str | None:
+        if len(body) <= self._connection.max_payload - 1_024:
+            return None
+        return f"{len(body)} bytes, and the broker takes {self._connection.max_payload}; shorten its texts, or put it into the inbox"
 
     async def status(self, deliberation: str, request_id: str = "") -> DeliberationStatus:
         """The status of a deliberation: UNKNOWN, PENDING, IN_PROGRESS, COMPLETED, FAILED or TIMEOUT, with counts.
@@ -200,6 +206,10 @@ class Client:
     def submit_all(self, tasks: Iterable[Task | Mapping[str, Any]], *, rerun: bool = False) -> list[Submitted]:
         """See `AsyncClient.submit_all`."""
         return self._run(self._client.submit_all(tasks, rerun=rerun))
+
+    def oversize(self, task: Task, *, rerun: bool = False) -> str | None:
+        """See `AsyncClient.oversize`."""
+        return self._client.oversize(task, rerun=rerun)
 
     def status(self, deliberation: str, request_id: str = "") -> DeliberationStatus:
         """See `AsyncClient.status`."""

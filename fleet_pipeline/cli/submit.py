@@ -12,6 +12,7 @@ from fleet_pipeline.api.client import Client, Submitted
 from fleet_pipeline.cli.backlog import backlog_options, option_flags, read, report
 from fleet_pipeline.cli.common import fail, flags, json_option, storage_option
 from fleet_pipeline.common.errors import INVALID, SOME_FAILED
+from fleet_pipeline.common.text import printable
 from fleet_pipeline.deliberation.task import Task, deliberation_id
 from fleet_pipeline.services.fleet import Fleet
 from fleet_pipeline.settings import Settings, load_settings
@@ -53,9 +54,15 @@ def submit(
     report(parsed)
     if not parsed.tasks:
         fail(f"{', '.join(backlogs)}: no valid task in it", INVALID)
+    refused = [refusal._asdict() for refusal in parsed.refused]
     if settings.nats.url and nats != "off" and not inbox:
         with Client(settings.nats) as client:
-            submitted = client.submit_all(parsed.tasks, rerun=rerun)
+            oversize = {task.task_id: client.oversize(task, rerun=rerun) for task in parsed.tasks}
+            submitted = client.submit_all([one for one in parsed.tasks if not oversize[one.task_id]], rerun=rerun)
+        for task_id, reason in oversize.items():
+            if reason:
+                refused.append({"file": "", "line": 0, "field": task_id, "error": reason})
+                click.echo(printable(f"refused: {task_id}: {reason}"), err=True)
         target = "the broker"
     else:
         submitted, target = _write_to_inbox(settings, parsed.tasks, rerun)
@@ -64,7 +71,7 @@ def submit(
             "submitted": [asdict(submission) for submission in submitted],
             "to": target,
             "ignored": parsed.ignored,
-            "refused": [refusal._asdict() for refusal in parsed.refused],
+            "refused": refused,
         }
         click.echo(json.dumps(document, indent=2))
     else:
@@ -72,7 +79,7 @@ def submit(
             note = "  (the broker had it already)" if submission.duplicate else ""
             click.echo(f"{'  '.join(submission.deliberation_ids)}{note}")
         click.echo(f"{len(submitted)} tasks submitted to {target}; `fleet status` tells where they stand", err=True)
-    sys.exit(SOME_FAILED if parsed.refused else 0)
+    sys.exit(SOME_FAILED if refused else 0)
 
 
 def _write_to_inbox(settings: Settings, tasks: list[Task], rerun: bool) -> tuple[list[Submitted], str]:

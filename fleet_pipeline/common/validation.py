@@ -1,5 +1,6 @@
 """Validation errors in words that tell a person how to fix the input."""
 
+import re
 from typing import NamedTuple
 
 from pydantic import ValidationError
@@ -21,8 +22,24 @@ _REMEDIES = {
     "string_type": "must be a text",
     "tuple_type": "must be a list",
     "dict_type": "must be an object of names and values",
+    "list_type": "must be a list",
     "model_type": "must be an object of names and values",
+    "dataclass_type": "must be an object of names and values",
+    "int_type": "must be a whole number",
+    "int_parsing": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "int_parsing_size": "is larger than any number that fits",
+    "float_type": "must be a number",
+    "float_parsing": "must be a number",
+    "finite_number": "must be a finite number",
+    "bool_type": "must be true or false",
+    "bool_parsing": "must be true or false",
 }
+# Pydantic speaks of inputs and of Python's types. People have fields.
+_SUBJECT = re.compile(
+    r"^(?:Value error, |(?:Input|Value|Tuple|List|Set|Dictionary|String|Data|Bytes|Object) (?:should|must) )"
+)
+_AFTER_VALIDATION = re.compile(r" after validation(?=,|$)")
 
 
 def problems(error: ValidationError, prefix: str = "") -> list[Problem]:
@@ -36,11 +53,19 @@ def problems(error: ValidationError, prefix: str = "") -> list[Problem]:
     for item in items[:MOST_PROBLEMS]:
         path = ".".join(str(part)[:80] for part in item["loc"])
         field = ".".join(part for part in (prefix, path) if part) or "(whole entry)"
-        message = _REMEDIES.get(item["type"], item["msg"].removeprefix("Value error, "))
+        message = _REMEDIES.get(item["type"]) or _in_plain_words(item["msg"])
         result.append(Problem(field, message))
     if omitted > 0:
         result.append(Problem(prefix or "(whole entry)", f"{omitted} more problems"))
     return result
+
+
+def _in_plain_words(message: str) -> str:
+    match = _SUBJECT.match(message)
+    if match is None:
+        return message
+    rest = _AFTER_VALIDATION.sub("", message[match.end() :])
+    return rest if match.group().startswith("Value error") else f"must {rest}"
 
 
 def describe(error: ValidationError, prefix: str = "") -> str:

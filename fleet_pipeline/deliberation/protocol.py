@@ -34,6 +34,13 @@ class _Ended(Exception):
         self.reason = reason
 
 
+def _late(deliberation: Deliberation) -> str:
+    return (
+        f"not finished after {deliberation.timeout_seconds:g} s of running time; give it more "
+        "(constraints.timeout_seconds), or shorter answers (sampling.max_tokens)"
+    )
+
+
 def deliberate(deliberation: Deliberation) -> Dialogue[Transcript]:
     """The dialogue of one deliberation. It never yields an empty list."""
     utterances: list[Utterance] = []
@@ -47,7 +54,7 @@ def deliberate(deliberation: Deliberation) -> Dialogue[Transcript]:
         utterances.extend(attempts)
         errors = {one.error: one.error_message for one in attempts}
         if AgentError.DEADLINE in errors:
-            raise _Ended(Status.TIMEOUT, f"not finished after {deliberation.timeout_seconds:g} s of running time")
+            raise _Ended(Status.TIMEOUT, _late(deliberation))
         if AgentError.FATAL in errors:
             raise _Ended(Status.FAILED, errors[AgentError.FATAL])
         return {one.turn.seat.index: one.text for one in attempts if one.error is None}

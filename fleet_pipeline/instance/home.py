@@ -8,6 +8,8 @@ from importlib import resources
 from pathlib import Path
 
 import dagster as dg
+import yaml
+from sqlalchemy.exc import SQLAlchemyError
 
 from fleet_pipeline.common.errors import InvalidInput
 
@@ -17,9 +19,21 @@ HOME = Path(".fleet/dagster")
 @contextmanager
 def open_instance() -> Iterator[dg.DagsterInstance]:
     """The instance in DAGSTER_HOME, or else the one in `HOME`, set up on first use. Raises `InvalidInput`."""
-    instance_home()
-    with dg.DagsterInstance.get() as instance:
+    home = instance_home()
+    try:
+        instance = dg.DagsterInstance.get()
+    except (dg.DagsterError, yaml.YAMLError, SQLAlchemyError, ImportError) as error:
+        raise InvalidInput(_broken(home, error)) from error
+    with instance:
         yield instance
+
+
+def _broken(home: Path, error: Exception) -> str:
+    """What is wrong with an instance that cannot be opened, on one line, with its place and the remedy."""
+    said = " ".join(str(error).split())[:400]
+    if isinstance(error, SQLAlchemyError):
+        return f"the database of runs in {home} cannot be read: {said}; mend it, or move it away: the results stay"
+    return f"{home / 'dagster.yaml'} cannot be used: {said}"
 
 
 def instance_home() -> Path:

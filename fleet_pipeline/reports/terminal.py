@@ -19,11 +19,13 @@ from fleet_pipeline.deliberation.rows import OutcomeRow, ProposalRow, UtteranceR
 from fleet_pipeline.deliberation.transcript import SYNTHETIC
 
 MOST_ROWS = 60
+MOST_REASONS = 10
+MOST_LINE = 400
 _STYLES = {"completed": "green", "failed": "red", "timeout": "yellow", "in_progress": "cyan"}
 
 
 def run_table(rows: Sequence[OutcomeRow]) -> RenderableType:
-    """One line per deliberation. Above `MOST_ROWS` the table is cut, and those not completed come first."""
+    """One line per deliberation, and below why any failed. Above `MOST_ROWS` the table is cut, and those not completed come first."""
     shown = rows
     if len(rows) > MOST_ROWS:
         shown = sorted(rows, key=lambda row: row.status == "completed")[:MOST_ROWS]
@@ -44,9 +46,22 @@ def run_table(rows: Sequence[OutcomeRow]) -> RenderableType:
             number(row.vendi, of=row.answered),
             number(row.mean_relevance),
         )
+    parts: list[RenderableType] = [table]
     if len(shown) < len(rows):
-        return Group(table, Text(f"... and {len(rows) - len(shown)} more", style="dim"))
-    return table
+        parts.append(Text(f"... and {len(rows) - len(shown)} more", style="dim"))
+    reasons = [row for row in rows if row.error_message]
+    parts += [
+        Text(printable(f"{row.deliberation_id}: {row.status}: {bounded_line(row.error_message or '')}"), style="red")
+        for row in reasons[:MOST_REASONS]
+    ]
+    if len(reasons) > MOST_REASONS:
+        parts.append(Text(f"... and {len(reasons) - MOST_REASONS} more; `fleet show ID` says why", style="dim"))
+    return Group(*parts)
+
+
+def bounded_line(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= MOST_LINE else f"{line[:MOST_LINE]}..."
 
 
 class Standing(Protocol):

@@ -77,6 +77,8 @@ class Store:
         self.root: str = root.rstrip("/")
         self.is_local = "file" in _protocols(self.fs)
         self._copies = None if self.is_local else copies
+        if self.is_local and Path(self.root).is_file():
+            raise StorageError(f"storage {url!r} is a file; name a folder")
 
     def full_path(self, path: str) -> str:
         """The path that a person or another tool can open: local paths as they are, others as URLs."""

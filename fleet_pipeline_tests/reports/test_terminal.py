@@ -38,6 +38,18 @@ def test_a_long_id_takes_no_other_column_off_the_table(key: str, width: int) -> 
     assert all(cell in out.file.getvalue() for cell in ("IN_PROGRESS", "0 of 3", "01234567"))
 
 
+def test_why_a_deliberation_failed_is_told_below_the_table_and_no_more_than_ten_are() -> None:
+    rows = [
+        an_outcome(deliberation_id=f"t{n}.dev", status=Status.FAILED, error_message=f"no. {n}\nquorum")
+        for n in range(12)
+    ]
+    out = Console(file=io.StringIO(), width=100)
+    out.print(run_table(rows))
+    assert "t0.dev: failed: no. 0 quorum" in out.file.getvalue()
+    assert "t11.dev: failed" not in out.file.getvalue()
+    assert "... and 2 more; `fleet show ID` says why" in out.file.getvalue()
+
+
 @pytest.mark.parametrize("key", IDS)
 def test_a_table_in_a_pipe_has_every_row_on_one_line(key: str) -> None:
     out = io.StringIO()

@@ -225,21 +225,34 @@ def test_without_the_service_or_the_broker_the_client_says_what_to_do(nats_url: 
         pass
 
 
+TOO_LARGE = line(
+    "t1",
+    context="x" * 400_000,
+    constraints={
+        "requirements": ["é" * 2_000] * 100,
+        "rubric": ["é" * 2_000] * 50,
+        "cluster_spec": {"a": "x" * 19_000},
+        "metadata": {"a": "x" * 19_000},
+    },
+) | {"description": "é" * 99_000}
+
+
 def test_a_task_larger_than_the_broker_takes_is_refused_before_it_is_sent(nats_url: str) -> None:
     with Client(nats_url) as fleet, pytest.raises(InvalidInput, match="t1: 12.* bytes, and the broker takes 1048576"):
-        fleet.submit(
-            line(
-                "t1",
-                context="x" * 400_000,
-                constraints={
-                    "requirements": ["é" * 2_000] * 100,
-                    "rubric": ["é" * 2_000] * 50,
-                    "cluster_spec": {"a": "x" * 19_000},
-                    "metadata": {"a": "x" * 19_000},
-                },
-            )
-            | {"description": "é" * 99_000}
-        )
+        fleet.submit(TOO_LARGE)
+
+
+def test_of_a_backlog_with_a_task_too_large_for_the_broker_the_others_are_submitted(
+    nats_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("b.jsonl").write_text(
+        "\n".join(json.dumps(one, ensure_ascii=False) for one in (line("t0"), TOO_LARGE, line("t2")))
+    )
+    result = CliRunner().invoke(main, ["submit", "b.jsonl", "--nats", nats_url])
+    assert result.exit_code == 3
+    assert result.stdout.split() == ["t0.dev", "t2.dev"]
+    assert "refused: t1: 12" in result.stderr
 
 
 def test_the_service_answers_bad_questions_and_can_be_found(pipeline: Pipeline, nats_url: str) -> None:
@@ -350,17 +363,17 @@ def answers(fleet: Client) -> bool:
 
 def test_a_service_asks_the_broker_on_the_connection_it_has(intakes: Intakes, monkeypatch) -> None:
     """Each question about what waits opened an event loop and a connection of its own."""
-    import nats
+    from nats.aio.client import Client as NatsClient
 
     opened = []
-    connect = nats.connect
+    connect = NatsClient.connect
 
     async def counted(*arguments: Any, **named: Any) -> Any:
         opened.append(1)
         return await connect(*arguments, **named)
 
     intakes.send(line("t1"))
-    monkeypatch.setattr(nats, "connect", counted)
+    monkeypatch.setattr(NatsClient, "connect", counted)
     with serving(intakes.pipeline, intakes.url), Client(intakes.url) as fleet:
         for _ in range(3):
             assert fleet.status("t1.dev").status == "PENDING"

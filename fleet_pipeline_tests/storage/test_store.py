@@ -78,7 +78,9 @@ def test_files_have_the_permissions_that_the_umask_asks_for(tmp_path: Path) -> N
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(StorageError, match="cannot write .*file/t/a"):
-        Store(str(tmp_path / "file")).write("t/a", b"")
+        Store(str(tmp_path)).write("file/t/a", b"")
+    with pytest.raises(StorageError, match="file' is a file; name a folder"):
+        Store(str(tmp_path / "file"))
 
 
 def test_an_unknown_protocol_is_named() -> None:
