@@ -33,7 +33,7 @@ test: setup lint browser ## Run every check: lint, types, tests (two at a time, 
 test-unit: setup ## Run the tests that need neither Dagster nor vLLM nor a broker: about a minute
 	@.venv/bin/python -m pytest -n 2 --dist loadfile -m unit
 
-test-all: setup lint browser ## Run the slow tests as well: three minutes more
+test-all: setup lint browser ## Run the slow tests as well: five minutes more
 	@.venv/bin/python -m pytest -n 2 --dist loadfile
 
 browser: setup ## Install a Chromium for the tests, where there is none

@@ -138,9 +138,7 @@ def _run(settings: Settings, backlog: Reading, broker: NatsOptions, as_json: boo
                 publish_error = str(error)
     if result.broke:
         err.print(Text(f"fleet: run {result.run_id} broke: {result.broke}"))
-        err.print(
-            "fleet: what had finished is kept; the same command goes on from there. Logs: .fleet/logs/last-run.log"
-        )
+        err.print(f"fleet: what had finished is kept; {_how_to_go_on(settings)}. Logs: .fleet/logs/last-run.log")
     rows = [] if result.broke else local_run.outcome_rows(settings, result)
     if as_json:
         click.echo(
@@ -192,6 +190,12 @@ def _document(
         "tokens_per_second": round(progress.tokens_per_second, 1) if progress else 0.0,
         "engine_start_seconds": round(progress.engine_start_seconds, 2) if progress else 0.0,
     }
+
+
+def _how_to_go_on(settings: Settings) -> str:
+    if settings.council.resume == "never":
+        return "with resume never the same command begins anew; without it, it goes on from there"
+    return "once that is mended, the same command with the same input goes on from there"
 
 
 def _summary(progress: Progress) -> str:

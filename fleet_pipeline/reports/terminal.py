@@ -14,13 +14,14 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from fleet_pipeline.common.text import printable
+from fleet_pipeline.common.text import bounded, printable
 from fleet_pipeline.deliberation.rows import OutcomeRow, ProposalRow, UtteranceRow
 from fleet_pipeline.deliberation.transcript import SYNTHETIC
 
 MOST_ROWS = 60
 MOST_REASONS = 10
 MOST_LINE = 400
+MOST_TASK = 4_000  # characters of a task's description: people look for what came of it
 _STYLES = {"completed": "green", "failed": "red", "timeout": "yellow", "in_progress": "cyan"}
 
 
@@ -157,7 +158,7 @@ def deliberation_page(
     parts: list[RenderableType] = [head]
     if outcome.error_message:
         parts.append(Text(printable(outcome.error_message), style="red"))
-    parts.append(_section("Task", printable(outcome.description or "(not stored)")))
+    parts.append(_section("Task", printable(bounded(outcome.description or "(not stored)", MOST_TASK))))
     parts.append(Padding(_figures(outcome), (1, 0, 0, 0)))
     ranked = sorted(seats, key=lambda seat: seat.place)
     parts += [_seat(seat, utterances) for seat in ranked]

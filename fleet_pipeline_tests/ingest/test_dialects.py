@@ -312,3 +312,36 @@ def _strictly(lines: Sequence[str], delimiter: str) -> list[str]:
     while cells and not cells[-1]:
         cells.pop()
     return cells
+
+
+def _changed(data: st.DataObject, content: bytes) -> bytes:
+    """A file that was cut, or changed in places by the bytes that formats are made of."""
+    changed = bytearray(content)
+    for _ in range(data.draw(st.integers(1, 4))):
+        at = data.draw(st.integers(0, max(len(changed) - 1, 0)))
+        what = data.draw(
+            st.sampled_from(
+                [b'"', b"'", b",", b";", b"\n", b"\r", b"\t", b"{", b"}", b"[", b"]", b"\\", b"\0", b"\xff", b""]
+            )
+        )
+        changed[at : at + data.draw(st.integers(0, 3))] = what
+    return bytes(changed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dialect", WRITERS)
+@given(rows=TABLES, data=st.data())
+@settings(max_examples=2_400, deadline=None)
+def test_whatever_happened_to_a_file_each_row_is_read_as_it_stands_or_refused(
+    dialect: str, rows: list[str], data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """21,600 files in nine dialects: each row is a task or a refusal, and nothing else comes out of a reader."""
+    table = [["task_id", "description", "num_agents"], *([f"t{n}", text, "3"] for n, text in enumerate(rows))]
+    path = tmp_path_factory.getbasetemp() / f"fuzz.{ending_of(dialect)}"
+    path.write_bytes(_changed(data, WRITERS[dialect](table)))
+    try:
+        backlog = read_backlog(str(path), BUILT_IN_ROLES)
+    except InvalidInput:  # as a whole: no header, or no Parquet
+        return
+    assert all(refusal.error and refusal.field for refusal in backlog.refused)
+    assert len({task.task_id for task in backlog.tasks}) == len(backlog.tasks)

@@ -8,8 +8,8 @@ from rich.console import Console
 from fleet_pipeline.cli.common import console
 from fleet_pipeline.deliberation.transcript import Status
 from fleet_pipeline.events.payloads import Status as Standing
-from fleet_pipeline.reports.terminal import run_table, status_table
-from fleet_pipeline_tests.support.rows import a_status, an_outcome
+from fleet_pipeline.reports.terminal import deliberation_page, run_table, status_table
+from fleet_pipeline_tests.support.rows import a_seat, a_status, an_outcome
 
 pytestmark = pytest.mark.unit
 
@@ -36,6 +36,14 @@ def test_a_long_id_takes_no_other_column_off_the_table(key: str, width: int) -> 
     ]
     out.print(status_table(answers))
     assert all(cell in out.file.getvalue() for cell in ("IN_PROGRESS", "0 of 3", "01234567"))
+
+
+def test_a_task_of_any_length_leaves_the_winner_in_sight() -> None:
+    """A file in base64 filled 622 lines."""
+    out = Console(file=io.StringIO(), width=80)
+    out.print(deliberation_page(an_outcome(description="QUJD" * 12_000), [a_seat(1, "The winner", winner=True)], []))
+    assert out.file.getvalue().count("\n") < 80
+    assert "44,000 more characters" in out.file.getvalue()
 
 
 def test_why_a_deliberation_failed_is_told_below_the_table_and_no_more_than_ten_are() -> None:
