@@ -174,6 +174,18 @@ def called(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> Result:
     return result
 
 
+@pytest.mark.parametrize("arguments", [["run"], ["submit"], ["backlog", "check"], ["score"]])
+def test_a_file_on_an_object_store_that_cannot_be_asked_is_named(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str]
+) -> None:
+    """Without credentials it was a traceback."""
+    SURROUNDINGS["an object store without credentials"](folder, monkeypatch)
+    monkeypatch.setenv("FLEET_STORAGE", ".fleet/storage")
+    result = called([*arguments, "s3://bucket/tasks.jsonl"], monkeypatch)
+    assert result.exit_code == 2
+    assert "s3://bucket/tasks.jsonl: cannot be read: " in result.stderr
+
+
 def test_each_call_is_one_that_its_command_understands(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for call, arguments in CALLS.items():
         if call not in SERVES:
