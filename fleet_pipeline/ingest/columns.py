@@ -54,6 +54,7 @@ _TASK = frozenset(Task.model_fields)
 _CONSTRAINTS = frozenset(Constraints.model_fields)
 _TEXTS = frozenset({"description", "context"})  # made of several columns, with a blank line between them
 _JSON = frozenset({"constraints", "sampling", "cluster_spec", "metadata", "architect_rubric"})
+_NESTED = _JSON  # their fields may be columns of their own, such as `metadata.team`
 _LISTS = frozenset({"requirements", "rubric"})
 # Keys under which programs wrap the list of what they export.
 _WRAPPERS = ("tasks", "issues", "cards", "items", "records", "data", "nodes")
@@ -129,9 +130,11 @@ class ColumnReader:
                 _put(task, constraints, name, _joined(name, values))
         for column, value in record.items():
             name = _folded(column)
-            if column in used or name in self.options.columns:
+            if column in used:
                 continue
-            if name in _TASK or name in _CONSTRAINTS or name.partition(".")[0] in ("constraints", "sampling"):
+            if name in self.options.columns:  # the field is made of other columns
+                self.ignored.setdefault(column)
+            elif name in _TASK or name in _CONSTRAINTS or name.partition(".")[0] in _NESTED:
                 if isinstance(value, Cells) and name not in _LISTS | {"roles"}:
                     raise InvalidRecord("is given twice; keep one column of that name", field=column[:80])
                 _put(task, constraints, name, value)
@@ -139,9 +142,8 @@ class ColumnReader:
                 raise InvalidRecord(_unknown(name), field=column[:80])
             else:
                 self.ignored.setdefault(column)
-        if constraints:
-            given = _parsed("constraints", task.get("constraints") or {})
-            task["constraints"] = {**given, **constraints} if isinstance(given, dict) else given
+        for name, value in constraints.items():
+            _put_into(_object(task, "constraints"), name, value)
         return {name: _parsed(name, value) for name, value in task.items()}
 
     def absent(self) -> list[str]:
@@ -181,17 +183,32 @@ def _put(task: JsonObject, constraints: JsonObject, name: str, value: Any) -> No
     if head == "constraints" and rest:
         head, _, rest = rest.partition(".")
     if head in _TASK and not rest:
-        task[head] = value
+        _put_into(task, head, value)
     elif head == "sampling":
-        nested = task.setdefault("sampling", {})
-        if isinstance(nested, dict):
-            nested[rest] = value
+        _put_into(_object(task, head), rest, value)
     elif rest:
-        nested = constraints.setdefault(head, {})
-        if isinstance(nested, dict):
-            nested[rest] = value
+        _put_into(_object(constraints, head), rest, value)
     else:
-        constraints[head] = _parsed(head, value)
+        _put_into(constraints, head, _parsed(head, value))
+
+
+def _object(parent: JsonObject, name: str) -> JsonObject:
+    """The object under a name, where a table may have it as text; a new one if there is none."""
+    found = _parsed(name, parent.get(name) or {})
+    if not isinstance(found, dict):
+        raise InvalidRecord("must be an object of names and values, since other columns add to it", field=name)
+    parent[name] = found
+    return found
+
+
+def _put_into(parent: JsonObject, name: str, value: Any) -> None:
+    """Set a value, or add to the object that is there. Raises `InvalidRecord` for what would take another's place."""
+    if name in parent:
+        there, more = _parsed(name, parent[name]), _parsed(name, value)
+        if not (isinstance(there, dict) and isinstance(more, dict)) or there.keys() & more.keys():
+            raise InvalidRecord("is given by two columns; keep one", field=name[:80])
+        value = {**there, **more}
+    parent[name] = value
 
 
 def _joined(name: str, values: Sequence[Any]) -> Any:

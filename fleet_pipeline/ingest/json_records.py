@@ -102,10 +102,16 @@ def _parsing(value: Any, text: str, began: int, end: int, max_bytes: int) -> Cal
     def parse() -> Any:
         record = text[began:end]
         require_utf8(record)
-        _require_size(record, max_bytes)
+        if not _wraps_records(value):  # an export of a whole board has any length; each of its records has limits
+            _require_size(record, max_bytes)
         return _without_repeats(value)
 
     return parse
+
+
+def _wraps_records(value: Any) -> bool:
+    lists = (item for item in value.values() if isinstance(item, list)) if isinstance(value, dict) else ()
+    return any(isinstance(item, dict) for items in lists for item in items)
 
 
 def _require_size(record: str, max_bytes: int) -> None:

@@ -147,3 +147,26 @@ def test_several_files_are_one_backlog_in_which_an_id_stands_once(tmp_path: Path
         "a.jsonl": ["x", "y"], "b.csv": ["z"]
     }  # fmt: skip
     assert "is in" in backlogs[files[1]].refused[0].error
+
+
+def test_columns_that_add_to_one_object_are_joined_and_none_takes_another_s_place(tmp_path: Path) -> None:
+    content = "task_id,description,constraints,metadata.team,sampling,sampling.top_p\n"
+    content += 'a,d,"{""metadata"": {""k"": 1}, ""rubric"": [""c""]}",Doors,"{""temperature"": 0.5}",0.9\n'
+    content += 'b,d,"{""metadata"": {""team"": 1}}",Doors,,\nc,d,[1],Doors,,\n'
+    backlog = read(tmp_path / "b.csv", content)
+    (task,) = backlog.tasks
+    assert task.constraints.metadata == {"k": 1, "team": "Doors"}
+    assert task.constraints.rubric == ("c",)
+    assert (task.sampling.temperature, task.sampling.top_p) == (0.5, 0.9)
+    assert [(refusal.line, refusal.field) for refusal in backlog.refused] == [(3, "metadata"), (4, "constraints")]
+
+
+def test_a_column_of_a_field_that_is_made_of_others_is_told(tmp_path: Path) -> None:
+    backlog = read(tmp_path / "b.csv", "task_id,Key,description\nold,A-1,d\n", map={"task_id": ["Key"]})
+    assert ([task.task_id for task in backlog.tasks], backlog.ignored) == (["A-1"], ["task_id"])
+
+
+def test_an_export_of_any_length_is_read(tmp_path: Path) -> None:
+    cards = [{"shortLink": f"c{n}", "name": "Card", "desc": "Do it. " * 10_000} for n in range(40)]
+    backlog = read(tmp_path / "b.json", json.dumps({"cards": cards}), preset="trello")
+    assert (len(backlog.tasks), backlog.refused) == (40, [])
