@@ -223,7 +223,7 @@ def test_secrets_of_the_broker_are_never_printed(tmp_path: Path) -> None:
 
 def test_a_refusal_cannot_act_on_the_terminal(tmp_path: Path) -> None:
     hostile = '{"task_id": "a", "description": "d", "\\u001b]0;pwn\\u0007": 1}'
-    result = fleet(tmp_path, "run", write_backlog(tmp_path, hostile))
+    result = fleet(tmp_path, "run", write_backlog(tmp_path, hostile), "--strict")
     assert "\\x1b]0;pwn\\x07: no such field" in result.stderr
     assert "\x1b" not in result.stderr
 
@@ -294,7 +294,7 @@ def test_a_run_that_is_told_to_end_does_so_keeps_what_finished_and_can_go_on(tmp
     wait_until_gone(family[1:])
     said = process.stderr.read()
     assert "it was interrupted" in said
-    assert "the same command goes on from there" in said
+    assert "the same command with the same input goes on from there" in said
     kept = pd.read_parquet(tmp_path / ".fleet/storage/utterances")["deliberation_id"].nunique()
     assert 0 < kept < 150
     counts = json.loads(fleet(tmp_path, "status", "--json").stdout)
