@@ -138,7 +138,9 @@ def _run(settings: Settings, backlog: Reading, broker: NatsOptions, as_json: boo
                 publish_error = str(error)
     if result.broke:
         err.print(Text(f"fleet: run {result.run_id} broke: {result.broke}"))
-        err.print(f"fleet: what had finished is kept; {_how_to_go_on(settings)}. Logs: .fleet/logs/last-run.log")
+        err.print(
+            f"fleet: what had finished is kept; {_how_to_go_on(settings, result.broke == WAS_INTERRUPTED)}. Logs: .fleet/logs/last-run.log"
+        )
     rows = [] if result.broke else local_run.outcome_rows(settings, result)
     if as_json:
         click.echo(
@@ -192,10 +194,11 @@ def _document(
     }
 
 
-def _how_to_go_on(settings: Settings) -> str:
+def _how_to_go_on(settings: Settings, interrupted: bool) -> str:
     if settings.council.resume == "never":
         return "with resume never the same command begins anew; without it, it goes on from there"
-    return "once that is mended, the same command with the same input goes on from there"
+    same = "the same command with the same input goes on from there"
+    return same if interrupted else f"once that is mended, {same}"
 
 
 def _summary(progress: Progress) -> str:
