@@ -78,7 +78,7 @@ async def connect(
             failures.append(error)
 
     _check_seed(options)
-    connection = _client(options)
+    connection = _client(options, refusals)
     try:
         await connection.connect(
             options.servers,
@@ -112,7 +112,7 @@ async def connect(
         await connection.close()
 
 
-def _client(options: NatsOptions) -> Any:
+def _client(options: NatsOptions, refusals: list[str]) -> Any:
     """A client that sends no credentials before the connection is encrypted, where the options ask for that.
 
     nats-py encrypts if the *broker* says so: to one that does not, or to somebody in its place, it sent user and
@@ -131,7 +131,9 @@ def _client(options: NatsOptions) -> Any:
             command: bytes = super()._connect_command()
             return command
 
-    return EncryptedFirst()
+    client = EncryptedFirst()
+    client.refusals = refusals  # so that whoever waits for an ack need not wait for one that never comes
+    return client
 
 
 def _check_seed(options: NatsOptions) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -12,6 +13,7 @@ from fleet_pipeline.events.envelope import Sealed
 from fleet_pipeline.events.streams import PUBLISHED_STREAMS, STREAMS, Stream, ensure_streams, largest_message
 
 ACK_TIMEOUT_SECONDS = 10.0
+LOOK_SECONDS = 0.25  # between two looks at whether the broker refuses what is sent
 # Events sent at a time. Up to two chunks wait for their acks at once, and each event may be a megabyte.
 CHUNK = 128
 Sent = tuple[str, asyncio.Future[Any]]  # an idempotency key and the broker's ack
@@ -51,9 +53,9 @@ async def publish(connection: Any, make_events: MakeEvents, chunk_size: int = CH
             (key, await jetstream.publish_async(subject, body, headers={"Nats-Msg-Id": key}))
             for subject, key, body in chunk
         ]
-        await _settle(unacknowledged, stored, duplicates)
+        await _settle(connection, unacknowledged, stored, duplicates)
         unacknowledged = sent
-    await _settle(unacknowledged, stored, duplicates)
+    await _settle(connection, unacknowledged, stored, duplicates)
     return Receipts(tuple(stored), tuple(duplicates))
 
 
@@ -62,11 +64,14 @@ async def prepare_broker(connection: Any, streams: tuple[Stream, ...] = STREAMS)
     return await ensure_streams(connection.jetstream(), streams)
 
 
-async def _settle(sent: Sequence[Sent], stored: list[str], duplicates: list[str]) -> None:
+async def _settle(connection: Any, sent: Sequence[Sent], stored: list[str], duplicates: list[str]) -> None:
     """Wait for acks. Raises the broker's error for a rejected event, and `TimeoutError` if an ack is missing."""
     if not sent:
         return
-    _, late = await asyncio.wait([ack for _, ack in sent], timeout=ACK_TIMEOUT_SECONDS)
+    late = {ack for _, ack in sent}
+    deadline, known = time.monotonic() + ACK_TIMEOUT_SECONDS, len(connection.refusals)
+    while late and len(connection.refusals) == known and time.monotonic() < deadline:
+        _, late = await asyncio.wait(late, timeout=LOOK_SECONDS)
     if late:
         raise TimeoutError(f"{len(late)} of {len(sent)} events were not acknowledged in {ACK_TIMEOUT_SECONDS:g} s")
     for key, ack in sent:

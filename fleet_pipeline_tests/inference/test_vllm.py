@@ -95,6 +95,18 @@ def test_an_answer_at_its_token_limit_is_cut_off_and_its_neighbours_are_not(vllm
     assert transcripts["good.dev"].status is Status.COMPLETED
 
 
+def test_an_answer_ends_before_a_text_that_stops_it(vllm_engine: VllmEngine) -> None:
+    def said(stop: list[str] | None) -> str:
+        sampling = Sampling(max_tokens=40, temperature=0.7, stop=stop)
+        alone = {"num_agents": 1, "rounds": 0, "diversity": False}
+        council = a_deliberation("stop", defaults=CouncilDefaults(model="m", sampling=sampling, retries=0), **alone)
+        return run(vllm_engine, [council])["stop.dev"].utterances[0].text
+
+    whole = said(None)
+    stop = whole[len(whole) // 2 :][:3]
+    assert said([stop]) == whole.partition(stop)[0].strip()
+
+
 def test_an_answer_gets_no_more_room_than_the_context_has_left(vllm_engine: VllmEngine) -> None:
     defaults = CouncilDefaults(model="m", sampling=Sampling(max_tokens=100_000))
     prompt = opening(deliberate(a_deliberation(defaults=defaults)))[0]
