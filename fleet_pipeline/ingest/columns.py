@@ -241,8 +241,17 @@ def _parsed(name: str, value: Any) -> JsonValue:
     if name == "roles":
         return _json(name, text) if text.startswith("[") else [*text.replace(";", ",").split(",")]
     if name in _LISTS:
-        return _json(name, text) if text.startswith(("[", "{")) else value
+        return _list_or_text(value)
     return _json(name, text) if name in _JSON else value
+
+
+def _list_or_text(text: str) -> JsonValue:
+    """A list that is written as JSON; else the text, which may begin like one: `[ ] it opens` is a box to tick."""
+    try:
+        value: JsonValue = json.loads(text, object_pairs_hook=reject_duplicate_keys)
+    except (ValueError, RecursionError):
+        return text
+    return value if isinstance(value, (list, dict)) else text
 
 
 def _json(name: str, text: str) -> JsonValue:

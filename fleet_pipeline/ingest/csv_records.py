@@ -54,6 +54,8 @@ def csv_records(content: bytes) -> Records:
     if header.problem:
         raise InvalidInput(f"line {header.line}, the header: {header.problem}")
     columns = _columns(header)
+    if not any(columns):
+        raise InvalidInput(f"line {header.line}, the header: names no column, such as task_id,description")
     for row in rows:
         if row.problem or any(cell.strip() for cell in row.cells):
             yield row.line, lambda row=row: _record(row, columns)  # type: ignore[misc]
@@ -72,7 +74,10 @@ def _beginning(lines: Sequence[str]) -> tuple[int, str]:
 
 
 def _header_cells(line: str, delimiter: str) -> list[str]:
-    return next(csv.reader([line], delimiter=delimiter), [])
+    try:
+        return next(csv.reader([line], delimiter=delimiter), [])
+    except csv.Error:  # told when the header is read
+        return []
 
 
 def _rows(lines: Sequence[str], begin: int, delimiter: str, spaced: bool) -> Iterator[_Row]:

@@ -6,7 +6,6 @@ as it began: its neighbours are not lost with it, and the lines in between are n
 """
 
 import json
-import math
 import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -49,10 +48,10 @@ def json_records(content: bytes, max_bytes: int = MAX_BYTES) -> Records:
         yield list_line, _raising(InvalidRecord("the list that begins here is not closed: the file may be cut off"))
 
 
-def _constant(name: str) -> float:
+def _constant(name: str) -> None:
     """NaN is how pandas writes a missing value. The others are numbers that JSON has not."""
     if name == "NaN":
-        return math.nan
+        return
     raise ValueError(f"{name} is no number of JSON; write a number or a text")
 
 

@@ -170,3 +170,9 @@ def test_an_export_of_any_length_is_read(tmp_path: Path) -> None:
     cards = [{"shortLink": f"c{n}", "name": "Card", "desc": "Do it. " * 10_000} for n in range(40)]
     backlog = read(tmp_path / "b.json", json.dumps({"cards": cards}), preset="trello")
     assert (len(backlog.tasks), backlog.refused) == (40, [])
+
+
+def test_requirements_that_begin_like_a_list_are_lines_of_text(tmp_path: Path) -> None:
+    content = 'task_id,description,requirements\na,d,"[ ] it opens\n[x] it closes"\nb,d,"[""it, opens""]"\n'
+    tasks = read(tmp_path / "b.csv", content).tasks
+    assert [task.constraints.requirements for task in tasks] == [("[ ] it opens", "[x] it closes"), ("it, opens",)]

@@ -110,9 +110,9 @@ def test_csv_in_an_old_code_page_costs_the_rows_that_show_it(tmp_path: Path) -> 
     assert "save as CSV UTF-8" in backlog.refused[0].error
 
 
-@pytest.mark.parametrize("content", ["", "\n\n", "# nothing\n"])
+@pytest.mark.parametrize("content", ["", "\n\n", "# nothing\n", ";;;\n;;;\n", "x" * 2_000_001])
 def test_csv_without_a_header_is_refused_as_a_whole(tmp_path: Path, content: str) -> None:
-    with pytest.raises(InvalidInput, match=r"b\.csv: no header"):
+    with pytest.raises(InvalidInput, match=r"b\.csv: (no header|line 1, the header: )"):
         read(tmp_path / "b.csv", content)
 
 
@@ -166,6 +166,13 @@ def test_numbers_that_json_has_not_are_refused(tmp_path: Path) -> None:
     lines = ['{"task_id": "a", "description": "d", "constraints": {"metadata": {"x": Infinity}}}', json.dumps(LOCK)]
     backlog = read(tmp_path / "b.jsonl", "\n".join(lines))
     assert (texts(backlog), refused(backlog)) == ({"lock": "Fix"}, [(1, "(whole line)")])
+
+
+def test_a_missing_number_is_no_number_anywhere(tmp_path: Path) -> None:
+    """NaN is none of JSON's values: what is stored and sent must not have it."""
+    content = '{"task_id": "a", "description": "d", "constraints": {"metadata": {"k": NaN, "l": [1, NaN]}}}'
+    (task,) = read(tmp_path / "b.jsonl", content).tasks
+    assert task.constraints.metadata == {"l": [1, None]}
 
 
 def test_a_number_is_an_id(tmp_path: Path) -> None:
