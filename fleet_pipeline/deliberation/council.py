@@ -9,19 +9,23 @@ from typing import Literal
 from pydantic import Field
 
 from fleet_pipeline.common.strict_model import StrictModel
+from fleet_pipeline.deliberation.answers import Truncated
 from fleet_pipeline.deliberation.roles import Perspective, Role
 from fleet_pipeline.deliberation.sampling import Sampling
 from fleet_pipeline.deliberation.task import Task, deliberation_id
 
 # Raise this number when the same inputs would lead to other prompts or to another sequence of phases.
 # Transcripts stored under an older number are then generated again.
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 
 # The last seat of a diverse council samples at 1.3 times the base temperature, as in the system that this
 # project replaces. The first seat samples at the base temperature; the others are spaced evenly in between.
 HOTTEST = 1.3
 
 
+# What becomes of a deliberation whose time is up while a quorum of proposals stands. "keep": it completes with them.
+# "fail": it is a timeout.
+OnTimeout = Literal["keep", "fail"]
 # Which deliberations run again. "if-possible": incomplete ones, and complete ones made from other inputs.
 # "always": incomplete ones only, even if the inputs of complete ones have changed. "never": all.
 Resume = Literal["if-possible", "always", "never"]
@@ -36,7 +40,21 @@ class CouncilOptions(StrictModel):
         default=1,
         ge=0,
         le=10,
-        description="Further attempts, with fresh seeds, for an empty, cut-off or broken answer.",
+        description="Further attempts, with fresh seeds, for an empty, cut-off, looping or broken answer.",
+    )
+    timeout_seconds: float | None = Field(
+        default=None,
+        gt=0,
+        le=86_400,
+        description="Deadline of a deliberation's own running time; when absent it follows the engine's measured speed.",
+    )
+    on_timeout: OnTimeout = Field(
+        default="keep",
+        description="When time is up and a quorum of proposals stands: keep, complete with them; fail, count as a timeout.",
+    )
+    truncated: Truncated = Field(
+        default="keep",
+        description="Of an answer that reached max_tokens: keep, count what is worth reading of it; refuse, never count it.",
     )
 
 
@@ -68,6 +86,9 @@ class Deliberation:
     sampling: Sampling
     seed: int
     retries: int
+    timeout_seconds: float | None = None  # absent: by the engine's measured speed
+    on_timeout: OnTimeout = "keep"
+    truncated: Truncated = "keep"
     inference: str = ""  # identifies weights, precision and chat template: they affect output too
 
     @cached_property
@@ -83,10 +104,6 @@ class Deliberation:
         """Minimum number of seats that must answer: the task's own number, or a majority."""
         return self.task.needed
 
-    @property
-    def timeout_seconds(self) -> float:
-        return self.task.constraints.timeout_seconds
-
     def critic_of(self, author: Seat, round_: int) -> Seat:
         """The seat that criticises `author` in round `round_` (counted from 1).
 
@@ -101,8 +118,8 @@ class Deliberation:
     def fingerprint(self) -> str:
         """A hash (16 hex digits) of every input that affects what is said or whether it counts.
 
-        A completed deliberation with the same fingerprint need not run again. The hash omits the
-        deadline, because a completed deliberation has met it.
+        A completed deliberation with the same fingerprint need not run again. The hash omits the deadline and what
+        happens at it: they decide how far a deliberation gets, and not what is said until then.
         """
         task = self.task.model_dump(mode="json", exclude={"roles", "quorum", "model", "sampling"})
         task["constraints"].pop("timeout_seconds")
@@ -117,6 +134,7 @@ class Deliberation:
             "sampling": self.sampling.model_dump(exclude_none=True),
             "seed": self.seed,
             "retries": self.retries,
+            "truncated": self.truncated,
         }
         canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
@@ -143,6 +161,9 @@ def seat_council(task: Task, role: Role, defaults: CouncilDefaults) -> Deliberat
         sampling=task.sampling.over(role.sampling).over(defaults.sampling),
         seed=defaults.seed,
         retries=defaults.retries,
+        timeout_seconds=task.constraints.timeout_seconds or defaults.timeout_seconds,
+        on_timeout=defaults.on_timeout,
+        truncated=defaults.truncated,
     )
 
 

@@ -25,13 +25,19 @@ class Message:
 
 @dataclass(frozen=True)
 class Request:
-    """One generation. `temperature_scale` multiplies the temperature, wherever that comes from."""
+    """One generation.
 
-    name: str  # unique in a run, for logs: deliberation, agent, phase, round, subject, attempt
+    `default_max_tokens` limits the answer where neither `sampling` nor the model does. `temperature_scale` multiplies the
+    temperature, and `least_repetition_penalty` raises the penalty, wherever they come from.
+    """
+
+    name: str  # unique in a run: deliberation, agent, phase, round, subject, attempt
     model: str
     messages: tuple[Message, ...]
     sampling: Sampling
+    default_max_tokens: int = 2_048
     temperature_scale: float = 1.0
+    least_repetition_penalty: float | None = None
     seed: int = 0
     schema: str = ""  # JSON schema that the answer must follow; none where empty
 
@@ -42,17 +48,20 @@ class AgentError(StrEnum):
     OVERLONG = "overlong"  # the prompt leaves no room for an answer in the model's context
     EMPTY = "empty"  # only white space or reasoning
     CUT_OFF = "cut_off"  # the answer reached its token limit
+    LOOPED = "looped"  # the answer repeated a passage until it was stopped
     ENGINE = "engine"  # the engine failed on this prompt
     DEADLINE = "deadline"  # still being generated when the deliberation's time was up
-    FATAL = "fatal"  # the engine crashed repeatedly during this deliberation, the last time with no other running
+    CANCELLED = "cancelled"  # still being generated when the run was stopped
+    FATAL = "fatal"  # the engine crashed, and was not started again for this deliberation
 
 
 @dataclass(frozen=True)
 class Completion:
     """An engine's answer to one request. Times are seconds since the epoch, tokens are counts.
 
-    An engine sets `error` for failures that only it can detect. The protocol detects empty and cut-off
-    answers from `text` and `finish_reason` ("stop", "length", ...).
+    An engine sets `error` for failures that only it can detect. The protocol detects empty, cut-off and looping
+    answers from `text` and `finish_reason`: "stop", "length", "repetition", or, where `error` says that the answer
+    was not finished, "deadline", "cancelled" or "crash". Then `text` is what had been generated until then.
 
     `reasoning` is what the model thought aloud, where the engine has split it off `text`; None leaves that to the
     protocol. `opened` is the mark of reasoning with which the prompt ended, "" for none; None where that is not known.

@@ -55,49 +55,63 @@ Meet every requirement and criterion, and say so where one cannot be met. Do not
 
 PROPOSE_INSTRUCTION = """\
 Write your proposal for the task. Cover in this order: what the task really asks, the approach and \
-why, the implementation in concrete steps, the risks and how each is handled. Answer with the proposal alone."""
+why, the implementation in concrete steps, the risks and how each is handled. Answer with the proposal alone, in at \
+most {words} words."""
 
 CRITIQUE_INSTRUCTION = """\
 Criticise Proposal {label}. Name its strengths in a sentence. Then list its weaknesses against the \
 task, the requirements and the criteria, the gravest first; quote or name the part each one concerns \
-and say how to mend it. Answer with the critique alone."""
+and say how to mend it. Answer with the critique alone, in at most {words} words."""
 
 SELF_CRITIQUE_INSTRUCTION = """\
 Proposal {label} is your own and you have no peers on this council. Criticise it as strictly as a \
 stranger would. List its weaknesses against the task, the requirements and the criteria, the gravest \
-first; quote or name the part each one concerns and say how to mend it. Answer with the critique alone."""
+first; quote or name the part each one concerns and say how to mend it. Answer with the critique alone, in at \
+most {words} words."""
 
 REVISE_INSTRUCTION = """\
 Proposal {label} is your own. Revise it with the critique in hand: mend what is justly criticised, \
 keep what is good, and where you disagree keep your way and say why in a sentence. Answer with the \
-complete revised proposal alone."""
+complete revised proposal alone, in at most {words} words."""
+
+# The longest answer in tokens, reasoning included, where nobody says otherwise. It is there for runaways: an answer of the
+# length that the prompt names takes about half of it. A critique speaks of one proposal, and enters the next prompt
+# beside it, so it gets half of a proposal's.
+DEFAULT_MAX_TOKENS: Mapping[Phase, int] = {Phase.PROPOSE: 2_048, Phase.CRITIQUE: 1_024, Phase.REVISE: 2_048}
+# Of English prose 0.7 words go into a token, of code 0.4.
+_WORDS_A_TOKEN = 0.4
 
 
 def propose(deliberation: Deliberation, seat: Seat) -> Turn:
     """The opening proposal of a seat."""
-    return _turn(deliberation, seat, Phase.PROPOSE, 0, seat, [PROPOSE_INSTRUCTION])
+    return _turn(deliberation, seat, Phase.PROPOSE, 0, seat, [], PROPOSE_INSTRUCTION)
 
 
 def critique(deliberation: Deliberation, critic: Seat, author: Seat, proposal: str, round_: int) -> Turn:
     """`critic`'s critique of `author`'s current proposal."""
     instruction = SELF_CRITIQUE_INSTRUCTION if critic == author else CRITIQUE_INSTRUCTION
-    blocks = [material(f"Proposal {author.label}", proposal), instruction.format(label=author.label)]
-    return _turn(deliberation, critic, Phase.CRITIQUE, round_, author, blocks)
+    blocks = [material(f"Proposal {author.label}", proposal)]
+    return _turn(deliberation, critic, Phase.CRITIQUE, round_, author, blocks, instruction)
 
 
 def revise(deliberation: Deliberation, author: Seat, proposal: str, critic: Seat, text: str, round_: int) -> Turn:
     """`author`'s revision of its own proposal, with the critique it received."""
     whose = "Your own critique" if critic == author else f"Critique by {critic.label}"
-    blocks = [
-        material(f"Proposal {author.label}", proposal),
-        material(f"{whose} of Proposal {author.label}", text),
-        REVISE_INSTRUCTION.format(label=author.label),
-    ]
-    return _turn(deliberation, author, Phase.REVISE, round_, author, blocks)
+    blocks = [material(f"Proposal {author.label}", proposal), material(f"{whose} of Proposal {author.label}", text)]
+    return _turn(deliberation, author, Phase.REVISE, round_, author, blocks, REVISE_INSTRUCTION)
 
 
-def _turn(deliberation: Deliberation, seat: Seat, phase: Phase, round_: int, about: Seat, blocks: list[str]) -> Turn:
-    told = "\n\n".join([task_brief(deliberation.task), *blocks, _speaker(deliberation, seat)])
+def token_limit(deliberation: Deliberation, phase: Phase) -> int:
+    """The longest answer of a phase, in tokens, as far as the council's own sampling says."""
+    return deliberation.sampling.max_tokens or DEFAULT_MAX_TOKENS[phase]
+
+
+def _turn(
+    deliberation: Deliberation, seat: Seat, phase: Phase, round_: int, about: Seat, blocks: list[str], instruction: str
+) -> Turn:
+    words = max(round(token_limit(deliberation, phase) * _WORDS_A_TOKEN, -1), 10)
+    asked = instruction.format(label=about.label, words=f"{words:.0f}")
+    told = "\n\n".join([task_brief(deliberation.task), *blocks, asked, _speaker(deliberation, seat)])
     return Turn(seat, phase, round_, about, (Message("system", SYSTEM), Message("user", told)))
 
 

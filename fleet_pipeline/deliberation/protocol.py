@@ -10,9 +10,11 @@ same order. At the end it returns the transcript:
 An agent may fail without failing its deliberation. A failed answer is kept with its error. If a
 fresh seed can help, the seat is asked again. An author without a critique does not revise. A failed
 revision leaves the proposal unchanged. The deliberation fails when fewer seats than its quorum have a
-proposal. Two errors end it early, and only the engine can detect them. `AgentError.DEADLINE` sets the
-status to TIMEOUT, because the engine owns the clock. `AgentError.FATAL` sets it to FAILED. The
-transcript keeps everything said until then.
+proposal.
+
+Three errors end it early, and only the engine can detect them: its time is up (the engine owns the clock), its run is
+stopped, or the engine is gone. The transcript keeps everything said until then, unfinished answers included. If time is
+up and a quorum of proposals stands, `on_timeout` "keep" completes with those, and "fail" sets the status to TIMEOUT.
 """
 
 from collections.abc import Generator
@@ -21,24 +23,23 @@ from typing import Any
 
 from fleet_pipeline.deliberation.council import Deliberation
 from fleet_pipeline.deliberation.exchange import AgentError, Dialogue, Exchange, Request
-from fleet_pipeline.deliberation.prompts import Turn, critique, propose, revise
+from fleet_pipeline.deliberation.prompts import DEFAULT_MAX_TOKENS, Phase, Turn, critique, propose, revise, token_limit
 from fleet_pipeline.deliberation.seeds import derive_seed
-from fleet_pipeline.deliberation.transcript import RETRY_HELPS, Status, Transcript, Utterance, classify
+from fleet_pipeline.deliberation.transcript import RETRY_HELPS, Status, Transcript, Utterance, classify, rescued
+
+# A seat whose answer looped is asked again with at least this repetition penalty. 1.1 is the mildest that broke the loops
+# of a small model; from 1.2 up it writes odd words (docs/models.md).
+PENALTY_AFTER_LOOP = 1.1
+
+_ENDS = (AgentError.DEADLINE, AgentError.CANCELLED, AgentError.FATAL)
 
 
 class _Ended(Exception):
-    """The engine ended the deliberation: its time is up, or it crashes the engine."""
+    """The engine ended the deliberation, with one of `_ENDS`."""
 
-    def __init__(self, status: Status, reason: str) -> None:
-        self.status = status
+    def __init__(self, error: AgentError, reason: str) -> None:
+        self.error = error
         self.reason = reason
-
-
-def _late(deliberation: Deliberation) -> str:
-    return (
-        f"not finished after {deliberation.timeout_seconds:g} s of running time; give it more "
-        "(constraints.timeout_seconds), or shorter answers (sampling.max_tokens)"
-    )
 
 
 def deliberate(deliberation: Deliberation) -> Dialogue[Transcript]:
@@ -53,16 +54,15 @@ def deliberate(deliberation: Deliberation) -> Dialogue[Transcript]:
         attempts = sorted((one for attempts in said for one in attempts), key=lambda one: one.attempt)
         utterances.extend(attempts)
         errors = {one.error: one.error_message for one in attempts}
-        if AgentError.DEADLINE in errors:
-            raise _Ended(Status.TIMEOUT, _late(deliberation))
-        if AgentError.FATAL in errors:
-            raise _Ended(Status.FAILED, errors[AgentError.FATAL])
+        for error in _ENDS:
+            if error in errors:
+                raise _Ended(error, errors[error])
         return {one.turn.seat.index: one.text for one in attempts if one.error is None}
 
     def transcript(status: Status, error_message: str = "") -> Transcript:
-        return Transcript(deliberation.id, status, tuple(utterances), error_message)
+        return Transcript(deliberation.id, status, tuple(utterances), error_message, rounds_done)
 
-    seats = deliberation.seats
+    seats, rounds_done = deliberation.seats, 0
     try:
         proposals = yield from hear([propose(deliberation, seat) for seat in seats])
         if len(proposals) < deliberation.quorum:
@@ -82,30 +82,57 @@ def deliberate(deliberation: Deliberation) -> Dialogue[Transcript]:
                     if critic.index in critiques
                 ]
             )
+            rounds_done = round_
     except _Ended as ended:
-        return transcript(ended.status, ended.reason)
+        if ended.error is not AgentError.DEADLINE:
+            return transcript(Status.FAILED, ended.reason)
+        if deliberation.on_timeout == "keep" and _proposed(utterances) >= deliberation.quorum:
+            return transcript(Status.COMPLETED)
+        remedy = "give it more (constraints.timeout_seconds), or shorter answers (sampling.max_tokens)"
+        return transcript(Status.TIMEOUT, f"{ended.reason}; {remedy}")
     return transcript(Status.COMPLETED)
+
+
+def most_tokens(deliberation: Deliberation) -> int:
+    """The tokens that a seat generates, one after another, in the longest course that this deliberation can take."""
+    propose_, critique_, revise_ = (
+        token_limit(deliberation, phase) for phase in (Phase.PROPOSE, Phase.CRITIQUE, Phase.REVISE)
+    )
+    return (propose_ + deliberation.rounds * (critique_ + revise_)) * (1 + deliberation.retries)
+
+
+def _proposed(utterances: list[Utterance]) -> int:
+    """How many seats have a proposal."""
+    return len({one.turn.seat.index for one in utterances if one.turn.phase is Phase.PROPOSE and one.error is None})
 
 
 def _take(deliberation: Deliberation, turn: Turn) -> Exchange[list[Utterance]]:
     """A seat's turn: it is asked again where a fresh seed can help. Returns every attempt."""
     said: list[Utterance] = []
     for attempt in count(1):
-        request = _request(deliberation, turn, attempt)
-        said.append(classify(turn, attempt, request, (yield request)))
+        looped = any(one.error is AgentError.LOOPED for one in said)
+        request = _request(deliberation, turn, attempt, looped)
+        said.append(classify(turn, attempt, request, (yield request), deliberation.truncated))
         if said[-1].error not in RETRY_HELPS or attempt > deliberation.retries:
             break
-    return said
+    return said if said[-1].error is None else rescued(said)
 
 
-def _request(deliberation: Deliberation, turn: Turn, attempt: int) -> Request:
+def request_name(deliberation_id: str, agent_id: str, phase: str, round_: int, about_id: str, attempt: int) -> str:
+    """The name of a request, unique in a run."""
+    return f"{deliberation_id} {agent_id} {phase} {round_} {about_id} {attempt}"
+
+
+def _request(deliberation: Deliberation, turn: Turn, attempt: int, looped: bool) -> Request:
     agent, phase, round_ = turn.seat.agent_id, turn.phase, turn.round
     return Request(
-        name=f"{deliberation.id} {agent} {phase} {round_} {turn.about.agent_id} {attempt}",
+        name=request_name(deliberation.id, agent, phase, round_, turn.about.agent_id, attempt),
         model=deliberation.model,
         messages=turn.messages,
         sampling=deliberation.sampling,
+        default_max_tokens=DEFAULT_MAX_TOKENS[phase],
         temperature_scale=turn.seat.temperature_scale,
+        least_repetition_penalty=PENALTY_AFTER_LOOP if looped else None,
         seed=derive_seed(deliberation.seed, deliberation.id, agent, phase, round_, attempt),
     )
 

@@ -12,6 +12,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import ConfigDict, Field
 
+from fleet_pipeline.deliberation.answers import Shortened
 from fleet_pipeline.deliberation.exchange import AgentError
 from fleet_pipeline.deliberation.prompts import Phase
 from fleet_pipeline.deliberation.transcript import Status
@@ -29,10 +30,23 @@ AgentId = Annotated[str, "The seat: `agent-<role>-<number from 001>`."]
 Label = Annotated[str, "The letter by which peers know the seat."]
 PerspectiveName = Annotated[str | None, "The seat's perspective; null when diversity is off."]
 ErrorType = Annotated[
-    AgentError | None, "overlong, empty, cut_off, engine, deadline or fatal; null when the answer counts."
+    AgentError | None,
+    "overlong, empty, cut_off, looped, engine, deadline, cancelled or fatal; null when the answer counts.",
 ]
 ErrorMessage = Annotated[str | None, "What went wrong and what to do about it."]
-FinishReason = Annotated[str, "As vLLM says: stop, length, ..."]
+FinishReason = Annotated[
+    str, "As vLLM says: stop, length or repetition; of an answer that was not finished: deadline, cancelled or crash."
+]
+ShortenedText = Annotated[
+    Shortened | None,
+    "truncated: the text was cut at its token limit, and its broken end is dropped; looped: it repeated itself, and all "
+    "but the first time is dropped; null where its end is the model's.",
+]
+TimeoutSeconds = Annotated[
+    float | None,
+    "Deadline in force at its end, in seconds of running time: as asked for, or by the engine's measured speed.",
+]
+RoundsDone = Annotated[int | None, "Rounds of critique and revision that came to their end."]
 PromptTokens = Annotated[int, "Tokens of the prompt."]
 CachedTokens = Annotated[int, "Prompt tokens that came from the prefix cache."]
 CompletionTokens = Annotated[int, "Tokens generated, reasoning included."]
@@ -76,8 +90,10 @@ class UtteranceRow:
     attempt: Annotated[int, "From 1; further ones follow an answer that did not count."]
     about_agent_id: Annotated[str, "Author of the text under discussion."]
     self_critique: Annotated[bool, "An agent without peers criticised itself."]
-    text: Annotated[str, "The answer without its reasoning."]
+    text: Annotated[str, "The answer without its reasoning; of an unfinished one, what had been generated."]
     reasoning: Annotated[str, "What the model thought aloud before answering."]
+    raw_text: Annotated[str | None, "The answer as it came, where echoes of the prompt or its end were taken off."]
+    shortened: ShortenedText
     error_type: ErrorType
     error_message: ErrorMessage
     finish_reason: FinishReason
@@ -132,6 +148,7 @@ class ProposalRow:
     perspective: PerspectiveName
     text: Annotated[str | None, "The proposal after its last revision; null when the seat never answered."]
     initial_text: Annotated[str | None, "The proposal before any critique."]
+    shortened: ShortenedText = None
     revisions: Annotated[int, "How many revisions counted."]
     error_type: Annotated[AgentError | None, "Why the seat has no proposal; null when it has one."]
     error_message: Annotated[str | None, "The same in words."]
@@ -213,6 +230,7 @@ class OutcomeRow:
     num_agents: Annotated[int | None, "Seats on the council."] = None
     answered: Annotated[int, "Seats with a proposal."] = 0
     rounds: Annotated[int | None, "Rounds of critique and revision asked for."] = None
+    rounds_done: RoundsDone = None
     agent_errors: Annotated[int, "Utterances that did not count, failed attempts included."] = 0
     vendi: Vendi = None
     mean_distance: MeanDistance = None
@@ -226,6 +244,7 @@ class OutcomeRow:
     started_at: Annotated[datetime | None, "When its first request entered the engine."] = None
     finished_at: Annotated[datetime | None, "When its last answer was complete."] = None
     wall_s: Annotated[float | None, "Seconds between the two."] = None
+    timeout_seconds: TimeoutSeconds = None
     model: Annotated[str | None, "Model that spoke, as configured."] = None
     engine: Annotated[str | None, _ENGINE] = None
     run_id: RunId
@@ -288,7 +307,10 @@ class JudgementRow:
 
 @dataclass(frozen=True, kw_only=True)
 class TranscriptFooter:
-    """The state of a transcript, readable without its rows. Times are seconds since the epoch."""
+    """The state of a transcript, readable without its rows. Times are seconds since the epoch.
+
+    Files of before have no `rounds_done` (a completed one did all) and no `timeout_seconds`.
+    """
 
     status: Status
     error_message: str
@@ -297,6 +319,8 @@ class TranscriptFooter:
     finished_at: Seconds
     run_id: str
     attempt: int
+    rounds_done: int | None = None
+    timeout_seconds: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

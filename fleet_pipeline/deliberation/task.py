@@ -92,8 +92,11 @@ class Constraints(_Input):
     metadata: dict[ShortText, Any] = Field(
         default_factory=dict, max_length=100, description="Further facts, shown to every agent."
     )
-    timeout_seconds: float = Field(
-        default=300, gt=0, le=86_400, description="Deadline of the deliberation's own running time."
+    timeout_seconds: float | None = Field(
+        default=None,
+        gt=0,
+        le=86_400,
+        description="Deadline of the deliberation's own running time; when absent, as [council] says.",
     )
 
     @field_validator("rubric", mode="before")

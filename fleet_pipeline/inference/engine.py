@@ -10,11 +10,16 @@ from fleet_pipeline.deliberation.transcript import SYNTHETIC
 
 @dataclass(frozen=True)
 class Job(Generic[Result]):
-    """A dialogue to run: a deliberation, or its judging. `course` must not have been started."""
+    """A dialogue to run: a deliberation, or its judging. `course` must not have been started.
+
+    Without `timeout_seconds` its deadline follows from `most_tokens`, the tokens of its longest course one after
+    another, and the engine's measured speed (`fleet_pipeline.inference.pace`).
+    """
 
     key: str
     course: Dialogue[Result]
-    timeout_seconds: float
+    timeout_seconds: float | None
+    most_tokens: int = 10_000
 
 
 @dataclass(frozen=True)
@@ -22,13 +27,14 @@ class Finished(Generic[Result]):
     """A job that ended. Times are seconds since the epoch.
 
     `result` is None only if the dialogue raised an exception. `error` then holds the exception. Other
-    jobs are not affected.
+    jobs are not affected. `timeout_seconds` is the deadline that was in force when it ended.
     """
 
     key: str
     result: Result | None
     started_at: float
     finished_at: float
+    timeout_seconds: float
     error: BaseException | None = None
 
 
@@ -57,8 +63,9 @@ class Engine(Protocol):
     def run(self, jobs: Iterable[Job[Result]], on_completion: OnCompletion = ignore) -> Iterator[Finished[Result]]:
         """Run every job. Read the next one from `jobs` only when there is room for it.
 
-        Calls `on_completion` with every answer as it arrives. Raises `EngineError` if the engine crashes and
-        cannot be restarted, or has been restarted too often.
+        Calls `on_completion` with every answer as it arrives, unfinished ones included. Raises `EngineError` if the
+        engine crashes and cannot be restarted, or has been restarted too often. Before that, and before any other
+        exception passes, it yields the jobs under way, ended with what was generated until then.
         """
         ...
 

@@ -9,6 +9,8 @@ In-flight work is bounded and the backlog is read lazily. A new deliberation is 
 than `max_in_flight` requests are in flight. Admitted ones always continue. So at most `max_in_flight`
 deliberations are open at once, each with at most one phase in flight.
 
+However the run is stopped, each deliberation under way ends with what has been generated until then, and is yielded.
+
 A crashed engine is restarted, up to a limit of crashes in a row. Deliberations under way continue from the
 answers they have; only the requests in flight are lost. A deliberation under way at two crashes is quarantined
 until the others are done. Then it continues alone. If the engine crashes once more, that deliberation is the
@@ -26,11 +28,15 @@ from typing import Any, Protocol
 from fleet_pipeline.common.errors import EngineCrashed, EngineError
 from fleet_pipeline.deliberation.exchange import AgentError, Completion, Exchange, Request, Result
 from fleet_pipeline.inference.engine import Finished, Job, OnCompletion, ignore
+from fleet_pipeline.inference.pace import Pace
 
 # A deliberation under way at this many crashes is quarantined.
 QUARANTINE_AFTER = 2
 # How long a backend may wait for an answer. Deadlines are looked at in between, so they are late by this at most.
 PATIENCE_SECONDS = 0.5
+_FINISH_REASONS = {
+    AgentError.DEADLINE: "deadline", AgentError.CANCELLED: "cancelled", AgentError.FATAL: "crash"
+}  # fmt: skip
 
 
 class Backend(Protocol):
@@ -53,9 +59,14 @@ class Backend(Protocol):
         """Restart after a crash, without the requests that were in flight. Raises `EngineError`."""
         ...
 
-    def abort(self, request_ids: list[str]) -> None:
-        """Drop requests that are in flight."""
+    def abort(self, request_ids: list[str]) -> dict[str, Completion]:
+        """Drop requests that are in flight. Return what has been generated of each, as far as that is known, also of an
+        engine that has crashed.
+        """
         ...
+
+
+NOTHING = Completion()
 
 
 @dataclass
@@ -65,6 +76,7 @@ class _Turn:
     exchange: Exchange[Any]
     request: Request | None = None
     asked_at: float = 0.0
+    partial: Completion = NOTHING  # what had been generated when the request was withdrawn
     result: Any = None
 
 
@@ -74,7 +86,7 @@ class _Active:
 
     job: Job[Any]
     started_at: float
-    deadline: float
+    began: float  # on the clock of deadlines; of a deliberation that is set aside, the negative of the time it has used
     turns: list[_Turn] = field(default_factory=list)
     waiting: dict[str, _Turn] = field(default_factory=dict)  # by request id
     crashes: int = 0  # engine crashes while this was under way
@@ -97,12 +109,14 @@ class _Loop:
         self.restarts = restarts
         self.monotonic = monotonic
         self.on_completion = on_completion
+        self.open: dict[int, _Active] = {}  # deliberations that have begun and not ended, by their id()
         self.owners: dict[str, _Active] = {}  # request id -> deliberation
         self.idle = 0.0  # seconds spent waiting for the caller, who supplies jobs and takes results
         self.crashes_in_a_row = 0  # reset when a deliberation ends
         self.crash: str | None = None  # reason of a crash, until the restart
         self.interrupted: list[_Active] = []  # the deliberations that this crash interrupted
-        self.quarantined: deque[_Active] = deque()  # may crash the engine; their deadlines are paused
+        self.quarantined: deque[_Active] = deque()  # may crash the engine; their clocks stand still
+        self.pace = Pace()
         self.finished: deque[Finished[Any]] = deque()
         self.request_ids = count()
 
@@ -132,8 +146,15 @@ class _Loop:
                     if not self.quarantined:
                         return
                     self._resume(self.quarantined.popleft())
+        except GeneratorExit:  # the caller takes no more
+            raise
+        except BaseException as stop:
+            self._stop(stop)
+            while self.finished:
+                yield self.finished.popleft()
+            raise
         finally:
-            # After an early exit (an error, or the caller stopped), no request may stay in the engine.
+            # No request may stay in the engine.
             self.backend.abort(list(self.owners))
 
     def _step(self) -> None:
@@ -150,7 +171,8 @@ class _Loop:
         return self.monotonic() - self.idle
 
     def _begin(self, job: Job[Any]) -> None:
-        active = _Active(job, started_at=time.time(), deadline=self._now() + job.timeout_seconds)
+        active = _Active(job, started_at=time.time(), began=self._now())
+        self.open[id(active)] = active
         self._advance(active, first=True)
 
     def _advance(self, active: _Active, first: bool = False) -> None:
@@ -183,10 +205,9 @@ class _Loop:
                 return
             except Exception as error:  # noqa: BLE001 - as above; its neighbours in the deliberation are given up
                 active.error = error
-                self.backend.abort(list(active.waiting))
                 self._withdraw(active)
                 return
-            turn.asked_at = time.time()
+            turn.asked_at, turn.partial = time.time(), NOTHING
             answer = self._submit(active, turn, turn.request)
             if answer is None:
                 return
@@ -206,7 +227,9 @@ class _Loop:
         if active is None:  # aborted while its last token was generated
             return
         turn = active.waiting.pop(request_id)
-        self._proceed(active, turn, self._stamp(turn, completion))
+        answer = self._stamp(turn, completion)
+        self.pace.note(answer.finished_at - answer.started_at, answer.completion_tokens)
+        self._proceed(active, turn, answer)
         self._advance(active)
 
     def _stamp(self, turn: _Turn, completion: Completion) -> Completion:
@@ -215,38 +238,53 @@ class _Loop:
         return answer
 
     def _expire(self) -> None:
-        """End the deliberations past their deadline: abort their requests, keep their answers."""
+        """End the deliberations past their deadline, with what they have said until then."""
         now = self._now()
-        late = {id(active): active for active in self.owners.values() if active.deadline <= now}
-        for active in late.values():
-            self.backend.abort(list(active.waiting))
-            message = f"unfinished after the deliberation's {active.job.timeout_seconds:g} s"
-            self._withdraw(active)
-            self._end(active, AgentError.DEADLINE, message)
+        for active in self._under_way():
+            if now - active.began >= self.pace.deadline(active.job):
+                self._withdraw(active)
+                self._end(active, AgentError.DEADLINE, self.pace.reason(active.job))
+
+    def _under_way(self) -> list[_Active]:
+        """The deliberations with requests in the engine. Others are open only while they are set aside."""
+        return [active for active in self.open.values() if active.waiting]
 
     def _withdraw(self, active: _Active) -> None:
-        """Forget a deliberation's requests in flight, which the engine no longer has."""
-        for request_id in active.waiting:
+        """Take a deliberation's requests out of the engine. Its turns keep what had been generated."""
+        partials = self.backend.abort(list(active.waiting))
+        for request_id, turn in active.waiting.items():
+            turn.partial = partials.get(request_id, NOTHING)
             del self.owners[request_id]
         active.waiting.clear()
 
     def _end(self, active: _Active, error: AgentError, message: str) -> None:
-        """Answer all open requests of a deliberation with `error`, which ends its dialogue."""
+        """Answer all open requests of a deliberation with `error`, which ends its dialogue. They have been withdrawn."""
+        finish = _FINISH_REASONS[error]
         for turn in active.turns:
             if turn.request is not None:
-                self._proceed(active, turn, self._stamp(turn, Completion(error=error, error_message=message)))
+                unfinished = replace(turn.partial, finish_reason=finish, error=error, error_message=message)
+                self._proceed(active, turn, self._stamp(turn, unfinished))
         self._advance(active)
+
+    def _stop(self, reason: BaseException) -> None:
+        """End every deliberation that is under way or set aside."""
+        for active in list(self.open.values()):
+            self._withdraw(active)
+            if isinstance(reason, EngineError):
+                self._end(active, AgentError.FATAL, str(reason))
+            else:
+                self._end(active, AgentError.CANCELLED, "the run was stopped while this was being generated")
 
     def _on_crash(self, crash: EngineCrashed) -> None:
         """Withdraw all deliberations under way. If one of them certainly caused the crash, end it."""
         self.crash = str(crash)  # not the exception: its frames would keep the crashed engine's memory
         self.crashes_in_a_row += 1
         crashed_at = self._now()
-        under_way = list({id(active): active for active in self.owners.values()}.values())
+        under_way = self._under_way()
         for active in under_way:
             self._withdraw(active)
             active.crashes += 1
-            active.deadline -= crashed_at  # now the time left, until `_resume`
+            active.began -= crashed_at
         if len(under_way) == 1 and under_way[0].crashes > QUARANTINE_AFTER:
             summary = f"the engine died {under_way[0].crashes} times while this was under way, the last time alone"
             self._end(under_way[0], AgentError.FATAL, f"{summary}: {crash}")
@@ -273,17 +311,24 @@ class _Loop:
 
     def _resume(self, active: _Active) -> None:
         """Submit a deliberation's open requests again. The deadline excludes the engine's downtime."""
-        active.deadline += self._now()
+        active.began += self._now()
         for turn in active.turns:
             if active.error is not None:
                 break
-            if turn.request is not None and (refused := self._submit(active, turn, turn.request)) is not None:
+            if turn.request is None:
+                continue
+            if turn.partial is not NOTHING:  # it is generated again, and its tokens were spent all the same
+                self.on_completion(replace(turn.partial, error=AgentError.ENGINE, error_message="the engine crashed"))
+                turn.partial = NOTHING
+            if (refused := self._submit(active, turn, turn.request)) is not None:
                 self._proceed(active, turn, refused)
         self._advance(active)
 
     def _finish(self, active: _Active, result: Any = None, error: BaseException | None = None) -> None:
         self.crashes_in_a_row = 0
-        self.finished.append(Finished(active.job.key, result, active.started_at, time.time(), error))
+        del self.open[id(active)]
+        deadline = self.pace.deadline(active.job)
+        self.finished.append(Finished(active.job.key, result, active.started_at, time.time(), deadline, error))
 
 
 def drive(

@@ -29,15 +29,18 @@ from threading import Thread
 from typing import Any, NamedTuple, Self
 
 from fleet_pipeline.common.errors import EngineCrashed, EngineError, ModelUnavailable
+from fleet_pipeline.deliberation.answers import LOOP_COUNT
 from fleet_pipeline.deliberation.exchange import AgentError, Completion, Request, Result
 from fleet_pipeline.inference.chat_format import ChatFormat
 from fleet_pipeline.inference.engine import ALL_CHECKS, Finished, Job, OnCompletion, PromptCheck, ignore
 from fleet_pipeline.inference.loop import drive
 from fleet_pipeline.inference.options import VllmConfig
 
-# Used when neither task, role, run nor model limits an answer (the limit of the system that this replaces).
-DEFAULT_MAX_TOKENS = 2_048
 DEFAULT_TEMPERATURE = 0.7
+# An answer ends when a passage of so many tokens stands so often in a row. A shorter passage that repeats is also one of
+# these lengths, so 48 equal steps are the least that counts: rules of tables and rows of zeros are shorter. Every length
+# is compared at every token, which costs about 1 % of a step with 64 requests.
+LOOP_TOKENS = range(16, 96 + 1)
 # Minimum room for an answer, in tokens. With less, an answer is not worth starting.
 LEAST_ROOM = 64
 # Grace period before the engine process is killed. It holds no state, and someone is waiting for the cancel.
@@ -146,12 +149,37 @@ class VllmEngine:
         with answers.not_empty:
             return bool(answers.queue) or answers.not_empty.wait(patience_seconds)
 
-    def abort(self, request_ids: list[str]) -> None:
+    def abort(self, request_ids: list[str]) -> dict[str, Completion]:
+        partials: dict[str, Completion] = {}
+        if not request_ids or self.core is None:
+            return partials
         for request_id in request_ids:
-            self.under_way.pop(request_id, None)
-        if request_ids and self.core is not None:
-            with suppress(Exception):  # a crashed engine no longer has them
-                self.core.abort_request(request_ids)
+            under_way = self.under_way.pop(request_id, _UnderWay())
+            with suppress(Exception):  # whatever state a crash has left
+                partials[request_id] = self._partial(request_id, under_way)
+        with suppress(Exception):  # a crashed engine no longer has them
+            self.core.abort_request(request_ids)
+        return partials
+
+    def _partial(self, request_id: str, under_way: _UnderWay) -> Completion:
+        """What has been generated of a request.
+
+        vLLM returns nothing for a request that is aborted. Its text stands in the request's detokenizer, in this process.
+        (Asking for outputs on the way gives the same, but for the last tokens, and makes an object per request and step.)
+        """
+        states = self.core.output_processor
+        (internal_id,) = states.external_req_ids[request_id]
+        state = states.request_states[internal_id]
+        reasoning, text = self.format.read(state.detokenizer.output_text)
+        return Completion(
+            text=text,
+            reasoning=reasoning,
+            opened=under_way.opened,
+            prompt_tokens=0 if state.is_prefilling else state.prompt_len,
+            cached_tokens=state.num_cached_tokens,
+            completion_tokens=state.detokenizer.num_output_tokens(),
+            temperature=under_way.temperature,
+        )
 
     def restart(self, reason: str) -> None:
         self.crashes.append(reason)
@@ -178,22 +206,28 @@ class VllmEngine:
 
     def _params(self, request: Request, room: int) -> Any:
         from vllm import SamplingParams
-        from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
+        from vllm.sampling_params import RepetitionDetectionParams, RequestOutputKind, StructuredOutputsParams
 
         parameters = {
             "temperature": DEFAULT_TEMPERATURE,
-            "max_tokens": DEFAULT_MAX_TOKENS,
+            "max_tokens": request.default_max_tokens,
             **self.model_defaults,
             **request.sampling.model_dump(exclude_none=True),
         }
         parameters["temperature"] *= request.temperature_scale
         parameters["max_tokens"] = min(parameters["max_tokens"], room)
+        if request.least_repetition_penalty is not None:
+            own = parameters.get("repetition_penalty", 1.0)
+            parameters["repetition_penalty"] = max(own, request.least_repetition_penalty)
         if request.schema:
             parameters["structured_outputs"] = StructuredOutputsParams(json=request.schema)
         return SamplingParams(
             **parameters,
             seed=request.seed,
             output_kind=RequestOutputKind.FINAL_ONLY,
+            repetition_detection=RepetitionDetectionParams(
+                min_pattern_size=LOOP_TOKENS.start, max_pattern_size=LOOP_TOKENS.stop - 1, min_count=LOOP_COUNT
+            ),
             skip_special_tokens=not self.format.shows_special_tokens,
         )
 
@@ -270,7 +304,7 @@ class _UnderWay(NamedTuple):
 
 def _completion(output: Any, chat_format: ChatFormat, under_way: _UnderWay) -> Completion:
     answer = output.outputs[0]
-    failed = answer.finish_reason not in ("stop", "length")
+    failed = answer.finish_reason not in ("stop", "length", "repetition")
     reasoning, text = chat_format.read(answer.text)
     return Completion(
         text=text,

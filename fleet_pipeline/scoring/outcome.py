@@ -47,6 +47,7 @@ def outcome_row(
         num_agents=task.num_agents if task else None,
         answered=sum(seat.text is not None for seat in seats),
         rounds=task.rounds if task else None,
+        rounds_done=_rounds_done(transcript, task),
         agent_errors=sum(utterance.error_type is not None for utterance in utterances),
         **asdict(diversity),
         mean_relevance=sum(relevance) / len(relevance) if relevance else None,
@@ -56,8 +57,17 @@ def outcome_row(
         started_at=datetime.fromtimestamp(transcript.started_at, UTC) if transcript else None,
         finished_at=datetime.fromtimestamp(transcript.finished_at, UTC) if transcript else None,
         wall_s=transcript.finished_at - transcript.started_at if transcript else None,
+        timeout_seconds=transcript.timeout_seconds if transcript else None,
         model=utterances[0].model if utterances else None,
         engine=utterances[0].engine if utterances else None,
         run_id=run_id,
         fingerprint=transcript.fingerprint if transcript else None,
     )
+
+
+def _rounds_done(transcript: TranscriptFooter | None, task: Task | None) -> int | None:
+    if transcript is None:
+        return None
+    if transcript.rounds_done is None and transcript.status is Status.COMPLETED:  # of before; it did all
+        return task.rounds if task else None
+    return transcript.rounds_done

@@ -16,11 +16,12 @@ def final_proposals(utterances: pd.DataFrame) -> pd.DataFrame:
     """One row per seat, in order of deliberation and seat.
 
     Adds to the seat's own columns: `initial_text` (the opening proposal), `text` (after the last
-    revision that counted), `revisions`, and `completion_tokens` (all attempts). A seat that never
+    revision that counted), `shortened` (why the end of that text is missing), `revisions`, and `completion_tokens` (all attempts). A seat that never
     answered has null texts and its last error.
     """
     if utterances.empty:
-        columns = [*_COLUMNS, "initial_text", "text", "revisions", "completion_tokens", "error_type", "error_message"]
+        columns = [*_COLUMNS, "initial_text", "text", "shortened", "revisions", "completion_tokens"]
+        columns += ["error_type", "error_message"]
         return pd.DataFrame(columns=columns)
     own = utterances[utterances["phase"].isin(["propose", "revise"])]
     counted = own[own["error_type"].isna()]
@@ -30,7 +31,9 @@ def final_proposals(utterances: pd.DataFrame) -> pd.DataFrame:
 
     seats = utterances.drop_duplicates(SEAT)[_COLUMNS].set_index(SEAT, drop=False)
     seats["initial_text"] = opening.groupby(SEAT)["text"].last()
-    seats["text"] = counted.groupby(SEAT)["text"].last()
+    last = counted.drop_duplicates(SEAT, keep="last").set_index(SEAT)
+    seats["text"] = last["text"]
+    seats["shortened"] = last["shortened"]
     seats["revisions"] = revised.groupby(SEAT).size()
     seats["revisions"] = seats["revisions"].fillna(0).astype(int)
     seats["completion_tokens"] = utterances.groupby(SEAT)["completion_tokens"].sum()

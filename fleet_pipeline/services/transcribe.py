@@ -2,9 +2,9 @@
 each result as it finishes.
 
 Plain Python, so that it can be tested without Dagster. Files are the truth for progress: a deliberation with a
-complete transcript from the same inputs is not run again, and neither is its judging. The unit is a deliberation: if
-the process dies, those under way start over, at most as many as the engine holds at once. (Storing phases as well
-would put a file between every two of them, and save a minute.)
+complete transcript from the same inputs is not run again, and neither is its judging. One that is not complete goes on
+from the answers that were heard (`fleet_pipeline.services.recollection`), so the unit is an answer: if the process dies,
+what was being generated is lost.
 """
 
 import logging
@@ -19,7 +19,8 @@ from fleet_pipeline.common.text import printable
 from fleet_pipeline.deliberation.council import CouncilDefaults, Deliberation, Resume, seat_council
 from fleet_pipeline.deliberation.exchange import AgentError, Completion
 from fleet_pipeline.deliberation.judging import Judgement, Judging, judge, judging_fingerprint
-from fleet_pipeline.deliberation.protocol import deliberate
+from fleet_pipeline.deliberation.memory import remembered
+from fleet_pipeline.deliberation.protocol import deliberate, most_tokens
 from fleet_pipeline.deliberation.rows import TranscriptFooter
 from fleet_pipeline.deliberation.transcript import Status, Transcript
 from fleet_pipeline.inference.engine import (
@@ -34,6 +35,7 @@ from fleet_pipeline.inference.engine import (
 from fleet_pipeline.inference.gpu import gpu_memory
 from fleet_pipeline.scoring.proposals import final_proposals, texts
 from fleet_pipeline.services.progress import OnProgress, Progress
+from fleet_pipeline.services.recollection import Recollection
 from fleet_pipeline.storage.schemas import JUDGEMENTS, UTTERANCES
 from fleet_pipeline.storage.tables import read_file, read_footer
 from fleet_pipeline.storage.task_store import TaskStore
@@ -45,7 +47,9 @@ _log = logging.getLogger(__name__)
 MadeBy = tuple[str, str | None]
 
 # Errors of the engine, not of the judge: worth asking again.
-NOT_ANSWERED = frozenset({AgentError.DEADLINE, AgentError.ENGINE, AgentError.FATAL})
+NOT_ANSWERED = frozenset({AgentError.DEADLINE, AgentError.ENGINE, AgentError.FATAL, AgentError.CANCELLED})
+# With these, the deliberation ended before its run could go on to score it.
+STOPPED = frozenset({AgentError.CANCELLED, AgentError.FATAL})
 
 
 @dataclass
@@ -85,6 +89,8 @@ class Transcription:
         self.on_progress = on_progress
         self.progress = Progress()
         self.identities: dict[str, str] = {}  # by model
+        self.incomplete: set[str] = set()  # keys with a transcript to go on from
+        self.stopped: list[str] = []  # keys that ended because the run did
 
     def run(self, keys: Sequence[str]) -> Progress:
         """Transcribe every key that has a valid task. Each has a transcript on disk afterwards, failed ones included. A
@@ -96,17 +102,28 @@ class Transcription:
         self.on_progress(self.progress)
         # One engine per model. Only keys are held here: specs are read again when the engine has room, so that
         # memory does not grow with the backlog.
-        for model, work in self._missing(keys).items():
+        missing = self._missing(keys)
+        if missing:
+            wanted = {key for work in missing.values() for key in work.judge}
+            trusted = self.lineage if self.resume == "never" else None
+            self.recollection = Recollection(self.store, self.run_id, wanted, trusted)
             try:
-                self._run_on(model, work)
-            except EngineError as error:
-                if model == self.defaults.model:
-                    raise
-                # A model that a task or role names for itself costs only its own deliberations.
-                self._fail(work.deliberate, str(error))
+                for model, work in missing.items():
+                    self._run_on_or_fail(model, work)
+            finally:
+                self.recollection.close()
         self.progress.phase = "transcribed"
         self.on_progress(self.progress)
         return self.progress
+
+    def _run_on_or_fail(self, model: str, work: _Work) -> None:
+        try:
+            self._run_on(model, work)
+        except EngineError as error:
+            if model == self.defaults.model:
+                raise
+            # A model that a task or role names for itself costs only its own deliberations.
+            self._fail(work.deliberate, str(error))
 
     def _missing(self, keys: Sequence[str]) -> dict[str, _Work]:
         """Keys still to run, by model. A key without a valid task is left to its outcome, which says why."""
@@ -135,7 +152,10 @@ class Transcription:
         """
         try:
             footer = read_footer(self.store, UTTERANCES, deliberation.id)
-            if footer is None or footer.status is not Status.COMPLETED:
+            if footer is None:
+                return None
+            if footer.status is not Status.COMPLETED or not _is_far_enough(footer, deliberation):
+                self.incomplete.add(deliberation.id)
                 return None
             if self.resume == "never":
                 reusable = footer.run_id in self.lineage
@@ -191,7 +211,9 @@ class Transcription:
                         proposals = self._proposals(deliberation)
                         fingerprint = judging_fingerprint(stored.fingerprint, proposals, self.judging)
                         under_way[key] = (deliberation, fingerprint)
-                        yield Job(key, judge(deliberation, proposals, self.judging), deliberation.timeout_seconds)
+                        memory = self.recollection.begin(key, fingerprint)
+                        course = remembered(judge(deliberation, proposals, self.judging), memory)
+                        yield Job(key, course, deliberation.timeout_seconds, self.judging.max_tokens)
 
         for finished in engine.run(jobs(), on_completion):
             deliberation, fingerprint = under_way.pop(finished.key)
@@ -200,6 +222,8 @@ class Transcription:
                 fingerprint = ""  # stored for people to read; the next run asks again
             provenance = self._provenance(deliberation, made_by)
             write_judgements(self.store, deliberation, judgements, provenance, fingerprint)
+            if fingerprint:
+                self.recollection.fold(deliberation.id, fingerprint)
 
     def _is_judged(self, deliberation: Deliberation, transcript: TranscriptFooter) -> bool:
         fingerprint = judging_fingerprint(transcript.fingerprint, self._proposals(deliberation), self.judging)
@@ -222,7 +246,10 @@ class Transcription:
                 self.progress.failed += 1
                 continue
             under_way[key] = deliberation
-            yield Job(key, deliberate(deliberation), deliberation.timeout_seconds)
+            stored = deliberation if key in self.incomplete else None
+            memory = self.recollection.begin(key, deliberation.fingerprint, stored)
+            course = remembered(deliberate(deliberation), memory)
+            yield Job(key, course, deliberation.timeout_seconds, most_tokens(deliberation))
 
     def _convene(self, key: str) -> Deliberation:
         return self._identified(seat_council(*self.tasks.get(key), self.defaults))
@@ -239,7 +266,15 @@ class Transcription:
             deliberation.id, Status.FAILED, (), f"the deliberation broke: {finished.error!r}"
         )
         provenance = self._provenance(deliberation, made_by)
-        write_transcript(self.store, deliberation, transcript, provenance, finished.started_at, finished.finished_at)
+        # What was recalled was asked for earlier.
+        asked = [one.completion.started_at for one in transcript.utterances if one.completion.started_at]
+        started_at = min([finished.started_at, *asked])
+        write_transcript(
+            self.store, deliberation, transcript, provenance, started_at, finished.finished_at, finished.timeout_seconds
+        )
+        self.recollection.fold(deliberation.id, deliberation.fingerprint)
+        if any(one.error in STOPPED for one in transcript.utterances):
+            self.stopped.append(deliberation.id)
         self._log(transcript, finished.finished_at - finished.started_at)
         progress = self.progress
         for utterance in transcript.utterances:
@@ -290,3 +325,14 @@ class Transcription:
             write_transcript(self.store, deliberation, transcript, provenance, now, now)
             self._log(transcript, 0.0)
             self.progress.failed += 1
+
+
+def _is_far_enough(footer: TranscriptFooter, deliberation: Deliberation) -> bool:
+    """Whether a completed transcript did all its rounds, or would get no further now."""
+    if footer.rounds_done is None or footer.rounds_done >= deliberation.rounds:
+        return True
+    if deliberation.on_timeout == "fail":
+        return False
+    # Without a deadline of its own it got what the engine's speed allows, and would again.
+    longest, had = deliberation.timeout_seconds, footer.timeout_seconds
+    return longest is None or had is None or longest <= had

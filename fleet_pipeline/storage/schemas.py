@@ -93,9 +93,9 @@ def _arrow_type(type_: Any) -> pa.DataType:
     return _TYPES[type_]
 
 
-UTTERANCES = Table("utterances", 4, UtteranceRow, TranscriptFooter)
-PROPOSALS = Table("proposals", 3, ProposalRow, ProposalsFooter)
-DELIBERATIONS = Table("deliberations", 4, OutcomeRow, OutcomeFooter)
+UTTERANCES = Table("utterances", 5, UtteranceRow, TranscriptFooter)
+PROPOSALS = Table("proposals", 4, ProposalRow, ProposalsFooter)
+DELIBERATIONS = Table("deliberations", 5, OutcomeRow, OutcomeFooter)
 SCORES = Table("scores", 2, ScoreRow, NoFooter)
 JUDGEMENTS = Table("judgements", 3, JudgementRow, JudgementsFooter)
 
@@ -115,7 +115,28 @@ def _with_by_lot(rows: pa.Table) -> pa.Table:
 
 def _with_not_checked(rows: pa.Table) -> pa.Table:
     """Until then the one engine was vLLM, which checked every prompt."""
-    return rows.append_column("not_checked", pa.nulls(rows.num_rows, pa.string()))
+    return _with_nulls(rows, {"not_checked": pa.string()})
+
+
+def _with_raw_text(rows: pa.Table) -> pa.Table:
+    """Until then an answer counted as it came, or not at all."""
+    return _with_nulls(rows, {"raw_text": pa.string(), "shortened": pa.string()})
+
+
+def _with_shortened(rows: pa.Table) -> pa.Table:
+    return _with_nulls(rows, {"shortened": pa.string()})
+
+
+def _with_rounds_done(rows: pa.Table) -> pa.Table:
+    """Until then a completed deliberation did all its rounds, and its deadline was nowhere written."""
+    done = pc.if_else(pc.equal(rows.column("status"), "completed"), rows.column("rounds"), pa.scalar(None, pa.int64()))
+    return _with_nulls(rows.append_column("rounds_done", done), {"timeout_seconds": pa.float64()})
+
+
+def _with_nulls(rows: pa.Table, columns: Mapping[str, pa.DataType]) -> pa.Table:
+    for name, type_ in columns.items():
+        rows = rows.append_column(name, pa.nulls(rows.num_rows, type_))
+    return rows
 
 
 # (table, version of the file) -> the rows as the next version has them.
@@ -124,4 +145,7 @@ UPGRADES: Mapping[tuple[TableName, int], Callable[[pa.Table], pa.Table]] = {
     ("proposals", 2): _with_by_lot,
     ("deliberations", 3): _with_by_lot,
     ("judgements", 2): _with_not_checked,
+    ("utterances", 4): _with_raw_text,
+    ("proposals", 3): _with_shortened,
+    ("deliberations", 4): _with_rounds_done,
 }

@@ -1,4 +1,4 @@
-"""A folder at any fsspec URL. Every write replaces a whole file, atomically.
+"""A folder at any fsspec URL. Every write but `append` replaces a whole file, atomically.
 
 A reader sees the old file or the new one, never a part. On a local disk, a write takes four steps: temporary file
 in the same folder, fsync, rename, fsync of the folder. On an object store, a single PUT is atomic.
@@ -20,7 +20,7 @@ import fsspec
 from tenacity import Retrying, before_sleep_log, retry_if_exception_type, stop_after_attempt, wait_exponential_jitter
 
 from fleet_pipeline.common.errors import StorageError, StorageUnavailable
-from fleet_pipeline.common.files import TEMPORARY_PREFIX, written_whole
+from fleet_pipeline.common.files import TEMPORARY_PREFIX, sync_folder, written_whole
 from fleet_pipeline.storage.local_copies import LocalCopies
 
 # Transient errnos. Anything else (disk full, permission) needs a person.
@@ -90,6 +90,19 @@ class Store:
         self._tries(self._write, path, content)
         if self._copies:
             self._copies.put(path, content)
+
+    def append(self, path: str, content: bytes) -> None:
+        """Add to the end of a file, and sync it to disk. Only on a local disk: object stores cannot."""
+        with self._storage_errors("write", path):
+            target = Path(self.root, path)
+            new = not target.exists()
+            if new:
+                target.parent.mkdir(parents=True, exist_ok=True)
+            with target.open("ab", buffering=0) as file:
+                file.write(content)
+                os.fsync(file.fileno())
+            if new:
+                sync_folder(target.parent)
 
     def read(self, path: str, *, fresh: bool = False) -> bytes | None:
         """The file's content, or None when there is no such file. `fresh` takes no local copy for it."""

@@ -1,7 +1,5 @@
 """Transcripts and judgements as rows of the tables `utterances` and `judgements`."""
 
-import hashlib
-import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -12,6 +10,7 @@ from fleet_pipeline.deliberation.judging import Judgement
 from fleet_pipeline.deliberation.rows import JudgementRow, JudgementsFooter, TranscriptFooter, UtteranceRow
 from fleet_pipeline.deliberation.task import checked_id
 from fleet_pipeline.deliberation.transcript import Status, Transcript, Utterance
+from fleet_pipeline.storage.answer_log import prompt_sha256
 from fleet_pipeline.storage.schemas import JUDGEMENTS, UTTERANCES
 from fleet_pipeline.storage.store import Store
 from fleet_pipeline.storage.tables import parse_file, table_path, write_rows
@@ -35,10 +34,12 @@ def write_transcript(
     provenance: Provenance,
     started_at: float,
     finished_at: float,
+    timeout_seconds: float | None = None,
 ) -> None:
     """Write a finished deliberation in one atomic file: rows, and their state in the footer.
 
-    Two runs may race: an incomplete transcript never replaces a complete one that was made from the same inputs.
+    `timeout_seconds` is the deadline that was in force at its end. Two runs may race: a complete transcript that was
+    made from the same inputs is never replaced by an incomplete one, or by one of fewer rounds.
 
     An earlier attempt is kept in `attempts/<deliberation_id>.<number of the attempt>.parquet`, with the same
     columns. It is copied there before it is replaced. After a crash in between, the next write copies it again.
@@ -52,8 +53,7 @@ def write_transcript(
             number = max([*attempts(store, key), *attempts(store, key, ".damaged")], default=0) + 1
             store.write(f"attempts/{checked_id(key)}.{number:03d}.damaged", content)
         else:
-            complete = earlier.status is Status.COMPLETED and earlier.fingerprint == provenance.fingerprint
-            if complete and transcript.status is not Status.COMPLETED:
+            if earlier.fingerprint == provenance.fingerprint and _is_further(earlier, transcript):
                 return
             number = earlier.attempt
             _keep_attempt(store, key, number, content)
@@ -65,9 +65,18 @@ def write_transcript(
         finished_at=finished_at,
         run_id=provenance.run_id,
         attempt=number + 1,
+        rounds_done=transcript.rounds_done,
+        timeout_seconds=timeout_seconds,
     )
     rows = [_utterance_row(deliberation, utterance, provenance) for utterance in transcript.utterances]
     write_rows(store, UTTERANCES, key, rows, footer)
+
+
+def _is_further(earlier: TranscriptFooter, transcript: Transcript) -> bool:
+    if earlier.status is not Status.COMPLETED:
+        return False
+    fewer = earlier.rounds_done is not None and transcript.rounds_done < earlier.rounds_done
+    return transcript.status is not Status.COMPLETED or fewer
 
 
 def _keep_attempt(store: Store, key: str, number: int, content: bytes) -> None:
@@ -113,6 +122,8 @@ def _utterance_row(deliberation: Deliberation, utterance: Utterance, provenance:
         self_critique=utterance.self_critique,
         text=utterance.text,
         reasoning=utterance.reasoning,
+        raw_text=utterance.raw_text,
+        shortened=utterance.shortened,
         error_type=utterance.error,
         error_message=utterance.error_message or None,
         finish_reason=completion.finish_reason,
@@ -121,7 +132,7 @@ def _utterance_row(deliberation: Deliberation, utterance: Utterance, provenance:
         completion_tokens=completion.completion_tokens,
         temperature=completion.temperature,
         seed=utterance.request.seed,
-        prompt_sha256=_prompt_sha256(utterance),
+        prompt_sha256=prompt_sha256(utterance.request.messages),
         started_at=utc(completion.started_at),
         finished_at=utc(completion.finished_at),
         **asdict(provenance),
@@ -150,13 +161,8 @@ def _judgement_row(deliberation: Deliberation, judgement: Judgement, provenance:
         completion_tokens=completion.completion_tokens,
         temperature=completion.temperature,
         seed=utterance.request.seed,
-        prompt_sha256=_prompt_sha256(utterance),
+        prompt_sha256=prompt_sha256(utterance.request.messages),
         started_at=utc(completion.started_at),
         finished_at=utc(completion.finished_at),
         **asdict(provenance),
     )
-
-
-def _prompt_sha256(utterance: Utterance) -> str:
-    messages = [asdict(message) for message in utterance.request.messages]
-    return hashlib.sha256(json.dumps(messages).encode()).hexdigest()

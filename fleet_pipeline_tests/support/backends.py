@@ -6,7 +6,7 @@ from fleet_pipeline.deliberation.exchange import AgentError, Completion, Request
 from fleet_pipeline.deliberation.prompts import Phase
 from fleet_pipeline.inference.engine import Finished, Job
 from fleet_pipeline.inference.loop import drive
-from fleet_pipeline_tests.support.councils import a_deliberation, a_job, speak
+from fleet_pipeline_tests.support.councils import a_deliberation, a_job, said, speak
 from fleet_pipeline_tests.support.heard import Heard
 
 
@@ -49,10 +49,15 @@ class Backend:
                 done.append((request_id, speak(self.prompts[request_id])))
         return done
 
-    def abort(self, request_ids: list[str]) -> None:
+    def abort(self, request_ids: list[str]) -> dict[str, Completion]:
+        """Of each, a word for every step that has been made."""
         self.aborted += request_ids
+        partials = {}
         for request_id in request_ids:
-            self.left.pop(request_id, None)
+            left = self.left.pop(request_id, 0)
+            done = self.length(self.prompts[request_id]) - left
+            partials[request_id] = said("word " * done, completion_tokens=done)
+        return partials
 
 
 def run(backend: Backend, jobs, max_in_flight: int = 8) -> list[Finished]:

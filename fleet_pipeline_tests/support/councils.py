@@ -6,7 +6,7 @@ from typing import Any
 from fleet_pipeline.deliberation.council import CouncilDefaults, Deliberation, seat_council
 from fleet_pipeline.deliberation.exchange import AgentError, Completion, Dialogue
 from fleet_pipeline.deliberation.prompts import Phase
-from fleet_pipeline.deliberation.protocol import deliberate
+from fleet_pipeline.deliberation.protocol import deliberate, most_tokens
 from fleet_pipeline.deliberation.roles import BUILT_IN_ROLES
 from fleet_pipeline.deliberation.task import Task
 from fleet_pipeline.deliberation.transcript import Transcript
@@ -27,7 +27,7 @@ def a_deliberation(task_id: str = "t1", *, defaults: CouncilDefaults | None = No
 
 
 def a_job(deliberation: Deliberation) -> Job:
-    return Job(deliberation.id, deliberate(deliberation), deliberation.timeout_seconds)
+    return Job(deliberation.id, deliberate(deliberation), deliberation.timeout_seconds, most_tokens(deliberation))
 
 
 def said(text: str = "fine", **fields: Any) -> Completion:

@@ -43,6 +43,7 @@ def an_utterance(**changes) -> UtteranceRow:
     columns = {
         "agent_id": "agent-dev-001", "label": "A", "perspective": None, "phase": Phase.PROPOSE, "round": 0,
         "attempt": 1, "about_agent_id": "agent-dev-001", "self_critique": False, "text": "fine", "reasoning": "",
+        "raw_text": None, "shortened": None,
     }  # fmt: skip
     return UtteranceRow(**(_OF_T1 | _MADE | _ANSWER | columns | changes))
 

@@ -47,9 +47,10 @@ class ScriptedEngine:
             del self.queue[request_id]
         return [(request_id, self.script(prompt)) for request_id, prompt in due]
 
-    def abort(self, request_ids: list[str]) -> None:
+    def abort(self, request_ids: list[str]) -> dict[str, Completion]:
         for request_id in request_ids:
             self.queue.pop(request_id, None)
+        return {}
 
     def run(self, jobs: Iterable[Job[Result]], on_completion: OnCompletion = ignore) -> Iterator[Finished[Result]]:
         return drive(jobs, self, max_in_flight=self.max_in_flight, restarts=self.restarts, on_completion=on_completion)

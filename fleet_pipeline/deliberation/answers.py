@@ -1,0 +1,93 @@
+"""What stands of an answer as a model wrote it: echoes are taken off, and what a limit or a loop broke is dropped.
+
+Measured with small models (docs/models.md): of a hundred answers several begin or end with the marks and headings of
+their own prompt, some are cut at their token limit, and some repeat a passage until they are stopped. Most of what
+such an answer says before that is as good as any other.
+"""
+
+import re
+from typing import Literal
+
+# Why an answer that counts is shorter than what the model wrote. "truncated": it was cut at its token limit, and the
+# broken end is dropped. "looped": it repeated itself, and all but the first time is dropped.
+Shortened = Literal["truncated", "looped"]
+
+# What a council does with an answer that was cut at its token limit. "keep": it counts where what stands of it is worth
+# reading. "refuse": it never counts.
+Truncated = Literal["keep", "refuse"]
+
+# What stands of a shortened answer is worth reading from this many characters, about 40 words of English. A shorter rest
+# is mostly an opening.
+LEAST_CHARACTERS = 200
+# A passage that stands so often in a row, to the end of the text, is a loop. vLLM's own detection uses the same count.
+LOOP_COUNT = 3
+
+_SENTENCE_END = re.compile(r"[.!?…]['\"”’)\]*_`]*(?=\s|$)|[。！？]['\"”’」）]*")  # noqa: RUF001
+_FENCE = re.compile(r"^ {0,3}(`{3,}|~{3,})", re.MULTILINE)
+# A line that only leads to what follows: a heading, the mark of a list item, "Steps:".
+_LEADS_ON = re.compile(r"\s*(?:#+ .*|#+|[-*+]|\d+[.)]|.*:|\*\*[^*]+\*\*)\s*")
+# The marks of a block of the prompt, and the titles that stand over them (`fleet_pipeline.deliberation.prompts`).
+_ECHO = re.compile(
+    r"\s*(?:<{3,}|>{3,}|#+ (?:Task|Context|Criteria|Requirements|Environment|Further facts"
+    r"|(?:Your own critique|Critique by [A-Z]{1,2}) of Proposal [A-Z]{1,2}|Proposal [A-Z]{1,2}))\s*:?\s*"
+)
+
+
+def without_echoes(text: str) -> str:
+    """`text` without the marks and headings of the prompt at its beginning and its end, and blanks around it."""
+    lines = text.splitlines(keepends=True)
+    while lines and (_ECHO.fullmatch(lines[0]) or not lines[0].strip()):
+        del lines[0]
+    while lines and (_ECHO.fullmatch(lines[-1]) or not lines[-1].strip()):
+        del lines[-1]
+    return "".join(lines).strip()
+
+
+def before_the_cut(text: str) -> str:
+    """`text`, which was cut anywhere, up to the end of its last whole sentence or line. An open code block is closed."""
+    at_line = text.rfind("\n") + 1
+    fences = [match[1] for match in _FENCE.finditer(text)]
+    if len(fences) % 2:
+        return f"{text[:at_line].rstrip()}\n{fences[-1]}" if text[:at_line].strip() else ""
+    ends = [match.end() for match in _SENTENCE_END.finditer(text, at_line)]
+    lines = text[: ends[-1] if ends else at_line].rstrip().splitlines()
+    while lines and (_LEADS_ON.fullmatch(lines[-1]) or not lines[-1].strip()):
+        del lines[-1]
+    return "\n".join(lines)
+
+
+def before_the_loop(text: str) -> str:
+    """`text` up to the end of the first time of the passage that it ends by repeating; all of it where there is none."""
+    backwards = text[::-1]
+    same = _z_function(backwards)
+    # The tail of length same[period] + period has this period. The longest such tail is the loop.
+    periods = [period for period in range(1, len(text)) if same[period] >= (LOOP_COUNT - 1) * period]
+    if not periods:
+        return text
+    period = max(periods, key=lambda period: same[period] + period)
+    end = len(text) - same[period]
+    # What stands before the loop may end as the passage does. The loop then seems to begin in the midst of a sentence.
+    if whole := _SENTENCE_END.search(text, end - 1, end + period):
+        end = whole.end()
+    return text[:end].rstrip()
+
+
+def worth_reading(kept: str) -> bool:
+    """Whether what stands of a shortened answer can count as an answer."""
+    return len(kept) >= LEAST_CHARACTERS
+
+
+def _z_function(text: str) -> list[int]:
+    """At each index: how many characters from there are those of the beginning of `text`. Linear in its length
+    (Gusfield 1997, Algorithms on Strings, Trees, and Sequences, section 1.4).
+    """
+    same = [0] * len(text)
+    left = right = 0
+    for index in range(1, len(text)):
+        if index < right:
+            same[index] = min(right - index, same[index - left])
+        while index + same[index] < len(text) and text[same[index]] == text[index + same[index]]:
+            same[index] += 1
+        if index + same[index] > right:
+            left, right = index, index + same[index]
+    return same

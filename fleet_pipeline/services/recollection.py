@@ -1,0 +1,156 @@
+"""What earlier runs have heard of a deliberation and not made whole, and the log of what this run hears.
+
+A run that is killed leaves its answer log; one that is stopped, or whose time is up, leaves a transcript that is not
+complete. From both a dialogue with the same inputs goes on.
+"""
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, replace
+
+from fleet_pipeline.common.errors import CorruptFile
+from fleet_pipeline.deliberation.council import Deliberation
+from fleet_pipeline.deliberation.exchange import AgentError, Completion, Request
+from fleet_pipeline.deliberation.memory import Memory
+from fleet_pipeline.deliberation.protocol import request_name
+from fleet_pipeline.deliberation.rows import UtteranceRow
+from fleet_pipeline.deliberation.transcript import Status
+from fleet_pipeline.storage.answer_log import (
+    AnswerLog,
+    EarlierLog,
+    LoggedAnswer,
+    earlier_logs,
+    prompt_sha256,
+    remove_log,
+)
+from fleet_pipeline.storage.schemas import JUDGEMENTS, UTTERANCES
+from fleet_pipeline.storage.store import Store
+from fleet_pipeline.storage.tables import read_file, read_footer
+
+# The protocol found these in a text; the engine answered.
+_ANSWERED = frozenset({None, AgentError.EMPTY, AgentError.CUT_OFF, AgentError.LOOPED})
+
+
+@dataclass(frozen=True)
+class _DialogueMemory:
+    """The memory of one dialogue."""
+
+    log: AnswerLog
+    deliberation_id: str
+    fingerprint: str
+    known: dict[str, LoggedAnswer]  # by the name of the request
+
+    def recall(self, request: Request) -> Completion | None:
+        answer = self.known.pop(request.name, None)
+        return answer.completion if answer is not None and answer.answers(request) else None
+
+    def note(self, request: Request, completion: Completion) -> None:
+        sha256 = prompt_sha256(request.messages)
+        self.log.append(
+            LoggedAnswer(self.deliberation_id, self.fingerprint, request.name, sha256, request.seed, completion)
+        )
+
+
+class Recollection:
+    """The memories of all dialogues of a run.
+
+    `trusted` are the ids of the runs whose answers may be used; None for all.
+    """
+
+    def __init__(
+        self, store: Store, run_id: str, keys: Collection[str], trusted: Collection[str] | None = None
+    ) -> None:
+        self.store = store
+        self._trusted = trusted
+        self._known: dict[tuple[str, str], dict[str, LoggedAnswer]] = {}
+        self._earlier: list[EarlierLog] = []
+        self._begun: set[tuple[str, str]] = set()  # (deliberation, fingerprint) of dialogues of this run
+        self._open: set[tuple[str, str]] = set()  # those that are not stored yet
+        paths: list[str] = []
+        for log in earlier_logs(store, set(keys)):
+            for answer in log.answers if self._trusts(log.run_id) else ():
+                if answer.completion.error is None:
+                    dialogue = (answer.deliberation_id, answer.fingerprint)
+                    self._known.setdefault(dialogue, {})[answer.request] = answer
+            if log.run_id == run_id:
+                paths, self._begun = log.paths, log.dialogues
+            else:
+                self._earlier.append(replace(log, answers=[]))
+        self._log = AnswerLog(store, run_id, paths)
+
+    def begin(self, deliberation_id: str, fingerprint: str, stored: Deliberation | None = None) -> Memory:
+        """The memory of a dialogue that begins, with what stands in the transcript of `stored`, if that is given."""
+        dialogue = (deliberation_id, fingerprint)
+        known = self._known.pop(dialogue, {})
+        if stored is not None:
+            known = {answer.request: answer for answer in self._from_transcript(stored)} | known
+        self._begun.add(dialogue)
+        self._open.add(dialogue)
+        return _DialogueMemory(self._log, deliberation_id, fingerprint, known)
+
+    def fold(self, deliberation_id: str, fingerprint: str) -> None:
+        """A dialogue stands in its table now."""
+        self._open.discard((deliberation_id, fingerprint))
+
+    def close(self) -> None:
+        """End the log of this run, and remove every log of which nothing is needed any more."""
+        self._log.close()
+        for log in self._earlier:
+            self._remove(log.dialogues, log.paths)
+        self._remove(self._begun, self._log.paths)
+
+    def _remove(self, dialogues: Collection[tuple[str, str]], paths: Collection[str]) -> None:
+        if paths and all(self._is_folded(*dialogue) for dialogue in dialogues):
+            remove_log(self.store, paths)
+
+    def _is_folded(self, deliberation_id: str, fingerprint: str) -> bool:
+        if any(deliberation_id == key for key, _ in self._open):
+            return False
+        if any(deliberation_id == key for key, _ in self._begun):  # if with other inputs, these are no more
+            return True
+        try:
+            transcript = read_footer(self.store, UTTERANCES, deliberation_id)
+            judgements = read_footer(self.store, JUDGEMENTS, deliberation_id)
+        except CorruptFile:
+            return False
+        if judgements is not None and judgements.judged == fingerprint:
+            return True
+        # One that failed may be of an earlier run than the log.
+        if transcript is None or transcript.status is not Status.COMPLETED:
+            return False
+        return transcript.fingerprint == fingerprint
+
+    def _trusts(self, run_id: str) -> bool:
+        return self._trusted is None or run_id in self._trusted
+
+    def _from_transcript(self, deliberation: Deliberation) -> Iterable[LoggedAnswer]:
+        try:
+            file = read_file(self.store, UTTERANCES, deliberation.id, fresh=True)
+        except CorruptFile:
+            return
+        if file is None or file.footer.fingerprint != deliberation.fingerprint or not self._trusts(file.footer.run_id):
+            return
+        # Of a turn that came to no answer nothing is recalled: the seat is asked again.
+        counted = {_turn(row) for row in file.rows if row.error_type is None}
+        for row in file.rows:
+            if _turn(row) in counted and row.error_type in _ANSWERED:
+                yield _logged(row, deliberation.fingerprint)
+
+
+def _turn(row: UtteranceRow) -> tuple[str, str, int, str]:
+    return row.agent_id, row.phase, row.round, row.about_agent_id
+
+
+def _logged(row: UtteranceRow, fingerprint: str) -> LoggedAnswer:
+    name = request_name(row.deliberation_id, row.agent_id, row.phase, row.round, row.about_agent_id, row.attempt)
+    completion = Completion(
+        text=row.text if row.raw_text is None else row.raw_text,
+        reasoning=row.reasoning,
+        finish_reason=row.finish_reason,
+        prompt_tokens=row.prompt_tokens,
+        cached_tokens=row.cached_tokens,
+        completion_tokens=row.completion_tokens,
+        temperature=row.temperature,
+        started_at=row.started_at.timestamp(),
+        finished_at=row.finished_at.timestamp(),
+    )
+    return LoggedAnswer(row.deliberation_id, fingerprint, name, row.prompt_sha256, row.seed, completion)
