@@ -31,7 +31,7 @@ from fleet_pipeline.instance.partitions import deliberation_partitions, verify_r
 from fleet_pipeline.instance.run_processes import lineage
 from fleet_pipeline.scoring.options import CouncilCheckOptions
 from fleet_pipeline.services.outcome_page import metadata
-from fleet_pipeline.services.outcomes import write_outcome
+from fleet_pipeline.services.outcomes import Outcome, write_outcome, write_stopped
 from fleet_pipeline.services.progress import OnProgress, Progress, log_progress
 from fleet_pipeline.services.publishing import fill_outbox
 from fleet_pipeline.services.run_report import store_report
@@ -90,7 +90,13 @@ def transcripts(
         council.settings().resume,
         lineage(context.instance, context.run),
     )
-    state = transcription.run(context.partition_keys)
+    try:
+        state = transcription.run(context.partition_keys)
+    except BaseException:
+        # A run that is cancelled, or whose engine is gone, has no later step. What was said until then is shown all the same.
+        for outcome in write_stopped(transcription.tasks, transcription.stopped, context.run.run_id):
+            _conclude(context, transcription.store, outcome, logs)
+        raise
     context.add_output_metadata(_run_metadata(state))
 
 
@@ -136,17 +142,9 @@ def deliberations(
             failed[key] = "no deliberation id: expected <task_id>.<role in lower case>; delete this partition"
             continue
         outcome = write_outcome(tasks, key, context.run.run_id, check_options)
-        row = outcome.row
-        # Before the outcome is logged: readers of the event log find the events ready.
-        fill_outbox(store, outcome)
-        shown = metadata(store, outcome, logs.texts)
-        event = {"asset_key": context.asset_key, "partition": key, "metadata": shown}
-        if row.status is Status.COMPLETED:
-            context.log_event(dg.AssetMaterialization(**event))
-        else:
-            failed[key] = f"{row.status}: {row.error_message}"
-            # For readers of the event log: a failure leaves no materialization.
-            context.log_event(dg.AssetObservation(**event))
+        if outcome.row.status is not Status.COMPLETED:
+            failed[key] = f"{outcome.row.status}: {outcome.row.error_message}"
+        _conclude(context, store, outcome, logs)
         # The event is stored by now. Dagster would keep it for hooks until the step ends, with all its texts: 5,000
         # events were 40 MiB, at a few words each.
         list(context.op_execution_context.consume_events())
@@ -162,6 +160,17 @@ def deliberations(
             # A retry would give the same transcripts the same outcomes.
             allow_retries=False,
         )
+
+
+def _conclude(context: dg.AssetExecutionContext, store: Store, outcome: Outcome, logs: LogSettings) -> None:
+    """Make a stored outcome known to the event log, and so to the UI and the publisher of events."""
+    # First: readers of the event log find the events ready.
+    fill_outbox(store, outcome)
+    shown = metadata(store, outcome, logs.texts)
+    # A failure leaves no materialization: an observation is for readers of the event log.
+    kind = dg.AssetMaterialization if outcome.row.status is Status.COMPLETED else dg.AssetObservation
+    key = dg.AssetKey(DELIBERATIONS)
+    context.log_event(kind(asset_key=key, partition=outcome.row.deliberation_id, metadata=shown))
 
 
 def _report(context: dg.AssetExecutionContext, store: Store) -> None:

@@ -23,6 +23,10 @@ LEAST_CHARACTERS = 200
 LOOP_COUNT = 3
 
 _SENTENCE_END = re.compile(r"[.!?…]['\"”’)\]*_`]*(?=\s|$)|[。！？]['\"”’」）]*")  # noqa: RUF001
+# A sentence or a line that says something.
+_UNIT = re.compile(rf"[^\n]*?[^\W\d_][^\n]*?(?:{_SENTENCE_END.pattern}|\n|\Z)")
+_ENDED = re.compile(rf"(?:{_SENTENCE_END.pattern}|\n)\Z")
+_LAST_UNITS, _MOST_DIFFERENT = 10, 3
 _FENCE = re.compile(r"^ {0,3}(`{3,}|~{3,})", re.MULTILINE)
 # A line that only leads to what follows: a heading, the mark of a list item, "Steps:".
 _LEADS_ON = re.compile(r"\s*(?:#+ .*|#+|[-*+]|\d+[.)]|.*:|\*\*[^*]+\*\*)\s*")
@@ -53,11 +57,19 @@ def before_the_cut(text: str) -> str:
     lines = text[: ends[-1] if ends else at_line].rstrip().splitlines()
     while lines and (_LEADS_ON.fullmatch(lines[-1]) or not lines[-1].strip()):
         del lines[-1]
-    return "\n".join(lines)
+    return "\n".join(lines).rstrip()
 
 
 def before_the_loop(text: str) -> str:
-    """`text` up to the end of the first time of the passage that it ends by repeating; all of it where there is none."""
+    """`text` up to the end of the first time of the passage that it ends by repeating; all of it where there is none.
+
+    A loop may be of the same characters, or of the same sentences with other numbers: "R6. You think about your
+    customers.", "R7. You think about your customers."
+    """
+    return _before_the_same_sentences(_before_the_same_characters(text))
+
+
+def _before_the_same_characters(text: str) -> str:
     backwards = text[::-1]
     same = _z_function(backwards)
     # The tail of length same[period] + period has this period. The longest such tail is the loop.
@@ -70,6 +82,28 @@ def before_the_loop(text: str) -> str:
     if whole := _SENTENCE_END.search(text, end - 1, end + period):
         end = whole.end()
     return text[:end].rstrip()
+
+
+def _before_the_same_sentences(text: str) -> str:
+    """A loop if, of the last ten sentences or lines, no more than three are different in their letters."""
+    ends = [match.end() for match in _UNIT.finditer(text)]
+    starts = [0, *ends]
+    units = [_letters(text[start:end]) for start, end in zip(starts, ends, strict=False)]
+    if units and not _ENDED.search(text):
+        del units[-1]  # broken
+    tail = set(units[-_LAST_UNITS:])
+    if len(units) < _LAST_UNITS or len(tail) > _MOST_DIFFERENT:
+        return text
+    first = len(units)
+    while first and units[first - 1] in tail:
+        first -= 1
+    # All that is different in the loop stands within its first time.
+    last = max(units.index(unit, first) for unit in tail)
+    return text[: ends[last]].rstrip()
+
+
+def _letters(text: str) -> str:
+    return "".join(char for char in text.casefold() if char.isalpha())
 
 
 def worth_reading(kept: str) -> bool:

@@ -51,8 +51,8 @@ class AgentError(StrEnum):
     LOOPED = "looped"  # the answer repeated a passage until it was stopped
     ENGINE = "engine"  # the engine failed on this prompt
     DEADLINE = "deadline"  # still being generated when the deliberation's time was up
-    CANCELLED = "cancelled"  # still being generated when the run was stopped
-    FATAL = "fatal"  # the engine crashed, and was not started again for this deliberation
+    CANCELLED = "cancelled"  # still being generated when the run was stopped, by a person or by its engine
+    FATAL = "fatal"  # the engine crashed repeatedly during this deliberation, the last time with no other running
 
 
 @dataclass(frozen=True)

@@ -75,7 +75,8 @@ class _Turn:
 
     exchange: Exchange[Any]
     request: Request | None = None
-    asked_at: float = 0.0
+    asked_at: float = 0.0  # since the epoch
+    asked: float = 0.0  # on the clock of deadlines
     partial: Completion = NOTHING  # what had been generated when the request was withdrawn
     result: Any = None
 
@@ -215,6 +216,7 @@ class _Loop:
     def _submit(self, active: _Active, turn: _Turn, request: Request) -> Completion | None:
         """Submit a request. Returns an answer if there is one at once: the backend does not take the request."""
         request_id = str(next(self.request_ids))
+        turn.asked = self._now()
         failure = self.backend.submit(request_id, request)
         if failure is not None:
             return self._stamp(turn, failure)
@@ -227,9 +229,8 @@ class _Loop:
         if active is None:  # aborted while its last token was generated
             return
         turn = active.waiting.pop(request_id)
-        answer = self._stamp(turn, completion)
-        self.pace.note(answer.finished_at - answer.started_at, answer.completion_tokens)
-        self._proceed(active, turn, answer)
+        self.pace.note(self._now() - turn.asked, completion.completion_tokens)
+        self._proceed(active, turn, self._stamp(turn, completion))
         self._advance(active)
 
     def _stamp(self, turn: _Turn, completion: Completion) -> Completion:
@@ -270,10 +271,8 @@ class _Loop:
         """End every deliberation that is under way or set aside."""
         for active in list(self.open.values()):
             self._withdraw(active)
-            if isinstance(reason, EngineError):
-                self._end(active, AgentError.FATAL, str(reason))
-            else:
-                self._end(active, AgentError.CANCELLED, "the run was stopped while this was being generated")
+            why = f": {reason}" if isinstance(reason, EngineError) else ""
+            self._end(active, AgentError.CANCELLED, f"the run was stopped while this was being generated{why}")
 
     def _on_crash(self, crash: EngineCrashed) -> None:
         """Withdraw all deliberations under way. If one of them certainly caused the crash, end it."""

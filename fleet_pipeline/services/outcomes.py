@@ -1,14 +1,24 @@
 """Writes the outcome row of one deliberation, for the asset `deliberations`."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from fleet_pipeline.common.errors import CorruptFile, InvalidInput
-from fleet_pipeline.deliberation.rows import CouncilFigures, OutcomeFooter, OutcomeRow, ProposalRow, UtteranceRow
+from fleet_pipeline.deliberation.rows import (
+    CouncilFigures,
+    OutcomeFooter,
+    OutcomeRow,
+    ProposalRow,
+    ProposalsFooter,
+    UtteranceRow,
+)
 from fleet_pipeline.scoring.council_checks import failed_checks
 from fleet_pipeline.scoring.options import CouncilCheck, CouncilCheckOptions
 from fleet_pipeline.scoring.outcome import outcome_row
+from fleet_pipeline.scoring.proposals import proposal_rows
+from fleet_pipeline.services.score_councils import read_batches
 from fleet_pipeline.storage.schemas import DELIBERATIONS, PROPOSALS, UTTERANCES
-from fleet_pipeline.storage.tables import read_file, write_rows
+from fleet_pipeline.storage.tables import Transcripts, read_file, write_rows
 from fleet_pipeline.storage.task_store import TaskStore
 
 _DEFAULTS = CouncilCheckOptions()
@@ -45,3 +55,16 @@ def write_outcome(tasks: TaskStore, key: str, run_id: str, checks: CouncilCheckO
     write_rows(store, DELIBERATIONS, key, [row], OutcomeFooter(status=row.status, fingerprint=row.fingerprint))
     failed = failed_checks(utterances, seats, diversity, task.needed if task else None, checks)
     return Outcome(row, seats, utterances, failed, damaged)
+
+
+def write_stopped(tasks: TaskStore, keys: Sequence[str], run_id: str) -> Iterator[Outcome]:
+    """Write and return the outcomes of deliberations whose run was stopped: their texts without scores, and no winner."""
+    for batch in read_batches(Transcripts(tasks.store, UTTERANCES, keys), tasks):
+        for key in batch.keys:
+            seats = proposal_rows(batch.seats[batch.seats["deliberation_id"] == key], run_id, wins=False)
+            fingerprint = batch.transcripts[key].fingerprint if key in batch.transcripts else ""
+            unscored = ProposalsFooter(
+                fingerprint=fingerprint, scores_version="", weights={}, method="score", diversity=CouncilFigures()
+            )
+            write_rows(tasks.store, PROPOSALS, key, seats, unscored)
+            yield write_outcome(tasks, key, run_id)

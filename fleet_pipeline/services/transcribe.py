@@ -48,8 +48,6 @@ MadeBy = tuple[str, str | None]
 
 # Errors of the engine, not of the judge: worth asking again.
 NOT_ANSWERED = frozenset({AgentError.DEADLINE, AgentError.ENGINE, AgentError.FATAL, AgentError.CANCELLED})
-# With these, the deliberation ended before its run could go on to score it.
-STOPPED = frozenset({AgentError.CANCELLED, AgentError.FATAL})
 
 
 @dataclass
@@ -103,15 +101,14 @@ class Transcription:
         # One engine per model. Only keys are held here: specs are read again when the engine has room, so that
         # memory does not grow with the backlog.
         missing = self._missing(keys)
-        if missing:
-            wanted = {key for work in missing.values() for key in work.judge}
-            trusted = self.lineage if self.resume == "never" else None
-            self.recollection = Recollection(self.store, self.run_id, wanted, trusted)
-            try:
-                for model, work in missing.items():
-                    self._run_on_or_fail(model, work)
-            finally:
-                self.recollection.close()
+        wanted = {key for work in missing.values() for key in work.judge}
+        trusted = self.lineage if self.resume == "never" else None
+        self.recollection = Recollection(self.store, self.run_id, wanted, trusted)
+        try:
+            for model, work in missing.items():
+                self._run_on_or_fail(model, work)
+        finally:
+            self.recollection.close()
         self.progress.phase = "transcribed"
         self.on_progress(self.progress)
         return self.progress
@@ -266,6 +263,9 @@ class Transcription:
             deliberation.id, Status.FAILED, (), f"the deliberation broke: {finished.error!r}"
         )
         provenance = self._provenance(deliberation, made_by)
+        stopped = any(one.error is AgentError.CANCELLED for one in transcript.utterances)
+        if stopped and self._has_result(deliberation.id):
+            return  # it stands, and what was heard for the next one stays in the answer log
         # What was recalled was asked for earlier.
         asked = [one.completion.started_at for one in transcript.utterances if one.completion.started_at]
         started_at = min([finished.started_at, *asked])
@@ -273,7 +273,7 @@ class Transcription:
             self.store, deliberation, transcript, provenance, started_at, finished.finished_at, finished.timeout_seconds
         )
         self.recollection.fold(deliberation.id, deliberation.fingerprint)
-        if any(one.error in STOPPED for one in transcript.utterances):
+        if stopped:
             self.stopped.append(deliberation.id)
         self._log(transcript, finished.finished_at - finished.started_at)
         progress = self.progress
@@ -285,6 +285,12 @@ class Transcription:
             progress.completed += 1
         else:
             progress.failed += 1
+
+    def _has_result(self, key: str) -> bool:
+        with suppress(CorruptFile):
+            footer = read_footer(self.store, UTTERANCES, key)
+            return footer is not None and footer.status is Status.COMPLETED
+        return False
 
     def _provenance(self, deliberation: Deliberation, made_by: MadeBy) -> Provenance:
         kind, unchecked = made_by
@@ -312,9 +318,9 @@ class Transcription:
         self.on_progress(progress)
 
     def _fail(self, keys: Sequence[str], reason: str) -> None:
-        """Record deliberations that could not be run as failed."""
+        """Record deliberations that could not be run as failed. Those that were under way have their record."""
         now = time.time()
-        for key in keys:
+        for key in set(keys).difference(self.stopped):
             with suppress(InvalidInput):
                 self._fail_one(self._convene(key), reason, now)
 

@@ -4,9 +4,9 @@ A transcript is written when its deliberation ends. Without a log, a run of four
 all four. With it, the next run asks only for the answers that were not there yet.
 
 On a disk a run has one file, `<run id>.jsonl`, which only grows. Object stores cannot append: there it is written in
-parts, `<run id>.<number>.jsonl`. A line is one answer as JSON. What is handed to the log is on the storage within about a
-second. A line that a kill has torn is passed over. The log of a run is removed when all in it stands in `utterances` or
-`judgements`.
+parts, `<run id>.<number>.jsonl`. A line is one answer as JSON. What is handed to the log is on a disk at once, together
+with all that came while the disk synced; on an object store within about a second. A line that a kill has torn is passed
+over. The log of a run is removed when all in it stands in `utterances` or `judgements`.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ from fleet_pipeline.storage.store import Store
 
 FOLDER = "answers"
 _SUFFIX = ".jsonl"
-# Between two writes. An object store charges for each, and a disk syncs.
+# Between two parts on an object store, which charges for each.
 PAUSE_SECONDS = 0.5
 
 _log = logging.getLogger(__name__)
@@ -65,6 +65,7 @@ class AnswerLog:
         self.run_id = run_id
         self.paths = list(paths)
         self._lines: list[bytes] = []
+        self._pause = 0.0 if store.is_local else PAUSE_SECONDS
         self._closing = False
         self._failed = ""
         self._changed = Condition()
@@ -90,13 +91,14 @@ class AnswerLog:
                 self._changed.wait_for(lambda: self._lines or self._closing)
                 closing, lines = self._closing, self._lines
                 self._lines = []
-            if lines and not self._write(lines):
+            written = not lines or self._write(lines)
+            if not written:
                 with self._changed:
                     self._lines = [*lines, *self._lines]  # for the next time
             if closing:
                 return
             with self._changed:
-                self._changed.wait_for(lambda: self._closing, PAUSE_SECONDS)
+                self._changed.wait_for(lambda: self._closing, self._pause if written else PAUSE_SECONDS)
 
     def _write(self, lines: Sequence[bytes]) -> bool:
         """Whether it was written. Where it was not, the run goes on: only a kill would then cost more."""

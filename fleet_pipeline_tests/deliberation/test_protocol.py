@@ -1,6 +1,9 @@
 """The rules of a council, played by hand: no engine, no clock."""
 
+import re
 from collections import Counter
+from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given, strategies as st
@@ -10,7 +13,17 @@ from fleet_pipeline.deliberation.exchange import AgentError, Completion
 from fleet_pipeline.deliberation.prompts import Phase
 from fleet_pipeline.deliberation.protocol import deliberate
 from fleet_pipeline.deliberation.transcript import Status, Utterance
-from fleet_pipeline_tests.support.councils import OVERLONG, a_deliberation, failing, opening, play, said, speak, texts
+from fleet_pipeline_tests.support.councils import (
+    OVERLONG,
+    Answer,
+    a_deliberation,
+    failing,
+    opening,
+    play,
+    said,
+    speak,
+    texts,
+)
 from fleet_pipeline_tests.support.heard import Heard
 
 pytestmark = pytest.mark.unit
@@ -164,17 +177,121 @@ def test_a_failed_deliberation_says_how_many_answered_and_why_the_others_did_not
     assert "agent-dev-001: overlong: too long" in transcript.error_message
 
 
-def test_a_deadline_ends_the_deliberation_and_keeps_what_was_said() -> None:
+def late_in(phase: Phase, round_: int, labels: str = "ABC") -> Answer:
     def answer(prompt: Heard) -> Completion:
-        if prompt.phase is Phase.REVISE:
-            return Completion(error=AgentError.DEADLINE, error_message="late")
+        if prompt.phase is phase and prompt.round == round_ and prompt.seat.label in labels:
+            return said("half a sent", finish_reason="deadline", error=AgentError.DEADLINE, error_message="late")
         return speak(prompt)
 
+    return answer
+
+
+FAILS = CouncilDefaults(model="m", on_timeout="fail")
+
+
+@pytest.mark.parametrize("phase", [Phase.CRITIQUE, Phase.REVISE])
+def test_when_time_is_up_and_a_quorum_of_proposals_stands_the_council_completes_with_those(phase: Phase) -> None:
+    transcript, batches = play(a_deliberation(num_agents=3, rounds=3), late_in(phase, 2))
+    assert (transcript.status, transcript.rounds_done, transcript.error_message) == (Status.COMPLETED, 1, "")
+    assert [u.text for u in transcript.utterances if u.error is AgentError.DEADLINE] == ["half a sent"] * 3
+    assert len(transcript.utterances) == sum(map(len, batches))
+
+
+def test_on_timeout_fail_counts_the_same_as_a_timeout() -> None:
+    transcript, _ = play(a_deliberation(num_agents=3, rounds=3, defaults=FAILS), late_in(Phase.REVISE, 2))
+    assert (transcript.status, transcript.rounds_done) == (Status.TIMEOUT, 1)
+    assert transcript.error_message.startswith("late; give it more (constraints.timeout_seconds)")
+    assert len(texts(transcript, Phase.REVISE)) == 6
+
+
+def test_when_time_is_up_before_a_quorum_has_proposed_it_is_a_timeout_and_with_one_it_is_not() -> None:
+    transcript, _ = play(a_deliberation(num_agents=3), late_in(Phase.PROPOSE, 0, "BC"))
+    assert (transcript.status, transcript.rounds_done) == (Status.TIMEOUT, 0)
+    transcript, _ = play(a_deliberation(num_agents=3), late_in(Phase.PROPOSE, 0, "C"))
+    assert (transcript.status, transcript.rounds_done) == (Status.COMPLETED, 0)
+
+
+@pytest.mark.parametrize("error", [AgentError.CANCELLED, AgentError.FATAL])
+def test_what_was_said_until_the_run_was_stopped_or_the_engine_was_gone_is_kept(error: AgentError) -> None:
+    def answer(prompt: Heard) -> Completion:
+        stopped = prompt.phase is Phase.REVISE
+        return said("half a sent", error=error, error_message="gone") if stopped else speak(prompt)
+
     transcript, batches = play(a_deliberation(num_agents=3), answer)
-    assert transcript.status is Status.TIMEOUT
+    assert (transcript.status, transcript.error_message) == (Status.FAILED, "gone")
     assert len(batches) == 3
-    assert texts(transcript, Phase.PROPOSE) == [f"{seat} propose 0 on {seat}" for seat in "ABC"]
-    assert len(transcript.utterances) == 9
+    assert texts(transcript, Phase.REVISE) == ["half a sent"] * 3
+
+
+LONG = "A sentence that says something of use to the reader. " * 5
+
+
+def test_an_answer_cut_at_its_limit_counts_up_to_its_last_whole_sentence_and_is_asked_for_once() -> None:
+    cut = said(LONG + "And then half a sent", finish_reason="length")
+    transcript, batches = play(a_deliberation(num_agents=3, rounds=0), lambda _: cut)
+    assert (transcript.status, len(batches)) == (Status.COMPLETED, 1)
+    for utterance in transcript.utterances:
+        assert (utterance.error, utterance.shortened, utterance.text) == (None, "truncated", LONG.strip())
+        assert utterance.raw_text == cut.text
+
+
+def test_under_truncated_refuse_it_never_counts_and_is_asked_for_again() -> None:
+    cut = said(LONG + "And then half a sent", finish_reason="length")
+    defaults = CouncilDefaults(model="m", truncated="refuse")
+    transcript, batches = play(a_deliberation(num_agents=3, rounds=0, defaults=defaults), lambda _: cut)
+    assert (transcript.status, len(batches)) == (Status.FAILED, 2)
+    assert {u.error for u in transcript.utterances} == {AgentError.CUT_OFF}
+
+
+LOOP = said(
+    LONG.strip() + " To finish:" + " Say it again and again, until somebody stops me." * 4, finish_reason="repetition"
+)
+
+
+def test_a_seat_whose_answer_loops_is_asked_again_with_a_fresh_seed_and_a_penalty() -> None:
+    answer = failing("B", Phase.PROPOSE, LOOP, times=1)
+    transcript, batches = play(a_deliberation(num_agents=3, rounds=0), answer)
+    (again,) = batches[1]
+    first = next(prompt for prompt in batches[0] if prompt.seat.label == "B")
+    assert (first.request.least_repetition_penalty, again.request.least_repetition_penalty) == (None, 1.1)
+    assert first.seed != again.seed
+    assert [u.error for u in transcript.utterances if u.turn.seat.label == "B"] == [AgentError.LOOPED, None]
+
+
+def test_where_every_attempt_loops_the_longest_counts_up_to_its_loop() -> None:
+    transcript, batches = play(a_deliberation(num_agents=3, rounds=0), failing("B", Phase.PROPOSE, LOOP))
+    assert (transcript.status, len(batches)) == (Status.COMPLETED, 2)
+    looped = [u for u in transcript.utterances if u.turn.seat.label == "B"]
+    assert [(u.error, u.shortened) for u in looped] == [(None, "looped"), (AgentError.LOOPED, None)]
+    assert looped[0].text == LONG.strip() + " To finish: Say it again and again, until somebody stops me."
+    assert looped[0].raw_text == LOOP.text
+
+
+def test_a_loop_with_nothing_before_it_does_not_count() -> None:
+    loop = said("Again and again. " * 40, finish_reason="repetition")
+    transcript, _ = play(a_deliberation(num_agents=3, rounds=0), failing("B", Phase.PROPOSE, loop))
+    assert {u.error for u in transcript.utterances if u.turn.seat.label == "B"} == {AgentError.LOOPED}
+
+
+def test_a_loop_that_only_its_token_limit_ended_is_told_from_a_cut() -> None:
+    loop = replace(LOOP, finish_reason="length")
+    transcript, _ = play(a_deliberation(num_agents=3, rounds=0), failing("B", Phase.PROPOSE, loop, times=1))
+    assert AgentError.LOOPED in {u.error for u in transcript.utterances}
+
+
+def test_prompts_name_a_length_that_fits_the_limit_of_their_phase() -> None:
+    def lengths(**fields: Any) -> dict[Phase, set[str]]:
+        _, batches = play(a_deliberation(num_agents=3, **fields))
+        prompts = [prompt for batch in batches for prompt in batch]
+        found = [
+            (prompt.phase, re.search(r"in at most (\d+) words", prompt.user.replace("\n", " "))[1])
+            for prompt in prompts
+        ]
+        return {phase: {words for of, words in found if of is phase} for phase, _ in found}
+
+    assert lengths() == {Phase.PROPOSE: {"820"}, Phase.CRITIQUE: {"410"}, Phase.REVISE: {"820"}}
+    assert set().union(*lengths(sampling={"max_tokens": 350}).values()) == {"140"}
+    assert set().union(*lengths(sampling={"max_tokens": 1}).values()) == {"10"}
 
 
 def test_everything_said_is_kept_reasoning_apart() -> None:

@@ -19,7 +19,7 @@ def refusal(**fields) -> str:
 def test_a_task_needs_an_id_and_a_description_and_has_the_documented_defaults() -> None:
     task = Task(task_id="t", description="d")
     assert (task.roles, task.num_agents, task.rounds, task.diversity) == (("DEV",), 3, 1, True)
-    assert task.constraints.timeout_seconds == 300
+    assert task.constraints.timeout_seconds is None
     assert task.constraints.architect_rubric.k == 3
 
 

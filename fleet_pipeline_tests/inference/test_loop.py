@@ -100,8 +100,14 @@ def test_a_deadline_aborts_what_is_under_way_and_keeps_what_was_said() -> None:
     quick = a_job(a_deliberation("quick", rounds=0))
     finished = {f.key: f for f in run(backend, [slow, quick])}
     late = finished["t0.dev"].result
-    assert late.status is Status.TIMEOUT
+    assert (late.status, late.rounds_done) == (Status.COMPLETED, 0)
     assert [u.error for u in late.utterances] == [None] * 3 + [AgentError.DEADLINE] * 3
+    assert finished["t0.dev"].timeout_seconds == 10
+    # Nine steps of its critiques, one of its proposals.
+    partials = late.utterances[3:]
+    assert {(u.text, u.completion.completion_tokens, u.completion.finish_reason) for u in partials} == {
+        (("word " * 9).strip(), 9, "deadline")
+    }
     assert len(backend.aborted) == 3
     assert backend.left == {}
     assert finished["quick.dev"].result.status is Status.COMPLETED
@@ -112,6 +118,73 @@ def test_the_deadline_counts_a_deliberation_s_own_running_time_and_not_its_wait(
     finished = run(backend, jobs(6, rounds=0, constraints={"timeout_seconds": 5}), max_in_flight=1)
     assert backend.clock.now == 24  # one after another: the last waited for 20
     assert all(f.result.status is Status.COMPLETED for f in finished)
+
+
+class Interrupted(BaseException):
+    """As Dagster and Ctrl-C raise it, which is no Exception."""
+
+
+def test_when_the_run_is_stopped_each_deliberation_under_way_ends_with_what_it_has_said() -> None:
+    class Stopped(Backend):
+        def step(self, patience_seconds: float) -> list[tuple[str, Completion]]:
+            if self.clock.now == 4:
+                raise Interrupted
+            return super().step(patience_seconds)
+
+    backend = Stopped(lambda p: 2 if p.phase is Phase.PROPOSE else 50)
+    ended = []
+    with pytest.raises(Interrupted):
+        ended.extend(drive(jobs(5), backend, max_in_flight=9, monotonic=backend.clock))
+    assert [finished.key for finished in ended] == ["t0.dev", "t1.dev", "t2.dev"]
+    for finished in ended:
+        assert (finished.result.status, len(finished.result.utterances)) == (Status.FAILED, 6)
+        assert {(u.error, u.text) for u in finished.result.utterances[3:]} == {(AgentError.CANCELLED, "word word")}
+    assert backend.left == {}
+
+
+def test_when_the_engine_is_gone_what_was_under_way_and_what_was_set_aside_end_with_what_they_have_said() -> None:
+    """After two crashes t0 and t1 are set aside. The third comes while t2 and t3 are under way, and is the end."""
+
+    class Gone(Backend):
+        restarts = 0
+
+        def step(self, patience_seconds: float) -> list[tuple[str, Completion]]:
+            super().step(patience_seconds)
+            raise EngineCrashed("illegal memory access")
+
+        def restart(self, reason: str) -> None:
+            self.restarts += 1
+            if self.restarts == 3:
+                raise EngineError(f"{reason}; no GPU is left")
+
+    ended = []
+    with pytest.raises(EngineError, match="no GPU is left"):
+        ended.extend(drive(jobs(4), Gone(lambda _: 50), max_in_flight=6, restarts=9))
+    assert {finished.key for finished in ended} == {f"t{n}.dev" for n in range(4)}
+    for finished in ended:
+        assert "no GPU is left" in finished.result.error_message
+        assert {(u.error, u.text) for u in finished.result.utterances} == {(AgentError.CANCELLED, "word")}
+
+
+def test_tokens_that_a_crash_lost_are_counted_though_they_are_generated_again() -> None:
+    class Once(Backend):
+        crashed = False
+
+        def step(self, patience_seconds: float) -> list[tuple[str, Completion]]:
+            if self.clock.now == 5 and not self.crashed:
+                self.crashed = True
+                raise EngineCrashed("once")
+            return super().step(patience_seconds)
+
+        def restart(self, reason: str) -> None:
+            pass
+
+    heard: list[Completion] = []
+    stream = drive(jobs(1, rounds=0), Once(lambda _: 8), max_in_flight=9, restarts=1, on_completion=heard.append)
+    assert [finished.result.status for finished in stream] == [Status.COMPLETED]
+    assert [(answer.error, answer.completion_tokens) for answer in heard] == [(AgentError.ENGINE, 5)] * 3 + [
+        (None, 1)
+    ] * 3
 
 
 def test_leaving_early_leaves_nothing_in_the_engine() -> None:

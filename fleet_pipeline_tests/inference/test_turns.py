@@ -51,10 +51,10 @@ class WithTool(Backend):
         done = super().step(patience_seconds) if self.left else []
         return [*reversed(done), *self.tool.step(patience_seconds)]
 
-    def abort(self, request_ids: list[str]) -> None:
-        super().abort(request_ids)
+    def abort(self, request_ids: list[str]) -> dict[str, Completion]:
         for request_id in request_ids:
             self.tool.left.pop(request_id, None)
+        return super().abort([request_id for request_id in request_ids if request_id in self.prompts])
 
 
 def ask(seat: str, times: int, tool: bool, ended: list[str]) -> Exchange[list[str]]:

@@ -1,5 +1,6 @@
 """kill -9 at each phase of a run and inside each: the next run generates only what is missing, and nothing is torn."""
 
+import random
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from fleet_pipeline.instance.partitions import register
 from fleet_pipeline.instance.run_processes import fail_orphaned_runs
 from fleet_pipeline_tests.support.councils import said
 from fleet_pipeline_tests.support.kill_points import PROCESSES
-from fleet_pipeline_tests.support.killed_runs import POINTS, KilledRun, counted, execute, run_and_kill
+from fleet_pipeline_tests.support.killed_runs import POINTS, KilledRun, answers_known, counted, execute, run_and_kill
 from fleet_pipeline_tests.support.pipeline import Pipeline
 
 pytestmark = pytest.mark.instance
@@ -37,8 +38,8 @@ def is_whole(pipeline: Pipeline, keys: Sequence[str]) -> None:
 
 def go_on(pipeline: Pipeline, killed: KilledRun) -> tuple[int, int]:
     """Run again, as a person or the daemon would; (answers of the killed run, answers in all)."""
-    (lost,) = fail_orphaned_runs(pipeline.instance)
-    assert pipeline.instance.get_run_by_id(lost).status.value == "FAILURE"
+    for lost in fail_orphaned_runs(pipeline.instance):
+        assert pipeline.instance.get_run_by_id(lost).status.value == "FAILURE"
     spent = killed.asked.stat().st_size if killed.asked.exists() else 0
     pipeline.answer = counted(killed.asked)
     assert pipeline.run(list(killed.keys)).success
@@ -53,10 +54,30 @@ def test_a_run_killed_anywhere_is_completed_by_the_next(pipeline: Pipeline, tmp_
         pipeline.run(keys)
     killed = KilledRun(tmp_path / "dagster_home", pipeline.storage, keys, point)
     run_and_kill(killed)
-    had = len(pipeline.store.names("utterances", ".parquet")) if "earlier attempt" not in point else 2
+    known = answers_known(pipeline, keys)
     spent, in_all = go_on(pipeline, killed)
-    assert in_all == spent + CALLS * (4 - had)
+    assert in_all == spent + CALLS * 4 - known
+    assert spent >= known
     is_whole(pipeline, keys)
+    assert pipeline.store.names("answers", "") == []
+
+
+def test_a_run_of_four_killed_at_random_moments_goes_on_each_time_from_what_was_heard(
+    pipeline: Pipeline, tmp_path: Path
+) -> None:
+    """The same with a real model, and twenty times: `benchmarks.faults kills`."""
+    keys = pipeline.put(*[f"t{n}" for n in range(4)])
+    known, moments = 0, random.Random(19)
+    while known < CALLS * 4 - 3:
+        killed = KilledRun(tmp_path / "dagster_home", pipeline.storage, keys, f"{moments.randint(1, 8)} answers more")
+        run_and_kill(killed)
+        fail_orphaned_runs(pipeline.instance)
+        assert answers_known(pipeline, keys) >= known
+        known = answers_known(pipeline, keys)
+    spent, in_all = go_on(pipeline, killed)
+    assert in_all == spent + CALLS * 4 - known
+    is_whole(pipeline, keys)
+    assert pipeline.store.names("answers", "") == []
 
 
 def test_a_run_of_60_killed_at_10_50_and_90_percent_spends_one_pass_and_what_was_under_way(
@@ -71,7 +92,7 @@ def test_a_run_of_60_killed_at_10_50_and_90_percent_spends_one_pass_and_what_was
     pipeline.answer = counted(killed.asked)
     assert pipeline.run(keys).success
     in_all = killed.asked.stat().st_size
-    # Of each deliberation under way all that it had asked is lost: at most its nine calls, for as many as are open.
+    # This engine answers faster than a disk syncs. So what was not logged is at most all that was open: nine calls each.
     assert in_all <= 1.02 * CALLS * 60 + 3 * CALLS * IN_FLIGHT / 3
     is_whole(pipeline, keys)
 

@@ -63,7 +63,8 @@ def test_a_winner_by_lot_that_was_a_sentence_is_data(storage: Path) -> None:
 def test_a_run_over_earlier_results_starts_no_engine_and_writes_the_tables_of_scores_anew(
     pipeline: Pipeline, storage: Path
 ) -> None:
-    pipeline.configure(judge={"enabled": True}, scoring={"method": "judge"})
+    # Its prompts were others: without "always" it would be made anew.
+    pipeline.configure(judge={"enabled": True}, scoring={"method": "judge"}, council={"resume": "always"})
     before = {name: (storage / name / f"{TIED}.parquet").read_bytes() for name in TABLES}
     assert pipeline.run([TIED]).success
     assert pipeline.starts == 0

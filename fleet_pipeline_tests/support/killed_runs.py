@@ -4,6 +4,7 @@ A file counts the prompts to the engine across processes, so that a test can tel
 """
 
 import os
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -13,8 +14,12 @@ import sklearn.feature_extraction.text  # noqa: F401 - imported once: two second
 
 from fleet_pipeline.defs import assets, io_managers, score_ops
 from fleet_pipeline.deliberation.exchange import Completion
+from fleet_pipeline.deliberation.protocol import request_name
 from fleet_pipeline.services import transcribe
 from fleet_pipeline.storage import store, transcripts
+from fleet_pipeline.storage.answer_log import earlier_logs
+from fleet_pipeline.storage.schemas import UTTERANCES
+from fleet_pipeline.storage.tables import read_file
 from fleet_pipeline_tests.support.heard import Heard
 from fleet_pipeline_tests.support.kill_points import after, before, die, die_in
 from fleet_pipeline_tests.support.pipeline import Pipeline
@@ -50,6 +55,20 @@ def execute(run: KilledRun) -> None:
     os._exit(0)
 
 
+def answers_known(pipeline: Pipeline, keys: Sequence[str], run_id: str | None = None) -> int:
+    """How many answers that count stand in transcripts or in logs, of one run or of all."""
+    logs = earlier_logs(pipeline.store, keys)
+    wanted = [log for log in logs if run_id in (None, log.run_id)]
+    known = {one.request for log in wanted for one in log.answers if one.completion.text}
+    for key in pipeline.store.names("utterances", ".parquet"):
+        known |= {
+            request_name(key, one.agent_id, one.phase, one.round, one.about_agent_id, one.attempt)
+            for one in read_file(pipeline.store, UTTERANCES, key).rows
+            if one.error_type is None and run_id in (None, one.run_id)
+        }
+    return len(known)
+
+
 def counted(file: Path) -> Callable[[Heard], Completion]:
     def answer(prompt: Heard) -> Completion:
         with file.open("ab") as counter:
@@ -73,6 +92,25 @@ def _at_prompt(phase: str, nth: int) -> Callable[[Pipeline], None]:
             return answer(prompt)
 
         pipeline.answer = counting
+
+    return arm
+
+
+def _at_answer(nth: int) -> Callable[[Pipeline], None]:
+    """Die after nth answers of an engine that gives one at a time, slowly enough for a disk to log it."""
+
+    def arm(pipeline: Pipeline) -> None:
+        answer, seen = pipeline.answer, 0
+
+        def counting(prompt: Heard) -> Completion:
+            nonlocal seen
+            time.sleep(0.02)
+            if seen == nth:
+                die()
+            seen += 1
+            return answer(prompt)
+
+        pipeline.answer, pipeline.source.batch = counting, 1
 
     return arm
 
@@ -113,5 +151,6 @@ POINTS: dict[str, Callable[[Pipeline], None]] = {
     "after the last outcome": _at_call(after(assets, "fill_outbox", 4)),
     "after 6 more": finished(6),
     "after 24 more": finished(24),
+    **{f"{nth} answers more": _at_answer(nth) for nth in range(1, 9)},
     "never": lambda _: None,
 }

@@ -71,6 +71,7 @@ class ScriptedProvider:
 
     model = "scripted"
     synthetic = True
+    batch = 16  # answers in a step
 
     def __init__(self, script: Script = echo) -> None:
         self.script = script
@@ -79,4 +80,4 @@ class ScriptedProvider:
         return ""
 
     def start(self, model: str) -> ScriptedEngine:
-        return ScriptedEngine(self.script)
+        return ScriptedEngine(self.script, batch=self.batch)

@@ -1,0 +1,110 @@
+"""What stands of an answer whose end a limit or a loop broke, or that repeats the marks of its prompt."""
+
+import pytest
+from hypothesis import given, strategies as st
+
+from fleet_pipeline.deliberation.answers import before_the_cut, before_the_loop, without_echoes
+from fleet_pipeline.deliberation.prompts import material, task_brief
+from fleet_pipeline_tests.support.councils import a_task
+
+pytestmark = pytest.mark.unit
+
+words = st.text(st.sampled_from("abc. \n-#`|:"), max_size=60)
+
+
+@pytest.mark.parametrize(
+    ("raw", "text"),
+    [
+        ("<<<\nUse a queue.\n>>>", "Use a queue."),
+        ("# Proposal A\n<<<\n\nUse a queue.", "Use a queue."),
+        ("Use a queue.\n>>>\n# Critique by B of Proposal A\n<<<", "Use a queue."),
+        ("## Task:\n\nUse a queue.", "Use a queue."),
+        ("Use a queue.", "Use a queue."),
+        ("# The approach\nUse a queue.\n# Requirements met\nAll.", "# The approach\nUse a queue.\n# Requirements met\nAll."),
+        ("Write `<<<` and\n<<<\nin the midst.", "Write `<<<` and\n<<<\nin the midst."),
+        ("cat <<< word", "cat <<< word"),
+        ("<<<\n>>>", ""),
+        ("", ""),
+    ],
+)  # fmt: skip
+def test_marks_and_headings_of_the_prompt_are_taken_off_both_ends(raw: str, text: str) -> None:
+    assert without_echoes(raw) == text
+
+
+def test_every_heading_of_a_prompt_is_known_as_an_echo() -> None:
+    facts = {"rubric": "good", "requirements": ["fast"], "cluster_spec": {"a": 1}, "metadata": {"b": 2}}
+    brief = task_brief(a_task(constraints=facts, context="c"))
+    titles = [line for line in brief.splitlines() if line.startswith("# ")]
+    assert len(titles) == 6
+    titles += [material(title, "x").splitlines()[0] for title in ("Proposal B", "Critique by AA of Proposal B")]
+    titles.append(material("Your own critique of Proposal A", "x").splitlines()[0])
+    for title in titles:
+        assert without_echoes(f"{title}\nanswer\n{title}") == "answer"
+
+
+@pytest.mark.parametrize(
+    ("cut", "kept"),
+    [
+        ("One. Two. Thr", "One. Two."),
+        ("One. Two.", "One. Two."),
+        ("Version 1.2 is", ""),
+        ('He said "stop." And th', 'He said "stop."'),
+        ("- one\n- two\n- thr", "- one\n- two"),
+        ("Text.\n\n## Risks\n", "Text."),
+        ("Text.\n\nSteps:\n\n1. ", "Text."),
+        ("Text.\n\n**Risks**\n\nThe ri", "Text."),
+        ("| a | b |\n| c | d |\n| e", "| a | b |\n| c | d |"),
+        ("Do:\n```python\na = 1\nb = ", "Do:\n```python\na = 1\n```"),
+        ("Do:\n~~~~\na = 1\nb = ", "Do:\n~~~~\na = 1\n~~~~"),
+        ("```python\na = 1\n```\nThen we", "```python\na = 1\n```"),
+        ("没有问题。然后", "没有问题。"),
+        ("no end at all", ""),
+        ("", ""),
+    ],
+)  # fmt: skip
+def test_a_text_that_was_cut_stands_up_to_its_last_whole_sentence_or_line(cut: str, kept: str) -> None:
+    assert before_the_cut(cut) == kept
+
+
+@given(words)
+def test_what_stands_of_a_cut_text_is_its_beginning_and_cannot_be_shortened_again(text: str) -> None:
+    kept = before_the_cut(text)
+    without_fence = kept.removesuffix("\n```").removesuffix("\n~~~")
+    assert text.startswith((kept, without_fence))
+    assert kept.count("```") % 2 == 0 or "````" in text
+    assert before_the_cut(kept + "\n") == kept
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("Begin. " + "Say it again. " * 3, "Begin. Say it again."),
+        ("Begin. " + "Say it again. " * 7 + "Say it", "Begin. Say it again."),
+        ("- Check the system.\n- Start the system.\n" + "- Stop the system.\n" * 5, "- Check the system.\n- Start the system.\n- Stop the system."),
+        ("Begin.\n" + "".join(f"R{n}. You think about your customers.\n" for n in range(12)), "Begin.\nR0. You think about your customers."),
+        ("Begin.\n" + "".join(f"{n}. Test it.\nB{n}. [lack]\n" for n in range(8)) + "8. Te", "Begin.\n0. Test it.\nB0. [lack]"),
+        ("".join(f"{n}. Test part {chr(97 + n)} of it.\n" for n in range(12)), "".join(f"{n}. Test part {chr(97 + n)} of it.\n" for n in range(12))),
+        ("a b c d", "a b c d"),
+        ("Twice. Twice. ", "Twice. Twice. "),
+        ("", ""),
+    ],
+)  # fmt: skip
+def test_a_loop_stands_once(text: str, kept: str) -> None:
+    assert before_the_loop(text) == kept
+
+
+@given(before=words, passage=st.text("xyz.", min_size=4, max_size=40), times=st.integers(3, 9))
+def test_of_a_passage_that_ends_a_text_by_standing_there_often_no_more_than_twice_its_length_is_left(
+    before: str, passage: str, times: int
+) -> None:
+    text = before + passage * times
+    kept = before_the_loop(text)
+    assert text.startswith(kept)
+    assert len(kept) <= len(before) + 2 * len(passage)
+
+
+@given(st.text(st.sampled_from("ab. "), max_size=40))
+def test_only_a_passage_that_stands_three_times_at_the_end_is_a_loop(text: str) -> None:
+    loops = any(text.endswith(text[-size:] * 3) for size in range(1, len(text) // 3 + 1))
+    if text.count(".") + text.count("\n") < 9:  # shorter than a loop of sentences
+        assert (before_the_loop(text) != text) == loops
