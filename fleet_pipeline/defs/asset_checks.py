@@ -5,20 +5,18 @@ per deliberation. The failed council checks of a deliberation are in its outcome
 """
 
 from collections.abc import Iterator
-from contextlib import suppress
 
 import dagster as dg
 
-from fleet_pipeline.common.errors import CorruptFile, InvalidInput, StorageError
+from fleet_pipeline.common.errors import StorageError
 from fleet_pipeline.defs.assets import proposals
 from fleet_pipeline.defs.resources import CouncilResource, StorageResource, fleet_of
-from fleet_pipeline.deliberation.rows import CouncilFigures
 from fleet_pipeline.deliberation.task import is_deliberation_id
-from fleet_pipeline.scoring.council_checks import COUNCIL_CHECKS, failed_checks
+from fleet_pipeline.scoring.council_checks import COUNCIL_CHECKS
 from fleet_pipeline.scoring.options import CouncilCheck, CouncilCheckOptions
-from fleet_pipeline.storage.schemas import PROPOSALS, UTTERANCES
+from fleet_pipeline.services.outcomes import find_outcome
+from fleet_pipeline.storage.schemas import PROPOSALS
 from fleet_pipeline.storage.store import Store
-from fleet_pipeline.storage.tables import read_file, read_rows
 from fleet_pipeline.storage.task_store import TaskStore
 
 MOST_NAMED = 50
@@ -53,18 +51,10 @@ def council_checks(
 
 def _failed_council_checks(tasks: TaskStore, key: str, options: CouncilCheckOptions) -> dict[CouncilCheck, str]:
     try:
-        utterances = read_rows(tasks.store, UTTERANCES, key)
-        proposals = read_file(tasks.store, PROPOSALS, key)
-        seats = proposals.rows if proposals else []
-    except CorruptFile as error:
-        return {"schema": str(error)}
+        outcome = find_outcome(tasks, key, "", options)
     except StorageError:  # the asset `deliberations` meets it too, and reports it
         return {}
-    diversity = proposals.footer.diversity if proposals else CouncilFigures()
-    quorum = None
-    with suppress(InvalidInput):  # the outcome reports it
-        quorum = tasks.get(key)[0].needed
-    return failed_checks(utterances, seats, diversity, quorum, options)
+    return {"schema": outcome.row.error_message or ""} if outcome.damaged else outcome.failed_checks
 
 
 def _keys(context: dg.AssetCheckExecutionContext, store: Store) -> list[str]:

@@ -58,7 +58,9 @@ class AskConfig(dg.Config):
     rubric: list[str] = Field(default=[], description="What makes an answer good, one criterion each.")
     context: str = Field(default="", description="Background shown to every agent.")
     diversity: bool = Field(default=True, description="Give each seat its own perspective and temperature.")
-    timeout_seconds: float = Field(default=300.0, description="Deadline of each deliberation's own running time.")
+    timeout_seconds: float | None = Field(
+        default=None, description="Deadline of each deliberation's own running time; by the engine's speed when absent."
+    )
     model: str = Field(default="", description="Another model than engine.model: hub name or folder; empty for that.")
 
 

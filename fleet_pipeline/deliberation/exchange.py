@@ -55,6 +55,10 @@ class AgentError(StrEnum):
     FATAL = "fatal"  # the engine crashed repeatedly during this deliberation, the last time with no other running
 
 
+# Not finished, through no fault of the answer. With one of these an engine ends a deliberation.
+UNFINISHED = (AgentError.DEADLINE, AgentError.CANCELLED, AgentError.FATAL)
+
+
 @dataclass(frozen=True)
 class Completion:
     """An engine's answer to one request. Times are seconds since the epoch, tokens are counts.

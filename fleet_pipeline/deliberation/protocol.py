@@ -22,7 +22,7 @@ from itertools import count
 from typing import Any
 
 from fleet_pipeline.deliberation.council import Deliberation
-from fleet_pipeline.deliberation.exchange import AgentError, Dialogue, Exchange, Request
+from fleet_pipeline.deliberation.exchange import UNFINISHED, AgentError, Dialogue, Exchange, Request
 from fleet_pipeline.deliberation.prompts import DEFAULT_MAX_TOKENS, Phase, Turn, critique, propose, revise, token_limit
 from fleet_pipeline.deliberation.seeds import derive_seed
 from fleet_pipeline.deliberation.transcript import RETRY_HELPS, Status, Transcript, Utterance, classify, rescued
@@ -31,11 +31,9 @@ from fleet_pipeline.deliberation.transcript import RETRY_HELPS, Status, Transcri
 # of a small model; from 1.2 up it writes odd words (docs/models.md).
 PENALTY_AFTER_LOOP = 1.1
 
-_ENDS = (AgentError.DEADLINE, AgentError.CANCELLED, AgentError.FATAL)
-
 
 class _Ended(Exception):
-    """The engine ended the deliberation, with one of `_ENDS`."""
+    """The engine ended the deliberation, with one of `UNFINISHED`."""
 
     def __init__(self, error: AgentError, reason: str) -> None:
         self.error = error
@@ -54,7 +52,7 @@ def deliberate(deliberation: Deliberation) -> Dialogue[Transcript]:
         attempts = sorted((one for attempts in said for one in attempts), key=lambda one: one.attempt)
         utterances.extend(attempts)
         errors = {one.error: one.error_message for one in attempts}
-        for error in _ENDS:
+        for error in UNFINISHED:
             if error in errors:
                 raise _Ended(error, errors[error])
         return {one.turn.seat.index: one.text for one in attempts if one.error is None}

@@ -149,6 +149,9 @@ class ProposalRow:
     text: Annotated[str | None, "The proposal after its last revision; null when the seat never answered."]
     initial_text: Annotated[str | None, "The proposal before any critique."]
     shortened: ShortenedText = None
+    unfinished_text: Annotated[
+        str | None, "What the seat was saying of its proposal when its time was up or its run was stopped."
+    ] = None
     revisions: Annotated[int, "How many revisions counted."]
     error_type: Annotated[AgentError | None, "Why the seat has no proposal; null when it has one."]
     error_message: Annotated[str | None, "The same in words."]
@@ -232,6 +235,8 @@ class OutcomeRow:
     rounds: Annotated[int | None, "Rounds of critique and revision asked for."] = None
     rounds_done: RoundsDone = None
     agent_errors: Annotated[int, "Utterances that did not count, failed attempts included."] = 0
+    truncated: Annotated[int, "Answers that count without the end that was cut at a token limit."] = 0
+    looped: Annotated[int, "Answers that count up to where they began to repeat themselves."] = 0
     vendi: Vendi = None
     mean_distance: MeanDistance = None
     duplicates: Duplicates = None

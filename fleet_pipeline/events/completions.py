@@ -65,6 +65,7 @@ def _response(
         model=outcome.model,
         diversity=seat.perspective is not None,
         num_agents=outcome.num_agents,
+        unfinished=seat.unfinished_text if with_texts else None,
         proposals_file=location,
         texts_included=with_texts,
     )
@@ -83,13 +84,15 @@ def _completion(
     outcome: OutcomeRow, seats: Sequence[ProposalRow], temperatures: Temperatures, location: str, with_texts: bool
 ) -> Envelope:
     """`deliberation.completed`, `.failed` or `.timeout`, with any results there are."""
-    answered, failed = results(outcome, seats, temperatures, with_texts), failed_agents(outcome, seats)
+    answered, failed = results(outcome, seats, temperatures, with_texts), failed_agents(outcome, seats, with_texts)
     payload = DeliberationEnded(
         task_id=outcome.task_id,
         deliberation_id=outcome.deliberation_id,
         role=outcome.role,
         status=outcome.status,
         error=outcome.error_message,
+        rounds=outcome.rounds,
+        rounds_done=outcome.rounds_done,
         winner_id=outcome.winner_agent_id,
         winner_score=outcome.winner_score,
         results=answered,
@@ -162,11 +165,16 @@ def results(
     ]
 
 
-def failed_agents(outcome: OutcomeRow | None, seats: Sequence[ProposalRow]) -> list[FailedAgent]:
+def failed_agents(outcome: OutcomeRow | None, seats: Sequence[ProposalRow], with_texts: bool) -> list[FailedAgent]:
     """The seats without a proposal, and why."""
     finished = outcome.finished_at if outcome else None
     return [
-        FailedAgent(agent_id=seat.agent_id, error=f"{seat.error_type}: {seat.error_message}", timestamp=finished)
+        FailedAgent(
+            agent_id=seat.agent_id,
+            error=f"{seat.error_type}: {seat.error_message}",
+            unfinished=seat.unfinished_text if with_texts else None,
+            timestamp=finished,
+        )
         for seat in seats
         if seat.text is None
     ]
@@ -190,4 +198,5 @@ def _proposal(seat: ProposalRow, temperatures: Temperatures, with_texts: bool) -
         model=seat.model,
         temperature=temperatures.get(seat.agent_id),
         tokens=seat.completion_tokens,
+        shortened=seat.shortened,
     )

@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, WithJsonSchema
 
 from fleet_pipeline.deliberation import transcript
+from fleet_pipeline.deliberation.answers import Shortened
 from fleet_pipeline.deliberation.exchange import AgentError
 
 # In JSON as Python writes it, with +00:00 as its zone: readers of the earlier system do not know a Z.
@@ -38,6 +39,10 @@ class Proposal(BaseModel):
     model: str | None
     temperature: float | None
     tokens: int | None = Field(description="Tokens generated, all phases.")
+    shortened: Shortened | None = Field(
+        default=None,
+        description="truncated: cut at its token limit; looped: it repeated itself. The content is what stands without that end.",
+    )
 
 
 class Result(BaseModel):
@@ -55,6 +60,9 @@ class Result(BaseModel):
 class FailedAgent(BaseModel):
     agent_id: str
     error: str
+    unfinished: str | None = Field(
+        default=None, description="What it had said when it was stopped; null where texts are left out."
+    )
     timestamp: Moment | None
 
 
@@ -73,6 +81,10 @@ class Response(_WithTexts):
     model: str | None
     diversity: bool
     num_agents: int | None
+    unfinished: str | None = Field(
+        default=None,
+        description="What it was saying of its proposal when time was up or the run was stopped; null where texts are left out.",
+    )
 
 
 class AgentResponseCompleted(Response):
@@ -108,6 +120,8 @@ class _Result(_WithTexts):
 class DeliberationEnded(_Result):
     """A deliberation's end, with whatever results there are."""
 
+    rounds: int | None = Field(default=None, description="Rounds of critique and revision asked for.")
+    rounds_done: int | None = Field(default=None, description="Those that came to their end; fewer where time was up.")
     status: transcript.Status
     run_id: str
 

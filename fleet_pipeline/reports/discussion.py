@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from fleet_pipeline.common.text import bounded, fenced
 from fleet_pipeline.deliberation.rows import ProposalRow, UtteranceRow
+from fleet_pipeline.reports.marks import SHORTENED
 
 MOST_TEXT = 20_000  # characters of one text
 WIDTH = 110  # characters per line
@@ -61,5 +62,6 @@ def _body(utterance: UtteranceRow, limit: int) -> str:
         if utterance.error_type
         else ""
     )
+    shortened = f"Not whole: {SHORTENED[utterance.shortened]}." if utterance.shortened else ""
     text = _block(utterance.text, limit) if utterance.text else ""
-    return "\n\n".join(part for part in (error, text) if part)
+    return "\n\n".join(part for part in (error, shortened, text) if part)

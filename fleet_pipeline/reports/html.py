@@ -16,6 +16,7 @@ from fleet_pipeline.common.frames import records
 from fleet_pipeline.common.text import bounded, printable
 from fleet_pipeline.deliberation.rows import OutcomeRow, ProposalRow, UtteranceRow
 from fleet_pipeline.deliberation.transcript import SYNTHETIC
+from fleet_pipeline.reports.marks import SHORTENED, shortfall
 from fleet_pipeline.reports.plots import bars, before_and_after, distribution, diversity_against_relevance
 
 MOST_LISTED = 10
@@ -58,6 +59,7 @@ def write_report(
         undefined=jinja2.StrictUndefined,
         finalize=_plain,
     )
+    environment.globals |= {"shortfall": shortfall, "SHORTENED": SHORTENED}
     environment.filters |= {"figure": _figure, "bounded": lambda text: bounded(text or "", MOST_TEXT)}
     ordered = rows.sort_values(["status", "deliberation_id"], ascending=[False, True])
     pieces = environment.get_template("report.html.jinja").generate(
@@ -91,6 +93,8 @@ def headline(rows: pd.DataFrame) -> dict[str, str]:
         "relevance, mean": _figure(rows["mean_relevance"].mean()),
         "diversity (Vendi), mean": f"{_figure(after)} (before revision {_figure(before)})",
         "answers that did not count": f"{int(rows['agent_errors'].sum()):,}",
+        "cut at max_tokens": f"{int(rows['truncated'].sum()):,}",
+        "repeated themselves": f"{int(rows['looped'].sum()):,}",
         "tokens generated": f"{tokens:,}",
         "tokens per second": f"{tokens / seconds:,.0f}" if seconds > 0 else "-",
         "prompt tokens from cache": f"{cached / prompt:.0%} of {prompt:,}" if prompt else "-",

@@ -15,8 +15,10 @@ from rich.table import Table
 from rich.text import Text
 
 from fleet_pipeline.common.text import bounded, printable
+from fleet_pipeline.deliberation.exchange import UNFINISHED
 from fleet_pipeline.deliberation.rows import OutcomeRow, ProposalRow, UtteranceRow
 from fleet_pipeline.deliberation.transcript import SYNTHETIC
+from fleet_pipeline.reports.marks import SHORTENED, shortfall
 
 MOST_ROWS = 60
 MOST_REASONS = 10
@@ -50,6 +52,19 @@ def run_table(rows: Sequence[OutcomeRow]) -> RenderableType:
     parts: list[RenderableType] = [table]
     if len(shown) < len(rows):
         parts.append(Text(f"... and {len(rows) - len(shown)} more", style="dim"))
+    truncated, looped = sum(row.truncated for row in rows), sum(row.looped for row in rows)
+    if truncated or looped:
+        parts.append(
+            Text(
+                f"{truncated} answers were cut at max_tokens and {looped} repeated themselves: "
+                "they count without that end, and are marked",
+                style="dim",
+            )
+        )
+    short = [row for row in rows if shortfall(row)]
+    parts += [Text(f"{row.deliberation_id}: {shortfall(row)}", style="yellow") for row in short[:MOST_REASONS]]
+    if len(short) > MOST_REASONS:
+        parts.append(Text(f"... and {len(short) - MOST_REASONS} more whose time was up", style="dim"))
     reasons = [row for row in rows if row.error_message]
     parts += [
         Text(printable(f"{row.deliberation_id}: {row.status}: {bounded_line(row.error_message or '')}"), style="red")
@@ -158,6 +173,8 @@ def deliberation_page(
     parts: list[RenderableType] = [head]
     if outcome.error_message:
         parts.append(Text(printable(outcome.error_message), style="red"))
+    if short := shortfall(outcome):
+        parts.append(Text(short, style="yellow"))
     parts.append(_section("Task", printable(bounded(outcome.description or "(not stored)", MOST_TASK))))
     parts.append(Padding(_figures(outcome), (1, 0, 0, 0)))
     ranked = sorted(seats, key=lambda seat: seat.place)
@@ -168,7 +185,9 @@ def deliberation_page(
 def _figures(outcome: OutcomeRow) -> Text:
     cached, prompt = outcome.cached_tokens, outcome.prompt_tokens
     lines = [
-        f"{outcome.answered} of {outcome.num_agents} agents answered, {outcome.agent_errors} answers did not count",
+        f"{outcome.answered} of {outcome.num_agents} agents answered, {outcome.agent_errors} answers did not count"
+        + (f", {outcome.truncated} were cut at max_tokens" if outcome.truncated else "")
+        + (f", {outcome.looped} repeated themselves" if outcome.looped else ""),
         f"diversity (Vendi) {number(outcome.initial_vendi)} before revision, {number(outcome.vendi)} after; "
         f"mean distance {number(outcome.initial_mean_distance)}, then {number(outcome.mean_distance)}",
         f"{outcome.completion_tokens:,} tokens generated, {prompt:,} read"
@@ -182,7 +201,13 @@ def _seat(seat: ProposalRow, utterances: Sequence[UtteranceRow]) -> RenderableTy
     title = f"{seat.label}  {seat.agent_id}" + (f", {seat.perspective}" if seat.perspective else "")
     if seat.text is None:
         reason = printable(f"{seat.error_type}: {seat.error_message}")
-        return Panel(Text(reason, style="red"), title=f"no proposal: {title}", title_align="left", border_style="red")
+        said = _unfinished(seat, utterances)
+        return Panel(
+            Group(Text(reason, style="red"), *said),
+            title=f"no proposal: {title}",
+            title_align="left",
+            border_style="red",
+        )
     tie = " (tied)" if seat.tied else ""
     scores = ", ".join(
         f"{name} {number(getattr(seat, name))}"
@@ -193,15 +218,28 @@ def _seat(seat: ProposalRow, utterances: Sequence[UtteranceRow]) -> RenderableTy
         Text(f"score {number(seat.score)} ({scores})", style="dim"),
         Text(printable(seat.text)),
     ]
+    if seat.shortened:
+        body.append(Text(f"[{SHORTENED[seat.shortened]}]", style="yellow"))
     for row in utterances:
         if row.phase == "critique" and row.about_agent_id == seat.agent_id and not row.error_type:
             source = "its own critique" if row.self_critique else f"critique by {row.label}"
-            body.append(_section(f"Round {row.round}, {source}", printable(row.text)))
+            mark = f" [{row.shortened}]" if row.shortened else ""
+            body.append(_section(f"Round {row.round}, {source}{mark}", printable(row.text)))
+    body += _unfinished(seat, utterances)
     rank = f"rank {seat.rank}{tie}"
     name = f"[winner] {rank}" if seat.winner else rank
     return Panel(
         Group(*body), title=Text(f"{name}: {title}"), title_align="left", border_style="green" if seat.winner else ""
     )
+
+
+def _unfinished(seat: ProposalRow, utterances: Sequence[UtteranceRow]) -> list[RenderableType]:
+    """What was being said of a seat's proposal when the deliberation was ended."""
+    return [
+        _section(f"{row.phase} {row.round}, by {row.label}, unfinished ({row.error_type})", printable(row.text))
+        for row in utterances
+        if row.about_agent_id == seat.agent_id and row.error_type in UNFINISHED and row.text
+    ]
 
 
 def _section(title: str, text: str) -> RenderableType:

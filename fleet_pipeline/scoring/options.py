@@ -38,7 +38,7 @@ class ScoringOptions(StrictModel):
     embeddings_device: str = Field(default="cpu", description="cpu or cuda.")
 
 
-CouncilCheck = Literal["quorum", "schema", "truncation", "duplicates", "diversity", "relevance"]
+CouncilCheck = Literal["quorum", "schema", "deadline", "truncation", "loops", "duplicates", "diversity", "relevance"]
 
 
 class CouncilCheckOptions(StrictModel):
@@ -48,6 +48,7 @@ class CouncilCheckOptions(StrictModel):
         default=("quorum", "schema"), description="Checks that fail as errors; the others warn. None stops a run."
     )
     truncated_above: float = Field(default=0.1, ge=0, le=1, description="Share of a council's answers.")
+    looped_above: float = Field(default=0.1, ge=0, le=1, description="Share of a council's answers.")
     diversity_below: float = Field(
         default=0.25, ge=0, le=1, description="Share of the possible diversity: (Vendi score - 1) / (proposals - 1)."
     )

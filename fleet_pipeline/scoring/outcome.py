@@ -49,6 +49,8 @@ def outcome_row(
         rounds=task.rounds if task else None,
         rounds_done=_rounds_done(transcript, task),
         agent_errors=sum(utterance.error_type is not None for utterance in utterances),
+        truncated=sum(utterance.shortened == "truncated" for utterance in utterances),
+        looped=sum(utterance.shortened == "looped" for utterance in utterances),
         **asdict(diversity),
         mean_relevance=sum(relevance) / len(relevance) if relevance else None,
         prompt_tokens=sum(utterance.prompt_tokens for utterance in utterances),

@@ -4,6 +4,7 @@ import pandas as pd
 from pydantic import TypeAdapter
 
 from fleet_pipeline.common.frames import records
+from fleet_pipeline.deliberation.exchange import UNFINISHED
 from fleet_pipeline.deliberation.rows import CodeFinding, ProposalRow
 from fleet_pipeline.scoring.code_checks.check import CodeCheck
 
@@ -16,11 +17,12 @@ def final_proposals(utterances: pd.DataFrame) -> pd.DataFrame:
     """One row per seat, in order of deliberation and seat.
 
     Adds to the seat's own columns: `initial_text` (the opening proposal), `text` (after the last
-    revision that counted), `shortened` (why the end of that text is missing), `revisions`, and `completion_tokens` (all attempts). A seat that never
-    answered has null texts and its last error.
+    revision that counted), `shortened` (why the end of that text is missing), `unfinished_text` (what it was saying when
+    it was stopped), `revisions`, and `completion_tokens` (all attempts). A seat that never answered has null texts and
+    its last error.
     """
     if utterances.empty:
-        columns = [*_COLUMNS, "initial_text", "text", "shortened", "revisions", "completion_tokens"]
+        columns = [*_COLUMNS, "initial_text", "text", "shortened", "unfinished_text", "revisions", "completion_tokens"]
         columns += ["error_type", "error_message"]
         return pd.DataFrame(columns=columns)
     own = utterances[utterances["phase"].isin(["propose", "revise"])]
@@ -34,6 +36,8 @@ def final_proposals(utterances: pd.DataFrame) -> pd.DataFrame:
     last = counted.drop_duplicates(SEAT, keep="last").set_index(SEAT)
     seats["text"] = last["text"]
     seats["shortened"] = last["shortened"]
+    broken_off = own[own["error_type"].isin([str(error) for error in UNFINISHED]) & (own["text"] != "")]
+    seats["unfinished_text"] = broken_off.groupby(SEAT)["text"].last()
     seats["revisions"] = revised.groupby(SEAT).size()
     seats["revisions"] = seats["revisions"].fillna(0).astype(int)
     seats["completion_tokens"] = utterances.groupby(SEAT)["completion_tokens"].sum()

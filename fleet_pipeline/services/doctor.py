@@ -14,7 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from fleet_pipeline.common.errors import StorageError
+from fleet_pipeline.common.errors import ModelUnavailable, StorageError
 from fleet_pipeline.events.options import without_secrets
 from fleet_pipeline.inference.gpu import gpu_memory
 from fleet_pipeline.models.identity import commit
@@ -107,7 +107,11 @@ def _gpu(_: Settings) -> Diagnosis:
 
 def _model(settings: Settings) -> Diagnosis:
     name = settings.engine.model
-    location = resolve(name)
+    try:
+        location = resolve(name)
+    except ModelUnavailable as error:
+        what, _, remedy = str(error).partition(": ")
+        return fail(what, remedy)
     if Path(location).is_dir():
         if not Path(location, "config.json").is_file():
             return fail(f"{location} has no config.json", "name the folder of a model in the Hugging Face format")
@@ -119,7 +123,7 @@ def _model(settings: Settings) -> Diagnosis:
         return ok(f"{name} at commit {commit_hash[:12]}")
     return fail(
         f"{name}: the hub cannot be asked for it, and there is no copy here",
-        "name a local folder in engine.model, or fleet-tiny for the demonstrator",
+        "name one that is here (fleet models list), such as fleet-tiny, the demonstrator",
     )
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from fleet_pipeline.common.errors import ModelUnavailable
 from fleet_pipeline.inference.engine import Engine
 from fleet_pipeline.inference.options import ModelOptions, VllmConfig
 from fleet_pipeline.inference.vllm import VllmEngine
@@ -30,4 +31,8 @@ class VllmProvider:
     def identity(self, model: str) -> str:
         """Everything besides its name that decides the output of `model`: engine options, and weights or commit."""
         config = self.config_of(model)
-        return config.output_options + identity(resolve(model), config.revision)
+        try:
+            location = resolve(model)
+        except ModelUnavailable:  # starting it says so
+            return config.output_options
+        return config.output_options + identity(location, config.revision)

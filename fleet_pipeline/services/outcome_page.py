@@ -14,6 +14,7 @@ from fleet_pipeline.deliberation.prompts import Phase
 from fleet_pipeline.deliberation.rows import ProposalRow, UtteranceRow
 from fleet_pipeline.instance.metadata_keys import STORAGE
 from fleet_pipeline.reports.discussion import MOST_TEXT, discussion, reasoning
+from fleet_pipeline.reports.marks import SHORTENED, shortfall
 from fleet_pipeline.reports.pictures import council_picture
 from fleet_pipeline.scoring.similarity import similarities
 from fleet_pipeline.services.outcomes import Outcome
@@ -31,6 +32,8 @@ def metadata(store: Store, outcome: Outcome, texts: bool) -> dict[str, dg.Metada
     ranked = sorted(seats, key=lambda seat: seat.place)
     if row.error_message:
         values["error"] = _text(row.error_message)
+    if short := shortfall(row):
+        values["not all rounds"] = dg.MetadataValue.text(short)
     if outcome.failed_checks:
         values["look at this first"] = _text("\n".join(f"{name}: {why}" for name, why in outcome.failed_checks.items()))
     if texts and row.description:
@@ -38,7 +41,9 @@ def metadata(store: Store, outcome: Outcome, texts: bool) -> dict[str, dg.Metada
     if row.winner_text:
         values["winner"] = _text(f"{row.winner_agent_id} (score {row.winner_score:.3f})")
         if texts:
-            values["winner's proposal"] = _text(row.winner_text)
+            shortened = next((seat.shortened for seat in seats if seat.winner), None)
+            mark = f"\n\n[not whole: {SHORTENED[shortened]}]" if shortened else ""
+            values["winner's proposal"] = _text(row.winner_text + mark)
     if ranked:
         values["proposals"] = _seat_table(ranked)
     if picture := _picture(seats):
@@ -91,6 +96,7 @@ _PHASE_SCHEMA = dg.TableSchema(
         dg.TableColumn("phase", "string"),
         dg.TableColumn("answers", "int", "attempts that did not count included"),
         dg.TableColumn("did not count", "int"),
+        dg.TableColumn("not whole", "int", "they count without their end: truncated or looped"),
         dg.TableColumn("prompt tokens", "int"),
         dg.TableColumn("from the prefix cache", "float", "share of the prompt tokens"),
         dg.TableColumn("completion tokens", "int"),
@@ -101,12 +107,14 @@ _PHASE_SCHEMA = dg.TableSchema(
 def _seat_table(ranked: list[ProposalRow]) -> dg.MetadataValue:
     figures = [name for name in _FIGURES if any(getattr(seat, name) is not None for seat in ranked)]
     failed = any(seat.error_type for seat in ranked)
+    shortened = any(seat.shortened for seat in ranked)
     columns = [
         dg.TableColumn("rank", "int", "1 is best; equals share a rank"),
         dg.TableColumn("proposal", "string", "the letter by which peers know it"),
         dg.TableColumn("agent", "string"),
         dg.TableColumn("perspective", "string"),
         *[dg.TableColumn(name, "float", "0 to 1; docs/scores.md says what it means") for name in figures],
+        *([dg.TableColumn("not whole", "string", "truncated or looped")] if shortened else []),
         *([dg.TableColumn("error", "string")] if failed else []),
     ]
     records = [
@@ -117,6 +125,7 @@ def _seat_table(ranked: list[ProposalRow]) -> dg.MetadataValue:
                 "agent": seat.agent_id,
                 "perspective": seat.perspective or "",
                 **{name: None if getattr(seat, name) is None else round(getattr(seat, name), 3) for name in figures},
+                **({"not whole": seat.shortened or ""} if shortened else {}),
                 **({"error": _error(seat)} if failed else {}),
             }
         )
@@ -141,6 +150,7 @@ def _phase_records(utterances: Sequence[UtteranceRow]) -> list[dg.TableRecord]:
                         "phase": str(phase),
                         "answers": len(answers),
                         "did not count": sum(one.error_type is not None for one in answers),
+                        "not whole": sum(one.shortened is not None for one in answers),
                         "prompt tokens": prompt,
                         "from the prefix cache": round(cached / prompt, 3) if prompt else None,
                         "completion tokens": sum(one.completion_tokens for one in answers),

@@ -36,7 +36,28 @@ class Outcome:
 
 
 def write_outcome(tasks: TaskStore, key: str, run_id: str, checks: CouncilCheckOptions = _DEFAULTS) -> Outcome:
-    """Write and return the outcome of one deliberation. It is failed if a file is corrupt or the task is invalid."""
+    """Write and return the outcome of one deliberation."""
+    outcome = find_outcome(tasks, key, run_id, checks)
+    row = outcome.row
+    write_rows(tasks.store, DELIBERATIONS, key, [row], OutcomeFooter(status=row.status, fingerprint=row.fingerprint))
+    return outcome
+
+
+def write_stopped(tasks: TaskStore, keys: Sequence[str], run_id: str) -> Iterator[Outcome]:
+    """Write and return the outcomes of deliberations whose run was stopped: their texts without scores, and no winner."""
+    for batch in read_batches(Transcripts(tasks.store, UTTERANCES, keys), tasks):
+        for key in batch.keys:
+            seats = proposal_rows(batch.seats[batch.seats["deliberation_id"] == key], run_id, wins=False)
+            fingerprint = batch.transcripts[key].fingerprint if key in batch.transcripts else ""
+            unscored = ProposalsFooter(
+                fingerprint=fingerprint, scores_version="", weights={}, method="score", diversity=CouncilFigures()
+            )
+            write_rows(tasks.store, PROPOSALS, key, seats, unscored)
+            yield write_outcome(tasks, key, run_id)
+
+
+def find_outcome(tasks: TaskStore, key: str, run_id: str, checks: CouncilCheckOptions) -> Outcome:
+    """The outcome by what is stored of one deliberation. It is failed if a file is corrupt or the task is invalid."""
     store, broken, damaged = tasks.store, "", False
     try:
         transcript, proposals = read_file(store, UTTERANCES, key), read_file(store, PROPOSALS, key)
@@ -52,19 +73,5 @@ def write_outcome(tasks: TaskStore, key: str, run_id: str, checks: CouncilCheckO
     diversity = proposals.footer.diversity if proposals else CouncilFigures()
     footer = transcript.footer if transcript else None
     row = outcome_row(key, run_id, task, footer, utterances, seats, diversity, broken)
-    write_rows(store, DELIBERATIONS, key, [row], OutcomeFooter(status=row.status, fingerprint=row.fingerprint))
-    failed = failed_checks(utterances, seats, diversity, task.needed if task else None, checks)
+    failed = failed_checks(row, utterances, seats, task.needed if task else None, checks)
     return Outcome(row, seats, utterances, failed, damaged)
-
-
-def write_stopped(tasks: TaskStore, keys: Sequence[str], run_id: str) -> Iterator[Outcome]:
-    """Write and return the outcomes of deliberations whose run was stopped: their texts without scores, and no winner."""
-    for batch in read_batches(Transcripts(tasks.store, UTTERANCES, keys), tasks):
-        for key in batch.keys:
-            seats = proposal_rows(batch.seats[batch.seats["deliberation_id"] == key], run_id, wins=False)
-            fingerprint = batch.transcripts[key].fingerprint if key in batch.transcripts else ""
-            unscored = ProposalsFooter(
-                fingerprint=fingerprint, scores_version="", weights={}, method="score", diversity=CouncilFigures()
-            )
-            write_rows(tasks.store, PROPOSALS, key, seats, unscored)
-            yield write_outcome(tasks, key, run_id)

@@ -50,7 +50,7 @@ class StatusService:
             seats = read_rows(self.store, PROPOSALS, key)
         else:
             seats = self._unscored(key, run) if run and status is Status.IN_PROGRESS else []
-        answered, failed = results(outcome, seats, {}, with_texts), failed_agents(outcome, seats)
+        answered, failed = results(outcome, seats, {}, with_texts), failed_agents(outcome, seats, with_texts)
         return DeliberationStatus(
             task_id=task_id,
             deliberation_id=key,

@@ -17,7 +17,7 @@ from fleet_pipeline.common.errors import CorruptFile, EngineError, InvalidInput
 from fleet_pipeline.common.logs import fields
 from fleet_pipeline.common.text import printable
 from fleet_pipeline.deliberation.council import CouncilDefaults, Deliberation, Resume, seat_council
-from fleet_pipeline.deliberation.exchange import AgentError, Completion
+from fleet_pipeline.deliberation.exchange import UNFINISHED, AgentError, Completion
 from fleet_pipeline.deliberation.judging import Judgement, Judging, judge, judging_fingerprint
 from fleet_pipeline.deliberation.memory import remembered
 from fleet_pipeline.deliberation.protocol import deliberate, most_tokens
@@ -47,7 +47,7 @@ _log = logging.getLogger(__name__)
 MadeBy = tuple[str, str | None]
 
 # Errors of the engine, not of the judge: worth asking again.
-NOT_ANSWERED = frozenset({AgentError.DEADLINE, AgentError.ENGINE, AgentError.FATAL, AgentError.CANCELLED})
+NOT_ANSWERED = frozenset({AgentError.ENGINE, *UNFINISHED})
 
 
 @dataclass

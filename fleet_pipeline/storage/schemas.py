@@ -124,13 +124,18 @@ def _with_raw_text(rows: pa.Table) -> pa.Table:
 
 
 def _with_shortened(rows: pa.Table) -> pa.Table:
-    return _with_nulls(rows, {"shortened": pa.string()})
+    return _with_nulls(rows, {"shortened": pa.string(), "unfinished_text": pa.string()})
 
 
 def _with_rounds_done(rows: pa.Table) -> pa.Table:
-    """Until then a completed deliberation did all its rounds, and its deadline was nowhere written."""
+    """Until then a completed deliberation did all its rounds, no answer was shortened, and its deadline was nowhere
+    written.
+    """
     done = pc.if_else(pc.equal(rows.column("status"), "completed"), rows.column("rounds"), pa.scalar(None, pa.int64()))
-    return _with_nulls(rows.append_column("rounds_done", done), {"timeout_seconds": pa.float64()})
+    none = pa.array([0] * rows.num_rows, pa.int64())
+    for name, column in {"rounds_done": done, "truncated": none, "looped": none}.items():
+        rows = rows.append_column(name, column)
+    return _with_nulls(rows, {"timeout_seconds": pa.float64()})
 
 
 def _with_nulls(rows: pa.Table, columns: Mapping[str, pa.DataType]) -> pa.Table:
