@@ -130,7 +130,7 @@ FILES = ("config.json", "tokenizer_config.json", "README.md", "chat_template.jin
 
 
 @given(st.fixed_dictionaries(dict.fromkeys(FILES, OBJECTS | CONTENTS)))
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=500, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_files_with_anything_in_them_say_something_or_nothing_and_break_nothing(tmp_path: Path, files) -> None:
     folder = tmp_path / "model"
     shutil.rmtree(folder, ignore_errors=True)
