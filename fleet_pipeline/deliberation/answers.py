@@ -1,6 +1,6 @@
 """What stands of an answer as a model wrote it: echoes are taken off, and what a limit or a loop broke is dropped.
 
-Measured with small models (docs/models.md): of a hundred answers several begin or end with the marks and headings of
+Measured with small models (docs/models.md): of a hundred answers several begin or end with the tags and titles of
 their own prompt, some are cut at their token limit, and some repeat a passage until they are stopped. Most of what
 such an answer says before that is as good as any other.
 """
@@ -30,21 +30,16 @@ _LAST_UNITS, _MOST_DIFFERENT = 10, 3
 _FENCE = re.compile(r"^ {0,3}(`{3,}|~{3,})", re.MULTILINE)
 # A line that only leads to what follows: a heading, the mark of a list item, "Steps:".
 _LEADS_ON = re.compile(r"\s*(?:#+ .*|#+|[-*+]|\d+[.)]|.*:|\*\*[^*]+\*\*)\s*")
-# The marks of a block of the prompt, and the titles that stand over them (`fleet_pipeline.deliberation.prompts`).
-_ECHO = re.compile(
-    r"\s*(?:<{3,}|>{3,}|#+ (?:Task|Context|Criteria|Requirements|Environment|Further facts"
-    r"|(?:Your own critique|Critique by [A-Z]{1,2}) of Proposal [A-Z]{1,2}|Proposal [A-Z]{1,2}))\s*:?\s*"
-)
+# Tags of the prompt's blocks at the beginning or the end of an answer, and lines that are a title of its lists
+# (`fleet_pipeline.deliberation.prompts`).
+_ECHOED = r"</?\s*(?:task|context|proposal|critique)\b[^<>\n]*>|^[ \t]*#+ (?:Criteria|Requirements|Environment|Further facts)[ \t]*:?[ \t]*$"
+_ECHO_FIRST = re.compile(rf"\A(?:\s*(?:{_ECHOED}))+\s*", re.MULTILINE)
+_ECHO_LAST = re.compile(rf"(?:\s*(?:{_ECHOED}))+\s*\Z", re.MULTILINE)
 
 
 def without_echoes(text: str) -> str:
-    """`text` without the marks and headings of the prompt at its beginning and its end, and blanks around it."""
-    lines = text.splitlines(keepends=True)
-    while lines and (_ECHO.fullmatch(lines[0]) or not lines[0].strip()):
-        del lines[0]
-    while lines and (_ECHO.fullmatch(lines[-1]) or not lines[-1].strip()):
-        del lines[-1]
-    return "".join(lines).strip()
+    """`text` without the tags and titles of the prompt at its beginning and its end, and blanks around it."""
+    return _ECHO_LAST.sub("", _ECHO_FIRST.sub("", text)).strip()
 
 
 def before_the_cut(text: str) -> str:

@@ -11,11 +11,15 @@ from fleet_pipeline.deliberation.council import CouncilDefaults, Deliberation, s
 from fleet_pipeline.deliberation.exchange import Completion
 from fleet_pipeline.deliberation.prompts import Phase, Turn
 from fleet_pipeline.deliberation.protocol import deliberate
+from fleet_pipeline.deliberation.sampling import Sampling
 from fleet_pipeline.training.speakers import Speaker
 from fleet_pipeline.training.tasks import Pieces, TaskWriter
 
 # Of the utterances of one deliberation, as many of each phase: the task is the same in all of them.
 KEPT = {Phase.PROPOSE: 2, Phase.CRITIQUE: 1, Phase.REVISE: 1}
+
+# Share of deliberations with a token limit of their own.
+OTHER_LIMITS = 0.2
 
 
 class Pair(NamedTuple):
@@ -28,7 +32,10 @@ def pairs(seed: int, pieces: Pieces | None = None) -> Iterator[Pair]:
     rng = random.Random(seed)
     writer = TaskWriter(rng, pieces)
     while True:
-        deliberation = seat_council(writer.task(), writer.role(), CouncilDefaults(model="fleet-tiny"))
+        # Prompts name a length that fits the token limit: mostly the default's, and any other.
+        limit = rng.randrange(100, 8_000) if rng.random() < OTHER_LIMITS else None
+        defaults = CouncilDefaults(model="fleet-tiny", sampling=Sampling(max_tokens=limit))
+        deliberation = seat_council(writer.task(), writer.role(), defaults)
         said = play(deliberation, Speaker(deliberation, rng).answer)
         for phase, count in KEPT.items():
             of_phase = [pair for pair in said if pair.turn.phase is phase]

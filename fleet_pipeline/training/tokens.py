@@ -10,7 +10,7 @@ stands, and copying it means repeating them.
 
 import re
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, get_args
 
 from transformers import PreTrainedTokenizerFast
 
@@ -22,7 +22,7 @@ from fleet_pipeline.training.tasks import Pieces
 VOCABULARY = 4_096
 CONTEXT = 8_192
 DASH = " —"
-TASK = "# Task\n<<<\n"
+TASK = "<task>\n"
 SENTENCES, NAMED = 30, 12  # numbered lines, and criteria and requirements, that have a token of their own
 
 
@@ -34,13 +34,13 @@ def fixed_texts() -> list[str]:
         prompts.SELF_CRITIQUE_INSTRUCTION,
         prompts.REVISE_INSTRUCTION,
     ]
-    texts = [prompts.SYSTEM, *(part for text in instructions for part in re.split(r"\{label\}", text))]
+    texts = [prompts.SYSTEM, *(part for text in instructions for part in re.split(r"\{\w+\}", text))]
     for role in BUILT_IN_ROLES.values():
         texts.append(role.expertise)
         texts += [perspective.focus for perspective in role.perspectives]
-    texts += [TASK, "# Context\n<<<\n", "# Criteria", "# Requirements", "# Environment\n- "]
-    texts += ["# Further facts\n- ", "# Proposal", "# Critique by", "# Your own critique of Proposal"]
-    texts += ["\n<<<\n", "\n>>>\n\n"]
+    texts += [TASK, "<context>\n", "# Criteria", "# Requirements", "# Environment\n- "]
+    texts += ["# Further facts\n- ", '<proposal label="', '<critique by="', '<critique by="yourself" of="', '">\n']
+    texts += [f"\n</{kind}>\n\n" for kind in get_args(prompts.Kind)]
     texts += ["You are a", "\n\nYou are a", "\nYour perspective is", "\nIt is weak here:"]
     texts += [DASH, *new_lines(), *names(), "\nGiven:", "\nBegin:", "\nRisk:"]
     # A word after a fixed text keeps its leading space; what is short is no sentence but a word.

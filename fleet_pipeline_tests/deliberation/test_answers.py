@@ -1,4 +1,4 @@
-"""What stands of an answer whose end a limit or a loop broke, or that repeats the marks of its prompt."""
+"""What stands of an answer whose end a limit or a loop broke, or that repeats the tags of its prompt."""
 
 import pytest
 from hypothesis import given, strategies as st
@@ -15,31 +15,32 @@ words = st.text(st.sampled_from("abc. \n-#`|:"), max_size=60)
 @pytest.mark.parametrize(
     ("raw", "text"),
     [
-        ("<<<\nUse a queue.\n>>>", "Use a queue."),
-        ("# Proposal A\n<<<\n\nUse a queue.", "Use a queue."),
-        ("Use a queue.\n>>>\n# Critique by B of Proposal A\n<<<", "Use a queue."),
-        ("## Task:\n\nUse a queue.", "Use a queue."),
+        ("<task>\nUse a queue.\n</task>", "Use a queue."),
+        ('<proposal label="A">\n\nUse a queue.', "Use a queue."),
+        ('Use a queue.\n</proposal>\n\n<critique by="B" of="A">\n', "Use a queue."),
+        ("<proposal>Use a queue.</proposal>", "Use a queue."),
+        ("## Requirements:\n\nUse a queue.", "Use a queue."),
         ("Use a queue.", "Use a queue."),
         ("# The approach\nUse a queue.\n# Requirements met\nAll.", "# The approach\nUse a queue.\n# Requirements met\nAll."),
-        ("Write `<<<` and\n<<<\nin the midst.", "Write `<<<` and\n<<<\nin the midst."),
-        ("cat <<< word", "cat <<< word"),
-        ("<<<\n>>>", ""),
+        ("Write `<task>` and\n<task>\nin the midst.", "Write `<task>` and\n<task>\nin the midst."),
+        ("<tasks><taskdef/></tasks>", "<tasks><taskdef/></tasks>"),
+        ("<task>\n</task>", ""),
         ("", ""),
     ],
 )  # fmt: skip
-def test_marks_and_headings_of_the_prompt_are_taken_off_both_ends(raw: str, text: str) -> None:
+def test_tags_and_titles_of_the_prompt_are_taken_off_both_ends(raw: str, text: str) -> None:
     assert without_echoes(raw) == text
 
 
-def test_every_heading_of_a_prompt_is_known_as_an_echo() -> None:
+def test_every_tag_and_title_of_a_prompt_is_known_as_an_echo() -> None:
     facts = {"rubric": "good", "requirements": ["fast"], "cluster_spec": {"a": 1}, "metadata": {"b": 2}}
     brief = task_brief(a_task(constraints=facts, context="c"))
-    titles = [line for line in brief.splitlines() if line.startswith("# ")]
-    assert len(titles) == 6
-    titles += [material(title, "x").splitlines()[0] for title in ("Proposal B", "Critique by AA of Proposal B")]
-    titles.append(material("Your own critique of Proposal A", "x").splitlines()[0])
-    for title in titles:
-        assert without_echoes(f"{title}\nanswer\n{title}") == "answer"
+    echoes = [line for line in brief.splitlines() if line.startswith(("# ", "<"))]
+    assert len(echoes) == 8
+    blocks = [material("proposal", "x", label="B"), material("critique", "x", by="yourself", of="AA")]
+    echoes += [line for block in blocks for line in block.splitlines() if line != "x"]
+    for echo in echoes:
+        assert without_echoes(f"{echo}\nanswer\n{echo}") == "answer"
 
 
 @pytest.mark.parametrize(

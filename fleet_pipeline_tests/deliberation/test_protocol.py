@@ -81,7 +81,7 @@ def test_an_agent_alone_criticises_itself_and_is_labelled_so() -> None:
     critique = next(u for u in transcript.utterances if u.turn.phase is Phase.CRITIQUE)
     assert critique.self_critique
     assert "your own and you have no peers" in critique.request.messages[-1].content
-    assert "Your own critique of Proposal A" in batches[2][0].user
+    assert '<critique by="yourself" of="A">' in batches[2][0].user
     assert "Critique by" not in batches[2][0].user
 
 

@@ -69,7 +69,7 @@ def ask(seat: str, times: int, tool: bool, ended: list[str]) -> Exchange[list[st
 
 
 def a_request(name: str) -> Request:
-    messages = (Message("system", "s"), Message("user", "# Task\n<<<\nsomething\n>>>"))
+    messages = (Message("system", "s"), Message("user", "<task>\nsomething\n</task>"))
     return Request(name=name, model="m", messages=messages, sampling=Sampling())
 
 

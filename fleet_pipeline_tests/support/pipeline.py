@@ -89,7 +89,7 @@ def why_broken(result: dg.ExecuteInProcessResult) -> str | None:
 
 def verdict_of(prompt: Heard) -> Completion:
     """The verdict of a judge that always prefers the proposal of seat B."""
-    first, second = prompt.user.rsplit("# The first proposal", 1)[1].split("# The second proposal")
+    first, second = prompt.user.rsplit('<proposal label="first">', 1)[1].split('<proposal label="second">')
     better = "first" if "agent-dev-002" in first else "second" if "agent-dev-002" in second else "equal"
     marks = {"first": (5, 2), "second": (2, 5), "equal": (2, 2)}[better]
     answer = {"reason": "It names values.", "first_mark": marks[0], "second_mark": marks[1], "better": better}

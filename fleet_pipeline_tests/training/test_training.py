@@ -35,7 +35,7 @@ def test_a_word_is_the_same_tokens_wherever_it_stands(tokenizer: PreTrainedToken
     for text in (
         "of prioritization",
         "a\nprioritization",
-        "# Task\n<<<\nprioritization",
+        "<task>\nprioritization",
         "# Criteria\n- prioritization",
         "\n3. prioritization",
     ):
