@@ -20,6 +20,7 @@ from fleet_pipeline.instance.tags import PROCESS
 from fleet_pipeline.services.publishing import unpublished
 from fleet_pipeline.services.run_report import report_path
 from fleet_pipeline.settings import RetentionSettings
+from fleet_pipeline.storage import answer_log
 from fleet_pipeline.storage.outbox import remove_events
 from fleet_pipeline.storage.pending import pending_batches
 from fleet_pipeline.storage.schemas import DELIBERATIONS, TABLES
@@ -40,7 +41,7 @@ class Old:
 
     deliberations: Mapping[str, datetime]  # key -> modification time of its newest file
     runs: tuple[str, ...]
-    files: tuple[str, ...]  # temporary files of interrupted writes
+    files: tuple[str, ...]  # temporary files of interrupted writes, and answer logs that nobody goes on from
     inbox: tuple[str, ...] = ()  # taken backlogs, and the files of their refused lines
     unfinished: tuple[str, ...] = ()
 
@@ -85,9 +86,15 @@ def find_old(
     oldest = min([*kept_times, *([cutoff] if cutoff else []), now])
     files = [
         path
-        for folder in ("tasks", "outbox", "attempts", "pending", "reports", *TABLES)
+        for folder in ("tasks", "outbox", "attempts", "pending", "reports", answer_log.FOLDER, *TABLES)
         for path, at in store.orphaned_temporaries(folder).items()
         if at < now - WRITING
+    ]
+    # Of runs that were killed and whose deliberations nobody has asked for again.
+    files += [
+        f"{answer_log.FOLDER}/{name}"
+        for name, at in store.mtimes(answer_log.FOLDER, "").items()
+        if cutoff and at < cutoff and _is_over(instance, name.partition(".")[0])
     ]
     taken = [
         f"{folder}/{name}"
@@ -160,6 +167,11 @@ def _unfinished(instance: dg.DagsterInstance, tasks: TaskStore) -> frozenset[str
     """Keys that unfinished runs or pending batches hold."""
     batches, _ = pending_batches(tasks)
     return frozenset(unfinished(instance)) | {key for batch in batches for key in batch.keys}
+
+
+def _is_over(instance: dg.DagsterInstance, run_id: str) -> bool:
+    run = instance.get_run_by_id(run_id)
+    return run is None or run.status not in UNFINISHED
 
 
 def _ended_runs(instance: dg.DagsterInstance, before: datetime) -> Iterable[str]:

@@ -14,6 +14,7 @@ from jsonschema import Draft202012Validator, ValidationError as JsonSchemaError
 from fleet_pipeline.cli import main
 from fleet_pipeline.common.errors import BrokerUnavailable, StreamMismatch
 from fleet_pipeline.common.messages import PLAN_APPROVED, REQUESTED
+from fleet_pipeline.deliberation.exchange import AgentError
 from fleet_pipeline.deliberation.rows import ProposalRow
 from fleet_pipeline.deliberation.transcript import Status
 from fleet_pipeline.events.completions import deliberation_events
@@ -62,11 +63,26 @@ def test_a_completion_event_has_the_original_s_fields_and_the_winner() -> None:
     assert [result["agent_id"] for result in payload["results"]] == ["agent-dev-001", "agent-dev-002"]
     assert payload["results"][0]["proposal"]["content"] == "a proposal"
     assert payload["failed_agents"] == [
-        {"agent_id": "agent-dev-003", "error": "empty: empty answer", "timestamp": NOON.isoformat()}
+        {"agent_id": "agent-dev-003", "error": "empty: empty answer", "unfinished": None, "timestamp": NOON.isoformat()}
     ]
     assert (payload["total_agents"], payload["successful_responses"], payload["failed_responses"]) == (3, 2, 1)
     assert payload["duration_ms"] == 1500
     assert payload["winner_id"] == "agent-dev-002"
+
+
+def test_what_is_not_whole_is_marked_and_what_was_being_said_at_the_end_is_there_with_the_texts() -> None:
+    outcome = an_outcome(rounds=2, rounds_done=1, status=Status.TIMEOUT)
+    late = {"error_type": AgentError.DEADLINE, "unfinished_text": "We cou"}
+    seats = [a_seat(1, shortened="truncated"), a_seat(2, None, **late)]
+    first, second, ended = (
+        sent.payload for sent in deliberation_events(outcome, seats, {}, "file", max_bytes=1_000_000)
+    )
+    assert first["proposal"]["shortened"] == "truncated"
+    assert (second["status"], second["error_type"], second["unfinished"]) == ("failed", "deadline", "We cou")
+    assert ended["failed_agents"][0]["unfinished"] == "We cou"
+    assert (ended["rounds"], ended["rounds_done"]) == (2, 1)
+    bare = [sent.payload for sent in deliberation_events(outcome, seats, {}, "file", max_bytes=10)]
+    assert "We cou" not in json.dumps(bare)
 
 
 @pytest.mark.parametrize("status", Status)

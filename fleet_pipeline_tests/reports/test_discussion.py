@@ -24,7 +24,9 @@ def test_a_discussion_shows_each_proposal_with_its_critiques_and_revisions_as_te
         an_utterance(text=HOSTILE[0]),
         an_utterance(phase=Phase.CRITIQUE, agent_id="agent-dev-002", label="B", round=1, text=HOSTILE[2]),
         an_utterance(phase=Phase.REVISE, round=1, text="", error_type=CUT_OFF, error_message="raise max_tokens"),
-        an_utterance(phase=Phase.REVISE, round=1, attempt=2, text="better", reasoning=HOSTILE[1]),
+        an_utterance(
+            phase=Phase.REVISE, round=1, attempt=2, text="better", reasoning=HOSTILE[1], shortened="truncated"
+        ),
     ]
     tokens = MarkdownIt().parse(discussion([seat], said))
     headings = [tokens[place + 1].content for place, token in enumerate(tokens) if token.type == "heading_open"]
@@ -37,6 +39,7 @@ def test_a_discussion_shows_each_proposal_with_its_critiques_and_revisions_as_te
     ]
     code = [token.content.rstrip("\n") for token in tokens if token.type == "fence"]
     assert code == [HOSTILE[0], HOSTILE[2], "raise max_tokens", "better"]
+    assert "Not whole: cut at its token limit" in discussion([seat], said)
     assert HOSTILE[1] not in discussion([seat], said)
     assert HOSTILE[1] in reasoning(said)
 

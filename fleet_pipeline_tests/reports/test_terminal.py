@@ -6,10 +6,12 @@ import pytest
 from rich.console import Console
 
 from fleet_pipeline.cli.common import console
+from fleet_pipeline.deliberation.exchange import AgentError
+from fleet_pipeline.deliberation.prompts import Phase
 from fleet_pipeline.deliberation.transcript import Status
 from fleet_pipeline.events.payloads import Status as Standing
 from fleet_pipeline.reports.terminal import deliberation_page, run_table, status_table
-from fleet_pipeline_tests.support.rows import a_seat, a_status, an_outcome
+from fleet_pipeline_tests.support.rows import a_seat, a_status, an_outcome, an_utterance
 
 pytestmark = pytest.mark.unit
 
@@ -56,6 +58,39 @@ def test_why_a_deliberation_failed_is_told_below_the_table_and_no_more_than_ten_
     assert "t0.dev: failed: no. 0 quorum" in out.file.getvalue()
     assert "t11.dev: failed" not in out.file.getvalue()
     assert "... and 2 more; `fleet show ID` says why" in out.file.getvalue()
+
+
+def printed(renderable) -> str:
+    out = Console(file=io.StringIO(), width=200)
+    out.print(renderable)
+    return out.file.getvalue()
+
+
+def test_answers_that_are_not_whole_and_councils_whose_time_was_up_are_told_below_the_table() -> None:
+    short = {"rounds": 3, "rounds_done": 1, "timeout_seconds": 120.0}
+    text = printed(run_table([an_outcome(truncated=2), an_outcome(deliberation_id="t2.dev", looped=1, **short)]))
+    assert "2 answers were cut at max_tokens and 1 repeated themselves" in text
+    assert "t2.dev: time was up after 1 of 3 rounds" in text
+    assert "deadline of 120 s" in text
+    whole = printed(run_table([an_outcome(rounds=1, rounds_done=1)]))
+    assert "cut at max_tokens" not in whole
+    assert "time was up" not in whole
+
+
+def test_a_page_marks_what_is_shortened_and_shows_what_was_being_said_when_time_was_up() -> None:
+    late = {"error_type": AgentError.DEADLINE, "error_message": "time was up"}
+    said = [
+        an_utterance(phase=Phase.CRITIQUE, round=1, label="B", text="It lo", **late),
+        an_utterance(agent_id="agent-dev-002", about_agent_id="agent-dev-002", label="B", text="We cou", **late),
+    ]
+    seats = [a_seat(1, winner=True, shortened="looped"), a_seat(2, None, error_type=AgentError.DEADLINE)]
+    text = printed(deliberation_page(an_outcome(truncated=1), seats, said))
+    assert "[it repeated itself until it was stopped; all but the first time is left out]" in text
+    assert "critique 1, by B, unfinished (deadline)" in text
+    assert "It lo" in text
+    assert "propose 0, by B, unfinished (deadline)" in text
+    assert "We cou" in text
+    assert "1 were cut at max_tokens" in text
 
 
 @pytest.mark.parametrize("key", IDS)

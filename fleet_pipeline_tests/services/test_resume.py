@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import dagster as dg
@@ -15,6 +16,7 @@ import pytest
 
 from fleet_pipeline.common.errors import EngineCrashed, EngineError
 from fleet_pipeline.deliberation.exchange import AgentError, Completion
+from fleet_pipeline.deliberation.prompts import Phase
 from fleet_pipeline.instance.in_process import execute
 from fleet_pipeline.instance.run_processes import fail_orphaned_runs, lineage, this_process
 from fleet_pipeline.models.identity import commit, folder_digest, identity
@@ -79,6 +81,112 @@ def test_under_never_a_run_that_is_tried_again_keeps_what_the_one_before_has_fin
     again = dg.execute_job(job, pipeline.instance, reexecution_options=options, tags=tags)
     assert again.success
     assert len(pipeline.asked) == 12 * 9 - known
+
+
+# -- What goes on from what was heard ----------------------------------------------------------
+
+
+def late_at(phase: Phase) -> Callable[[Heard], Completion]:
+    """As an engine answers when a deliberation's time is up in this phase."""
+    late = Completion(text="half a", error=AgentError.DEADLINE, error_message="time was up", finish_reason="deadline")
+    return lambda prompt: late if prompt.phase is phase else echo(prompt)
+
+
+def put_with_deadline(pipeline: Pipeline, seconds: float) -> list[str]:
+    return pipeline.put("a", constraints={"timeout_seconds": seconds})
+
+
+def test_a_council_whose_time_was_up_goes_on_when_it_is_given_more_and_only_then(pipeline: Pipeline) -> None:
+    keys = put_with_deadline(pipeline, 5)
+    pipeline.answer = late_at(Phase.REVISE)
+    pipeline.run(keys)
+    first = pipeline.table("deliberations").iloc[0]
+    assert (first["status"], first["rounds_done"], first["timeout_seconds"]) == ("completed", 0, 5)
+    assert (pipeline.table("proposals")["unfinished_text"] == "half a").all()
+    pipeline.answer, pipeline.asked = echo, []
+    pipeline.run(keys)
+    assert pipeline.asked == []  # it would get no further
+    put_with_deadline(pipeline, 50)
+    pipeline.run(keys)
+    assert {prompt.phase for prompt in pipeline.asked} == {Phase.REVISE}
+    assert len(pipeline.asked) == 3
+    row = pipeline.table("deliberations").iloc[0]
+    assert (row["status"], row["rounds_done"], row["attempt"]) == ("completed", 1, 2)
+    said = pipeline.table("utterances")
+    assert said["error_type"].isna().all()
+    assert len(said) == 9
+
+
+def test_of_a_council_that_failed_only_the_seats_that_did_not_answer_are_asked_again(pipeline: Pipeline) -> None:
+    keys = pipeline.put("a", quorum=3)
+    pipeline.answer = lambda prompt: said("") if prompt.seat.label == "C" else echo(prompt)
+    pipeline.run(keys)
+    assert pipeline.table("deliberations").iloc[0]["status"] == "failed"
+    first = pipeline.table("utterances").query("error_type.isna()").set_index("agent_id")["started_at"]
+    pipeline.answer, pipeline.asked = echo, []
+    pipeline.run(keys)
+    assert [prompt.seat.label for prompt in pipeline.asked if prompt.phase is Phase.PROPOSE] == ["C"]
+    assert len(pipeline.asked) == 1 + 3 + 3
+    again = pipeline.table("utterances").query("phase == 'propose'").set_index("agent_id")["started_at"]
+    assert (again[first.index] == first).all()  # what was recalled says when it was asked for
+
+
+def test_what_was_heard_of_another_task_under_the_same_id_is_not_used(pipeline: Pipeline) -> None:
+    keys = pipeline.put("a", quorum=3)
+    pipeline.answer = lambda prompt: said("") if prompt.seat.label == "C" else echo(prompt)
+    pipeline.run(keys)
+    pipeline.put("a", quorum=3, description="Another task")
+    pipeline.answer, pipeline.asked = echo, []
+    pipeline.run(keys)
+    assert len(pipeline.asked) == 9
+
+
+def test_of_a_judge_that_was_cut_short_only_what_it_did_not_answer_is_asked_again(judged: Pipeline) -> None:
+    keys = judged.put("a")
+    answer, verdicts = judged.answer, []
+
+    def breaks_down(prompt: Heard) -> Completion:
+        if prompt.phase is Phase.JUDGE:
+            verdicts.append(prompt)
+            if len(verdicts) == 3:
+                return Completion(error=AgentError.ENGINE, error_message="gone for a moment")
+        return answer(prompt)
+
+    judged.answer = breaks_down
+    judged.run(keys)
+    assert judged.table("judgements")["better"].isna().sum() == 1
+    judged.answer, judged.asked = answer, []
+    judged.run(keys)
+    assert [prompt.request.name for prompt in judged.asked] == [verdicts[2].request.name]
+    assert judged.table("judgements")["better"].notna().all()
+    assert judged.store.names("answers", "") == []
+
+
+def test_a_run_that_is_stopped_never_takes_the_place_of_a_result_and_shows_what_it_had_said_elsewhere(
+    pipeline: Pipeline,
+) -> None:
+    first = pipeline.put("a")
+    pipeline.run(first)
+    before = pipeline.table("utterances")
+    pipeline.configure(council={"resume": "never"})
+
+    def stopped(prompt: Heard) -> Completion:
+        if prompt.phase is Phase.CRITIQUE:
+            raise KeyboardInterrupt
+        return echo(prompt)
+
+    pipeline.answer = stopped
+    keys = [*first, *pipeline.put("b")]
+    with suppress(KeyboardInterrupt):
+        pipeline.run(keys)
+    stands = pipeline.table("utterances").query("task_id == 'a'").reset_index(drop=True)
+    pd.testing.assert_frame_equal(stands, before)
+    outcome = pipeline.table("deliberations").set_index("task_id").loc["b"]
+    assert (outcome["status"], outcome["answered"]) == ("failed", 3)
+    assert pd.isna(outcome["winner_agent_id"])
+    assert "the run was stopped" in outcome["error_message"]
+    shown = pipeline.instance.fetch_observations(dg.AssetKey("deliberations"), limit=5).records
+    assert [record.partition_key for record in shown] == ["b.dev"]
 
 
 pipeline_of_this_test: list[Pipeline] = []

@@ -258,3 +258,20 @@ def test_what_was_said_is_scored_again_without_an_engine(pipeline: Pipeline) -> 
     assert pipeline.starts == 1
     assert len(pipeline.table("proposals")) == 6
     assert len(pipeline.table("deliberations")) == 2
+
+
+def test_the_answer_log_of_a_killed_run_goes_when_it_is_old_and_that_of_a_run_under_way_stays(
+    pipeline: Pipeline,
+) -> None:
+    under_way = pipeline.instance.create_run_for_job(
+        pipeline.definitions.resolve_job_def("deliberate"), status=dg.DagsterRunStatus.STARTED
+    ).run_id
+    for run_id in (under_way, "0a1b-gone", "0a1b-new"):
+        pipeline.store.append(f"answers/{run_id}.jsonl", b"{}\n")
+    then = time.time() - 60 * 86_400
+    for run_id in (under_way, "0a1b-gone"):
+        os.utime(pipeline.storage / f"answers/{run_id}.jsonl", (then, then))
+    found = old(pipeline)
+    assert found.files == ("answers/0a1b-gone.jsonl",)
+    prune(pipeline, found)
+    assert sorted(pipeline.store.names("answers", ".jsonl")) == sorted([under_way, "0a1b-new"])
