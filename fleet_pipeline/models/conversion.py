@@ -14,6 +14,7 @@ import time
 import zipfile
 from collections.abc import Callable
 from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 
 from fleet_pipeline.common.errors import InvalidInput, MissingExtra, ModelUnavailable
@@ -69,13 +70,8 @@ def get(name: str, wheel: Path | None = None, on_progress: Callable[[str], None]
 
 
 def _check_extra() -> None:
-    # Transformers' bars would fill a log with a line for each of 272 tensors. tqdm reads this when it is imported.
-    os.environ["TQDM_DISABLE"] = "1"
-    try:
-        import accelerate  # noqa: F401
-        import gguf  # noqa: F401
-    except ImportError as error:
-        raise MissingExtra("converting a model", "models") from error
+    if not all(find_spec(package) for package in ("accelerate", "gguf")):
+        raise MissingExtra("converting a model", "models")
 
 
 def _remove_left(folder: Path) -> None:
@@ -111,6 +107,8 @@ def _check(wheel: Path, packed: Packed) -> None:
 
 
 def _convert(weights: Path, into: Path) -> None:
+    # Its bars would fill a log with a line for each of 272 tensors. tqdm reads this when it is imported.
+    os.environ["TQDM_DISABLE"] = "1"
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 

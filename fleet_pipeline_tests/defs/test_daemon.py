@@ -3,6 +3,8 @@
 import signal
 from collections.abc import Iterator
 
+import dagster as dg
+import pandas as pd
 import pytest
 
 from fleet_pipeline.api.client import Client
@@ -94,16 +96,30 @@ def test_a_run_whose_process_is_killed_or_evicted_goes_on_by_itself(slow: Deploy
 
 
 @pytest.mark.timeout(600)
-def test_a_run_that_is_cancelled_in_the_ui_ends_and_leaves_no_process(slow: Deployment) -> None:
-    (key,) = slow.add(cancelled="do")
+def test_a_run_that_is_cancelled_in_the_ui_ends_with_what_it_has_said_and_leaves_no_process(slow: Deployment) -> None:
+    # 51 answers: long enough for a loaded machine to cancel it in the midst.
+    (key,) = TaskStore(Store(str(slow.storage)), BUILT_IN_ROLES).put(a_task("cancelled", rounds=8))
+    slow.instance.add_dynamic_partitions(NAME, [key])
     run_id = slow.launch(key)
     process = slow.process(run_id)
+    log = slow.storage / f"answers/{run_id}.jsonl"
+    eventually(lambda: log.exists() and log.read_bytes().count(b"\n") > 3, "the first answers to be logged")
     family = [process, *process.children(recursive=True)]
     slow.terminate(run_id)
     wait_until_gone(family)
     eventually(lambda: status(slow, run_id) == "CANCELED", "the run to be cancelled")
     assert key not in slow.partitions()["materialized"] | slow.partitions()["failed"]
     assert not [run for run in slow.instance.get_runs() if run.parent_run_id == run_id]
+    said = pd.read_parquet(slow.storage / f"utterances/{key}.parquet")
+    assert said["error_type"].isna().any()
+    assert set(said["error_type"].dropna()) == {"cancelled"}
+    outcome = pd.read_parquet(slow.storage / f"deliberations/{key}.parquet").iloc[0]
+    assert (outcome["status"], outcome["run_id"]) == ("failed", run_id)
+    assert "the run was stopped" in outcome["error_message"]
+    (seen,) = slow.instance.fetch_observations(
+        dg.AssetRecordsFilter(dg.AssetKey("deliberations"), asset_partitions=[key]), limit=5
+    ).records
+    assert seen.run_id == run_id
 
 
 @pytest.mark.timeout(600)

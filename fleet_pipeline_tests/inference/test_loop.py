@@ -246,7 +246,7 @@ class Mortal(Backend):
     def step(self, patience_seconds: float) -> list[tuple[str, Completion]]:
         self.steps += 1
         if self.steps in self.at_steps or any(self.kills(self.prompts[r]) for r in self.left):
-            self.died_with.append({self.prompts[r].user.split("\n")[2] for r in self.left})
+            self.died_with.append({self.prompts[r].user.split("\n")[1] for r in self.left})
             self.left.clear()
             raise EngineCrashed("out of memory")
         done = super().step(patience_seconds)

@@ -65,7 +65,7 @@ def test_a_run_killed_anywhere_is_completed_by_the_next(pipeline: Pipeline, tmp_
 def test_a_run_of_four_killed_at_random_moments_goes_on_each_time_from_what_was_heard(
     pipeline: Pipeline, tmp_path: Path
 ) -> None:
-    """The same with a real model, and twenty times: `benchmarks.faults kills`."""
+    """The same with a real model, and twenty times: `benchmarks.kills`."""
     keys = pipeline.put(*[f"t{n}" for n in range(4)])
     known, moments = 0, random.Random(19)
     while known < CALLS * 4 - 3:

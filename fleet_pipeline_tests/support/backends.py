@@ -40,7 +40,7 @@ class Backend:
 
     def step(self, patience_seconds: float) -> list[tuple[str, Completion]]:
         self.clock.now += 1
-        self.batches.append({(self.prompts[r].user.split("\n")[2], self.prompts[r].phase) for r in self.left})
+        self.batches.append({(self.prompts[r].user.split("\n")[1], self.prompts[r].phase) for r in self.left})
         done = []
         for request_id in list(self.left):
             self.left[request_id] -= 1
