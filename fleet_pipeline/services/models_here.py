@@ -87,10 +87,10 @@ def _here(name: str, kind: Kind, folder: Path, memory: _Memory) -> ModelHere:
 
 
 def _hub_cache() -> Iterator[tuple[str, Path]]:
-    from huggingface_hub import CacheNotFound, scan_cache_dir
+    from huggingface_hub import CacheNotFound, constants, scan_cache_dir
 
     try:
-        cache = scan_cache_dir()
+        cache = scan_cache_dir(constants.HF_HUB_CACHE)
     except CacheNotFound:
         return
     for repository in sorted(cache.repos, key=lambda one: one.repo_id):
