@@ -9,7 +9,7 @@ from typing import Any
 
 import dagster as dg
 
-from fleet_pipeline.common.errors import InvalidInput
+from fleet_pipeline.common.errors import InvalidInput, StorageError
 from fleet_pipeline.common.logs import install_json
 from fleet_pipeline.defs.resources import CouncilResource, JudgeResource, RunProcess, StorageResource, fleet_of
 from fleet_pipeline.defs.score_ops import (
@@ -94,8 +94,11 @@ def transcripts(
         state = transcription.run(context.partition_keys)
     except BaseException:
         # A run that is cancelled, or whose engine is gone, has no later step. What was said until then is shown all the same.
-        for outcome in write_stopped(transcription.tasks, transcription.stopped, context.run.run_id):
-            _conclude(context, transcription.store, outcome, logs)
+        try:
+            for outcome in write_stopped(transcription.tasks, transcription.stopped, context.run.run_id):
+                _conclude(context, transcription.store, outcome, logs)
+        except StorageError as error:
+            context.log.warning(f"what was said until the run was stopped is stored, and not shown: {error}")
         raise
     context.add_output_metadata(_run_metadata(state))
 

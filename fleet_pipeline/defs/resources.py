@@ -62,6 +62,9 @@ class EngineResource(_resource(VllmConfig)):  # type: ignore[misc]
     def identity(self, model: str) -> str:
         return self._provider().identity(model)
 
+    def max_tokens(self, model: str) -> int | None:
+        return self._provider().max_tokens(model)
+
     def _provider(self) -> VllmProvider:
         try:
             models = TypeAdapter(dict[str, ModelOptions]).validate_python(self.models)

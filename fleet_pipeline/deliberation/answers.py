@@ -21,6 +21,8 @@ Truncated = Literal["keep", "refuse"]
 LEAST_CHARACTERS = 200
 # A passage that stands so often in a row, to the end of the text, is a loop. vLLM's own detection uses the same count.
 LOOP_COUNT = 3
+# All of it together is at least so many characters long. The noughts of "costs 1000" and the rule of a table are none.
+LEAST_LOOP = 60
 
 _SENTENCE_END = re.compile(r"[.!?…]['\"”’)\]*_`]*(?=\s|$)|[。！？]['\"”’」）]*")  # noqa: RUF001
 # A sentence or a line that says something.
@@ -32,14 +34,33 @@ _FENCE = re.compile(r"^ {0,3}(`{3,}|~{3,})", re.MULTILINE)
 _LEADS_ON = re.compile(r"\s*(?:#+ .*|#+|[-*+]|\d+[.)]|.*:|\*\*[^*]+\*\*)\s*")
 # Tags of the prompt's blocks at the beginning or the end of an answer, and lines that are a title of its lists
 # (`fleet_pipeline.deliberation.prompts`).
-_ECHOED = r"</?\s*(?:task|context|proposal|critique)\b[^<>\n]*>|^[ \t]*#+ (?:Criteria|Requirements|Environment|Further facts)[ \t]*:?[ \t]*$"
-_ECHO_FIRST = re.compile(rf"\A(?:\s*(?:{_ECHOED}))+\s*", re.MULTILINE)
-_ECHO_LAST = re.compile(rf"(?:\s*(?:{_ECHOED}))+\s*\Z", re.MULTILINE)
+_TAG = re.compile(r"</?\s*(?:task|context|proposal|critique)\b[^<>\n]*>")
+_TITLE = re.compile(r"#+ (?:Criteria|Requirements|Environment|Further facts)[ \t]*:?[ \t]*")
 
 
 def without_echoes(text: str) -> str:
     """`text` without the tags and titles of the prompt at its beginning and its end, and blanks around it."""
-    return _ECHO_LAST.sub("", _ECHO_FIRST.sub("", text)).strip()
+    text = text.strip()
+    while echo := _first_echo(text):
+        text = text[len(echo) :].lstrip()
+    while echo := _last_echo(text):
+        text = text[: -len(echo)].rstrip()
+    return text
+
+
+def _first_echo(text: str) -> str:
+    if tag := _TAG.match(text):
+        return tag[0]
+    line = text.partition("\n")[0]
+    return line if _TITLE.fullmatch(line) else ""
+
+
+def _last_echo(text: str) -> str:
+    tag = text[text.rfind("<") :] if text.endswith(">") else ""
+    if _TAG.fullmatch(tag):
+        return tag
+    line = text[text.rfind("\n") + 1 :]
+    return line if _TITLE.fullmatch(line) else ""
 
 
 def before_the_cut(text: str) -> str:
@@ -68,7 +89,9 @@ def _before_the_same_characters(text: str) -> str:
     backwards = text[::-1]
     same = _z_function(backwards)
     # The tail of length same[period] + period has this period. The longest such tail is the loop.
-    periods = [period for period in range(1, len(text)) if same[period] >= (LOOP_COUNT - 1) * period]
+    periods = [
+        period for period in range(1, len(text)) if same[period] >= max((LOOP_COUNT - 1) * period, LEAST_LOOP - period)
+    ]
     if not periods:
         return text
     period = max(periods, key=lambda period: same[period] + period)

@@ -314,7 +314,7 @@ class JudgementRow:
 class TranscriptFooter:
     """The state of a transcript, readable without its rows. Times are seconds since the epoch.
 
-    Files of before have no `rounds_done` (a completed one did all) and no `timeout_seconds`.
+    Files of before have no `rounds`, no `rounds_done` (a completed one did all) and no `timeout_seconds`.
     """
 
     status: Status
@@ -324,6 +324,7 @@ class TranscriptFooter:
     finished_at: Seconds
     run_id: str
     attempt: int
+    rounds: int | None = None  # asked for
     rounds_done: int | None = None
     timeout_seconds: float | None = None
 

@@ -1,6 +1,6 @@
 """The engine interface: jobs go in, and their results come out as they finish."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 from typing import Generic, Literal, Protocol, Self, get_args
 
@@ -60,12 +60,13 @@ class Engine(Protocol):
     start_seconds: float  # total over all starts
     crashes: list[str]  # the reason for each restart
 
-    def run(self, jobs: Iterable[Job[Result]], on_completion: OnCompletion = ignore) -> Iterator[Finished[Result]]:
+    def run(self, jobs: Iterable[Job[Result]], on_completion: OnCompletion = ignore) -> Generator[Finished[Result]]:
         """Run every job. Read the next one from `jobs` only when there is room for it.
 
         Calls `on_completion` with every answer as it arrives, unfinished ones included. Raises `EngineError` if the
         engine crashes and cannot be restarted, or has been restarted too often. Before that, and before any other
-        exception passes, it yields the jobs under way, ended with what was generated until then.
+        exception passes, it yields the jobs under way, ended with what was generated until then: one that the caller
+        throws in, too.
         """
         ...
 
@@ -92,6 +93,10 @@ class EngineProvider(Protocol):
 
     def identity(self, model: str) -> str:
         """A text that changes whenever something other than the name changes the model's output."""
+        ...
+
+    def max_tokens(self, model: str) -> int | None:
+        """The longest answer that the options of `model` ask for; None where they say nothing."""
         ...
 
     def start(self, model: str) -> Engine: ...

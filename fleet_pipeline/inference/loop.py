@@ -9,7 +9,8 @@ In-flight work is bounded and the backlog is read lazily. A new deliberation is 
 than `max_in_flight` requests are in flight. Admitted ones always continue. So at most `max_in_flight`
 deliberations are open at once, each with at most one phase in flight.
 
-However the run is stopped, each deliberation under way ends with what has been generated until then, and is yielded.
+However the run is stopped, each deliberation under way ends with what has been generated until then, and is yielded. A
+caller that fails while it stores a result throws its exception in, and is yielded those as well.
 
 A crashed engine is restarted, up to a limit of crashes in a row. Deliberations under way continue from the
 answers they have; only the requests in flight are lost. A deliberation under way at two crashes is quarantined
@@ -20,7 +21,7 @@ resets the count of crashes in a row, so any number of such deliberations cost t
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Any, Protocol
@@ -117,11 +118,12 @@ class _Loop:
         self.crash: str | None = None  # reason of a crash, until the restart
         self.interrupted: list[_Active] = []  # the deliberations that this crash interrupted
         self.quarantined: deque[_Active] = deque()  # may crash the engine; their clocks stand still
+        self.stopping = False
         self.pace = Pace()
         self.finished: deque[Finished[Any]] = deque()
         self.request_ids = count()
 
-    def run(self, jobs: Iterable[Job[Any]]) -> Iterator[Finished[Any]]:
+    def run(self, jobs: Iterable[Job[Any]]) -> Generator[Finished[Any]]:
         intake = iter(jobs)
         more_jobs = True
         try:
@@ -269,6 +271,7 @@ class _Loop:
 
     def _stop(self, reason: BaseException) -> None:
         """End every deliberation that is under way or set aside."""
+        self.stopping = True
         for active in list(self.open.values()):
             self._withdraw(active)
             why = f": {reason}" if isinstance(reason, EngineError) else ""
@@ -326,6 +329,8 @@ class _Loop:
     def _finish(self, active: _Active, result: Any = None, error: BaseException | None = None) -> None:
         self.crashes_in_a_row = 0
         del self.open[id(active)]
+        if error is not None and self.stopping:
+            return  # the interrupt came in the midst of a turn: no fault of the dialogue, and it has no end
         deadline = self.pace.deadline(active.job)
         self.finished.append(Finished(active.job.key, result, active.started_at, time.time(), deadline, error))
 
@@ -338,7 +343,7 @@ def drive(
     restarts: int = 0,
     on_completion: OnCompletion = ignore,
     monotonic: Callable[[], float] = time.monotonic,
-) -> Iterator[Finished[Result]]:
+) -> Generator[Finished[Result]]:
     """Run every job on `backend` and yield each as it finishes. Raises `EngineError` after more than `restarts` crashes
     in a row, with no job finished in between. `monotonic` is the clock of deadlines, in seconds.
     """

@@ -15,8 +15,8 @@ RECENT = 64
 SLACK = 2.0
 # Never shorter: a short answer is mostly the time that its prompt takes.
 LEAST_SECONDS = 120.0
-# Until an answer has been measured. No engine that one would wait for is slower.
-SLOWEST_SECONDS_A_TOKEN = 1.0
+# Until an answer has been measured. An engine that has not given one within an hour hangs.
+UNMEASURED_SECONDS = 3_600.0
 
 
 class Pace:
@@ -38,20 +38,25 @@ class Pace:
         self._tokens += tokens
 
     @property
-    def seconds_a_token(self) -> float:
-        return self._seconds / self._tokens if self._tokens > 0 else SLOWEST_SECONDS_A_TOKEN
+    def seconds_a_token(self) -> float | None:
+        """None until an answer has been measured."""
+        return self._seconds / self._tokens if self._tokens > 0 else None
 
     def deadline(self, job: Job[object]) -> float:
         """Seconds of running time that `job` may take: what it asks for, or what follows from this pace."""
         if job.timeout_seconds is not None:
             return job.timeout_seconds
-        return max(LEAST_SECONDS, SLACK * job.most_tokens * self.seconds_a_token)
+        pace = self.seconds_a_token
+        return UNMEASURED_SECONDS if pace is None else max(LEAST_SECONDS, SLACK * job.most_tokens * pace)
 
     def reason(self, job: Job[object]) -> str:
         """Why the deadline of `job` is what it is, for people."""
         if job.timeout_seconds is not None:
             return f"unfinished after the deliberation's {job.timeout_seconds:g} s"
+        pace = self.seconds_a_token
+        if pace is None:
+            return f"unfinished after {UNMEASURED_SECONDS:.0f} s, in which the engine gave no answer at all"
         return (
             f"unfinished after {self.deadline(job):.0f} s, {SLACK:g} times what its longest course takes at the "
-            f"measured {self.seconds_a_token * 1_000:.0f} ms a token"
+            f"measured {pace * 1_000:.0f} ms a token"
         )

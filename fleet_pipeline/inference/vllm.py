@@ -22,7 +22,7 @@ import gc
 import os
 import re
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from contextlib import suppress
 from multiprocessing.connection import wait
 from threading import Thread
@@ -86,14 +86,17 @@ class VllmEngine:
             self.checks = self.format.checks
             self.max_model_len: int = llm.model_config.max_model_len
             own = self.config.sampling.model_dump(exclude_none=True)
-            self.model_defaults: dict[str, Any] = llm.model_config.get_diff_sampling_param() | own
+            recommended = llm.model_config.get_diff_sampling_param()
+            # Of a model's recommendations all but this: prompts name a length, and deadlines follow from it.
+            recommended.pop("max_tokens", None)
+            self.model_defaults: dict[str, Any] = recommended | own
             self.under_way: dict[str, _UnderWay] = {}  # by request id
         except BaseException:
             self.close()
             raise
         self.start_seconds += time.monotonic() - began
 
-    def run(self, jobs: Iterable[Job[Result]], on_completion: OnCompletion = ignore) -> Iterator[Finished[Result]]:
+    def run(self, jobs: Iterable[Job[Result]], on_completion: OnCompletion = ignore) -> Generator[Finished[Result]]:
         if self.crash is not None:  # at the end of the previous run
             self.restart(self.crash)
         # Slightly more than the batch holds, so that a prompt is waiting when a slot becomes free.

@@ -46,7 +46,7 @@ def outcome_row(
         by_lot=winner.by_lot if winner else False,
         num_agents=task.num_agents if task else None,
         answered=sum(seat.text is not None for seat in seats),
-        rounds=task.rounds if task else None,
+        rounds=_rounds(transcript, task),
         rounds_done=_rounds_done(transcript, task),
         agent_errors=sum(utterance.error_type is not None for utterance in utterances),
         truncated=sum(utterance.shortened == "truncated" for utterance in utterances),
@@ -65,6 +65,13 @@ def outcome_row(
         run_id=run_id,
         fingerprint=transcript.fingerprint if transcript else None,
     )
+
+
+def _rounds(transcript: TranscriptFooter | None, task: Task | None) -> int | None:
+    """Those that were asked for when it was held: the task may ask for others by now."""
+    if transcript is not None and transcript.rounds is not None:
+        return transcript.rounds
+    return task.rounds if task else None
 
 
 def _rounds_done(transcript: TranscriptFooter | None, task: Task | None) -> int | None:

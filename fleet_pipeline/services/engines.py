@@ -25,6 +25,9 @@ class VllmProvider:
         """How `model` is loaded. It differs from the configured one if a task or role names its own."""
         return self.config.of(model, self.models.get(model, ModelOptions()))
 
+    def max_tokens(self, model: str) -> int | None:
+        return self.config_of(model).sampling.max_tokens
+
     def start(self, model: str) -> Engine:
         return VllmEngine.start(self.config_of(model).model_copy(update={"model": resolve(model)}))
 

@@ -66,7 +66,7 @@ def _memory(engine: VllmConfig) -> _Memory:
         count = min(engine.tensor_parallel_size, len(gpus))
         total = sum(memory.total for memory in gpus[:count]) * engine.gpu_memory_utilization
         return _Memory(total - BESIDES_GIB * GIB * count, f"{count} GPU{'s' if count > 1 else ''}")
-    cache = engine.cpu_kv_cache_gib or int(os.environ.get("VLLM_CPU_KVCACHE_SPACE") or CPU_CACHE_GIB)
+    cache = engine.cpu_kv_cache_gib or float(os.environ.get("VLLM_CPU_KVCACHE_SPACE") or CPU_CACHE_GIB)
     return _Memory(psutil.virtual_memory().total - (cache + BESIDES_GIB) * GIB, "memory")
 
 

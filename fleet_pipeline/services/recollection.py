@@ -4,27 +4,31 @@ A run that is killed leaves its answer log; one that is stopped, or whose time i
 complete. From both a dialogue with the same inputs goes on.
 """
 
-from collections.abc import Collection, Iterable
+import logging
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from fleet_pipeline.common.errors import CorruptFile
+from fleet_pipeline.common.errors import CorruptFile, StorageError
 from fleet_pipeline.deliberation.council import Deliberation
 from fleet_pipeline.deliberation.exchange import AgentError, Completion, Request
 from fleet_pipeline.deliberation.memory import Memory
 from fleet_pipeline.deliberation.protocol import request_name
-from fleet_pipeline.deliberation.rows import UtteranceRow
+from fleet_pipeline.deliberation.rows import TranscriptFooter, UtteranceRow
 from fleet_pipeline.deliberation.transcript import Status
 from fleet_pipeline.storage.answer_log import (
     AnswerLog,
     EarlierLog,
     LoggedAnswer,
     earlier_logs,
+    has_grown,
     prompt_sha256,
     remove_log,
 )
 from fleet_pipeline.storage.schemas import JUDGEMENTS, UTTERANCES
 from fleet_pipeline.storage.store import Store
-from fleet_pipeline.storage.tables import read_file, read_footer
+from fleet_pipeline.storage.tables import TableFile, read_file, read_footer
+
+_log = logging.getLogger(__name__)
 
 # The protocol found these in a text; the engine answered.
 _ANSWERED = frozenset({None, AgentError.EMPTY, AgentError.CUT_OFF, AgentError.LOOPED})
@@ -62,7 +66,7 @@ class Recollection:
         self.store = store
         self._trusted = trusted
         self._known: dict[tuple[str, str], dict[str, LoggedAnswer]] = {}
-        self._earlier: list[EarlierLog] = []
+        self._earlier: list[EarlierLog] = []  # of other runs, and of this one before it was started again
         self._begun: set[tuple[str, str]] = set()  # (deliberation, fingerprint) of dialogues of this run
         self._open: set[tuple[str, str]] = set()  # those that are not stored yet
         paths: list[str] = []
@@ -72,17 +76,18 @@ class Recollection:
                     dialogue = (answer.deliberation_id, answer.fingerprint)
                     self._known.setdefault(dialogue, {})[answer.request] = answer
             if log.run_id == run_id:
-                paths, self._begun = log.paths, log.dialogues
-            else:
-                self._earlier.append(replace(log, answers=[]))
+                paths = log.paths
+            self._earlier.append(replace(log, answers=[]))
         self._log = AnswerLog(store, run_id, paths)
 
     def begin(self, deliberation_id: str, fingerprint: str, stored: Deliberation | None = None) -> Memory:
         """The memory of a dialogue that begins, with what stands in the transcript of `stored`, if that is given."""
         dialogue = (deliberation_id, fingerprint)
         known = self._known.pop(dialogue, {})
-        if stored is not None:
-            known = {answer.request: answer for answer in self._from_transcript(stored)} | known
+        if stored is not None and (file := self._transcript(stored)) is not None:
+            # What was heard before that transcript was written stands in it, with what did not count.
+            later = {name: one for name, one in known.items() if one.completion.finished_at > file.footer.finished_at}
+            known = {answer.request: answer for answer in _counted(file.rows, fingerprint)} | later
         self._begun.add(dialogue)
         self._open.add(dialogue)
         return _DialogueMemory(self._log, deliberation_id, fingerprint, known)
@@ -94,18 +99,26 @@ class Recollection:
     def close(self) -> None:
         """End the log of this run, and remove every log of which nothing is needed any more."""
         self._log.close()
-        for log in self._earlier:
-            self._remove(log.dialogues, log.paths)
-        self._remove(self._begun, self._log.paths)
+        try:
+            own_is_needed = bool(self._open)
+            for log in self._earlier:
+                if log.run_id == self._log.run_id:
+                    own_is_needed |= not self._is_folded_all(log)
+                elif log.dialogues and self._is_folded_all(log) and not has_grown(self.store, log):
+                    remove_log(self.store, log.paths)
+            if not own_is_needed:
+                remove_log(self.store, self._log.paths)
+        except StorageError as error:  # what was heard is stored all the same, and the next run removes it
+            _log.warning("answer logs are left behind: %s", error)
 
-    def _remove(self, dialogues: Collection[tuple[str, str]], paths: Collection[str]) -> None:
-        if paths and all(self._is_folded(*dialogue) for dialogue in dialogues):
-            remove_log(self.store, paths)
+    def _is_folded_all(self, log: EarlierLog) -> bool:
+        return all(self._is_folded(*dialogue, heard_at) for dialogue, heard_at in log.dialogues.items())
 
-    def _is_folded(self, deliberation_id: str, fingerprint: str) -> bool:
+    def _is_folded(self, deliberation_id: str, fingerprint: str, heard_at: float) -> bool:
+        """Whether what an earlier log holds of a dialogue stands in a table, or is of no use any more."""
         if any(deliberation_id == key for key, _ in self._open):
             return False
-        if any(deliberation_id == key for key, _ in self._begun):  # if with other inputs, these are no more
+        if any(deliberation_id == key for key, _ in self._begun):  # with the same inputs it was recalled
             return True
         try:
             transcript = read_footer(self.store, UTTERANCES, deliberation_id)
@@ -114,26 +127,31 @@ class Recollection:
             return False
         if judgements is not None and judgements.judged == fingerprint:
             return True
-        # One that failed may be of an earlier run than the log.
-        if transcript is None or transcript.status is not Status.COMPLETED:
+        if transcript is None or transcript.fingerprint != fingerprint:
             return False
-        return transcript.fingerprint == fingerprint
+        # An earlier one may be what that run was to do anew. One that failed leaves answers to go on from.
+        return transcript.status is Status.COMPLETED and transcript.finished_at >= heard_at
 
     def _trusts(self, run_id: str) -> bool:
         return self._trusted is None or run_id in self._trusted
 
-    def _from_transcript(self, deliberation: Deliberation) -> Iterable[LoggedAnswer]:
+    def _transcript(self, deliberation: Deliberation) -> TableFile[UtteranceRow, TranscriptFooter] | None:
+        """Its stored transcript, if that is of the same inputs and may be used."""
         try:
             file = read_file(self.store, UTTERANCES, deliberation.id, fresh=True)
         except CorruptFile:
-            return
+            return None
         if file is None or file.footer.fingerprint != deliberation.fingerprint or not self._trusts(file.footer.run_id):
-            return
-        # Of a turn that came to no answer nothing is recalled: the seat is asked again.
-        counted = {_turn(row) for row in file.rows if row.error_type is None}
-        for row in file.rows:
-            if _turn(row) in counted and row.error_type in _ANSWERED:
-                yield _logged(row, deliberation.fingerprint)
+            return None
+        return file
+
+
+def _counted(rows: Sequence[UtteranceRow], fingerprint: str) -> Iterator[LoggedAnswer]:
+    """The answers of each turn that came to one. Of another turn nothing is recalled: the seat is asked again."""
+    counted = {_turn(row) for row in rows if row.error_type is None}
+    for row in rows:
+        if _turn(row) in counted and row.error_type in _ANSWERED:
+            yield _logged(row, fingerprint)
 
 
 def _turn(row: UtteranceRow) -> tuple[str, str, int, str]:

@@ -9,11 +9,11 @@ what was being generated is lost.
 
 import logging
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
-from fleet_pipeline.common.errors import CorruptFile, EngineError, InvalidInput
+from fleet_pipeline.common.errors import CorruptFile, EngineError, InvalidInput, StorageError
 from fleet_pipeline.common.logs import fields
 from fleet_pipeline.common.text import printable
 from fleet_pipeline.deliberation.council import CouncilDefaults, Deliberation, Resume, seat_council
@@ -88,7 +88,8 @@ class Transcription:
         self.progress = Progress()
         self.identities: dict[str, str] = {}  # by model
         self.incomplete: set[str] = set()  # keys with a transcript to go on from
-        self.stopped: list[str] = []  # keys that ended because the run did
+        self.ended: set[str] = set()  # keys whose transcript this run has written
+        self.stopped: list[str] = []  # of those, the ones that ended because the run did
 
     def run(self, keys: Sequence[str]) -> Progress:
         """Transcribe every key that has a valid task. Each has a transcript on disk afterwards, failed ones included. A
@@ -151,13 +152,14 @@ class Transcription:
             footer = read_footer(self.store, UTTERANCES, deliberation.id)
             if footer is None:
                 return None
-            if footer.status is not Status.COMPLETED or not _is_far_enough(footer, deliberation):
+            same_inputs = footer.fingerprint == deliberation.fingerprint
+            if footer.status is not Status.COMPLETED or (same_inputs and not _is_far_enough(footer, deliberation)):
                 self.incomplete.add(deliberation.id)
                 return None
             if self.resume == "never":
                 reusable = footer.run_id in self.lineage
             else:
-                reusable = self.resume == "always" or footer.fingerprint == deliberation.fingerprint
+                reusable = self.resume == "always" or same_inputs
             if not reusable:
                 return None
             stored = read_file(self.store, UTTERANCES, deliberation.id, fresh=True)
@@ -184,9 +186,7 @@ class Transcription:
                 self._count_tokens(answer)
 
             try:
-                for finished in engine.run(self._jobs(work.deliberate, under_way), on_completion):
-                    self._keep(under_way.pop(finished.key), finished, made_by)
-                    self.on_progress(progress)
+                self._keep_all(engine.run(self._jobs(work.deliberate, under_way), on_completion), under_way, made_by)
                 if self.judging.enabled:
                     self._judge(engine, work.judge, on_completion, made_by)
             finally:
@@ -215,6 +215,8 @@ class Transcription:
         for finished in engine.run(jobs(), on_completion):
             deliberation, fingerprint = under_way.pop(finished.key)
             judgements = finished.result or ()
+            if any(one.utterance.error is AgentError.CANCELLED for one in judgements):
+                continue  # what is stored stands, and what was heard stays in the answer log
             if (not judgements and finished.error) or any(one.utterance.error in NOT_ANSWERED for one in judgements):
                 fingerprint = ""  # stored for people to read; the next run asks again
             provenance = self._provenance(deliberation, made_by)
@@ -256,7 +258,26 @@ class Transcription:
         model = deliberation.model
         if model not in self.identities:
             self.identities[model] = self.source.identity(model)
-        return replace(deliberation, inference=self.identities[model])
+        limit = deliberation.sampling.max_tokens or self.source.max_tokens(model)
+        sampling = deliberation.sampling.model_copy(update={"max_tokens": limit})
+        return replace(deliberation, inference=self.identities[model], sampling=sampling)
+
+    def _keep_all(
+        self, stream: Generator[Finished[Transcript]], under_way: dict[str, Deliberation], made_by: MadeBy
+    ) -> None:
+        try:
+            for finished in stream:
+                self._keep(under_way.pop(finished.key), finished, made_by)
+                self.on_progress(self.progress)
+        except BaseException as stop:
+            # It may have come while a result was stored, and then the engine knows nothing of it.
+            with suppress(type(stop)):
+                finished = stream.throw(stop)
+                while True:
+                    with suppress(StorageError):
+                        self._keep(under_way.pop(finished.key), finished, made_by)
+                    finished = next(stream)
+            raise
 
     def _keep(self, deliberation: Deliberation, finished: Finished[Transcript], made_by: MadeBy) -> None:
         transcript = finished.result or Transcript(
@@ -269,10 +290,12 @@ class Transcription:
         # What was recalled was asked for earlier.
         asked = [one.completion.started_at for one in transcript.utterances if one.completion.started_at]
         started_at = min([finished.started_at, *asked])
-        write_transcript(
+        written = write_transcript(
             self.store, deliberation, transcript, provenance, started_at, finished.finished_at, finished.timeout_seconds
         )
-        self.recollection.fold(deliberation.id, deliberation.fingerprint)
+        if written:
+            self.recollection.fold(deliberation.id, deliberation.fingerprint)
+        self.ended.add(deliberation.id)
         if stopped:
             self.stopped.append(deliberation.id)
         self._log(transcript, finished.finished_at - finished.started_at)
@@ -318,9 +341,9 @@ class Transcription:
         self.on_progress(progress)
 
     def _fail(self, keys: Sequence[str], reason: str) -> None:
-        """Record deliberations that could not be run as failed. Those that were under way have their record."""
+        """Record deliberations that could not be run as failed. Those that were held have their record."""
         now = time.time()
-        for key in set(keys).difference(self.stopped):
+        for key in set(keys) - self.ended:
             with suppress(InvalidInput):
                 self._fail_one(self._convene(key), reason, now)
 
@@ -334,11 +357,10 @@ class Transcription:
 
 
 def _is_far_enough(footer: TranscriptFooter, deliberation: Deliberation) -> bool:
-    """Whether a completed transcript did all its rounds, or would get no further now."""
+    """Whether a completed transcript of the same inputs did all its rounds, or would get no further now."""
     if footer.rounds_done is None or footer.rounds_done >= deliberation.rounds:
         return True
     if deliberation.on_timeout == "fail":
         return False
-    # Without a deadline of its own it got what the engine's speed allows, and would again.
     longest, had = deliberation.timeout_seconds, footer.timeout_seconds
-    return longest is None or had is None or longest <= had
+    return longest is not None and had is not None and longest <= had

@@ -3,8 +3,8 @@
 A transcript is written when its deliberation ends. Without a log, a run of four long deliberations that was killed lost
 all four. With it, the next run asks only for the answers that were not there yet.
 
-On a disk a run has one file, `<run id>.jsonl`, which only grows. Object stores cannot append: there it is written in
-parts, `<run id>.<number>.jsonl`. A line is one answer as JSON. What is handed to the log is on a disk at once, together
+On a disk a run has one file, `<run id>.jsonl`, which only grows. Object stores cannot append: there it has parts,
+`<run id>.<number>.jsonl`, the last of which is written anew until it is large enough. A line is one answer as JSON. What is handed to the log is on a disk at once, together
 with all that came while the disk synced; on an object store within about a second. A line that a kill has torn is passed
 over. The log of a run is removed when all in it stands in `utterances` or `judgements`.
 """
@@ -18,14 +18,15 @@ from threading import Condition, Thread
 
 from pydantic import TypeAdapter, ValidationError
 
-from fleet_pipeline.common.errors import StorageError
 from fleet_pipeline.deliberation.exchange import Completion, Message, Request
 from fleet_pipeline.storage.store import Store
 
 FOLDER = "answers"
 _SUFFIX = ".jsonl"
-# Between two parts on an object store, which charges for each.
+# Between two writes on an object store, which charges for each.
 PAUSE_SECONDS = 0.5
+# A run of ten hours has some hundred parts of this size. Whoever goes on from it reads them one by one.
+PART_BYTES = 256 * 1024
 
 _log = logging.getLogger(__name__)
 
@@ -64,6 +65,7 @@ class AnswerLog:
         self.store = store
         self.run_id = run_id
         self.paths = list(paths)
+        self._part = b""  # the last part of an object store, as far as it is written
         self._lines: list[bytes] = []
         self._pause = 0.0 if store.is_local else PAUSE_SECONDS
         self._closing = False
@@ -104,33 +106,41 @@ class AnswerLog:
         """Whether it was written. Where it was not, the run goes on: only a kill would then cost more."""
         # A line break first: a kill may have torn the line before.
         content = b"".join(b"\n" + line for line in lines) + b"\n"
-        name = self.run_id if self.store.is_local else f"{self.run_id}.{len(self.paths) + 1:06d}"
+        part = self._part + content
+        # A part that is begun has its place in `paths` already.
+        number = len(self.paths) if self._part else len(self.paths) + 1
+        name = self.run_id if self.store.is_local else f"{self.run_id}.{number:06d}"
         path = f"{FOLDER}/{name}{_SUFFIX}"
         try:
             if self.store.is_local:
                 self.store.append(path, content)
             else:
-                self.store.write(path, content)
-        except StorageError as error:
+                self.store.write(path, part)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the run goes on
             if str(error) != self._failed:
                 self._failed = str(error)
                 _log.warning("answers are not logged; if this run is killed, they are asked for again: %s", error)
             return False
         if path not in self.paths:
             self.paths.append(path)
+        if not self.store.is_local:
+            self._part = part if len(part) < PART_BYTES else b""
         return True
 
 
 @dataclass
 class EarlierLog:
-    """What a run has logged that is gone; or this one, before it was killed and started again.
+    """What a run has logged that is gone; or one that is under way beside this one; or this one, before it was killed and
+    started again.
 
-    `dialogues` are (deliberation id, fingerprint) of all in it, `answers` those that were wanted.
+    `dialogues` are (deliberation id, fingerprint) of all in it, with the time of their last answer in seconds since the
+    epoch; `answers` those that were wanted.
     """
 
     run_id: str
     paths: list[str] = field(default_factory=list)
-    dialogues: set[tuple[str, str]] = field(default_factory=set)
+    bytes: int = 0
+    dialogues: dict[tuple[str, str], float] = field(default_factory=dict)
     answers: list[LoggedAnswer] = field(default_factory=list)
 
 
@@ -141,11 +151,19 @@ def earlier_logs(store: Store, wanted: Collection[str]) -> list[EarlierLog]:
         run_id = name.partition(".")[0]
         log = logs.setdefault(run_id, EarlierLog(run_id))
         log.paths.append(f"{FOLDER}/{name}{_SUFFIX}")
-        for answer in _answers(store.read(log.paths[-1], fresh=True) or b""):
-            log.dialogues.add((answer.deliberation_id, answer.fingerprint))
+        content = store.read(log.paths[-1], fresh=True) or b""
+        log.bytes += len(content)
+        for answer in _answers(content):
+            dialogue = (answer.deliberation_id, answer.fingerprint)
+            log.dialogues[dialogue] = max(answer.completion.finished_at, log.dialogues.get(dialogue, 0.0))
             if answer.deliberation_id in wanted:
                 log.answers.append(answer)
     return list(logs.values())
+
+
+def has_grown(store: Store, log: EarlierLog) -> bool:
+    """Whether a run has written to its log since it was read: it is under way."""
+    return sum(len(store.read(path, fresh=True) or b"") for path in log.paths) != log.bytes
 
 
 def remove_log(store: Store, paths: Iterable[str]) -> None:

@@ -98,8 +98,9 @@ class Store:
             new = not target.exists()
             if new:
                 target.parent.mkdir(parents=True, exist_ok=True)
-            with target.open("ab", buffering=0) as file:
+            with target.open("ab") as file:
                 file.write(content)
+                file.flush()
                 os.fsync(file.fileno())
             if new:
                 sync_folder(target.parent)

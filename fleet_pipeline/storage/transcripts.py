@@ -35,8 +35,8 @@ def write_transcript(
     started_at: float,
     finished_at: float,
     timeout_seconds: float | None = None,
-) -> None:
-    """Write a finished deliberation in one atomic file: rows, and their state in the footer.
+) -> bool:
+    """Write a finished deliberation in one atomic file: rows, and their state in the footer. Returns whether it did.
 
     `timeout_seconds` is the deadline that was in force at its end. Two runs may race: a complete transcript that was
     made from the same inputs is never replaced by an incomplete one, or by one of fewer rounds.
@@ -53,8 +53,9 @@ def write_transcript(
             number = max([*attempts(store, key), *attempts(store, key, ".damaged")], default=0) + 1
             store.write(f"attempts/{checked_id(key)}.{number:03d}.damaged", content)
         else:
-            if earlier.fingerprint == provenance.fingerprint and _is_further(earlier, transcript):
-                return
+            same_inputs = earlier.fingerprint == provenance.fingerprint
+            if same_inputs and _is_further(earlier, transcript, deliberation.rounds):
+                return False
             number = earlier.attempt
             _keep_attempt(store, key, number, content)
     footer = TranscriptFooter(
@@ -65,18 +66,23 @@ def write_transcript(
         finished_at=finished_at,
         run_id=provenance.run_id,
         attempt=number + 1,
+        rounds=deliberation.rounds,
         rounds_done=transcript.rounds_done,
         timeout_seconds=timeout_seconds,
     )
     rows = [_utterance_row(deliberation, utterance, provenance) for utterance in transcript.utterances]
     write_rows(store, UTTERANCES, key, rows, footer)
+    return True
 
 
-def _is_further(earlier: TranscriptFooter, transcript: Transcript) -> bool:
+def _is_further(earlier: TranscriptFooter, transcript: Transcript, rounds: int) -> bool:
+    """Whether an earlier transcript is worth more."""
     if earlier.status is not Status.COMPLETED:
         return False
-    fewer = earlier.rounds_done is not None and transcript.rounds_done < earlier.rounds_done
-    return transcript.status is not Status.COMPLETED or fewer
+    done = rounds if earlier.rounds_done is None else earlier.rounds_done
+    if transcript.status is Status.TIMEOUT:  # as `on_timeout` "fail" calls what "keep" had completed
+        return done >= rounds or transcript.rounds_done < done
+    return transcript.status is Status.FAILED or transcript.rounds_done < done
 
 
 def _keep_attempt(store: Store, key: str, number: int, content: bytes) -> None:

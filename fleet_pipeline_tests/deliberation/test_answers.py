@@ -3,7 +3,7 @@
 import pytest
 from hypothesis import given, strategies as st
 
-from fleet_pipeline.deliberation.answers import before_the_cut, before_the_loop, without_echoes
+from fleet_pipeline.deliberation.answers import LEAST_LOOP, before_the_cut, before_the_loop, without_echoes
 from fleet_pipeline.deliberation.prompts import material, task_brief
 from fleet_pipeline_tests.support.councils import a_task
 
@@ -79,7 +79,7 @@ def test_what_stands_of_a_cut_text_is_its_beginning_and_cannot_be_shortened_agai
 @pytest.mark.parametrize(
     ("text", "kept"),
     [
-        ("Begin. " + "Say it again. " * 3, "Begin. Say it again."),
+        ("Begin. " + "Say it again and again. " * 3, "Begin. Say it again and again."),
         ("Begin. " + "Say it again. " * 7 + "Say it", "Begin. Say it again."),
         ("- Check the system.\n- Start the system.\n" + "- Stop the system.\n" * 5, "- Check the system.\n- Start the system.\n- Stop the system."),
         ("Begin.\n" + "".join(f"R{n}. You think about your customers.\n" for n in range(12)), "Begin.\nR0. You think about your customers."),
@@ -94,7 +94,7 @@ def test_a_loop_stands_once(text: str, kept: str) -> None:
     assert before_the_loop(text) == kept
 
 
-@given(before=words, passage=st.text("xyz.", min_size=4, max_size=40), times=st.integers(3, 9))
+@given(before=words, passage=st.text("xyz.", min_size=20, max_size=60), times=st.integers(3, 9))
 def test_of_a_passage_that_ends_a_text_by_standing_there_often_no_more_than_twice_its_length_is_left(
     before: str, passage: str, times: int
 ) -> None:
@@ -104,8 +104,32 @@ def test_of_a_passage_that_ends_a_text_by_standing_there_often_no_more_than_twic
     assert len(kept) <= len(before) + 2 * len(passage)
 
 
-@given(st.text(st.sampled_from("ab. "), max_size=40))
-def test_only_a_passage_that_stands_three_times_at_the_end_is_a_loop(text: str) -> None:
-    loops = any(text.endswith(text[-size:] * 3) for size in range(1, len(text) // 3 + 1))
+@given(st.text(st.sampled_from("ab. "), max_size=40), st.text(st.sampled_from("ab. "), max_size=9), st.integers(0, 40))
+def test_only_a_long_passage_that_stands_three_times_at_the_end_is_a_loop(
+    before: str, passage: str, times: int
+) -> None:
+    text = before + passage * times
+    loops = any(
+        text.endswith(text[-size:] * 3) and _repeated(text, size) >= LEAST_LOOP for size in range(1, len(text) // 3 + 1)
+    )
     if text.count(".") + text.count("\n") < 9:  # shorter than a loop of sentences
         assert (before_the_loop(text) != text) == loops
+
+
+def _repeated(text: str, size: int) -> int:
+    """How many characters at the end have this period."""
+    return next((n for n in range(size, len(text)) if text[-n - 1] != text[-n - 1 + size]), len(text))
+
+
+@pytest.mark.parametrize(
+    "end", ["it costs 1000", "5,000,000", "and so on...", "---", "```", "www", "| --- | --- | --- |", "a, b, c, c, c"]
+)
+def test_what_only_looks_like_a_loop_is_none(end: str) -> None:
+    assert before_the_loop(f"Something that was said. {end}") == f"Something that was said. {end}"
+
+
+def test_echoes_are_told_in_a_time_that_grows_with_the_text_alone() -> None:
+    """16,000 line breaks within a text took 3.8 s; a small model in a loop writes nothing else."""
+    text = "a" + "\n" * 400_000 + "b"
+    assert without_echoes(text) == text
+    assert without_echoes("<task>" * 2_000 + "a" + "</task>" * 2_000) == "a"

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from fleet_pipeline.common.errors import EngineCrashed, EngineError
-from fleet_pipeline.deliberation.exchange import AgentError, Completion, Exchange
+from fleet_pipeline.deliberation.exchange import AgentError, Completion, Exchange, Request
 from fleet_pipeline.deliberation.prompts import Phase
 from fleet_pipeline.deliberation.protocol import deliberate
 from fleet_pipeline.deliberation.transcript import Status
@@ -139,6 +139,37 @@ def test_when_the_run_is_stopped_each_deliberation_under_way_ends_with_what_it_h
     for finished in ended:
         assert (finished.result.status, len(finished.result.utterances)) == (Status.FAILED, 6)
         assert {(u.error, u.text) for u in finished.result.utterances[3:]} == {(AgentError.CANCELLED, "word word")}
+    assert backend.left == {}
+
+
+def test_a_caller_that_fails_while_it_stores_a_result_gets_what_the_others_have_said_as_well() -> None:
+    backend = Backend(lambda p: 1 if "task 0" in p.user else 50)
+    stream = drive(jobs(3), backend, max_in_flight=9, monotonic=backend.clock)
+    assert next(stream).key == "t0.dev"
+    ended = [stream.throw(Interrupted())]
+    with pytest.raises(Interrupted):
+        ended.extend(stream)
+    assert [finished.key for finished in ended] == ["t1.dev", "t2.dev"]
+    assert {u.error for finished in ended for u in finished.result.utterances} == {AgentError.CANCELLED}
+    assert backend.left == {}
+
+
+@pytest.mark.parametrize("nth", range(1, 10))
+def test_an_interrupt_in_the_midst_of_a_turn_makes_no_failure_of_its_deliberation(nth: int) -> None:
+    """It has no end then, and what was heard stays in the answer log."""
+
+    class Submitting(Backend):
+        def submit(self, request_id: str, request: Request) -> Completion | None:
+            if len(self.prompts) == nth - 1:
+                raise Interrupted
+            return super().submit(request_id, request)
+
+    backend, ended = Submitting(lambda _: 2), []
+    with pytest.raises(Interrupted):
+        ended.extend(drive(jobs(3, rounds=0), backend, max_in_flight=9, monotonic=backend.clock))
+    assert all(finished.result is not None and finished.error is None for finished in ended)
+    assert {u.error for finished in ended for u in finished.result.utterances} <= {None, AgentError.CANCELLED}
+    assert len(ended) == nth // 3  # those all of whose seats have begun
     assert backend.left == {}
 
 

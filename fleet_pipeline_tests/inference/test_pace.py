@@ -9,7 +9,7 @@ from fleet_pipeline.deliberation.council import CouncilDefaults
 from fleet_pipeline.deliberation.protocol import most_tokens
 from fleet_pipeline.deliberation.transcript import Status
 from fleet_pipeline.inference.engine import Job
-from fleet_pipeline.inference.pace import LEAST_SECONDS, RECENT, SLACK, SLOWEST_SECONDS_A_TOKEN, Pace
+from fleet_pipeline.inference.pace import LEAST_SECONDS, RECENT, UNMEASURED_SECONDS, Pace
 from fleet_pipeline_tests.support.backends import Backend, run
 from fleet_pipeline_tests.support.councils import a_deliberation, a_job
 
@@ -23,8 +23,12 @@ def test_a_deadline_that_was_asked_for_is_kept_whatever_the_speed() -> None:
     assert pace.deadline(replace(JOB, timeout_seconds=5)) == 5
 
 
-def test_until_an_answer_has_been_measured_an_engine_may_be_as_slow_as_any_that_one_would_wait_for() -> None:
-    assert Pace().deadline(JOB) == SLACK * 10_000 * SLOWEST_SECONDS_A_TOKEN
+def test_an_engine_that_has_given_no_answer_within_an_hour_hangs() -> None:
+    assert Pace().deadline(JOB) == UNMEASURED_SECONDS == 3_600
+    backend = Backend(lambda _: 9_999)
+    (finished,) = run(backend, [a_job(a_deliberation())])
+    assert (finished.result.status, backend.clock.now) == (Status.TIMEOUT, 3_600)
+    assert "in which the engine gave no answer at all" in finished.result.error_message
 
 
 @given(st.lists(st.tuples(st.floats(0.01, 1e3), st.integers(0, 4_096)), min_size=1, max_size=3 * RECENT))
@@ -34,8 +38,10 @@ def test_the_speed_is_that_of_the_recent_answers(answers: list[tuple[float, int]
         pace.note(seconds, tokens)
     recent = answers[-RECENT:]
     tokens = sum(of for _, of in recent)
-    expected = sum(seconds for seconds, _ in recent) / tokens if tokens else SLOWEST_SECONDS_A_TOKEN
-    assert pace.seconds_a_token == pytest.approx(expected, abs=1e-6)
+    if tokens:
+        assert pace.seconds_a_token == pytest.approx(sum(seconds for seconds, _ in recent) / tokens, abs=1e-6)
+    else:
+        assert pace.seconds_a_token is None
     assert pace.deadline(JOB) >= LEAST_SECONDS
 
 

@@ -117,6 +117,30 @@ def test_a_council_whose_time_was_up_goes_on_when_it_is_given_more_and_only_then
     assert len(said) == 9
 
 
+def test_under_fail_a_council_that_keep_had_completed_becomes_a_timeout_and_no_run_loops_over_it(pipeline) -> None:
+    keys = put_with_deadline(pipeline, 5)
+    pipeline.answer = late_at(Phase.REVISE)
+    pipeline.run(keys)
+    pipeline.configure(council={"on_timeout": "fail"})
+    pipeline.run(keys)
+    row = pipeline.table("deliberations").iloc[0]
+    assert (row["status"], row["rounds_done"]) == ("timeout", 0)
+    assert (pipeline.table("utterances")["error_type"] == "deadline").sum() == 3
+
+
+def test_under_always_a_council_of_fewer_rounds_than_its_task_has_now_stands_and_says_how_many_it_had(pipeline) -> None:
+    keys = pipeline.put("a", rounds=1)
+    pipeline.run(keys)
+    pipeline.put("a", rounds=3)
+    pipeline.configure(council={"resume": "always"})
+    pipeline.asked = []
+    result = pipeline.run(keys)
+    assert pipeline.asked == []
+    row = pipeline.table("deliberations").iloc[0]
+    assert (row["status"], row["rounds"], row["rounds_done"]) == ("completed", 1, 1)
+    assert result.success
+
+
 def test_of_a_council_that_failed_only_the_seats_that_did_not_answer_are_asked_again(pipeline: Pipeline) -> None:
     keys = pipeline.put("a", quorum=3)
     pipeline.answer = lambda prompt: said("") if prompt.seat.label == "C" else echo(prompt)

@@ -6,7 +6,6 @@ import uuid
 from dataclasses import replace
 from pathlib import Path
 
-import fsspec
 import pytest
 from hypothesis import given, settings, strategies as st
 
@@ -60,7 +59,7 @@ def test_on_an_object_store_it_is_there_while_the_run_goes_on_in_parts() -> None
         log.append(an_answer(number))
         wait_for(lambda: len(read(store, "t1.dev").get("run-1", [])) == number)  # noqa: B023
     log.close()
-    assert log.paths == ["answers/run-1.000001.jsonl", "answers/run-1.000002.jsonl"]
+    assert log.paths == ["answers/run-1.000001.jsonl"]
     remove_log(store, log.paths)
     assert store.names("answers", "") == []
 
@@ -105,7 +104,7 @@ def test_only_wanted_answers_are_kept_in_memory_and_all_dialogues_are_known(tmp_
     written(store, "run-1", an_answer(1), an_answer(2, key="t2.dev"))
     (log,) = earlier_logs(store, {"t2.dev"})
     assert [answer.deliberation_id for answer in log.answers] == ["t2.dev"]
-    assert log.dialogues == {("t1.dev", "f00d"), ("t2.dev", "f00d")}
+    assert set(log.dialogues) == {("t1.dev", "f00d"), ("t2.dev", "f00d")}
 
 
 def test_a_storage_that_takes_nothing_is_told_once_and_what_it_refused_comes_when_it_does(
@@ -134,8 +133,16 @@ def test_an_answer_is_that_of_an_equal_request_alone() -> None:
         assert not answer.answers(replace(request, **changes))
 
 
-def test_a_log_on_an_object_store_writes_parts_and_never_one_for_each_answer() -> None:
-    url = f"memory://{uuid.uuid4().hex}"
-    log = written(Store(url), "run-1", *(an_answer(number) for number in range(500)))
-    assert len(log.paths) <= 3
-    assert len(fsspec.filesystem("memory").ls(f"{url}/answers")) == len(log.paths)
+def test_a_log_on_an_object_store_has_a_part_for_each_quarter_of_a_mebibyte_and_none_for_each_answer() -> None:
+    store = Store(f"memory://{uuid.uuid4().hex}")
+    log = AnswerLog(store, "run-1")
+    for number in range(8):
+        log.append(an_answer(number, text="x" * 100_000))
+        wait_for(lambda: len(read(store, "t1.dev").get("run-1", [])) == number + 1)  # noqa: B023
+    log.close()
+    assert len(log.paths) == 3
+    again = AnswerLog(store, "run-1", log.paths)  # the op is tried again: what is there is never written over
+    again.append(an_answer(8))
+    again.close()
+    assert again.paths == [*log.paths, "answers/run-1.000004.jsonl"]
+    assert len(read(store, "t1.dev")["run-1"]) == 9

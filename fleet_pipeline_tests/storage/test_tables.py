@@ -48,7 +48,7 @@ def test_a_transcript_survives_the_round_trip_with_its_facts(tmp_path: Path) -> 
     assert [row.seed for row in rows] == [u.request.seed for u in transcript.utterances]
     footer = TranscriptFooter(
         status=Status.COMPLETED, error_message="", fingerprint="f", started_at=1.5, finished_at=2.5,
-        run_id=BY_TEST.run_id, attempt=1, rounds_done=1,
+        run_id=BY_TEST.run_id, attempt=1, rounds=1, rounds_done=1,
     )  # fmt: skip
     assert read_footer(store, UTTERANCES, "t1.dev") == footer
     assert read_file(store, UTTERANCES, "t1.dev").footer == footer

@@ -4,7 +4,7 @@ It is no part of the package, and `build_definitions` refuses it unless a test p
 Every row that it produces has `engine = "synthetic: scripted"`.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from typing import Self
 
 from fleet_pipeline.deliberation.exchange import Completion, Request
@@ -52,7 +52,7 @@ class ScriptedEngine:
             self.queue.pop(request_id, None)
         return {}
 
-    def run(self, jobs: Iterable[Job[Result]], on_completion: OnCompletion = ignore) -> Iterator[Finished[Result]]:
+    def run(self, jobs: Iterable[Job[Result]], on_completion: OnCompletion = ignore) -> Generator[Finished[Result]]:
         return drive(jobs, self, max_in_flight=self.max_in_flight, restarts=self.restarts, on_completion=on_completion)
 
     def restart(self, reason: str) -> None:
@@ -78,6 +78,9 @@ class ScriptedProvider:
 
     def identity(self, model: str) -> str:
         return ""
+
+    def max_tokens(self, model: str) -> int | None:
+        return None
 
     def start(self, model: str) -> ScriptedEngine:
         return ScriptedEngine(self.script, batch=self.batch)
