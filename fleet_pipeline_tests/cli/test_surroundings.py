@@ -38,6 +38,7 @@ CALLS: dict[str, list[str]] = {
     "events reconcile": ["events", "reconcile"],
     "events schema": ["events", "schema"],
     "serve": ["serve"],
+    "models list": ["models", "list"],
     "metrics": ["metrics"],
     "prune": ["prune", "--keep", "5"],
     "config": ["config"],

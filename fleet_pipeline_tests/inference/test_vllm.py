@@ -184,12 +184,12 @@ def test_a_text_cannot_forge_a_turn_with_the_model_s_control_tokens(vllm_engine:
 
 
 def test_sampling_of_the_task_wins_over_the_model_s_own(vllm_engine: VllmEngine) -> None:
-    assert vllm_engine.model_defaults["max_tokens"] == 320
+    assert "max_tokens" not in vllm_engine.model_defaults  # the model recommends 320; prompts and deadlines know 2,048
     default, chosen = (
         vllm_engine._params(opening(deliberate(a_deliberation(sampling=sampling, diversity=False)))[0].request, CONTEXT)
         for sampling in ({}, {"temperature": 0.2, "max_tokens": 7, "top_p": 0.5})
     )
-    assert (default.temperature, default.max_tokens, default.top_p) == (1.0, 320, 1.0)
+    assert (default.temperature, default.max_tokens, default.top_p) == (1.0, 2_048, 1.0)
     assert (chosen.temperature, chosen.max_tokens, chosen.top_p) == (0.2, 7, 0.5)
 
 
@@ -266,7 +266,8 @@ with VllmEngine.start(VllmConfig(model=sys.argv[1], max_model_len=4096, max_num_
         os.kill(process.pid, signal.SIGCONT)
 print("RESULT", sorted({f.result.status.value for f in finished}), len({f.key for f in finished}))
 said = [u for f in finished for u in f.result.utterances]
-print("RESULT", len(said) == len(answers))
+lost = [answer for answer in answers if answer.error_message == "the engine crashed"]
+print("RESULT", len(said) == len(answers) - len(lost))
 print("RESULT", [p.cmdline() for p in living()])
 """
 

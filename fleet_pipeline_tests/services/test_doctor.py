@@ -78,4 +78,4 @@ def test_people_read_a_line_for_each_and_its_remedy_below(examined) -> None:
     result = CliRunner().invoke(main, ["doctor", "--model", "no/such-model"])
     assert result.exit_code == 1
     assert "fail model" in result.stdout
-    assert "name a local folder in engine.model" in result.stdout
+    assert "name one that is here (fleet models list)" in result.stdout
