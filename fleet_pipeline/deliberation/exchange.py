@@ -27,7 +27,7 @@ class Message:
 class Request:
     """One generation.
 
-    `default_max_tokens` limits the answer where neither `sampling` nor the model does. `temperature_scale` multiplies the
+    `default_max_tokens` limits the answer where neither `sampling` nor the options of the model do. `temperature_scale` multiplies the
     temperature, and `least_repetition_penalty` raises the penalty, wherever they come from.
     """
 

@@ -9,6 +9,9 @@ from pydantic import Field, field_validator
 from fleet_pipeline.common.strict_model import StrictModel
 from fleet_pipeline.deliberation.sampling import Sampling
 
+# The cache for keys and values on a CPU, where neither `cpu_kv_cache_gib` nor VLLM_CPU_KVCACHE_SPACE says another.
+CPU_CACHE_GIB = 2
+
 
 class ModelOptions(StrictModel):
     """What belongs to one model, and is wrong for another. Names and meanings are vLLM's."""

@@ -34,7 +34,7 @@ from fleet_pipeline.deliberation.exchange import AgentError, Completion, Request
 from fleet_pipeline.inference.chat_format import ChatFormat
 from fleet_pipeline.inference.engine import ALL_CHECKS, Finished, Job, OnCompletion, PromptCheck, ignore
 from fleet_pipeline.inference.loop import drive
-from fleet_pipeline.inference.options import VllmConfig
+from fleet_pipeline.inference.options import CPU_CACHE_GIB, VllmConfig
 
 DEFAULT_TEMPERATURE = 0.7
 # An answer ends when a passage of so many tokens stands LOOP_COUNT times in a row. A passage of up to 32 tokens that
@@ -241,7 +241,7 @@ def _load_llm(config: VllmConfig) -> Any:
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
     if config.cpu_kv_cache_gib:
         os.environ["VLLM_CPU_KVCACHE_SPACE"] = str(config.cpu_kv_cache_gib)
-    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")
+    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(CPU_CACHE_GIB))
     from vllm import LLM
     from vllm.platforms import current_platform
 

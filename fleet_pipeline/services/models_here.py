@@ -12,7 +12,7 @@ import psutil
 
 from fleet_pipeline.common.errors import InvalidInput
 from fleet_pipeline.inference.gpu import GIB, gpu_memories
-from fleet_pipeline.inference.options import VllmConfig
+from fleet_pipeline.inference.options import CPU_CACHE_GIB, VllmConfig
 from fleet_pipeline.models.facts import ModelFacts, read_facts
 from fleet_pipeline.models.registry import FLEET_TINY, PACKED, is_model, known_folders
 
@@ -20,8 +20,6 @@ Kind = Literal["built-in", "converted", "hub cache", "folder"]
 # What an engine needs besides the weights: activations, CUDA graphs and libraries on a GPU (vLLM 0.32: 1 to 3 GiB), this
 # process and its libraries on a CPU.
 BESIDES_GIB = 2.0
-# The cache for keys and values that an engine on a CPU reserves; see engine.cpu_kv_cache_gib.
-CPU_CACHE_GIB = 2
 
 
 @dataclass(frozen=True)

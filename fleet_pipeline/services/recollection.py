@@ -67,8 +67,8 @@ class Recollection:
         self._trusted = trusted
         self._known: dict[tuple[str, str], dict[str, LoggedAnswer]] = {}
         self._earlier: list[EarlierLog] = []  # of other runs, and of this one before it was started again
-        self._begun: set[tuple[str, str]] = set()  # (deliberation, fingerprint) of dialogues of this run
-        self._open: set[tuple[str, str]] = set()  # those that are not stored yet
+        self._begun: set[str] = set()  # deliberations of which this run has held a dialogue
+        self._open: set[tuple[str, str]] = set()  # (deliberation, fingerprint) of dialogues that are not stored yet
         paths: list[str] = []
         for log in earlier_logs(store, set(keys)):
             for answer in log.answers if self._trusts(log.run_id) else ():
@@ -88,7 +88,7 @@ class Recollection:
             # What was heard before that transcript was written stands in it, with what did not count.
             later = {name: one for name, one in known.items() if one.completion.finished_at > file.footer.finished_at}
             known = {answer.request: answer for answer in _counted(file.rows, fingerprint)} | later
-        self._begun.add(dialogue)
+        self._begun.add(deliberation_id)
         self._open.add(dialogue)
         return _DialogueMemory(self._log, deliberation_id, fingerprint, known)
 
@@ -116,10 +116,8 @@ class Recollection:
 
     def _is_folded(self, deliberation_id: str, fingerprint: str, heard_at: float) -> bool:
         """Whether what an earlier log holds of a dialogue stands in a table, or is of no use any more."""
-        if any(deliberation_id == key for key, _ in self._open):
-            return False
-        if any(deliberation_id == key for key, _ in self._begun):  # with the same inputs it was recalled
-            return True
+        if deliberation_id in self._begun:  # with the same inputs it was recalled
+            return deliberation_id not in {key for key, _ in self._open}
         try:
             transcript = read_footer(self.store, UTTERANCES, deliberation_id)
             judgements = read_footer(self.store, JUDGEMENTS, deliberation_id)

@@ -4,9 +4,9 @@ A transcript is written when its deliberation ends. Without a log, a run of four
 all four. With it, the next run asks only for the answers that were not there yet.
 
 On a disk a run has one file, `<run id>.jsonl`, which only grows. Object stores cannot append: there it has parts,
-`<run id>.<number>.jsonl`, the last of which is written anew until it is large enough. A line is one answer as JSON. What is handed to the log is on a disk at once, together
-with all that came while the disk synced; on an object store within about a second. A line that a kill has torn is passed
-over. The log of a run is removed when all in it stands in `utterances` or `judgements`.
+`<run id>.<number>.jsonl`, the last of which is written anew until it is large enough. A line is one answer as JSON.
+What is handed to the log is on a disk at once, together with all that came while the disk synced; on an object store
+within about a second. A line that a kill has torn is passed over. The log of a run is removed when all in it stands in `utterances` or `judgements`.
 """
 
 import hashlib
