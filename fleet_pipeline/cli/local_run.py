@@ -6,11 +6,14 @@ So the UI can show it, re-execute it, or backfill its failed partitions.
 
 import uuid
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from threading import Event, Thread
+from typing import Any, Self
 
 import dagster as dg
 
+from fleet_pipeline.common.errors import BrokerUnavailable, StorageError, StreamMismatch
 from fleet_pipeline.defs.build import build_definitions
 from fleet_pipeline.defs.jobs import deliberate_job
 from fleet_pipeline.defs.resources import engine_config
@@ -29,6 +32,9 @@ from fleet_pipeline.storage.schemas import DELIBERATIONS
 from fleet_pipeline.storage.tables import read_rows
 from fleet_pipeline.storage.task_store import specs
 
+# How often a run looks for outcomes to publish.
+PUBLISH_SECONDS = 2.0
+
 
 @dataclass(frozen=True)
 class RunResult:
@@ -38,7 +44,6 @@ class RunResult:
     keys: list[str]
     progress: Progress
     broke: str | None
-    last_event_before: int
 
 
 def run_backlog(
@@ -61,18 +66,51 @@ def run_backlog(
         on_progress(progress)
 
     job = build_definitions(settings, overrides={"progress": remember}).resolve_job_def(deliberate_job.name)
-    last_event_before = instance.event_log_storage.get_maximum_record_id() or 0
     run = create_run(instance, job, run_id, _run_config(settings), tags)
     broke = execute(job, run, instance)  # before `latest_progress` is read: the run replaces it
-    return RunResult(run.run_id, keys, latest_progress, broke, last_event_before)
+    return RunResult(run.run_id, keys, latest_progress, broke)
 
 
-def publish_run(instance: dg.DagsterInstance, nats: NatsOptions, result: RunResult) -> PublishSummary:
-    """Publish the events of a run's outcomes, as the sensor would. Raises `BrokerUnavailable`."""
-    cursor, total = result.last_event_before, PublishSummary()
-    while (next_cursor := publish_pending(instance, nats, cursor, total)) != cursor:
-        cursor = next_cursor
-    return total
+class RunPublisher:
+    """Publishes outcomes while a run goes on, as the sensor would where there is a daemon.
+
+    A thread publishes what is new every few seconds, and tries again later what the broker does not take. `finish`
+    publishes the rest.
+    """
+
+    def __init__(self, instance: dg.DagsterInstance, nats: NatsOptions) -> None:
+        self.published = PublishSummary()
+        self._instance = instance
+        self._nats = nats
+        self._cursor = instance.event_log_storage.get_maximum_record_id() or 0
+        self._ended = Event()
+        self._thread = Thread(target=self._work, name="fleet-publish", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def finish(self) -> None:
+        """Publish what is left. Raises `BrokerUnavailable`, `StreamMismatch`."""
+        self._ended.set()
+        self._thread.join()
+        self._publish()
+
+    def _work(self) -> None:
+        while not self._ended.wait(PUBLISH_SECONDS):
+            with suppress(BrokerUnavailable, StreamMismatch, StorageError):
+                self._publish()
+
+    def _publish(self) -> None:
+        while True:
+            cursor = publish_pending(self._instance, self._nats, self._cursor, self.published)
+            if cursor == self._cursor:
+                return
+            self._cursor = cursor
 
 
 def outcome_rows(settings: Settings, result: RunResult) -> list[OutcomeRow]:

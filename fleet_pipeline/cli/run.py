@@ -22,6 +22,7 @@ from fleet_pipeline.common.errors import BROKE, COMPLETED, INTERRUPTED, INVALID,
 from fleet_pipeline.common.text import printable
 from fleet_pipeline.deliberation.council import Resume
 from fleet_pipeline.deliberation.rows import OutcomeRow
+from fleet_pipeline.events.envelope import Envelope
 from fleet_pipeline.events.options import NatsOptions
 from fleet_pipeline.services.progress import Progress
 from fleet_pipeline.settings import Settings, load_settings
@@ -104,7 +105,6 @@ def run(
 def _run(settings: Settings, backlog: Reading, broker: NatsOptions, as_json: bool, terminal: _Terminal) -> int:
     from fleet_pipeline.cli import local_run
     from fleet_pipeline.events.connection import run_blocking
-    from fleet_pipeline.events.payloads import DeliberationEnded
     from fleet_pipeline.events.publisher import prepare_broker
     from fleet_pipeline.events.streams import PUBLISHED_STREAMS
     from fleet_pipeline.events.subscriber import arriving
@@ -119,23 +119,26 @@ def _run(settings: Settings, backlog: Reading, broker: NatsOptions, as_json: boo
     publish_error = ""
     out, err = console(terminal.out), console(terminal.err)
     published = PublishSummary()
-    with open_instance() as instance:
+    with ExitStack() as stack:
+        instance = stack.enter_context(open_instance())
+        publisher = arrived = None
+        if broker.url:
+            if not as_json:
+                arrived = stack.enter_context(arriving(broker, _event_line))
+            publisher = stack.enter_context(local_run.RunPublisher(instance, broker))
         with ProgressLine(err) as show, _sigterm_as_ctrl_c():
             result = local_run.run_backlog(
                 instance, settings, backlog.tasks, lambda progress: show(str(progress), progress.phase)
             )
-        if broker.url and not result.broke:
-            try:
-                with arriving(broker) as arrived:
-                    published = local_run.publish_run(instance, broker, result)
-                    for event in arrived(() if as_json else published.receipts.stored):
-                        if not event.event_type.startswith("deliberation."):
-                            continue
-                        ended = DeliberationEnded.model_validate(event.payload)
-                        winner = f"winner {ended.winner_id}" if ended.winner_id else ""
-                        out.print(f"event {event.event_type}  {ended.deliberation_id}  {winner}", style="dim")
-            except BrokerUnavailable as error:  # the results are stored all the same
-                publish_error = str(error)
+        if publisher is not None:
+            published = publisher.published
+            if not result.broke:
+                try:
+                    publisher.finish()
+                except BrokerUnavailable as error:  # the results are stored all the same
+                    publish_error = str(error)
+            for line in arrived(published.receipts.stored) if arrived else ():
+                out.print(line, style="dim")
     if result.broke:
         err.print(Text(f"fleet: run {result.run_id} broke: {result.broke}"))
         err.print(
@@ -192,6 +195,17 @@ def _document(
         "tokens_per_second": round(progress.tokens_per_second, 1) if progress else 0.0,
         "engine_start_seconds": round(progress.engine_start_seconds, 2) if progress else 0.0,
     }
+
+
+def _event_line(event: Envelope) -> str | None:
+    """What a person sees of an event that has arrived: one line of a deliberation's end."""
+    from fleet_pipeline.events.payloads import DeliberationEnded
+
+    if not event.event_type.startswith("deliberation."):
+        return None
+    ended = DeliberationEnded.model_validate(event.payload)
+    winner = f"winner {ended.winner_id}" if ended.winner_id else ""
+    return f"event {event.event_type}  {ended.deliberation_id}  {winner}"
 
 
 def _how_to_go_on(settings: Settings, interrupted: bool) -> str:

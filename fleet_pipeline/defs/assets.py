@@ -11,7 +11,16 @@ import dagster as dg
 
 from fleet_pipeline.common.errors import InvalidInput, StorageError
 from fleet_pipeline.common.logs import install_json
-from fleet_pipeline.defs.resources import CouncilResource, JudgeResource, RunProcess, StorageResource, fleet_of
+from fleet_pipeline.defs.resources import (
+    CouncilResource,
+    JudgeResource,
+    RunProcess,
+    ScoringResource,
+    StorageResource,
+    WeightsResource,
+    concluded_by,
+    fleet_of,
+)
 from fleet_pipeline.defs.score_ops import (
     check_code,
     rank_proposals,
@@ -30,6 +39,7 @@ from fleet_pipeline.instance.names import DELIBERATIONS, GPU_POOL, PROPOSALS, TR
 from fleet_pipeline.instance.partitions import deliberation_partitions, verify_range
 from fleet_pipeline.instance.run_processes import lineage
 from fleet_pipeline.scoring.options import CouncilCheckOptions
+from fleet_pipeline.services.conclude import Concluder, Rules
 from fleet_pipeline.services.outcome_page import metadata
 from fleet_pipeline.services.outcomes import Outcome, write_outcome, write_stopped
 from fleet_pipeline.services.progress import OnProgress, Progress, log_progress
@@ -64,6 +74,9 @@ def transcripts(
     council: CouncilResource,
     storage: StorageResource,
     judge: JudgeResource,
+    weights: WeightsResource,
+    scoring: ScoringResource,
+    check_options: dg.ResourceParam[CouncilCheckOptions],
     logs: dg.ResourceParam[LogSettings],
     process: RunProcess,
     progress: dg.ResourceParam[OnProgress],
@@ -80,23 +93,32 @@ def transcripts(
         to_log(state)
         progress(state)
 
+    run_id, keys = context.run.run_id, context.partition_keys
+    tasks, judging, scoring_options = fleet_of(storage, council, retries=True).tasks, judge.judging(), scoring.options()
+    rules = Rules(weights.weights(), scoring_options.method, judging, check_options, scoring.encoder)
+    concluder = Concluder(
+        tasks, keys, rules, run_id, lambda outcome: _conclude(context, tasks.store, outcome, logs), concluded_by(run_id)
+    )
     transcription = Transcription(
-        fleet_of(storage, council, retries=True).tasks,
+        tasks,
         council.defaults(engine),
         engine,
-        context.run.run_id,
+        run_id,
         report,
-        judge.judging(),
+        judging,
         council.settings().resume,
         lineage(context.instance, context.run),
+        made=concluder.made,
+        found=concluder.found,
     )
     try:
-        state = transcription.run(context.partition_keys)
+        with concluder:
+            state = transcription.run(keys)
     except BaseException:
         # A run that is cancelled, or whose engine is gone, has no later step. What was said until then is shown all the same.
         try:
-            for outcome in write_stopped(transcription.tasks, transcription.stopped, context.run.run_id):
-                _conclude(context, transcription.store, outcome, logs)
+            for outcome in write_stopped(tasks, transcription.stopped, run_id):
+                _conclude(context, tasks.store, outcome, logs)
         except StorageError as error:
             context.log.warning(f"what was said until the run was stopped is stored, and not shown: {error}")
         raise
@@ -139,22 +161,20 @@ def deliberations(
 ) -> Iterator[dg.Output[None]]:
     tasks = fleet_of(storage, council, retries=True).tasks
     store = tasks.store
-    failed: dict[str, str] = {}
+    concluded = concluded_by(context.run.run_id)
     for key in context.partition_keys:
+        if key in concluded.keys:
+            continue
         if not is_deliberation_id(key):
-            failed[key] = "no deliberation id: expected <task_id>.<role in lower case>; delete this partition"
+            concluded.failed[key] = "no deliberation id: expected <task_id>.<role in lower case>; delete this partition"
             continue
         outcome = write_outcome(tasks, key, context.run.run_id, check_options)
-        if outcome.row.status is not Status.COMPLETED:
-            failed[key] = f"{outcome.row.status}: {outcome.row.error_message}"
         _conclude(context, store, outcome, logs)
-        # The event is stored by now. Dagster would keep it for hooks until the step ends, with all its texts: 5,000
-        # events were 40 MiB, at a few words each.
-        list(context.op_execution_context.consume_events())
+        concluded.add(outcome)
     yield from ()
     if reports.at_least <= len(context.partition_keys) <= reports.at_most:
         _report(context, store)
-    if failed:
+    if failed := {key: concluded.failed[key] for key in context.partition_keys if key in concluded.failed}:
         sample = "\n".join(f"{key}: {reason}" for key, reason in list(failed.items())[:20])
         raise dg.Failure(
             f"{len(failed)} of {len(context.partition_keys)} deliberations failed; the others are complete. To try them "
@@ -174,6 +194,9 @@ def _conclude(context: dg.AssetExecutionContext, store: Store, outcome: Outcome,
     kind = dg.AssetMaterialization if outcome.row.status is Status.COMPLETED else dg.AssetObservation
     key = dg.AssetKey(DELIBERATIONS)
     context.log_event(kind(asset_key=key, partition=outcome.row.deliberation_id, metadata=shown))
+    # The event is stored by now. Dagster would keep it for hooks until the step ends, with all its texts: 5,000
+    # events were 40 MiB, at a few words each.
+    list(context.op_execution_context.consume_events())
 
 
 def _report(context: dg.AssetExecutionContext, store: Store) -> None:

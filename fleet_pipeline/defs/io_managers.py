@@ -5,12 +5,11 @@ from collections.abc import Iterable
 import dagster as dg
 
 from fleet_pipeline.defs.resources import StorageResource
-from fleet_pipeline.deliberation.rows import NoFooter
 from fleet_pipeline.instance.names import DELIBERATIONS, PROPOSALS, TRANSCRIPTS
-from fleet_pipeline.services.score_councils import RankedCouncil
+from fleet_pipeline.services.score_councils import RankedCouncil, write_council
 from fleet_pipeline.storage import schemas
 from fleet_pipeline.storage.schemas import TableName
-from fleet_pipeline.storage.tables import Transcripts, write_rows
+from fleet_pipeline.storage.tables import Transcripts
 
 # The table that holds each asset.
 _TABLES: dict[str, TableName] = {TRANSCRIPTS: "utterances", PROPOSALS: "proposals", DELIBERATIONS: "deliberations"}
@@ -26,12 +25,11 @@ class ParquetIOManager(dg.ConfigurableIOManager):
     storage: dg.ResourceDependency[StorageResource]
 
     def handle_output(self, context: dg.OutputContext, obj: Iterable[RankedCouncil]) -> None:
-        """Write the tables `scores` and `proposals`. The proposals come last: whoever sees them finds their scores."""
+        """Write the tables `scores` and `proposals`."""
         store = self.storage.retrying_store()
         files = rows = 0
         for council in obj:
-            write_rows(store, schemas.SCORES, council.deliberation_id, council.scores, NoFooter())
-            write_rows(store, schemas.PROPOSALS, council.deliberation_id, council.seats, council.footer)
+            write_council(store, council)
             files += 1
             rows += len(council.seats)
         folder = store.full_path(table_of(context.asset_key))

@@ -26,6 +26,7 @@ from fleet_pipeline.instance.event_log import PAGE
 from fleet_pipeline.instance.run_processes import record_process
 from fleet_pipeline.scoring.embeddings import Encoder
 from fleet_pipeline.scoring.options import ScoringOptions, Weights
+from fleet_pipeline.services.conclude import Concluded
 from fleet_pipeline.services.engines import VllmProvider
 from fleet_pipeline.services.fleet import Fleet
 from fleet_pipeline.services.inbox import STILL_SECONDS
@@ -128,6 +129,12 @@ class RunProcess(dg.ConfigurableResource):  # type: ignore[type-arg]
 def _copies(run_id: str, url: str) -> LocalCopies:
     """One for all ops of a run: ops and the I/O manager have resources of their own."""
     return LocalCopies()
+
+
+@lru_cache(maxsize=1)
+def concluded_by(run_id: str) -> Concluded:
+    """What a run has concluded so far, for all its ops: they share this process."""
+    return Concluded()
 
 
 class StorageResource(dg.ConfigurableResource):  # type: ignore[type-arg]

@@ -1,6 +1,9 @@
 """The ops of the asset `proposals`: transcripts are read once, every scorer looks at them, and the best one wins.
 
-A further scorer is one more op, and one more entry in the list of the asset's graph.
+A run that generates has concluded its deliberations one by one (`fleet_pipeline.services.conclude`). These ops then score
+what is left: councils that could not be concluded, and all of a run without the asset `transcripts`.
+
+A further scorer is one more op and one more entry in the list of the asset's graph, and one in `CouncilScorer`.
 """
 
 from collections.abc import Iterable, Iterator
@@ -14,11 +17,18 @@ from fleet_pipeline.defs.resources import (
     ScoringResource,
     StorageResource,
     WeightsResource,
+    concluded_by,
     fleet_of,
 )
 from fleet_pipeline.scoring.score import RelevanceScorer, code_part, diversity_part, relevance_part
 from fleet_pipeline.services.disk_buffer import DiskBuffer
-from fleet_pipeline.services.score_councils import RankedCouncil, ranked_councils, rate_by_judge, read_batches
+from fleet_pipeline.services.score_councils import (
+    RankedCouncil,
+    ranked_councils,
+    rate_by_judge,
+    read_batches,
+    valid_tasks,
+)
 from fleet_pipeline.storage.tables import Transcripts
 
 _passed_on = dg.Out(io_manager_key="in_memory")  # between ops of one process
@@ -26,9 +36,16 @@ _passed_on = dg.Out(io_manager_key="in_memory")  # between ops of one process
 
 @dg.op(out=_passed_on, description="Read what was said, and the task of each: the last proposal of every seat.")
 def read_proposals(
-    transcripts: Transcripts, storage: StorageResource, council: CouncilResource, process: RunProcess
+    context: dg.OpExecutionContext,
+    transcripts: Transcripts,
+    storage: StorageResource,
+    council: CouncilResource,
+    process: RunProcess,
 ) -> DiskBuffer:
-    return DiskBuffer(read_batches(transcripts, fleet_of(storage, council, retries=True).tasks))
+    concluded = concluded_by(context.run.run_id).keys
+    left = [key for key in transcripts.deliberation_ids if key not in concluded]
+    rest = Transcripts(transcripts.store, transcripts.table, left)
+    return DiskBuffer(read_batches(rest, fleet_of(storage, council, retries=True).tasks))
 
 
 @dg.op(
@@ -41,8 +58,17 @@ def score_diversity(batches: DiskBuffer, scoring: ScoringResource) -> DiskBuffer
 
 
 @dg.op(out=_passed_on, description="How well each proposal fits its task rather than others, and covers what is asked.")
-def score_relevance(batches: DiskBuffer, scoring: ScoringResource) -> DiskBuffer:
-    scorer = RelevanceScorer((task for batch in batches for task in batch.tasks.values()), scoring.encoder())
+def score_relevance(
+    context: dg.OpExecutionContext,
+    batches: DiskBuffer,
+    storage: StorageResource,
+    council: CouncilResource,
+    scoring: ScoringResource,
+) -> DiskBuffer:
+    # Of the whole run, whatever of it is left: a proposal is compared with the other tasks.
+    keys = context.partition_keys if any(batch.tasks for batch in batches) else ()
+    tasks = valid_tasks(fleet_of(storage, council, retries=True).tasks, keys)
+    scorer = RelevanceScorer(tasks.values(), scoring.encoder())
     return DiskBuffer(relevance_part(batch.scored, batch.tasks, scorer) for batch in batches)
 
 

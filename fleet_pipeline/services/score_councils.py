@@ -15,13 +15,14 @@ from fleet_pipeline.deliberation.judging import Judging, judging_fingerprint
 from fleet_pipeline.deliberation.rows import (
     JudgementRow,
     Method,
+    NoFooter,
     ProposalRow,
     ProposalsFooter,
     ScoreRow,
     TranscriptFooter,
 )
 from fleet_pipeline.deliberation.seeds import derive_seed
-from fleet_pipeline.deliberation.task import Task
+from fleet_pipeline.deliberation.task import Task, is_deliberation_id
 from fleet_pipeline.deliberation.transcript import Status
 from fleet_pipeline.scoring.judge import judge_scores, rate_proposals
 from fleet_pipeline.scoring.options import Weights
@@ -29,9 +30,9 @@ from fleet_pipeline.scoring.proposals import SEAT, final_proposals, proposal_row
 from fleet_pipeline.scoring.ranking import rank, score
 from fleet_pipeline.scoring.score import Part, council_figures, joined, seat_scores
 from fleet_pipeline.scoring.scores import Score
-from fleet_pipeline.storage.schemas import JUDGEMENTS
+from fleet_pipeline.storage.schemas import JUDGEMENTS, PROPOSALS, SCORES
 from fleet_pipeline.storage.store import Store
-from fleet_pipeline.storage.tables import Transcripts, read_file, rows_of
+from fleet_pipeline.storage.tables import Transcripts, read_file, rows_of, write_rows
 from fleet_pipeline.storage.task_store import TaskStore
 
 SCORES_VERSION = "2"
@@ -67,12 +68,18 @@ class RankedCouncil:
     scores: list[ScoreRow]
 
 
+def valid_tasks(tasks: TaskStore, keys: Iterable[str]) -> dict[str, Task]:
+    """The tasks of `keys`, without those that are no deliberation's or invalid. Their outcomes say why."""
+    valid: dict[str, Task] = {}
+    for key in filter(is_deliberation_id, keys):
+        with suppress(InvalidInput):
+            valid[key] = tasks.get(key)[0]
+    return valid
+
+
 def read_batches(transcripts: Transcripts, tasks: TaskStore) -> Iterator[Batch]:
     for files in transcripts.chunks():
-        valid: dict[str, Task] = {}
-        for key in files:
-            with suppress(InvalidInput):
-                valid[key] = tasks.get(key)[0]
+        valid = valid_tasks(tasks, files)
         footers = {key: file.footer for key, file in files.items() if file is not None}
         seats = final_proposals(rows_of(transcripts.table, files.values()).to_pandas())
         yield Batch(list(files), footers, valid, seats)
@@ -128,6 +135,12 @@ def ranked_councils(
         all_scores = [*scores, *seat_scores(council[council["score"].notna()])]
         rows = [_score_row(figure, fingerprint, run_id) for figure in all_scores]
         yield RankedCouncil(key, proposal_rows(council, run_id, wins), footer, rows)
+
+
+def write_council(store: Store, council: RankedCouncil) -> None:
+    """Write its files in the tables `scores` and `proposals`. Proposals come last: whoever sees them finds their scores."""
+    write_rows(store, SCORES, council.deliberation_id, council.scores, NoFooter())
+    write_rows(store, PROPOSALS, council.deliberation_id, council.seats, council.footer)
 
 
 def _score_row(figure: Score, fingerprint: str, run_id: str) -> ScoreRow:

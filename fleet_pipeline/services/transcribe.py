@@ -9,7 +9,7 @@ what was being generated is lost.
 
 import logging
 import time
-from collections.abc import Collection, Generator, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
@@ -43,6 +43,11 @@ from fleet_pipeline.storage.transcripts import Provenance, write_judgements, wri
 
 _log = logging.getLogger(__name__)
 
+
+def _ignore(_: str) -> None:
+    """Do nothing, for callers that look at the results when all are there."""
+
+
 # (kind of the engine, what it could not check)
 MadeBy = tuple[str, str | None]
 
@@ -62,7 +67,8 @@ class Transcription:
     """One run of the GPU op over `keys`.
 
     `lineage` are the ids of the runs that this run continues. Under `resume` "never" their finished results are
-    reused: otherwise a retried run would never end.
+    reused: otherwise a retried run would never end. `made` is called with the key of each deliberation whose results
+    this run has stored, judgements included, and `found` with those that were there.
     """
 
     def __init__(
@@ -75,7 +81,11 @@ class Transcription:
         judging: Judging | None = None,
         resume: Resume = "if-possible",
         lineage: Collection[str] = (),
+        made: Callable[[str], None] = _ignore,
+        found: Callable[[str], None] = _ignore,
     ) -> None:
+        self.made = made
+        self.found = found
         self.judging = judging or Judging()
         self.resume = resume
         self.lineage = {run_id, *lineage}
@@ -131,12 +141,15 @@ class Transcription:
                 seated = seat_council(*self.tasks.get(key), self.defaults)
             except InvalidInput:
                 self.progress.failed += 1
+                self.found(key)
                 continue
             deliberation = self._identified(seated)  # not above: wrong options of the engine are no fault of a task
             if stored := self._reusable(deliberation):
                 self.progress.reused += 1
                 if self.judging.enabled and not self._is_judged(deliberation, stored):
                     missing.setdefault(deliberation.model, _Work()).judge.append(key)
+                else:
+                    self.found(key)
             else:
                 work = missing.setdefault(deliberation.model, _Work())
                 work.deliberate.append(key)
@@ -223,6 +236,7 @@ class Transcription:
             write_judgements(self.store, deliberation, judgements, provenance, fingerprint)
             if fingerprint:
                 self.recollection.fold(deliberation.id, fingerprint)
+            self.made(deliberation.id)
 
     def _is_judged(self, deliberation: Deliberation, transcript: TranscriptFooter) -> bool:
         fingerprint = judging_fingerprint(transcript.fingerprint, self._proposals(deliberation), self.judging)
@@ -308,6 +322,8 @@ class Transcription:
             progress.completed += 1
         else:
             progress.failed += 1
+        if not stopped and not (self.judging.enabled and transcript.status is Status.COMPLETED):
+            self.made(deliberation.id)
 
     def _has_result(self, key: str) -> bool:
         with suppress(CorruptFile):
@@ -354,6 +370,7 @@ class Transcription:
             write_transcript(self.store, deliberation, transcript, provenance, now, now)
             self._log(transcript, 0.0)
             self.progress.failed += 1
+            self.made(deliberation.id)
 
 
 def _is_far_enough(footer: TranscriptFooter, deliberation: Deliberation) -> bool:

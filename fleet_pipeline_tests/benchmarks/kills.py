@@ -41,13 +41,20 @@ TASKS = {
     "backup": "Plan how a database of 2 TB is backed up, and how a restore is tried out.",
     "search": "Make the search of a shop answer in 100 ms at 50 requests a second.",
 }
-MAX_TOKENS = 300
+# Long ones: eight rounds of answers that end within a few hundred steps of the engine.
+MAX_TOKENS = 150
+ROUNDS = 8
 _COUNTS = struct.Struct("qq")  # tokens put out, tokens of answers that are not finished
+
+
+def _counts(folder: Path) -> mmap:
+    with (folder / "counts").open("r+b") as file:
+        return mmap(file.fileno(), _COUNTS.size)
 
 
 def attempt(folder: Path, model: str) -> None:
     """One run, to its end."""
-    counts = mmap((folder / "counts").open("r+b").fileno(), _COUNTS.size)
+    counts = _counts(folder)
     load = VllmEngine._load
 
     def counting(engine: VllmEngine) -> None:
@@ -88,16 +95,16 @@ def kills(count: int = 20, seed: int = 19) -> None:
         (folder / "counts").write_bytes(_COUNTS.pack(0, 0))
         store = Store(str(folder / "storage"))
         for task, description in TASKS.items():
-            TaskStore(store, BUILT_IN_ROLES).put(a_task(task, description=description))
-        counts = mmap((folder / "counts").open("r+b").fileno(), _COUNTS.size)
+            TaskStore(store, BUILT_IN_ROLES).put(a_task(task, description=description, rounds=ROUNDS))
+        counts = _counts(folder)
         context = multiprocessing.get_context("spawn")
         generated = lost = done = 0
         while True:
             counts[:] = _COUNTS.pack(0, 0)
             process = context.Process(target=attempt, args=(folder, model))
             process.start()
-            # A pass is about 9,000 tokens: twenty kills leave a part of it to the end.
-            until = moments.randrange(20, 400) if done < count else None
+            # From the first steps, when nothing has been answered, to the middle of a second wave of answers.
+            until = moments.randrange(20, 2_500) if done < count else None
             while process.is_alive() and (until is None or _COUNTS.unpack(counts[:])[0] < until):
                 time.sleep(0.002)
             killed = process.is_alive() and process.pid is not None
@@ -121,5 +128,5 @@ def kills(count: int = 20, seed: int = 19) -> None:
 
 
 if __name__ == "__main__":
-    os.environ["HF_HUB_OFFLINE"] = "1"
+    os.environ |= {"HF_HUB_OFFLINE": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
     kills(*map(int, sys.argv[1:]))

@@ -45,6 +45,10 @@ def event(seats: list[ProposalRow] = SEATS, max_bytes: int = 1_000_000, **change
     return own
 
 
+def whole(event: Envelope) -> Envelope:
+    return event
+
+
 def options(url: str) -> NatsOptions:
     return NatsOptions(url=url)
 
@@ -190,7 +194,7 @@ def test_watchers_pass_over_what_others_send(nats_url: str) -> None:
                 await connection.publish("agent.response.completed", content)
 
     run_blocking(options(nats_url), prepare_broker)
-    with arriving(options(nats_url)) as arrived:
+    with arriving(options(nats_url), whole) as arrived:
         asyncio.run(foreign())
         send(nats_url, [event()])
         assert len(list(arrived([event().idempotency_key]))) == 1
@@ -392,7 +396,7 @@ def test_no_broker_is_an_error_that_names_the_place_without_its_password() -> No
 
 
 def test_watchers_see_events_arrive(nats_url: str) -> None:
-    with arriving(options(nats_url)) as arrived:
+    with arriving(options(nats_url), whole) as arrived:
         send(nats_url, [event(), event(status=Status.FAILED), event(status=Status.TIMEOUT)])
         seen = list(arrived([event().idempotency_key, event(status=Status.TIMEOUT).idempotency_key]))
     assert [one.event_type for one in seen] == ["deliberation.completed", "deliberation.timeout"]

@@ -248,6 +248,10 @@ def guarded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         yield place
 
 
+def whole(event: Envelope) -> Envelope:
+    return event
+
+
 def as_user(place: str, user: str) -> NatsOptions:
     return NatsOptions(url=f"nats://{place}", user=user, password=f"of-{user}", inbox_prefix=f"_INBOX.{user}")
 
@@ -257,7 +261,7 @@ def test_the_publisher_announces_and_can_do_no_more(guarded: str) -> None:
     assert run_blocking(
         as_user(guarded, "publisher"), partial(publish, make_events=lambda _: [event.sealed()])
     ).stored == ("k",)
-    with arriving(as_user(guarded, "publisher")) as arrived:
+    with arriving(as_user(guarded, "publisher"), whole) as arrived:
         run_blocking(
             as_user(guarded, "publisher"),
             partial(publish, make_events=lambda _: [event.model_copy(update={"idempotency_key": "k2"}).sealed()]),

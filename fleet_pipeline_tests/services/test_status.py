@@ -110,15 +110,15 @@ def test_partial_results_of_one_that_is_still_being_judged_are_told(pipeline: Pi
     seen: list[dict] = []
     keys = pipeline.put("t1", "t2")
     with pytest.MonkeyPatch.context() as patch:
-        from fleet_pipeline.defs import assets
+        from fleet_pipeline.services import conclude
 
-        write = assets.write_outcome
+        write = conclude.write_outcome
 
         def look(tasks: Any, key: str, *arguments: Any) -> Any:
             seen.append(status_service(pipeline).status(key, with_texts=True))
             return write(tasks, key, *arguments)
 
-        patch.setattr(assets, "write_outcome", look)
+        patch.setattr(conclude, "write_outcome", look)
         pipeline.run(keys)
     assert [answer.status for answer in seen] == ["IN_PROGRESS"] * 2
     assert [len(answer.results) for answer in seen] == [3, 3]

@@ -18,6 +18,10 @@ class Heard:
         return self.request.name.split()
 
     @property
+    def deliberation_id(self) -> str:
+        return self._words[0]
+
+    @property
     def seat(self) -> Seat:
         return _seat(self._words[1])
 

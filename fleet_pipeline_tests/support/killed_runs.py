@@ -12,11 +12,11 @@ from typing import NamedTuple
 import dagster as dg
 import sklearn.feature_extraction.text  # noqa: F401 - imported once: two seconds in each process otherwise
 
-from fleet_pipeline.defs import assets, io_managers, score_ops
+from fleet_pipeline.defs import assets, score_ops
 from fleet_pipeline.deliberation.exchange import Completion
 from fleet_pipeline.deliberation.protocol import request_name
-from fleet_pipeline.services import transcribe
-from fleet_pipeline.storage import store, transcripts
+from fleet_pipeline.services import conclude, score_councils, transcribe
+from fleet_pipeline.storage import transcripts
 from fleet_pipeline.storage.answer_log import earlier_logs
 from fleet_pipeline.storage.schemas import UTTERANCES
 from fleet_pipeline.storage.tables import read_file
@@ -119,6 +119,37 @@ def _at_call(instrument: Callable[[], None]) -> Callable[[Pipeline], None]:
     return lambda _: instrument()
 
 
+def _at_proposals(nth: int) -> Callable[[Pipeline], None]:
+    """Die when the nth file of proposals is written and has not got its name."""
+
+    def arm(_: Pipeline) -> None:
+        real, seen = Path.replace, 0
+
+        def replace(path: Path, target: Path) -> Path:
+            nonlocal seen
+            seen += Path(target).parent.name == "proposals"
+            if Path(target).parent.name == "proposals" and seen == nth:
+                die()
+            return real(path, target)
+
+        Path.replace = replace  # type: ignore[assignment, method-assign]
+
+    return arm
+
+
+def _left(instrument: Callable[[], None]) -> Callable[[Pipeline], None]:
+    """As `instrument` says, in a run that concludes nothing while it generates."""
+
+    def arm(_: Pipeline) -> None:
+        def fail(*_: object) -> None:
+            raise OSError("no more threads")
+
+        conclude.CouncilScorer.score = fail  # type: ignore[assignment, method-assign]
+        instrument()
+
+    return arm
+
+
 def finished(count: int) -> Callable[[Pipeline], None]:
     """Die when `count` transcripts have been written."""
     return _at_call(after(transcribe, "write_transcript", count))
@@ -137,18 +168,23 @@ POINTS: dict[str, Callable[[Pipeline], None]] = {
     "after a transcript is written": finished(3),
     "after the last transcript": finished(4),
     "when an earlier attempt is kept and not replaced": _at_call(after(transcripts, "_keep_attempt", 3)),
-    "before the transcripts are read": _at_call(before(score_ops, "read_batches")),
-    "before scoring": _at_call(before(score_ops, "diversity_part")),
-    "in the midst of scoring": _at_call(before(score_ops, "relevance_part")),
-    "before the rank": _at_call(before(score_ops, "ranked_councils")),
-    "between scores and proposals": _at_call(before(io_managers, "write_rows", 6)),
-    "when proposals are written and have not got their name": _at_call(before(store, "_write_local", 8)),
-    "after the proposals": _at_call(after(io_managers, "write_rows", 8)),
-    "before the first outcome": _at_call(before(assets, "write_outcome")),
-    "in the midst of the outcomes": _at_call(after(assets, "write_outcome", 3)),
+    # In the thread that concludes, while the engine goes on or has just ended.
+    "before the first council is concluded": _at_call(before(conclude, "read_batches")),
+    "before a council is scored": _at_call(before(conclude, "relevance_part")),
+    "before a council is ranked": _at_call(before(conclude, "ranked_councils")),
+    "between scores and proposals": _at_call(before(score_councils, "write_rows", 6)),
+    "when proposals are written and have not got their name": _at_proposals(2),
+    "after the proposals": _at_call(after(score_councils, "write_rows", 8)),
+    "before the first outcome": _at_call(before(conclude, "write_outcome")),
+    "in the midst of the outcomes": _at_call(after(conclude, "write_outcome", 3)),
     "between an outcome and its events": _at_call(before(assets, "fill_outbox", 3)),
     "between an outcome's events and the event log": _at_call(after(assets, "fill_outbox", 3)),
     "after the last outcome": _at_call(after(assets, "fill_outbox", 4)),
+    # In the ops that conclude what is left.
+    "before what is left is read": _at_call(before(score_ops, "read_batches")),
+    "before what is left is scored": _at_call(before(score_ops, "diversity_part")),
+    "before what is left is ranked": _at_call(before(score_ops, "ranked_councils")),
+    "in the midst of what is left": _left(after(assets, "write_outcome", 3)),
     "after 6 more": finished(6),
     "after 24 more": finished(24),
     **{f"{nth} answers more": _at_answer(nth) for nth in range(1, 9)},

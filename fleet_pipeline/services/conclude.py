@@ -1,0 +1,164 @@
+"""Concludes each deliberation while the others are still under way: scores, winner, outcome, announcement.
+
+The engine goes on meanwhile: all of this is done in a thread beside it. Until this existed, the winner of a deliberation
+that had finished in the first minute was known after the last of 500.
+
+What cannot be concluded here is left to the later ops of the run, which conclude whatever is not.
+"""
+
+import logging
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from threading import Condition, Thread
+
+from fleet_pipeline.deliberation.judging import Judging
+from fleet_pipeline.deliberation.rows import Method
+from fleet_pipeline.deliberation.transcript import Status
+from fleet_pipeline.scoring.embeddings import Encoder
+from fleet_pipeline.scoring.options import CouncilCheckOptions, Weights
+from fleet_pipeline.scoring.score import RelevanceScorer, code_part, diversity_part, relevance_part
+from fleet_pipeline.services.outcomes import Outcome, write_outcome
+from fleet_pipeline.services.score_councils import (
+    RankedCouncil,
+    ranked_councils,
+    rate_by_judge,
+    read_batches,
+    valid_tasks,
+    write_council,
+)
+from fleet_pipeline.storage.schemas import UTTERANCES
+from fleet_pipeline.storage.tables import Transcripts
+from fleet_pipeline.storage.task_store import TaskStore
+
+# Councils that are scored together. One alone takes nearly as long as several, and the first waits for the last.
+TOGETHER = 16
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How councils are scored and ranked, and what of an outcome is worth a warning."""
+
+    weights: Weights
+    method: Method
+    judging: Judging
+    checks: CouncilCheckOptions
+    encoder: Callable[[], Encoder | None] = lambda: None
+
+
+class Concluded:
+    """The deliberations that a run has concluded so far. `failed`: why, of those that did not complete."""
+
+    def __init__(self) -> None:
+        self.keys: set[str] = set()
+        self.failed: dict[str, str] = {}
+
+    def add(self, outcome: Outcome) -> None:
+        key = outcome.row.deliberation_id
+        self.keys.add(key)
+        if outcome.row.status is not Status.COMPLETED:
+            self.failed[key] = f"{outcome.row.status}: {outcome.row.error_message}"
+
+
+class CouncilScorer:
+    """Scores some councils of a run at a time. The figures are those of scoring all of them at once.
+
+    `keys` are all of the run's: a proposal is compared with the tasks of the others.
+    """
+
+    def __init__(self, tasks: TaskStore, keys: Sequence[str], rules: Rules, run_id: str) -> None:
+        self.tasks = tasks
+        self.rules = rules
+        self.run_id = run_id
+        self.encoder = rules.encoder()
+        self.relevance = RelevanceScorer(valid_tasks(tasks, keys).values(), self.encoder)
+
+    def score(self, keys: Sequence[str]) -> Iterator[RankedCouncil]:
+        rules, store = self.rules, self.tasks.store
+        for batch in read_batches(Transcripts(store, UTTERANCES, keys), self.tasks):
+            parts = [
+                diversity_part(batch.seats, self.encoder),
+                relevance_part(batch.scored, batch.tasks, self.relevance),
+                code_part(batch.seats),
+                rate_by_judge(batch, store, rules.judging),
+            ]
+            yield from ranked_councils(batch, parts, rules.weights, rules.method, self.run_id)
+
+
+class Concluder:
+    """A thread that concludes deliberations as their keys arrive, the latest kind first: those that this run has made go
+    before those that it found finished, which nobody waits for.
+
+    `announce` makes a stored outcome known. Use it as a context manager: leaving it waits for what has arrived, or,
+    where an exception passes, for what this run has made.
+    """
+
+    def __init__(
+        self,
+        tasks: TaskStore,
+        keys: Sequence[str],
+        rules: Rules,
+        run_id: str,
+        announce: Callable[[Outcome], None],
+        concluded: Concluded,
+    ) -> None:
+        self._tasks = tasks
+        self._keys = keys
+        self._rules = rules
+        self._run_id = run_id
+        self._announce = announce
+        self._concluded = concluded
+        self._made: deque[str] = deque()
+        self._found: deque[str] = deque()
+        self._changed = Condition()
+        self._ended = False
+        self._thread = Thread(target=self._work, name="fleet-conclude", daemon=True)
+
+    def made(self, key: str) -> None:
+        """This run has made the transcript of `key`, and its judgements where there are any."""
+        with self._changed:
+            self._made.append(key)
+            self._changed.notify()
+
+    def found(self, key: str) -> None:
+        """An earlier run has made them."""
+        with self._changed:
+            self._found.append(key)
+            self._changed.notify()
+
+    def __enter__(self) -> "Concluder":
+        self._thread.start()
+        return self
+
+    def __exit__(self, exception: type[BaseException] | None, *_: object) -> None:
+        with self._changed:
+            self._ended = True
+            if exception is not None:
+                self._found.clear()
+            self._changed.notify()
+        self._thread.join()
+
+    def _work(self) -> None:
+        try:
+            scorer = None
+            while keys := self._next():
+                # Not earlier: a run that finds its model missing says so before it loads what scores.
+                scorer = scorer or CouncilScorer(self._tasks, self._keys, self._rules, self._run_id)
+                for council in scorer.score(keys):
+                    write_council(self._tasks.store, council)
+                    outcome = write_outcome(self._tasks, council.deliberation_id, self._run_id, self._rules.checks)
+                    self._announce(outcome)
+                    self._concluded.add(outcome)
+        except Exception as error:  # noqa: BLE001 - the run goes on, and its later ops meet and report it
+            _log.warning(
+                "results are announced when all have finished, because they cannot be concluded now: %s", error
+            )
+
+    def _next(self) -> list[str]:
+        """Keys to conclude, at most `TOGETHER`. Waits for one. Empty when no more will come."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._made or self._found or self._ended)
+            queue = self._made or self._found
+            return [queue.popleft() for _ in range(min(len(queue), TOGETHER))]
