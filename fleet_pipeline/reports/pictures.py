@@ -1,20 +1,23 @@
 """Pictures of one council, small enough to go into the event log for every deliberation.
 
-A picture is drawn over a cached background: 15 ms, against 100 ms for a new figure. In 16 colours it takes 3 kB.
+SVG, written by hand: 0.1 ms and 3 kB for a council of three. Drawing the same with matplotlib took 15 ms, a tenth of all that a
+deliberation cost beside the engine.
 """
 
-from __future__ import annotations
-
-import io
-from collections.abc import Sequence
-from functools import lru_cache
-from typing import Any, cast
+from collections.abc import Iterator, Sequence
+from html import escape
 
 import numpy as np
 import numpy.typing as npt
 
 _MOST_ANNOTATED = 8  # seats; a larger council's cells show no similarity as text
-_COLOURS = 16
+_MOST_MAPPED = 16  # seats; of a larger council only the plot is drawn, because every cell is 60 bytes
+_WIDTH, _HEIGHT = 576, 256
+_TOP, _SIDE = 30, 190  # of both panels, in pixels
+_MAP, _PLOT = 30, 270  # left edges
+_PLOT_WIDTH = 290
+# White to dark blue, as in most heat maps: the colours at 0, 0.5 and 1.
+_COLOURS = np.array([(247, 251, 255), (107, 174, 214), (8, 48, 107)], dtype=float)
 
 
 def council_picture(
@@ -24,89 +27,82 @@ def council_picture(
     novelty: Sequence[float | None],
     initial_novelty: Sequence[float | None],
     winner: int | None,
-) -> bytes:
-    """Returns a PNG, empty without the extra `report`: the (n, n) similarities of n final proposals, and each proposal's novelty against its relevance.
+) -> str:
+    """An SVG: the (n, n) similarities of n final proposals, and each proposal's novelty against its relevance.
 
     A line starts at the proposal's novelty before revision. `winner` is an index. All values are in [0, 1].
     """
-    try:
-        import matplotlib as mpl  # noqa: F401
-        import PIL  # noqa: F401
-    except ImportError:
-        return b""
-    return _Canvas.of(tuple(labels)).draw(similarity, relevance, novelty, initial_novelty, winner)
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{_WIDTH}" height="{_HEIGHT}" font-family="sans-serif" '
+        'font-size="11" text-anchor="middle"><rect width="100%" height="100%" fill="#fff"/>'
+    ]
+    if len(labels) <= _MOST_MAPPED:
+        parts += _heat_map(labels, similarity)
+    parts += _plot(labels, relevance, novelty, initial_novelty, winner)
+    return "".join([*parts, "</svg>"])
 
 
-class _Canvas:
-    """The figure for one set of labels. Its fixed parts are drawn once."""
-
-    def __init__(self, labels: tuple[str, ...]) -> None:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-
-        n = len(labels)
-        figure = Figure(figsize=(7.2, 3.2), dpi=80)
-        self.canvas = cast(Any, FigureCanvasAgg(figure))  # its methods have no types
-        map_, plot = figure.subplots(1, 2, gridspec_kw={"left": 0.05, "right": 0.98, "bottom": 0.16, "top": 0.9})
-        map_.set_title("similarity of the proposals", fontsize=9)
-        map_.set_xticks(range(n), labels, fontsize=8 if n <= 16 else 5)
-        map_.set_yticks(range(n), labels, fontsize=8 if n <= 16 else 5)
-        plot.set_title("novelty against relevance", fontsize=9)
-        plot.set(xlim=(-0.05, 1.05), ylim=(-0.05, 1.05))
-        plot.set_xlabel("relevance", fontsize=8)
-        plot.set_ylabel("novelty (distance to the nearest peer)", fontsize=8)
-        plot.tick_params(labelsize=8)
-        plot.grid(alpha=0.3)
-        self.map = map_.imshow(np.eye(n), vmin=0, vmax=1, cmap="Blues")
-        self.cells = [
-            (i, j, map_.text(j, i, "", ha="center", va="center", fontsize=8))
-            for i in range(n if n <= _MOST_ANNOTATED else 0)
-            for j in range(n)
-        ]
-        self.lines = [plot.plot([], [], color="0.6", linewidth=1)[0] for _ in range(n)]
-        self.points = plot.scatter([], [], s=36, color="tab:blue", zorder=3)
-        self.names = [plot.text(0, 0, label, fontsize=8) for label in labels]
-        self.moving: list[Any] = [self.map, *(cell for *_, cell in self.cells), *self.lines, self.points, *self.names]
-        for artist in self.moving:
-            artist.set_animated(True)
-        self.canvas.draw()
-        self.background = self.canvas.copy_from_bbox(figure.bbox)
-
-    @staticmethod
-    @lru_cache(maxsize=8)
-    def of(labels: tuple[str, ...]) -> _Canvas:
-        return _Canvas(labels)
-
-    def draw(
-        self,
-        similarity: npt.NDArray[np.float64],
-        relevance: Sequence[float | None],
-        novelty: Sequence[float | None],
-        initial_novelty: Sequence[float | None],
-        winner: int | None,
-    ) -> bytes:
-        from PIL import Image
-
-        self.map.set_data(similarity)
-        for i, j, cell in self.cells:
-            cell.set_text(f"{similarity[i, j]:.2f}")
-            cell.set_color("white" if similarity[i, j] > 0.6 else "black")
-        positions = []
-        for index, (x, y, before) in enumerate(zip(relevance, novelty, initial_novelty, strict=True)):
-            visible = x is not None and y is not None
-            self.names[index].set_visible(visible)
-            self.lines[index].set_data(
-                *(([x, x], [before, y]) if x is not None and y is not None and before is not None else ([], []))
+def _heat_map(labels: Sequence[str], similarity: npt.NDArray[np.float64]) -> Iterator[str]:
+    side = _SIDE / len(labels)
+    middle = [(place + 0.5) * side for place in range(len(labels))]
+    yield f'<text x="{_MAP + _SIDE / 2:.0f}" y="20">similarity of the proposals</text>'
+    for row, label in enumerate(labels):
+        name = escape(label)
+        yield f'<text x="{_MAP - 12}" y="{_TOP + middle[row] + 4:.0f}">{name}</text>'
+        yield f'<text x="{_MAP + middle[row]:.0f}" y="{_TOP + _SIDE + 16}">{name}</text>'
+        for column in range(len(labels)):
+            value = float(similarity[row, column])
+            yield (
+                f'<rect x="{_MAP + column * side:.1f}" y="{_TOP + row * side:.1f}" width="{side:.1f}" '
+                f'height="{side:.1f}" fill="{_colour(value)}"/>'
             )
-            if x is not None and y is not None:
-                positions.append((x, y))
-                self.names[index].set_position((x + 0.02, y + 0.02))
-                self.names[index].set_fontweight("bold" if index == winner else "normal")
-        self.points.set_offsets(np.array(positions).reshape(-1, 2))
-        self.canvas.restore_region(self.background)
-        for artist in self.moving:
-            artist.axes.draw_artist(artist)
-        picture = Image.fromarray(np.asarray(self.canvas.buffer_rgba())[:, :, :3])
-        out = io.BytesIO()
-        picture.quantize(_COLOURS, method=Image.Quantize.FASTOCTREE).save(out, "PNG")
-        return out.getvalue()
+            if len(labels) <= _MOST_ANNOTATED:
+                ink = "#fff" if value > 0.6 else "#000"
+                x, y = _MAP + middle[column], _TOP + middle[row] + 4
+                yield f'<text x="{x:.0f}" y="{y:.0f}" fill="{ink}">{value:.2f}</text>'
+
+
+def _plot(
+    labels: Sequence[str],
+    relevance: Sequence[float | None],
+    novelty: Sequence[float | None],
+    initial_novelty: Sequence[float | None],
+    winner: int | None,
+) -> Iterator[str]:
+    bottom, right = _TOP + _SIDE, _PLOT + _PLOT_WIDTH
+    yield f'<text x="{_PLOT + _PLOT_WIDTH / 2:.0f}" y="20">novelty against relevance</text>'
+    for tick in (0.0, 0.25, 0.5, 0.75, 1.0):
+        x, y = _place(tick, tick)
+        yield f'<path d="M{x:.0f} {_TOP}V{bottom}M{_PLOT} {y:.0f}H{right}" stroke="#ddd"/>'
+        yield f'<text x="{x:.0f}" y="{bottom + 14}" font-size="9">{tick:g}</text>'
+        yield f'<text x="{_PLOT - 12}" y="{y + 3:.0f}" font-size="9">{tick:g}</text>'
+    yield f'<text x="{_PLOT + _PLOT_WIDTH / 2:.0f}" y="{bottom + 30}">relevance</text>'
+    yield (
+        f'<text transform="translate({_PLOT - 28} {_TOP + _SIDE / 2:.0f}) rotate(-90)" font-size="10">'
+        "novelty (distance to the nearest peer)</text>"
+    )
+    for place, (of_task, of_peers, before) in enumerate(zip(relevance, novelty, initial_novelty, strict=True)):
+        if of_task is None or of_peers is None:
+            continue
+        x, y = _place(of_task, of_peers)
+        if before is not None:
+            yield f'<path d="M{x:.1f} {_place(of_task, before)[1]:.1f}V{y:.1f}" stroke="#999"/>'
+        weight = ' font-weight="bold"' if place == winner else ""
+        yield f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="#1f77b4"/>'
+        yield f'<text x="{x + 10:.1f}" y="{y - 5:.1f}"{weight}>{escape(labels[place])}</text>'
+
+
+def _place(relevance: float, novelty: float) -> tuple[float, float]:
+    """Pixels. The outermost values keep a distance from the panel's edges, so that their points are whole."""
+    margin = 12
+    return (
+        _PLOT + margin + relevance * (_PLOT_WIDTH - 2 * margin),
+        _TOP + _SIDE - margin - novelty * (_SIDE - 2 * margin),
+    )
+
+
+def _colour(value: float) -> str:
+    place = min(max(value, 0.0), 1.0) * (len(_COLOURS) - 1)
+    low = min(int(place), len(_COLOURS) - 2)
+    mixed = _COLOURS[low] + (place - low) * (_COLOURS[low + 1] - _COLOURS[low])
+    return "#" + "".join(f"{round(part):02x}" for part in mixed)

@@ -77,7 +77,7 @@ def _picture(seats: list[ProposalRow]) -> str:
     if len(present) < 2:
         return ""
     winner = next((index for index, seat in enumerate(present) if seat.winner), None)
-    png = council_picture(
+    svg = council_picture(
         [seat.label for seat in present],
         similarities([seat.text or "" for seat in present]),
         relevance=[seat.relevance for seat in present],
@@ -85,7 +85,8 @@ def _picture(seats: list[ProposalRow]) -> str:
         initial_novelty=[seat.initial_novelty for seat in present],
         winner=winner,
     )
-    return f"![similarity, and novelty against relevance](data:image/png;base64,{base64.b64encode(png).decode()})"
+    encoded = base64.b64encode(svg.encode()).decode()
+    return f"![similarity, and novelty against relevance](data:image/svg+xml;base64,{encoded})"
 
 
 # Columns of the table of seats, in order. The other scores are in the Parquet file: a wider table pushes every text of

@@ -1,10 +1,9 @@
 """What a council said, and its picture, as the UI shows them."""
 
-import io
+from xml.etree import ElementTree
 
 import pytest
 from markdown_it import MarkdownIt
-from PIL import Image
 
 from fleet_pipeline.deliberation.exchange import AgentError
 from fleet_pipeline.deliberation.prompts import Phase
@@ -63,17 +62,29 @@ def test_a_discussion_stays_bounded_however_much_is_said() -> None:
 def test_a_council_of_any_size_has_a_small_picture_also_where_figures_are_absent() -> None:
     import numpy as np
 
-    for n in (2, 3, 64):
+    for n in (1, 2, 3, 16, 17, 64):
         labels = [f"{place}" for place in range(n)]
         nothing: list[float | None] = [None] * n
-        png = council_picture(labels, np.eye(n), nothing, nothing, nothing, None)
-        assert len(png) < 12_000
-        image = Image.open(io.BytesIO(png))
-        assert (image.format, image.width > 500) == ("PNG", True)
+        svg = council_picture(labels, np.eye(n), nothing, nothing, nothing, None)
+        assert len(svg) < 25_000
+        assert ElementTree.fromstring(svg).tag.endswith("svg")
+
+
+def test_a_picture_shows_each_similarity_each_place_and_the_winner_s_name_in_bold() -> None:
+    import numpy as np
+
+    matrix = np.array([[1.0, 0.37], [0.37, 1.0]])
+    svg = ElementTree.fromstring(council_picture(["A<", "B"], matrix, [0.2, 0.4], [0.5, 0.5], [0.1, None], 1))
+    texts = [(text.text, text.get("font-weight")) for text in svg.iter("{http://www.w3.org/2000/svg}text")]
+    assert [text for text, _ in texts if text in ("0.37", "1.00")] == ["1.00", "0.37", "0.37", "1.00"]
+    assert [name for name, weight in texts if weight == "bold"] == ["B"]
+    assert ("A<", None) in texts
+    first, second = svg.iter("{http://www.w3.org/2000/svg}circle")
+    assert float(first.get("cx", "")) < float(second.get("cx", ""))
+    assert first.get("cy") == second.get("cy")
 
 
 def test_two_councils_with_other_figures_have_other_pictures() -> None:
-    """The figure is used again: nothing of the council before may stay in it."""
     import numpy as np
 
     matrix = np.array([[1.0, 0.3], [0.3, 1.0]])
