@@ -4,7 +4,8 @@ There are few partitioned assets, because each costs events per deliberation. On
 and starts the engine once. The GPU op, the scoring ops and the outcomes share one process.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import dagster as dg
@@ -38,6 +39,7 @@ from fleet_pipeline.instance.failures import failure
 from fleet_pipeline.instance.names import DELIBERATIONS, GPU_POOL, PROPOSALS, TRANSCRIPTS
 from fleet_pipeline.instance.partitions import deliberation_partitions, verify_range
 from fleet_pipeline.instance.run_processes import lineage
+from fleet_pipeline.instance.tags import newer_than_parents
 from fleet_pipeline.scoring.options import CouncilCheckOptions
 from fleet_pipeline.services.conclude import Concluder, Rules
 from fleet_pipeline.services.outcome_page import metadata
@@ -57,6 +59,11 @@ _partitioned: dict[str, Any] = {
     "backfill_policy": dg.BackfillPolicy.single_run(),
     "group_name": GROUP,
 }
+
+
+# An outcome is logged before the assets that it is made from, which Dagster logs when their ops end. It would then call
+# every outcome "unsynced", because its parents are younger.
+UP_TO_DATE = newer_than_parents(SCORES_VERSION, [TRANSCRIPTS, PROPOSALS])
 
 
 @dg.asset(
@@ -97,7 +104,12 @@ def transcripts(
     tasks, judging, scoring_options = fleet_of(storage, council, retries=True).tasks, judge.judging(), scoring.options()
     rules = Rules(weights.weights(), scoring_options.method, judging, check_options, scoring.encoder)
     concluder = Concluder(
-        tasks, keys, rules, run_id, lambda outcome: _conclude(context, tasks.store, outcome, logs), concluded_by(run_id)
+        tasks,
+        keys,
+        rules,
+        run_id,
+        partial(_conclude, context, tasks.store, logs, tags=UP_TO_DATE),
+        concluded_by(run_id),
     )
     transcription = Transcription(
         tasks,
@@ -118,7 +130,7 @@ def transcripts(
         # A run that is cancelled, or whose engine is gone, has no later step. What was said until then is shown all the same.
         try:
             for outcome in write_stopped(tasks, transcription.stopped, run_id):
-                _conclude(context, tasks.store, outcome, logs)
+                _conclude(context, tasks.store, logs, outcome, tags=UP_TO_DATE)
         except StorageError as error:
             context.log.warning(f"what was said until the run was stopped is stored, and not shown: {error}")
         raise
@@ -169,7 +181,7 @@ def deliberations(
             concluded.failed[key] = "no deliberation id: expected <task_id>.<role in lower case>; delete this partition"
             continue
         outcome = write_outcome(tasks, key, context.run.run_id, check_options)
-        _conclude(context, store, outcome, logs)
+        _conclude(context, store, logs, outcome)
         concluded.add(outcome)
     yield from ()
     if reports.at_least <= len(context.partition_keys) <= reports.at_most:
@@ -185,7 +197,14 @@ def deliberations(
         )
 
 
-def _conclude(context: dg.AssetExecutionContext, store: Store, outcome: Outcome, logs: LogSettings) -> None:
+def _conclude(
+    context: dg.AssetExecutionContext,
+    store: Store,
+    logs: LogSettings,
+    outcome: Outcome,
+    *,
+    tags: Mapping[str, str] | None = None,
+) -> None:
     """Make a stored outcome known to the event log, and so to the UI and the publisher of events."""
     # First: readers of the event log find the events ready.
     fill_outbox(store, outcome)
@@ -193,7 +212,7 @@ def _conclude(context: dg.AssetExecutionContext, store: Store, outcome: Outcome,
     # A failure leaves no materialization: an observation is for readers of the event log.
     kind = dg.AssetMaterialization if outcome.row.status is Status.COMPLETED else dg.AssetObservation
     key = dg.AssetKey(DELIBERATIONS)
-    context.log_event(kind(asset_key=key, partition=outcome.row.deliberation_id, metadata=shown))
+    context.log_event(kind(asset_key=key, partition=outcome.row.deliberation_id, metadata=shown, tags=tags))
     # The event is stored by now. Dagster would keep it for hooks until the step ends, with all its texts: 5,000
     # events were 40 MiB, at a few words each.
     list(context.op_execution_context.consume_events())

@@ -1,5 +1,16 @@
 """The tags of runs: this project's own, and the Dagster tags that it writes or reads."""
 
+from collections.abc import Iterable
+
+import dagster as dg
+
+# Not exported by `dagster`: the tags by which it tells whether an asset is younger than what it was made from.
+from dagster._core.definitions.data_version import (
+    CODE_VERSION_TAG,
+    get_input_data_version_tag,
+    get_input_event_pointer_tag,
+)
+
 # Not exported by `dagster`: needed to retry runs from their first step, and not to retry runs of `fleet run`.
 from dagster._core.storage.tags import MAX_RETRIES_TAG, RETRY_STRATEGY_TAG
 
@@ -13,3 +24,15 @@ KEYS = "fleet/keys"  # digest of the partition keys that the run was made for
 PROCESS = "fleet/process"  # which process executes the run, see `run_processes`
 BATCH = "fleet/batch"  # the batch of requests that asked for the run
 BACKLOG_DIFF = "fleet/found"  # summary of the backlog diff by which a schedule launched the run
+
+_LAST_EVENT = 2**62  # later than any event of a log
+
+
+def newer_than_parents(code_version: str, parents: Iterable[str]) -> dict[str, str]:
+    """Tags of a materialization that is made from its `parents` although their events come later in its run.
+
+    Dagster looks for events of a parent after the one that the tag names, and finds none.
+    """
+    keys = [dg.AssetKey(parent) for parent in parents]
+    pointers = {get_input_event_pointer_tag(key): str(_LAST_EVENT) for key in keys}
+    return {CODE_VERSION_TAG: code_version, **{get_input_data_version_tag(key): "" for key in keys}, **pointers}

@@ -4,8 +4,11 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import dagster as dg
 import pandas as pd
 import pytest
+from dagster._core.definitions.data_version import CachingStaleStatusResolver
+from dagster._core.loader import LoadingContextForTest
 
 from fleet_pipeline.deliberation.exchange import Completion
 from fleet_pipeline.instance.event_log import read_outcomes
@@ -79,6 +82,16 @@ def test_every_outcome_is_announced_once_a_run(pipeline: Pipeline) -> None:
     pipeline.run(keys)
     records = pipeline.instance.fetch_materializations(OUTCOMES, limit=1_000).records
     assert sorted(record.partition_key or "" for record in records) == sorted(keys)
+
+
+def test_what_was_concluded_early_is_not_shown_as_older_than_what_it_was_made_from(pipeline: Pipeline) -> None:
+    keys = pipeline.put("t1", "t2")
+    pipeline.run(keys)
+    graph, loading = pipeline.definitions.resolve_asset_graph(), LoadingContextForTest(pipeline.instance)
+    resolver = CachingStaleStatusResolver(pipeline.instance, graph, loading)
+    for asset in ("transcripts", "proposals", "deliberations"):
+        for key in keys:
+            assert resolver.get_stale_causes(dg.AssetKey(asset), key) == []
 
 
 def figures(pipeline: Pipeline, table: str) -> pd.DataFrame:
