@@ -27,13 +27,10 @@ class ParquetIOManager(dg.ConfigurableIOManager):
     def handle_output(self, context: dg.OutputContext, obj: Iterable[RankedCouncil]) -> None:
         """Write the tables `scores` and `proposals`."""
         store = self.storage.retrying_store()
-        files = rows = 0
         for council in obj:
             write_council(store, council)
-            files += 1
-            rows += len(council.seats)
         folder = store.full_path(table_of(context.asset_key))
-        context.add_output_metadata({"files": files, "rows": rows, "folder": dg.MetadataValue.path(folder)})
+        context.add_output_metadata({"folder": dg.MetadataValue.path(folder)})
 
     def load_input(self, context: dg.InputContext) -> Transcripts:
         return Transcripts(self.storage.retrying_store(), schemas.UTTERANCES, context.asset_partition_keys)

@@ -217,7 +217,7 @@ class Transcription:
             for key in keys:
                 with suppress(InvalidInput):
                     deliberation = self._convene(key)
-                    if stored := self._reusable(deliberation):
+                    if stored := self._reusable(deliberation) or self._kept(key):
                         proposals = self._proposals(deliberation)
                         fingerprint = judging_fingerprint(stored.fingerprint, proposals, self.judging)
                         under_way[key] = (deliberation, fingerprint)
@@ -237,6 +237,11 @@ class Transcription:
             if fingerprint:
                 self.recollection.fold(deliberation.id, fingerprint)
             self.made(deliberation.id)
+
+    def _kept(self, key: str) -> TranscriptFooter | None:
+        """The state of a transcript that this run has completed with fewer rounds than were asked for (`on_timeout`)."""
+        footer = read_footer(self.store, UTTERANCES, key) if key in self.ended else None
+        return footer if footer is not None and footer.status is Status.COMPLETED else None
 
     def _is_judged(self, deliberation: Deliberation, transcript: TranscriptFooter) -> bool:
         fingerprint = judging_fingerprint(transcript.fingerprint, self._proposals(deliberation), self.judging)

@@ -10,7 +10,8 @@ import pytest
 from dagster._core.definitions.data_version import CachingStaleStatusResolver
 from dagster._core.loader import LoadingContextForTest
 
-from fleet_pipeline.deliberation.exchange import Completion
+from fleet_pipeline.deliberation.exchange import AgentError, Completion
+from fleet_pipeline.deliberation.prompts import Phase
 from fleet_pipeline.instance.event_log import read_outcomes
 from fleet_pipeline.instance.names import OUTCOMES
 from fleet_pipeline.services import conclude
@@ -135,12 +136,22 @@ def test_what_cannot_be_concluded_beside_the_engine_is_concluded_at_the_end(
     assert "the disk is full" in caplog.text
 
 
-def test_a_judged_deliberation_is_concluded_with_its_verdicts(pipeline: Pipeline) -> None:
-    pipeline.configure(judge={"enabled": True})
-    keys = pipeline.put("t1", "t2")
-    pipeline.run(keys)
-    assert pipeline.table("judgements")["deliberation_id"].nunique() == 2
-    assert len(announced(pipeline)) == 2
+def test_a_judged_deliberation_is_concluded_with_its_verdicts(judged: Pipeline) -> None:
+    keys = judged.put("t1", "t2")
+    judged.run(keys)
+    assert judged.table("judgements")["deliberation_id"].nunique() == 2
+    assert judged.table("proposals")["judge"].notna().all()
+    assert len(announced(judged)) == 2
+
+
+def test_a_council_that_was_kept_when_its_time_was_up_is_judged_as_well(judged: Pipeline) -> None:
+    answer, late = judged.answer, Completion(text="half a", error=AgentError.DEADLINE, finish_reason="deadline")
+    judged.answer = lambda prompt: late if prompt.phase is Phase.REVISE else answer(prompt)
+    judged.run(judged.put("t1"))
+    row = judged.table("deliberations").iloc[0]
+    assert (row["status"], row["rounds_done"]) == ("completed", 0)
+    assert judged.table("proposals")["judge"].notna().all()
+    assert announced(judged) == ["t1.dev"]
 
 
 def order_of_work(made: Sequence[str], found: Sequence[str], monkeypatch: pytest.MonkeyPatch) -> list[str]:
