@@ -2,6 +2,7 @@
 
     fleet           the composition root: builds stores, inbox and roles from the settings; `engines` starts vLLM
     transcribe      the work of the GPU op; `progress` counts it
+    conclude        scores, ranks and announces each deliberation while others are under way; `score_councils` does the scoring
     outcomes        writes the outcome row of one deliberation; `outcome_page` is its metadata in the UI
     publishing      publishes the events of finished deliberations
     intake          turns requests into runs; `inbox` reads requests from files, `backlog_diff` from a backlog
