@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from threading import Condition, Thread
+from typing import Self
 
 from fleet_pipeline.deliberation.judging import Judging
 from fleet_pipeline.deliberation.rows import Method
@@ -31,7 +32,7 @@ from fleet_pipeline.storage.schemas import UTTERANCES
 from fleet_pipeline.storage.tables import Transcripts
 from fleet_pipeline.storage.task_store import TaskStore
 
-# Councils that are scored together. One alone takes nearly as long as several, and the first waits for the last.
+# Councils that are scored together, at most: the first is announced when all have been scored.
 TOGETHER = 16
 
 _log = logging.getLogger(__name__)
@@ -88,8 +89,8 @@ class CouncilScorer:
 
 
 class Concluder:
-    """A thread that concludes deliberations as their keys arrive, the latest kind first: those that this run has made go
-    before those that it found finished, which nobody waits for.
+    """A thread that concludes deliberations as their keys arrive. Those that this run has made go before those
+    that it found finished, which nobody waits for.
 
     `announce` makes a stored outcome known. Use it as a context manager: leaving it waits for what has arrived, or,
     where an exception passes, for what this run has made.
@@ -128,17 +129,25 @@ class Concluder:
             self._found.append(key)
             self._changed.notify()
 
-    def __enter__(self) -> "Concluder":
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 
     def __exit__(self, exception: type[BaseException] | None, *_: object) -> None:
+        self._end(hurry=exception is not None)
+        try:
+            self._thread.join()
+        except BaseException:  # a cancel while this waits: nothing may be logged once the run has ended
+            self._end(hurry=True)
+            self._thread.join()
+            raise
+
+    def _end(self, *, hurry: bool) -> None:
         with self._changed:
             self._ended = True
-            if exception is not None:
+            if hurry:
                 self._found.clear()
             self._changed.notify()
-        self._thread.join()
 
     def _work(self) -> None:
         try:
