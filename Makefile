@@ -1,6 +1,6 @@
 # Everything a person types. `make help` lists it.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo ui test test-unit test-all browser lint lock model clean
+.PHONY: help setup demo ui test test-unit test-all browser lint lock model gpu-check clean
 
 # The demo's model: fleet-tiny comes with the package and shows what councils do; it decides nothing.
 # For real answers: make demo MODEL=Qwen/Qwen3-8B, or a local folder.
@@ -12,7 +12,7 @@ PYTHON ?= python3
 export PYTHON
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: ## Install everything into .venv (a second when there is nothing to do)
 	@requirements/install.sh
@@ -50,6 +50,9 @@ lock: ## Write requirements/*.lock anew from pyproject.toml (needs uv)
 model: setup ## Train fleet-tiny anew (40 minutes on two cores) and measure it
 	@.venv/bin/python -m fleet_pipeline.training make
 	@.venv/bin/python -m fleet_pipeline.training evaluate
+
+gpu-check: ## Try a machine with a GPU: councils, a kill, a cancel, memory, tokens a second (writes gpu.json)
+	@.venv/bin/python -m fleet_pipeline_tests.benchmarks.gpu --out gpu.json
 
 clean: ## Remove what runs have made (.fleet), keep .venv
 	rm -rf .fleet
