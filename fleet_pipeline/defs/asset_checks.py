@@ -10,11 +10,11 @@ import dagster as dg
 
 from fleet_pipeline.common.errors import StorageError
 from fleet_pipeline.defs.assets import proposals
-from fleet_pipeline.defs.resources import CouncilResource, StorageResource, fleet_of
+from fleet_pipeline.defs.resources import CouncilResource, StorageResource, concluded_by, fleet_of
 from fleet_pipeline.deliberation.task import is_deliberation_id
 from fleet_pipeline.scoring.council_checks import COUNCIL_CHECKS
 from fleet_pipeline.scoring.options import CouncilCheck, CouncilCheckOptions
-from fleet_pipeline.services.outcomes import find_outcome
+from fleet_pipeline.services.outcomes import checks_of, find_outcome
 from fleet_pipeline.storage.schemas import PROPOSALS
 from fleet_pipeline.storage.store import Store
 from fleet_pipeline.storage.task_store import TaskStore
@@ -34,8 +34,11 @@ def council_checks(
     tasks = fleet_of(storage, council, retries=True).tasks
     failures: dict[CouncilCheck, dict[str, str]] = {name: {} for name in COUNCIL_CHECKS}
     keys = [key for key in _keys(context, tasks.store) if is_deliberation_id(key)]
+    concluded = concluded_by(context.run.run_id)
     for key in keys:
-        for name, text in _failed_council_checks(tasks, key, check_options).items():
+        known = key in concluded.keys
+        failed = concluded.failed_checks.get(key, {}) if known else _failed_council_checks(tasks, key, check_options)
+        for name, text in failed.items():
             failures[name][key] = text
     for name, councils in failures.items():
         named = dict(list(councils.items())[:MOST_NAMED])
@@ -51,10 +54,9 @@ def council_checks(
 
 def _failed_council_checks(tasks: TaskStore, key: str, options: CouncilCheckOptions) -> dict[CouncilCheck, str]:
     try:
-        outcome = find_outcome(tasks, key, "", options)
+        return checks_of(find_outcome(tasks, key, "", options))
     except StorageError:  # the asset `deliberations` meets it too, and reports it
         return {}
-    return {"schema": outcome.row.error_message or ""} if outcome.damaged else outcome.failed_checks
 
 
 def _keys(context: dg.AssetCheckExecutionContext, store: Store) -> list[str]:

@@ -17,9 +17,9 @@ from fleet_pipeline.deliberation.judging import Judging
 from fleet_pipeline.deliberation.rows import Method
 from fleet_pipeline.deliberation.transcript import Status
 from fleet_pipeline.scoring.embeddings import Encoder
-from fleet_pipeline.scoring.options import CouncilCheckOptions, Weights
+from fleet_pipeline.scoring.options import CouncilCheck, CouncilCheckOptions, Weights
 from fleet_pipeline.scoring.score import RelevanceScorer, code_part, diversity_part, relevance_part
-from fleet_pipeline.services.outcomes import Outcome, write_outcome
+from fleet_pipeline.services.outcomes import Outcome, checks_of, write_outcome
 from fleet_pipeline.services.score_councils import (
     RankedCouncil,
     ranked_councils,
@@ -50,17 +50,23 @@ class Rules:
 
 
 class Concluded:
-    """The deliberations that a run has concluded so far. `failed`: why, of those that did not complete."""
+    """The deliberations that a run has concluded so far.
+
+    `failed` says why, of those that did not complete; `failed_checks`, of those with a council check that failed.
+    """
 
     def __init__(self) -> None:
         self.keys: set[str] = set()
         self.failed: dict[str, str] = {}
+        self.failed_checks: dict[str, dict[CouncilCheck, str]] = {}
 
     def add(self, outcome: Outcome) -> None:
         key = outcome.row.deliberation_id
         self.keys.add(key)
         if outcome.row.status is not Status.COMPLETED:
             self.failed[key] = f"{outcome.row.status}: {outcome.row.error_message}"
+        if checks := checks_of(outcome):
+            self.failed_checks[key] = checks
 
 
 class CouncilScorer:

@@ -75,3 +75,8 @@ def find_outcome(tasks: TaskStore, key: str, run_id: str, checks: CouncilCheckOp
     row = outcome_row(key, run_id, task, footer, utterances, seats, diversity, broken)
     failed = failed_checks(row, utterances, seats, task.needed if task else None, checks)
     return Outcome(row, seats, utterances, failed, damaged)
+
+
+def checks_of(outcome: Outcome) -> dict[CouncilCheck, str]:
+    """Why each failed council check failed: of a deliberation with a damaged file, that alone."""
+    return {"schema": outcome.row.error_message or ""} if outcome.damaged else outcome.failed_checks

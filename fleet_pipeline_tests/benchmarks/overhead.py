@@ -1,0 +1,95 @@
+"""What a deliberation costs beside the engine: milliseconds each, by part, with an engine that answers at once.
+
+    python -m fleet_pipeline_tests.benchmarks.overhead 250 1000
+    python -m fleet_pipeline_tests.benchmarks.overhead 250 --profile 40
+
+Deliberations of three agents and one round on a Dagster instance in SQLite, as `fleet run` sets it up. The engine is
+scripted, so its own time (making prompts and answers of about 40 words) is in the figures.
+"""
+
+import argparse
+import cProfile
+import os
+import pstats
+import random
+import resource
+import tempfile
+import time
+import uuid
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from fleet_pipeline.instance.in_process import create_run, execute
+from fleet_pipeline.instance.partitions import register
+from fleet_pipeline.services import run_report
+from fleet_pipeline_tests.benchmarks.faults import QUIET
+from fleet_pipeline_tests.support.councils import said
+from fleet_pipeline_tests.support.heard import Heard
+from fleet_pipeline_tests.support.pipeline import Pipeline
+
+WORDS = 40
+_TEMPLATE = Path(__file__).parents[2] / "fleet_pipeline/dagster.yaml"
+
+
+def measure(count: int) -> dict[str, float]:
+    """Milliseconds a deliberation, by part, and the process's peak memory in MiB so far."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "dagster.yaml").write_text(_TEMPLATE.read_text())
+        os.environ["DAGSTER_HOME"] = name
+        with dg.DagsterInstance.from_config(name) as instance:
+            parts = _run(instance, folder, count)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return {"deliberations": count} | {part: seconds / count * 1_000 for part, seconds in parts.items()} | {"MiB": peak}
+
+
+def _run(instance: dg.DagsterInstance, folder: Path, count: int) -> dict[str, float]:
+    chance = random.Random(0)
+    vocabulary = [f"word{n}" for n in range(2_000)]
+
+    def answer(_: Heard) -> Any:
+        return said(" ".join(chance.choices(vocabulary, k=WORDS)))
+
+    pipeline = Pipeline(instance, folder / "storage")
+    pipeline.answer = answer
+    parts, began = {}, time.monotonic()
+    keys = pipeline.put(*(f"t{number:05d}" for number in range(count)))
+    tags = register(instance, keys)
+    job = pipeline.definitions.resolve_job_def("deliberate")
+    run = create_run(instance, job, str(uuid.uuid4()), QUIET, tags)
+    parts["tasks, partitions, run"] = time.monotonic() - began
+    began = time.monotonic()
+    broke = execute(job, run, instance)
+    parts["run"] = time.monotonic() - began
+    if broke:
+        raise RuntimeError(broke)
+    for step in instance.get_run_step_stats(run.run_id):
+        parts[f"  {step.step_key}"] = (step.end_time or 0) - (step.start_time or 0)
+    began = time.monotonic()
+    run_report.write_file(folder / "report.html", pipeline.store, "Benchmark", run_report.outcome_table(pipeline.store))
+    parts["report"] = time.monotonic() - began
+    parts["all but the report"] = parts["tasks, partitions, run"] + parts["run"]
+    return parts
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("count", type=int, nargs="+")
+    parser.add_argument("--profile", type=int, metavar="LINES", help="print where the time goes")
+    arguments = parser.parse_args()
+    measure(10)  # imports and caches
+    for count in arguments.count:
+        profile = cProfile.Profile() if arguments.profile else None
+        if profile:
+            profile.enable()
+        figures = measure(count)
+        if profile:
+            profile.disable()
+            pstats.Stats(profile).sort_stats("cumulative").print_stats(arguments.profile)
+        print("\n".join(f"{part:34} {figure:10.1f}" for part, figure in figures.items()), flush=True)
+
+
+if __name__ == "__main__":
+    main()
