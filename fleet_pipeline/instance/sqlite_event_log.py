@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 from dagster import Field
+
+# Not exported by `dagster`, which names them in dagster.yaml only.
 from dagster._core.storage.event_log import SqliteEventLogStorage
 from dagster._core.storage.sqlite import SQLITE_BUSY_TIMEOUT_SECONDS
 from dagster._serdes import ConfigurableClassData
