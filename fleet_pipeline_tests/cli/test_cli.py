@@ -15,6 +15,7 @@ import psutil
 import pytest
 
 from fleet_pipeline.models.registry import FLEET_TINY
+from fleet_pipeline_tests.support.deployment import instance_at
 from fleet_pipeline_tests.support.processes import wait_until_gone
 
 pytestmark = pytest.mark.engine
@@ -68,10 +69,8 @@ def test_a_bad_line_among_good_ones_is_named_the_good_ones_run_and_the_exit_code
 
 
 def test_the_run_is_recorded_in_the_instance_with_what_it_ran_with(ran) -> None:
-    from dagster import DagsterInstance
-
     folder, result = ran
-    with DagsterInstance.from_config(str(folder / ".fleet/dagster")) as instance:
+    with instance_at(folder / ".fleet/dagster") as instance:
         (run,) = instance.get_runs()
         assert run.run_id == json.loads(result.stdout)["run_id"]
         assert run.is_success

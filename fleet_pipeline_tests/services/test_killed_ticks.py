@@ -24,7 +24,7 @@ from fleet_pipeline.instance.names import OUTCOMES
 from fleet_pipeline.instance.partitions import NAME
 from fleet_pipeline.services.intake import Intake
 from fleet_pipeline_tests.support.broker import Broker
-from fleet_pipeline_tests.support.deployment import eventually, make_home, start_daemon
+from fleet_pipeline_tests.support.deployment import eventually, instance_at, make_home, start_daemon
 from fleet_pipeline_tests.support.intakes import Intakes, line
 from fleet_pipeline_tests.support.killed_ticks import IN, OUT, Tick, run_and_kill
 from fleet_pipeline_tests.support.pipeline import Pipeline, put_described, silent_for
@@ -221,7 +221,7 @@ def test_with_the_daemon_killed_again_and_again_all_requests_are_run_and_announc
 ) -> None:
     home, storage = make_home(tmp_path), tmp_path / "storage"
     servers = []
-    with dg.DagsterInstance.from_config(str(home)) as instance, Client(nats_url) as fleet:
+    with instance_at(home) as instance, Client(nats_url) as fleet:
 
         def has_key(key: str) -> bool:
             return instance.has_dynamic_partition(NAME, key)

@@ -15,6 +15,7 @@ from typing import Any
 
 import dagster as dg
 import psutil
+import pytest
 
 from fleet_pipeline.deliberation.roles import BUILT_IN_ROLES
 from fleet_pipeline.instance.partitions import NAME
@@ -118,6 +119,15 @@ def make_home(folder: Path) -> Path:
     return home
 
 
+@contextmanager
+def instance_at(home: Path) -> Iterator[dg.DagsterInstance]:
+    """The instance in `home`, opened as all its processes open it: by DAGSTER_HOME, where its event log is looked for."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DAGSTER_HOME", str(home))
+        with dg.DagsterInstance.get() as instance:
+            yield instance
+
+
 def environment(home: Path, storage: Path, nats_url: str) -> dict[str, str]:
     return os.environ | {
         "DAGSTER_HOME": str(home),
@@ -156,7 +166,7 @@ def deployed(folder: Path, nats_url: str = "", module: str = SCRIPTED, **setting
         variables = environment(home, storage, nats_url) | settings
         process = subprocess.Popen(program, env=variables, stdout=log, stderr=log, cwd=ROOT)
         try:
-            with dg.DagsterInstance.from_config(str(home)) as instance:
+            with instance_at(home) as instance:
                 deployment = Deployment(port, instance, storage, nats_url, module)
                 eventually(lambda: _answers(deployment), f"the UI; see {folder / 'log'}")
                 yield deployment

@@ -16,6 +16,7 @@ from fleet_pipeline.services import intake, publishing
 from fleet_pipeline.services.intake import Intake
 from fleet_pipeline.settings import Settings
 from fleet_pipeline.storage.task_store import TaskStore
+from fleet_pipeline_tests.support.deployment import instance_at
 from fleet_pipeline_tests.support.kill_points import after, before, die, die_in
 
 
@@ -41,7 +42,7 @@ def run_and_kill(tick: Tick) -> None:
 def evaluate(tick: Tick) -> None:
     POINTS[tick.point]()
     settings = Settings(storage=str(tick.storage))
-    with dg.DagsterInstance.from_config(str(tick.home)) as instance:
+    with instance_at(tick.home) as instance:
         resource_names = {"completions": ("nats", "ticks")}.get(
             tick.sensor, ("nats", "ticks", "request_options", "backlog_options", "council", "storage")
         )

@@ -1,0 +1,61 @@
+"""When the deliberations of a run ended, and when each outcome stood in Dagster's event log: figures and a plot.
+
+    fleet run backlog.jsonl --nats embedded
+    python -m fleet_pipeline_tests.benchmarks.arrivals .fleet/dagster .fleet/storage arrivals.png
+
+The run's deliberations must be the only ones in the storage.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+import dagster as dg
+import numpy as np
+import pandas as pd
+
+from fleet_pipeline.instance.names import OUTCOMES
+
+
+def arrivals(home: Path, storage: Path) -> pd.DataFrame:
+    """Of each deliberation the seconds from the first one's start to its own end (`finished`) and to its outcome's event
+    (`announced`)."""
+    outcomes = pd.read_parquet(storage / "deliberations").set_index("deliberation_id")
+    os.environ["DAGSTER_HOME"] = str(home)
+    with dg.DagsterInstance.get() as instance:
+        limit = 10 * len(outcomes)
+        records = [
+            *instance.fetch_materializations(OUTCOMES, limit=limit).records,
+            *instance.fetch_observations(OUTCOMES, limit=limit).records,
+        ]
+    first = outcomes["started_at"].min().timestamp()
+    announced = pd.Series({record.partition_key: record.timestamp for record in reversed(records)})
+    finished = outcomes["finished_at"].map(lambda time: time.timestamp())
+    return pd.DataFrame({"finished": finished - first, "announced": announced.reindex(outcomes.index) - first})
+
+
+def draw(times: pd.DataFrame, file: Path) -> None:
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(8, 4), layout="constrained")
+    count = np.arange(1, len(times) + 1)
+    for name, colour in (("finished", "#1f6feb"), ("announced", "#d9480f")):
+        axes.step(np.sort(times[name]), count, where="post", label=name, color=colour)
+    axes.set(
+        xlabel="seconds since the first deliberation began", ylabel="deliberations", ylim=(0, None), xlim=(0, None)
+    )
+    axes.legend(frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(file, dpi=110)
+
+
+if __name__ == "__main__":
+    found = arrivals(Path(sys.argv[1]).absolute(), Path(sys.argv[2]))
+    lag = found["announced"] - found["finished"]
+    whole = found["finished"].max()
+    print(f"{len(found)} deliberations; the last one ended after {whole:.0f} s")
+    print(f"first outcome after {found['announced'].min() / whole:.0%} of that")
+    print(
+        f"from the end to the event log: p50 {lag.median():.2f} s, p95 {lag.quantile(0.95):.2f} s, most {lag.max():.2f} s"
+    )
+    draw(found, Path(sys.argv[3]))
