@@ -71,3 +71,10 @@ def test_nothing_stays_open_after_the_instance_has_ended(instance):
     a_run(instance)
     instance.event_log_storage.dispose()
     assert not instance.event_log_storage._open
+
+
+def test_an_instance_opened_without_dagster_home_is_refused_and_told_so(tmp_path, monkeypatch):
+    monkeypatch.delenv("DAGSTER_HOME", raising=False)
+    (tmp_path / "dagster.yaml").write_text(Path(home.__file__).parents[1].joinpath("dagster.yaml").read_text())
+    with pytest.raises(dg.DagsterInvariantViolationError, match="DAGSTER_HOME, which is not set"):
+        _ = dg.DagsterInstance.from_config(str(tmp_path)).event_log_storage
