@@ -22,18 +22,24 @@ import time
 import traceback
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
+from threading import Timer
 from typing import Any
 
 import pandas as pd
 
+from fleet_pipeline.common.errors import COMPLETED, SOME_FAILED
 from fleet_pipeline.deliberation.roles import BUILT_IN_ROLES
 from fleet_pipeline.inference.gpu import gpu_memories
 from fleet_pipeline.models.registry import FLEET_TINY
 
 GIB = 2**30
 MAX_TOKENS = 300
+# A run that takes longer is killed with its engine, and the step fails with the end of its log: once a kill of fleet-tiny did
+# not end in six minutes, and what it was doing went with the machine.
+RUN_SECONDS = 200
 # Layers, width, inner width, heads, key-value heads and head size, from the models' own config.json.
 SHAPES = {
     "qwen3-0.6b": (28, 1024, 3072, 16, 8, 128),
@@ -50,10 +56,10 @@ def check(out: Path, shape: str, councils: int, skip: list[str]) -> bool:
     with tempfile.TemporaryDirectory(prefix="fleet-gpu-") as name:
         folder = Path(name)
         steps: dict[str, Callable[[], Report]] = {
-            "kill": lambda: _killed(folder / "kill", many),
-            "cancel": lambda: _cancelled(folder / "cancel", many),
             shape: lambda: _councils(folder / "large", _random_model(folder, shape), councils),
+            "kill": lambda: _killed(folder / "kill", many),
             "vllm_bench": lambda: _vllm_bench(_random_model(folder, shape), report),
+            "cancel": lambda: _cancelled(folder / "cancel", many),
         }
         for step, do in steps.items():
             if step in skip:
@@ -113,7 +119,18 @@ def _start(folder: Path, model: str, councils: int) -> subprocess.Popen[str]:
     command = [sys.executable, "-c", "from fleet_pipeline.cli import main; main()", "run", str(backlog)]
     command += ["--model", model, "--storage", str(folder / "storage"), "--json"]
     log = (folder / "log").open("a")
-    return subprocess.Popen(command, env=environment, cwd=folder, stdout=subprocess.PIPE, stderr=log, text=True)
+    process = subprocess.Popen(
+        command, env=environment, cwd=folder, stdout=subprocess.PIPE, stderr=log, text=True, start_new_session=True
+    )
+    limit = Timer(RUN_SECONDS, _kill_group, [process.pid])
+    limit.daemon = True
+    limit.start()
+    return process
+
+
+def _kill_group(pid: int) -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(pid, signal.SIGKILL)
 
 
 def _finish(process: subprocess.Popen[str], folder: Path) -> tuple[Report, float]:
@@ -125,7 +142,7 @@ def _finish(process: subprocess.Popen[str], folder: Path) -> tuple[Report, float
             peak = max(peak, _gib())
             time.sleep(0.2)
         text, _ = output.result()
-    if process.returncode not in (0, 1):  # 1: some deliberation failed, which the summary says
+    if process.returncode not in (COMPLETED, SOME_FAILED):
         raise RuntimeError(f"fleet run ended with {process.returncode}:\n{(folder / 'log').read_text()[-3_000:]}")
     summary: Report = json.loads(text)
     return summary, peak
