@@ -1,0 +1,229 @@
+"""How well the loop uses the engine, as ratios in one process on one engine.
+
+    python -m fleet_pipeline_tests.benchmarks.engine                       # 60 councils of fleet-tiny, 5 repetitions
+    python -m fleet_pipeline_tests.benchmarks.engine --councils 6 --repetitions 1
+
+Councils are held once and recorded. From then on every way of running them replays the recording: the same prompts, seeds
+and sampling, each answer forced to its recorded length and then taken from the recording. So all ways generate the same
+number of tokens, which is asserted. They take turns (A B C, C B A), and the prefix cache is emptied before each.
+
+- `loop`: `drive`, as the pipeline runs councils.
+- `lockstep`: one `LLM.generate` a phase over all councils; no council goes on before the last has ended the phase.
+- `at once`: one `LLM.generate` over all prompts, as if no answer were needed for the next prompt. This is the limit.
+- `one by one`: one call after another, as the earlier system made them of its server; of the first councils only.
+"""
+
+import argparse
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from fleet_pipeline.deliberation.council import CouncilDefaults
+from fleet_pipeline.deliberation.exchange import Completion, Request
+from fleet_pipeline.deliberation.sampling import Sampling
+from fleet_pipeline.inference.options import VllmConfig
+from fleet_pipeline.inference.vllm import VllmEngine
+from fleet_pipeline.models.registry import FLEET_TINY, resolve
+from fleet_pipeline_tests.benchmarks.figures import Line, Spread, markdown, ratios, turns
+from fleet_pipeline_tests.support.councils import a_deliberation, a_job
+
+CONTEXT = 4_096
+SUBJECTS = ("rate limiter", "job queue", "audit log", "search index", "feature flag store", "retry policy", "backup")
+
+
+@dataclass
+class Said:
+    """A recorded answer, the tokens of the prompt that it was given to, and how it was sampled."""
+
+    council: str
+    phase: str
+    prompt: list[int]
+    params: Any
+    completion: Completion
+
+
+class Replay(VllmEngine):
+    """An engine that records what it says, and once it has, gives every request its recorded answer."""
+
+    said: dict[str, Said]  # by request name, in the order in which they were asked
+    replays = False
+    names: dict[str, str]  # by request id
+    step_seconds = 0.0
+
+    def submit(self, request_id: str, request: Request) -> Completion | None:
+        self.names[request_id] = request.name
+        return super().submit(request_id, request)
+
+    def _params(self, request: Request, room: int) -> Any:
+        params = super()._params(request, room)
+        if self.replays:
+            return self.said[request.name].params
+        council, _, phase, *_ = request.name.split(" ")
+        self.said[request.name] = Said(council, phase, self.format.encode(request.messages), params, Completion())
+        return params
+
+    def step(self, patience_seconds: float) -> list[tuple[str, Completion]]:
+        began = time.perf_counter()
+        answers = super().step(patience_seconds)
+        self.step_seconds += time.perf_counter() - began
+        for request_id, answer in answers:
+            said = self.said[self.names[request_id]]
+            if self.replays:
+                assert answer.completion_tokens == said.completion.completion_tokens, self.names[request_id]
+            else:
+                said.completion = answer
+        return [
+            (request_id, replace(self.said[self.names[request_id]].completion, cached_tokens=answer.cached_tokens))
+            for request_id, answer in answers
+        ]
+
+    def record(self, councils: int) -> None:
+        self.said, self.names, self.replays = {}, {}, False
+        list(self.run(_jobs(councils)))
+        for said in self.said.values():
+            params = said.params.clone()
+            params.max_tokens, params.ignore_eos, params.repetition_detection = (
+                said.completion.completion_tokens,
+                True,
+                None,
+            )
+            params.structured_outputs = None
+            said.params = params
+        self.replays = True
+
+    def forget(self) -> None:
+        self.llm.reset_prefix_cache()
+        self.step_seconds = 0.0
+
+
+@dataclass
+class Pass:
+    """What one pass took. `first` and `outside` are known of the loop only."""
+
+    tokens_per_second: float
+    first: float = 0.0  # share of the pass after which the first council had finished
+    outside: float = 0.0  # seconds outside of `step` per second in it
+    cached: float = 0.0  # share of the prompts' tokens
+
+
+def _jobs(councils: int) -> list[Any]:
+    defaults = CouncilDefaults(model=FLEET_TINY, sampling=Sampling(max_tokens=300))
+    return [
+        a_job(
+            a_deliberation(
+                f"t{n}", defaults=defaults, description=f"Design a {SUBJECTS[n % len(SUBJECTS)]} for {n + 2} tenants."
+            )
+        )
+        for n in range(councils)
+    ]
+
+
+def loop(engine: Replay, councils: int) -> Pass:
+    engine.forget()
+    answers: list[Completion] = []
+    began = time.perf_counter()
+    first = 0.0
+    for _ in engine.run(_jobs(councils), answers.append):
+        first = first or time.perf_counter() - began
+    seconds = time.perf_counter() - began
+    tokens = sum(one.completion_tokens for one in answers)
+    assert tokens == sum(one.completion.completion_tokens for one in engine.said.values())
+    return Pass(
+        tokens / seconds,
+        first / seconds,
+        (seconds - engine.step_seconds) / engine.step_seconds,
+        sum(one.cached_tokens for one in answers) / sum(one.prompt_tokens for one in answers),
+    )
+
+
+def _generate(engine: Replay, batches: Sequence[Sequence[Said]]) -> Pass:
+    engine.forget()
+    began = time.perf_counter()
+    tokens = 0
+    for batch in batches:
+        prompts: Any = [{"prompt_token_ids": one.prompt} for one in batch]
+        for output in engine.llm.generate(prompts, [one.params for one in batch], use_tqdm=False):
+            tokens += len(output.outputs[0].token_ids)
+    seconds = time.perf_counter() - began
+    assert tokens == sum(one.completion.completion_tokens for batch in batches for one in batch)
+    return Pass(tokens / seconds)
+
+
+def lockstep(engine: Replay) -> Pass:
+    said = list(engine.said.values())
+    return _generate(
+        engine, [[one for one in said if one.phase == phase] for phase in dict.fromkeys(one.phase for one in said)]
+    )
+
+
+def at_once(engine: Replay) -> Pass:
+    return _generate(engine, [list(engine.said.values())])
+
+
+def one_by_one(engine: Replay, councils: int) -> Pass:
+    first = list(dict.fromkeys(one.council for one in engine.said.values()))[:councils]
+    return _generate(engine, [[one] for one in engine.said.values() if one.council in first])
+
+
+def cache_limit(engine: Replay) -> float:
+    """The share of prompt tokens that a cache without limit would hold, in blocks of this engine's size.
+
+    vLLM computes at least the last token of a prompt, so a prompt never comes from the cache as a whole.
+    """
+    size = engine.core.vllm_config.cache_config.block_size
+    seen: set[tuple[int, ...]] = set()
+    held = total = 0
+    for one in engine.said.values():
+        total += len(one.prompt)
+        prefixes = [tuple(one.prompt[:end]) for end in range(size, len(one.prompt) + 1, size)]
+        known = [prefix for prefix in prefixes if prefix in seen and len(prefix) < len(one.prompt)]
+        held += len(known) * size
+        seen.update(prefixes)
+    return held / total
+
+
+def measure(config: VllmConfig, councils: int, few: int, repetitions: int) -> list[Line]:
+    with Replay.start(config) as engine:
+        assert isinstance(engine, Replay)
+        engine.record(councils)
+        ways = {
+            "loop": lambda: loop(engine, councils),
+            "lockstep": lambda: lockstep(engine),
+            "at once": lambda: at_once(engine),
+            "one by one": lambda: one_by_one(engine, few),
+        }
+        passes: dict[str, list[Pass]] = {name: [] for name in ways}
+        for name in turns(list(ways), repetitions):
+            passes[name].append(ways[name]())
+        limit = cache_limit(engine)
+    rates = {name: [one.tokens_per_second for one in found] for name, found in passes.items()}
+    cached = [one.cached for one in passes["loop"]]
+    return [
+        Line("loop, tokens/s", Spread.of(rates["loop"])),
+        Line("loop / lockstep", ratios(rates["loop"], rates["lockstep"]), "at least 1"),
+        Line("loop / all prompts at once", ratios(rates["loop"], rates["at once"]), "at least 0.97"),
+        Line("loop / one call after another", ratios(rates["loop"], rates["one by one"]), "at least 10"),
+        Line("first outcome, share of the run", Spread.of([one.first for one in passes["loop"]]), "at most 0.3"),
+        Line("seconds outside `step` per second in it", Spread.of([one.outside for one in passes["loop"]])),
+        Line("prompt tokens from the cache", Spread.of(cached)),
+        Line("the same with a cache without limit", Spread.of([limit])),
+        Line("cache / its limit", Spread.of([one / limit for one in cached]), "at least 0.95"),
+    ]  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default=FLEET_TINY)
+    parser.add_argument("--councils", type=int, default=60)
+    parser.add_argument("--few", type=int, default=12, help="councils of which calls are made one after another")
+    parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--seqs", type=int, help="engine.max_num_seqs")
+    arguments = parser.parse_args()
+    own = {"max_num_seqs": arguments.seqs} if arguments.seqs else {}
+    config = VllmConfig(model=resolve(arguments.model), max_model_len=CONTEXT, **own)
+    print(markdown("ratio", measure(config, arguments.councils, arguments.few, arguments.repetitions)))
+
+
+if __name__ == "__main__":
+    main()
