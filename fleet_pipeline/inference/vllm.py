@@ -35,6 +35,7 @@ from fleet_pipeline.inference.chat_format import ChatFormat
 from fleet_pipeline.inference.engine import ALL_CHECKS, Finished, Job, OnCompletion, PromptCheck, ignore
 from fleet_pipeline.inference.loop import drive
 from fleet_pipeline.inference.options import CPU_CACHE_GIB, VllmConfig
+from fleet_pipeline.inference.threads import Threads, are_chosen, shared_cores
 
 DEFAULT_TEMPERATURE = 0.7
 # An answer ends when a passage of so many tokens stands LOOP_COUNT times in a row. A passage of up to 32 tokens that
@@ -62,6 +63,7 @@ class VllmEngine:
         self.llm: Any = None
         self.core: Any = None
         self.crash: str | None = None  # reason of the last crash, until the restart
+        self.threads: Threads | None = None  # of an engine in this process, where they follow the load
 
     @classmethod
     def start(cls, config: VllmConfig) -> VllmEngine:
@@ -72,7 +74,7 @@ class VllmEngine:
 
     def _load(self) -> None:
         began = time.monotonic()
-        llm = _load_llm(self.config)
+        llm, self.threads = _load_llm(self.config)
         self.llm, self.core, self.crash = llm, llm.llm_engine, None
         try:
             _watch(self.core.engine_core)
@@ -132,6 +134,8 @@ class VllmEngine:
     def step(self, patience_seconds: float) -> list[tuple[str, Completion]]:
         if self.crash is None and not self._has_come(patience_seconds):
             return []
+        if self.threads is not None:
+            self.threads.look()
         if self.crash is None:
             try:
                 outputs = self.core.step()
@@ -236,7 +240,7 @@ class VllmEngine:
         )
 
 
-def _load_llm(config: VllmConfig) -> Any:
+def _load_llm(config: VllmConfig) -> tuple[Any, Threads | None]:
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
     if config.cpu_kv_cache_gib:
@@ -246,12 +250,14 @@ def _load_llm(config: VllmConfig) -> Any:
     from vllm.platforms import current_platform
 
     arguments: dict[str, Any] = {}
+    follow_load = False
     if current_platform.is_cpu():
         os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+        follow_load = os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] == "0" and not are_chosen()
         # Blocks of 32 tokens instead of 128, because a prefix is cached in whole blocks only.
         arguments = {"enforce_eager": True, "enable_chunked_prefill": False, "block_size": 32}
     try:
-        return LLM(
+        llm = LLM(
             model=config.model,
             revision=config.revision,
             dtype=config.dtype,
@@ -268,6 +274,7 @@ def _load_llm(config: VllmConfig) -> Any:
             structured_outputs_config={"backend": "xgrammar", "disable_any_whitespace": True},
             **arguments,
         )
+        return llm, shared_cores() if follow_load else None
     except BaseException as error:
         _free()
         if isinstance(error, Exception):

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
+from threadpoolctl import threadpool_info
 
 from fleet_pipeline.common.errors import EngineError, ModelUnavailable
 from fleet_pipeline.deliberation.council import CouncilDefaults, Deliberation
@@ -72,6 +73,29 @@ def test_a_judge_answers_under_its_schema_beside_councils_that_have_none(vllm_en
     assert sum(judgement.verdict is not None for judgement in judgements) >= 4
     assert len({judgement.utterance.request.seed for judgement in judgements}) == 6
     assert finished["beside.dev"].status is Status.COMPLETED
+
+
+def test_an_engine_in_this_process_computes_with_one_thread_less_beside_a_busy_process(vllm_engine: VllmEngine) -> None:
+    own = vllm_engine.threads
+    if own is None:
+        pytest.skip("OMP_NUM_THREADS is set, or this is not Linux")
+
+    def computes_with() -> int:
+        (library,) = [one for one in threadpool_info() if "torch" in one["filepath"] and one["user_api"] == "openmp"]
+        return int(library["num_threads"])
+
+    measured, own._next = own._others, 0.0
+    try:
+        own._others = lambda: 1.0
+        vllm_engine.step(0.0)
+        assert own.count == max(own.cores - 1, 1)
+        fewer = computes_with()
+        own._others, own._next = lambda: 0.0, 0.0
+        vllm_engine.step(0.0)
+        assert own.count == own.cores
+        assert fewer == max(computes_with() - 1, 1)
+    finally:
+        own._others = measured
 
 
 def test_an_overlong_prompt_is_refused_before_the_engine_and_its_neighbours_go_on(vllm_engine: VllmEngine) -> None:
