@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from fleet_pipeline.common.frames import records
 from fleet_pipeline.deliberation.rows import CouncilFigures
 from fleet_pipeline.deliberation.task import Task
 from fleet_pipeline.scoring.code_checks.check import CHECKS_VERSION, check_code
@@ -59,7 +60,9 @@ def score_proposals(
         scored = [scorer.score(chunk) for chunk in chunks]
     ranked = rank(score(pd.concat([part.seats for part in scored], ignore_index=True), weights or Weights()))
     ranked = proposals[SEAT].merge(ranked, on=SEAT, how="left", validate="1:1")
-    return Scored(ranked, score_frame([*(figure for part in scored for figure in part.figures), *seat_scores(ranked)]))
+    return Scored(
+        ranked, score_frame([*(figure for part in scored for figure in part.figures), *seat_scores(records(ranked))])
+    )
 
 
 class Part(NamedTuple):
@@ -164,8 +167,8 @@ def council_figures(scores: Iterable[Score]) -> CouncilFigures:
     )
 
 
-def seat_scores(ranked: pd.DataFrame) -> list[Score]:
-    """The parts of each proposal's score in tall form, so that a ranking can be recomputed from one table."""
+def seat_scores(ranked: Iterable[Mapping[str, Any]]) -> list[Score]:
+    """The parts of each proposal's score in tall form, from ranked rows (`records`), so that a ranking can be recomputed from one table."""
     versions = {
         "own_share": VERSION,
         "wrong_share": VERSION,
@@ -177,12 +180,12 @@ def seat_scores(ranked: pd.DataFrame) -> list[Score]:
     }
     return [
         Score(row["deliberation_id"], row["agent_id"], None, "final", metric, version, row[metric], _count(metric, row))
-        for row in ranked.to_dict("records")
+        for row in ranked
         for metric, version in versions.items()
-        if row[metric] == row[metric]  # not NaN
+        if row[metric] is not None
     ]
 
 
-def _count(metric: str, row: Mapping[Any, Any]) -> int:
+def _count(metric: str, row: Mapping[str, Any]) -> int:
     counted = {"coverage": row["evidence"], "checks": row["findings"]}.get(metric)
     return len(counted) if isinstance(counted, list) else 1

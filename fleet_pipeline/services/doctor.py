@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 from fleet_pipeline.common.errors import ModelUnavailable, StorageError
 from fleet_pipeline.events.options import without_secrets
 from fleet_pipeline.inference.gpu import gpu_memory
+from fleet_pipeline.inference.threads import are_chosen
 from fleet_pipeline.models.identity import commit
 from fleet_pipeline.models.registry import resolve
 from fleet_pipeline.services.engines import VllmProvider
@@ -102,7 +103,14 @@ def _gpu(_: Settings) -> Diagnosis:
         return ok(memory)
     if shutil.which("nvidia-smi"):
         return warn("nvidia-smi is there, its driver says nothing", "make setup, and nvidia-smi by hand")
-    return warn("none", "fine for trying things out; for real models use a machine with one")
+    threads = (
+        "as OMP_NUM_THREADS says"
+        if are_chosen()
+        else f"{os.cpu_count()} cores, less those that other processes keep busy"
+    )
+    return warn(
+        f"none: the engine computes on {threads}", "fine for trying things out; for real models use a machine with one"
+    )
 
 
 def _model(settings: Settings) -> Diagnosis:

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from fleet_pipeline.common.errors import CorruptFile, InvalidInput
+from fleet_pipeline.common.frames import records
 from fleet_pipeline.deliberation.rows import (
     CouncilFigures,
     OutcomeFooter,
@@ -16,8 +17,9 @@ from fleet_pipeline.scoring.council_checks import failed_checks
 from fleet_pipeline.scoring.options import CouncilCheck, CouncilCheckOptions
 from fleet_pipeline.scoring.outcome import outcome_row
 from fleet_pipeline.scoring.proposals import proposal_rows
-from fleet_pipeline.services.score_councils import read_batches
+from fleet_pipeline.services.score_councils import RankedCouncil, read_batches
 from fleet_pipeline.storage.schemas import DELIBERATIONS, PROPOSALS, UTTERANCES
+from fleet_pipeline.storage.store import Store
 from fleet_pipeline.storage.tables import Transcripts, read_file, write_rows
 from fleet_pipeline.storage.task_store import TaskStore
 
@@ -35,9 +37,15 @@ class Outcome:
     damaged: bool = False  # a file of it could not be read
 
 
-def write_outcome(tasks: TaskStore, key: str, run_id: str, checks: CouncilCheckOptions = _DEFAULTS) -> Outcome:
-    """Write and return the outcome of one deliberation."""
-    outcome = find_outcome(tasks, key, run_id, checks)
+def write_outcome(
+    tasks: TaskStore,
+    key: str,
+    run_id: str,
+    checks: CouncilCheckOptions = _DEFAULTS,
+    written: RankedCouncil | None = None,
+) -> Outcome:
+    """Write and return the outcome of one deliberation. `written` are its scores, where they have just been stored."""
+    outcome = find_outcome(tasks, key, run_id, checks, written)
     row = outcome.row
     write_rows(tasks.store, DELIBERATIONS, key, [row], OutcomeFooter(status=row.status, fingerprint=row.fingerprint))
     return outcome
@@ -47,7 +55,7 @@ def write_stopped(tasks: TaskStore, keys: Sequence[str], run_id: str) -> Iterato
     """Write and return the outcomes of deliberations whose run was stopped: their texts without scores, and no winner."""
     for batch in read_batches(Transcripts(tasks.store, UTTERANCES, keys), tasks):
         for key in batch.keys:
-            seats = proposal_rows(batch.seats[batch.seats["deliberation_id"] == key], run_id, wins=False)
+            seats = proposal_rows(records(batch.seats[batch.seats["deliberation_id"] == key]), run_id, wins=False)
             fingerprint = batch.transcripts[key].fingerprint if key in batch.transcripts else ""
             unscored = ProposalsFooter(
                 fingerprint=fingerprint, scores_version="", weights={}, method="score", diversity=CouncilFigures()
@@ -56,13 +64,15 @@ def write_stopped(tasks: TaskStore, keys: Sequence[str], run_id: str) -> Iterato
             yield write_outcome(tasks, key, run_id)
 
 
-def find_outcome(tasks: TaskStore, key: str, run_id: str, checks: CouncilCheckOptions) -> Outcome:
+def find_outcome(
+    tasks: TaskStore, key: str, run_id: str, checks: CouncilCheckOptions, written: RankedCouncil | None = None
+) -> Outcome:
     """The outcome by what is stored of one deliberation. It is failed if a file is corrupt or the task is invalid."""
     store, broken, damaged = tasks.store, "", False
     try:
-        transcript, proposals = read_file(store, UTTERANCES, key), read_file(store, PROPOSALS, key)
+        transcript, proposals = read_file(store, UTTERANCES, key), written or _proposals(store, key)
         utterances = transcript.rows if transcript else []
-        seats = proposals.rows if proposals else []
+        seats = proposals.seats if proposals else []
     except CorruptFile as error:
         transcript, proposals, utterances, seats, broken, damaged = None, None, [], [], str(error), True
     try:
@@ -75,6 +85,12 @@ def find_outcome(tasks: TaskStore, key: str, run_id: str, checks: CouncilCheckOp
     row = outcome_row(key, run_id, task, footer, utterances, seats, diversity, broken)
     failed = failed_checks(row, utterances, seats, task.needed if task else None, checks)
     return Outcome(row, seats, utterances, failed, damaged)
+
+
+def _proposals(store: Store, key: str) -> RankedCouncil | None:
+    """What is stored of a council's proposals; its scores are not read. Raises `CorruptFile`."""
+    file = read_file(store, PROPOSALS, key)
+    return RankedCouncil(key, file.rows, file.footer, []) if file else None
 
 
 def checks_of(outcome: Outcome) -> dict[CouncilCheck, str]:

@@ -7,10 +7,12 @@ batches, and says a `Part` of each. `ranked_councils` joins the parts of a batch
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
 from fleet_pipeline.common.errors import CorruptFile, InvalidInput
+from fleet_pipeline.common.frames import records
 from fleet_pipeline.deliberation.judging import Judging, judging_fingerprint
 from fleet_pipeline.deliberation.rows import (
     JudgementRow,
@@ -115,13 +117,15 @@ def ranked_councils(
     seats, figures = joined(present, parts)
     candidates = {key: task.constraints.architect_rubric.k for key, task in batch.tasks.items()}
     ranked = batch.seats.merge(rank(score(seats, weights), method, candidates), on=SEAT, how="left")
-    councils = {str(key): council for key, council in ranked.groupby("deliberation_id")}
+    councils: dict[str, list[dict[str, Any]]] = {}
+    for seat in records(ranked):
+        councils.setdefault(seat["deliberation_id"], []).append(seat)
     by_council: dict[str, list[Score]] = {}
     for figure in figures:
         by_council.setdefault(figure.deliberation_id, []).append(figure)
     for key in batch.keys:
         transcript = batch.transcripts.get(key)
-        council, scores = councils.get(key, ranked.head(0)), by_council.get(key, [])
+        council, scores = councils.get(key, []), by_council.get(key, [])
         # Proposals of a failed deliberation are ranked too, but none wins.
         wins = transcript is not None and transcript.status is Status.COMPLETED
         fingerprint = transcript.fingerprint if transcript else ""
@@ -132,7 +136,7 @@ def ranked_councils(
             method=method,
             diversity=council_figures(scores),
         )
-        all_scores = [*scores, *seat_scores(council[council["score"].notna()])]
+        all_scores = [*scores, *seat_scores(seat for seat in council if seat["score"] is not None)]
         rows = [_score_row(figure, fingerprint, run_id) for figure in all_scores]
         yield RankedCouncil(key, proposal_rows(council, run_id, wins), footer, rows)
 

@@ -14,6 +14,7 @@ from typing import Any
 import dagster as dg
 
 from fleet_pipeline.common.errors import CorruptFile, InvalidInput
+from fleet_pipeline.common.frames import records
 from fleet_pipeline.deliberation.rows import OutcomeRow, ProposalRow
 from fleet_pipeline.deliberation.task import checked_id, is_deliberation_id
 from fleet_pipeline.events.completions import failed_agents, milliseconds, results
@@ -165,7 +166,7 @@ class StatusService:
         # pandas: half a second, and seldom needed
         from fleet_pipeline.scoring.proposals import final_proposals, proposal_rows
 
-        return proposal_rows(final_proposals(file.content.to_pandas()), run.run_id)
+        return proposal_rows(records(final_proposals(file.content.to_pandas())), run.run_id)
 
 
 class RequestStatusService:

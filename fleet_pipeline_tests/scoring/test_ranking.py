@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, strategies as st
 from pydantic import ValidationError
 
+from fleet_pipeline.common.frames import records
 from fleet_pipeline.deliberation.prompts import Phase
 from fleet_pipeline.scoring.options import Method, Weights
 from fleet_pipeline.scoring.proposals import final_proposals, proposal_rows
@@ -140,8 +141,8 @@ def test_final_proposals_are_found_in_what_was_said() -> None:
 def test_a_score_that_no_column_takes_is_an_error_and_not_lost() -> None:
     seats = pd.DataFrame([asdict(a_seat(1)) | {"novlety": 0.5}])
     with pytest.raises(ValidationError, match="novlety"):
-        proposal_rows(seats, "run")
-    assert proposal_rows(seats.drop(columns="novlety"), "run")[0].text == "a proposal"
+        proposal_rows(records(seats), "run")
+    assert proposal_rows(records(seats.drop(columns="novlety")), "run")[0].text == "a proposal"
 
 
 def test_a_revision_that_did_not_count_leaves_the_proposal() -> None:
