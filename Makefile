@@ -1,6 +1,6 @@
 # Everything a person types. `make help` lists it.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo ui test test-unit test-all browser lint lock model gpu-check clean
+.PHONY: help setup demo ui test test-unit test-all browser lint lock model bench gpu-check clean
 
 # The demo's model: fleet-tiny comes with the package and shows what councils do; it decides nothing.
 # For real answers: make demo MODEL=Qwen/Qwen3-8B, or a local folder.
@@ -8,6 +8,7 @@ MODEL ?= fleet-tiny
 BACKLOG ?= examples/backlog.jsonl
 SHOW ?= $(if $(filter examples/backlog.jsonl,$(BACKLOG)),ci-cd-pipeline.devops)
 PORT ?= 3000
+SIZE ?= full
 PYTHON ?= python3
 export PYTHON
 
@@ -50,6 +51,9 @@ lock: ## Write requirements/*.lock anew from pyproject.toml (needs uv)
 model: setup ## Train fleet-tiny anew (40 minutes on two cores) and measure it
 	@.venv/bin/python -m fleet_pipeline.training make
 	@.venv/bin/python -m fleet_pipeline.training evaluate
+
+bench: setup ## Measure everything (SIZE=quick: under 8 minutes) and write bench.md and bench.json
+	@.venv/bin/python -m fleet_pipeline_tests.benchmarks --size $(SIZE) --out bench
 
 gpu-check: ## Try a machine with a GPU: councils, a kill, a cancel, memory, tokens a second (writes gpu.json)
 	@.venv/bin/python -m fleet_pipeline_tests.benchmarks.gpu --out gpu.json

@@ -25,7 +25,7 @@ from fleet_pipeline.deliberation.sampling import Sampling
 from fleet_pipeline.inference.options import VllmConfig
 from fleet_pipeline.inference.vllm import VllmEngine
 from fleet_pipeline.models.registry import FLEET_TINY, resolve
-from fleet_pipeline_tests.benchmarks.figures import Line, Spread, markdown, ratios, turns
+from fleet_pipeline_tests.benchmarks.figures import Line, Spread, publish, ratios, takes_json, turns
 from fleet_pipeline_tests.support.councils import a_deliberation, a_job
 
 CONTEXT = 4_096
@@ -219,10 +219,12 @@ def main() -> None:
     parser.add_argument("--few", type=int, default=12, help="councils of which calls are made one after another")
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--seqs", type=int, help="engine.max_num_seqs")
+    takes_json(parser)
     arguments = parser.parse_args()
     own = {"max_num_seqs": arguments.seqs} if arguments.seqs else {}
     config = VllmConfig(model=resolve(arguments.model), max_model_len=CONTEXT, **own)
-    print(markdown("ratio", measure(config, arguments.councils, arguments.few, arguments.repetitions)))
+    lines = measure(config, arguments.councils, arguments.few, arguments.repetitions)
+    publish(f"{arguments.councils} councils of {arguments.model}", lines, arguments.json)
 
 
 if __name__ == "__main__":

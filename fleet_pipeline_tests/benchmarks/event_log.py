@@ -5,8 +5,8 @@
 One process; the two take turns (A B B A), each pass in a new instance; median, least and most of the passes.
 """
 
+import argparse
 import os
-import statistics
 import tempfile
 import time
 from pathlib import Path
@@ -15,6 +15,7 @@ import dagster as dg
 from dagster._core.events import DagsterEvent, StepMaterializationData
 
 from fleet_pipeline.instance.sqlite_event_log import SqliteEventLog
+from fleet_pipeline_tests.benchmarks.figures import Line, Spread, publish, ratios, takes_json, turns
 
 EVENTS = 150
 ROUNDS = 4
@@ -22,7 +23,7 @@ _OPEN = f"event_log_storage: {{module: {SqliteEventLog.__module__}, class: {Sqli
 CONFIGURATIONS = {"Dagster's own": "", "open connections": _OPEN}
 
 
-def milliseconds(configuration: str) -> float:
+def milliseconds(configuration: str, events: int = EVENTS) -> float:
     """Per event, the first left out."""
     with tempfile.TemporaryDirectory() as home:
         os.environ["DAGSTER_HOME"] = home
@@ -31,9 +32,9 @@ def milliseconds(configuration: str) -> float:
             run_id = instance.create_run_for_job(dg.GraphDefinition(name="job").to_job()).run_id
             instance.report_dagster_event(_event(0), run_id)
             began = time.perf_counter()
-            for number in range(1, EVENTS + 1):
+            for number in range(1, events + 1):
                 instance.report_dagster_event(_event(number), run_id)
-            return (time.perf_counter() - began) / EVENTS * 1_000
+            return (time.perf_counter() - began) / events * 1_000
 
 
 def _event(number: int) -> DagsterEvent:
@@ -41,10 +42,19 @@ def _event(number: int) -> DagsterEvent:
     return DagsterEvent("ASSET_MATERIALIZATION", "job", event_specific_data=StepMaterializationData(made))
 
 
-if __name__ == "__main__":
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--events", type=int, default=EVENTS)
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    takes_json(parser)
+    arguments = parser.parse_args()
     figures: dict[str, list[float]] = {name: [] for name in CONFIGURATIONS}
-    for _ in range(ROUNDS):
-        for name in (*CONFIGURATIONS, *reversed(CONFIGURATIONS)):
-            figures[name].append(milliseconds(CONFIGURATIONS[name]))
-    for name, passes in figures.items():
-        print(f"{name:17} {statistics.median(passes):5.2f} ms ({min(passes):.2f} to {max(passes):.2f})")
+    for name in turns(list(CONFIGURATIONS), 2 * arguments.rounds):
+        figures[name].append(milliseconds(CONFIGURATIONS[name], arguments.events))
+    lines = [Line(f"ms an event, {name}", Spread.of(passes)) for name, passes in figures.items()]
+    own, opened = figures.values()
+    publish("SQLite", [*lines, Line("open connections / Dagster's own", ratios(opened, own))], arguments.json)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,9 +1,12 @@
 """What benchmarks say: figures with their spread, in turns that a busy moment cannot favour."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import json
+from argparse import ArgumentParser
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from statistics import median
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 Way = TypeVar("Way")
 
@@ -46,6 +49,18 @@ class Line:
     figure: Spread
     aim: str = ""
 
+    @classmethod
+    def one(cls, name: str, value: float, aim: str = "") -> Self:
+        """A figure that was measured once."""
+        return cls(name, Spread.of([value]), aim)
+
+    def plain(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def read(cls, plain: Mapping[str, Any]) -> Self:
+        return cls(plain["name"], Spread(**plain["figure"]), plain["aim"])
+
     def markdown(self) -> str:
         return f"| {self.name} | {self.figure} | {self.aim} |"
 
@@ -54,3 +69,14 @@ def markdown(title: str, lines: Sequence[Line]) -> str:
     return "\n".join(
         [f"| {title} | median (least to most) | aim |", "| --- | --- | --- |", *(one.markdown() for one in lines)]
     )
+
+
+def takes_json(parser: ArgumentParser) -> None:
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to this file as well")
+
+
+def publish(title: str, lines: Sequence[Line], file: Path | None) -> None:
+    """Print a table, and write it to `file` if there is one."""
+    print(markdown(title, lines), flush=True)
+    if file:
+        file.write_text(json.dumps([line.plain() for line in lines]))

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from fleet_pipeline.inference.options import VllmConfig
 from fleet_pipeline.models.registry import FLEET_TINY, resolve
 from fleet_pipeline_tests.benchmarks.engine import CONTEXT, Replay, loop
-from fleet_pipeline_tests.benchmarks.figures import Line, Spread, markdown, ratios, turns
+from fleet_pipeline_tests.benchmarks.figures import Line, Spread, publish, ratios, takes_json, turns
 
 
 @contextmanager
@@ -76,6 +76,7 @@ def main() -> None:
     parser.add_argument("--councils", type=int, default=20)
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
+    takes_json(parser)
     arguments = parser.parse_args()
     if arguments.child:
         print(json.dumps(rates(arguments.councils, arguments.repetitions)))
@@ -83,7 +84,7 @@ def main() -> None:
     lines = [
         line for variant in arguments.variants for line in measure(variant, arguments.councils, arguments.repetitions)
     ]
-    print(markdown(f"{os.cpu_count()} cores, {arguments.councils} councils", lines))
+    publish(f"{os.cpu_count()} cores, {arguments.councils} councils", lines, arguments.json)
 
 
 if __name__ == "__main__":

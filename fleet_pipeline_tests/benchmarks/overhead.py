@@ -16,6 +16,7 @@ import resource
 import tempfile
 import time
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,13 @@ from fleet_pipeline.instance.in_process import create_run, execute
 from fleet_pipeline.instance.partitions import register
 from fleet_pipeline.services import run_report
 from fleet_pipeline_tests.benchmarks.faults import QUIET
+from fleet_pipeline_tests.benchmarks.figures import Line, publish, takes_json
 from fleet_pipeline_tests.support.councils import said
 from fleet_pipeline_tests.support.heard import Heard
 from fleet_pipeline_tests.support.pipeline import Pipeline
 
 WORDS = 40
+_SHOWN = ("tasks, partitions, run", "  transcripts", "  proposals.rank_proposals", "  deliberations", "report", "MiB")
 _TEMPLATE = Path(__file__).parents[2] / "fleet_pipeline/dagster.yaml"
 
 
@@ -74,21 +77,37 @@ def _run(instance: dg.DagsterInstance, folder: Path, count: int) -> dict[str, fl
     return parts
 
 
+def lines_of(figures: Sequence[dict[str, float]]) -> list[Line]:
+    lines = []
+    for one in figures:
+        count = f"{one['deliberations']:.0f}"
+        lines.append(Line.one(f"ms a deliberation at {count}", one["all but the report"], "at most 60"))
+        lines += [Line.one(f"{part} at {count}", value) for part, value in one.items() if part in _SHOWN]
+    first, last = figures[0], figures[-1]
+    return [
+        *lines,
+        Line.one("the same, last / first", last["all but the report"] / first["all but the report"], "at most 1.1"),
+        Line.one("peak memory, last / first", last["MiB"] / first["MiB"], "at most 1.1"),
+    ]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("count", type=int, nargs="+")
     parser.add_argument("--profile", type=int, metavar="LINES", help="print where the time goes")
+    takes_json(parser)
     arguments = parser.parse_args()
     measure(10)  # imports and caches
+    found = []
     for count in arguments.count:
         profile = cProfile.Profile() if arguments.profile else None
         if profile:
             profile.enable()
-        figures = measure(count)
+        found.append(measure(count))
         if profile:
             profile.disable()
             pstats.Stats(profile).sort_stats("cumulative").print_stats(arguments.profile)
-        print("\n".join(f"{part:34} {figure:10.1f}" for part, figure in figures.items()), flush=True)
+    publish("scripted engine, SQLite", lines_of(found), arguments.json)
 
 
 if __name__ == "__main__":

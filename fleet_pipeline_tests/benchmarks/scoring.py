@@ -6,16 +6,17 @@ others, with 15 % of the words outside of code replaced, so that no two are alik
 of the cases' with a number.
 """
 
+import argparse
 import cProfile
 import os
 import pstats
 import random
 import resource
-import sys
 import time
 from typing import Any
 
 from fleet_pipeline.scoring.cases import score_cases
+from fleet_pipeline_tests.benchmarks.figures import Line, publish, takes_json
 from fleet_pipeline_tests.scoring import measure
 
 WORDS = 300
@@ -67,24 +68,29 @@ def peak() -> float:
 
 
 def main() -> None:
-    numbers = [int(argument) for argument in sys.argv[1:] if argument.isdigit()]
-    count = numbers[0] if numbers else 10_000
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("count", type=int, nargs="?", default=10_000)
+    parser.add_argument("--profile", action="store_true", help="in one process, and print where the time goes")
+    takes_json(parser)
+    arguments = parser.parse_args()
     seconds(make(10, 3))  # imports and word lists
-    cases = make(count, 3)
+    cases = make(arguments.count, 3)
     before = peak()
-    profile = cProfile.Profile() if "--profile" in sys.argv else None
+    profile = cProfile.Profile() if arguments.profile else None
     if profile:
         profile.enable()
-    processes = 1 if profile else os.cpu_count() or 1
-    took = seconds(cases, processes)
+    took = seconds(cases, 1 if profile else os.cpu_count() or 1)
     if profile:
         profile.disable()
-    print(
-        f"{count} deliberations of 3 x {WORDS} words, {processes} processes: {took:.1f} s, {1e3 * took / count:.2f} ms each"
-    )
-    print(f"peak memory {peak():.2f} GB, of which {before:.2f} GB before scoring (the texts among them)")
     large = seconds(make(1, 64))
-    print(f"one council of 64: {large:.2f} s, {large / 64 / (took / count / 3):.1f} times as long a proposal")
+    lines = [
+        Line.one(f"seconds for {arguments.count}", took, "at most 30 for 10,000"),
+        Line.one("ms a deliberation", 1e3 * took / arguments.count),
+        Line.one("peak memory of the largest process, GB", peak()),
+        Line.one("of it before scoring, the texts among it", before),
+        Line.one("a proposal in a council of 64 / of 3", large / 64 / (took / arguments.count / 3)),
+    ]
+    publish(f"deliberations of 3 x {WORDS} words, {os.cpu_count()} cores", lines, arguments.json)
     if profile:
         pstats.Stats(profile).sort_stats("cumtime").print_stats("fleet_pipeline|sklearn", 25)
 

@@ -1,0 +1,80 @@
+"""How long a person waits: `python -m fleet_pipeline_tests.benchmarks.commands [DELIBERATIONS]`.
+
+`fleet --help`, the definitions' load (as the webserver and the daemon load them), and `fleet status` where so many
+deliberations are registered and finished. Each is a process of its own, five times.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import dagster as dg
+
+from fleet_pipeline.deliberation.rows import OutcomeFooter, OutcomeRow
+from fleet_pipeline.deliberation.transcript import Status
+from fleet_pipeline.instance.partitions import register
+from fleet_pipeline.storage.schemas import DELIBERATIONS
+from fleet_pipeline.storage.tables import write_rows
+from fleet_pipeline_tests.benchmarks.figures import Line, Spread, publish, takes_json
+from fleet_pipeline_tests.support.pipeline import Pipeline
+
+TIMES = 5
+_FLEET = "from fleet_pipeline.cli import main; main()"
+_DEFINITIONS = "from fleet_pipeline.definitions import defs; defs.get_repository_def()"
+_TEMPLATE = Path(__file__).parents[2] / "fleet_pipeline/dagster.yaml"
+
+
+def seconds(code: str, *arguments: str) -> Spread:
+    taken = []
+    for _ in range(TIMES):
+        began = time.perf_counter()
+        subprocess.run([sys.executable, "-c", code, *arguments], stdout=subprocess.DEVNULL, check=True)
+        taken.append(time.perf_counter() - began)
+    return Spread.of(taken)
+
+
+def fill(home: Path, count: int) -> Path:
+    """A storage with so many finished deliberations, which an instance in `home` knows."""
+    storage, now = home / "storage", datetime.now(UTC)
+    with dg.DagsterInstance.from_config(str(home)) as instance:
+        pipeline = Pipeline(instance, storage)
+        keys = pipeline.put(*(f"t{number:05d}" for number in range(count)))
+        register(instance, keys)
+        for key in keys:
+            task_id, _, role = key.rpartition(".")
+            row = OutcomeRow(
+                deliberation_id=key, task_id=task_id, role=role.upper(), status=Status.COMPLETED, finished_at=now, run_id="r"
+            )  # fmt: skip
+            write_rows(pipeline.store, DELIBERATIONS, key, [row], OutcomeFooter(status=row.status, fingerprint=None))
+    return storage
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("count", type=int, nargs="?", default=10_000)
+    takes_json(parser)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        home = Path(name)
+        (home / "dagster.yaml").write_text(_TEMPLATE.read_text())
+        os.environ["DAGSTER_HOME"] = name
+        storage = fill(home, arguments.count)
+        lines = [
+            Line("fleet --help, s", seconds(_FLEET, "--help"), "at most 0.3"),
+            Line("definitions load, s", seconds(_DEFINITIONS), "at most 1"),
+            Line(
+                f"fleet status of {arguments.count}, s",
+                seconds(_FLEET, "status", "--storage", str(storage), "--json"),
+                "at most 1",
+            ),
+        ]
+    publish("commands", lines, arguments.json)
+
+
+if __name__ == "__main__":
+    main()

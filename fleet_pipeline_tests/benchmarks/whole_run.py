@@ -1,0 +1,103 @@
+"""A whole `fleet run` with real vLLM, beside the time that it generates: `python -m fleet_pipeline_tests.benchmarks.whole_run 500`.
+
+    python -m fleet_pipeline_tests.benchmarks.whole_run 500 --plot docs/arrivals.png
+
+So many councils of fleet-tiny, with a NATS server of its own. With `--plot` the run is killed when a third of its outcomes
+stand, and started again: the plot shows both.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from fleet_pipeline_tests.benchmarks.arrivals import arrivals, draw
+from fleet_pipeline_tests.benchmarks.figures import Line, publish, takes_json
+
+ROLES = ["DEV", "QA", "ARCHITECT", "DEVOPS", "DATA"]
+SUBJECTS = ("rate limiter", "job queue", "audit log", "search index", "feature flag store", "retry policy", "backup")
+
+
+def start(folder: Path) -> subprocess.Popen[str]:
+    code = "from fleet_pipeline.cli import main; main()"
+    command = [sys.executable, "-c", code, "run", str(folder / "backlog.jsonl"), "--model", "fleet-tiny", "--json"]
+    command += ["--storage", str(folder / "storage"), "--nats", "embedded"]
+    environment = os.environ | {"DAGSTER_HOME": str(folder / "home")}
+    return subprocess.Popen(
+        command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> dict[str, Any]:
+    output, _ = process.communicate()
+    summary: dict[str, Any] = json.loads(output)
+    return summary
+
+
+def kill_at(process: subprocess.Popen[str], folder: Path, outcomes: int) -> None:
+    """Kill it once so many outcomes stand."""
+    while process.poll() is None and sum(1 for _ in (folder / "storage/deliberations").glob("*.parquet")) < outcomes:
+        time.sleep(0.05)
+    process.kill()
+    process.communicate()
+
+
+def measure(folder: Path, councils: int, plot: Path | None) -> list[Line]:
+    (folder / "home").mkdir()
+    tasks = [
+        {
+            "task_id": f"t{n}",
+            "description": f"Design a {SUBJECTS[n % len(SUBJECTS)]} for {n + 2} tenants.",
+            "roles": ROLES,
+        }
+        for n in range(councils // len(ROLES))
+    ]
+    (folder / "backlog.jsonl").write_text("".join(json.dumps(task) + "\n" for task in tasks))
+    began = time.monotonic()
+    if plot:
+        kill_at(start(folder), folder, councils // 3)
+    summary = finish(start(folder))
+    whole = time.monotonic() - began
+    times = arrivals(folder / "home", folder / "storage")
+    if plot:
+        draw(times, plot)
+    lag, last = times["announced"] - times["finished"], times["finished"].max()
+    lines = [
+        Line.one("first outcome, share of the run", times["announced"].min() / last),
+        Line.one("outcome after a deliberation's last token, p50, s", lag.median()),
+        Line.one("the same, p95", lag.quantile(0.95), "at most 10"),
+        Line.one("the same, most", lag.max()),
+    ]
+    if plot:  # the second run knows nothing of the first one's tokens
+        return lines
+    generating = summary["tokens"]["completion"] / summary["tokens_per_second"]
+    return [
+        Line.one("seconds, whole", whole),
+        Line.one("of them generating", generating),
+        Line.one("of them starting the engine", summary["engine_start_seconds"]),
+        Line.one("whole / generating", whole / generating, "at most 1.05 for 1,000 of 300 tokens"),
+        Line.one("tokens a second while generating", summary["tokens_per_second"]),
+        *lines,
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("councils", type=int, nargs="?", default=500)
+    parser.add_argument(
+        "--plot", type=Path, metavar="FILE", help="kill it and start it again, and draw when outcomes came"
+    )
+    takes_json(parser)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        lines = measure(Path(name), arguments.councils, arguments.plot)
+    publish(f"{arguments.councils} councils of fleet-tiny", lines, arguments.json)
+
+
+if __name__ == "__main__":
+    main()
