@@ -46,7 +46,7 @@ SIZES: dict[str, dict[str, list[str]]] = {
         "overhead": ["3", "6"],
         "event_log": ["--events", "20", "--rounds", "1"],
         "scoring": ["20"],
-        "commands": ["20"],
+        "commands": ["20", "--times", "1"],
     },
 }
 

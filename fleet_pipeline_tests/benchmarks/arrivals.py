@@ -24,12 +24,12 @@ def arrivals(home: Path, storage: Path) -> pd.DataFrame:
     os.environ["DAGSTER_HOME"] = str(home)
     with dg.DagsterInstance.get() as instance:
         limit = 10 * len(outcomes)
-        records = [
+        records = [  # the newest first
             *instance.fetch_materializations(OUTCOMES, limit=limit).records,
             *instance.fetch_observations(OUTCOMES, limit=limit).records,
         ]
     first = outcomes["started_at"].min().timestamp()
-    announced = pd.Series({record.partition_key: record.timestamp for record in reversed(records)})
+    announced = pd.Series({record.partition_key: record.timestamp for record in records})  # the first one of each
     finished = outcomes["finished_at"].map(lambda time: time.timestamp())
     return pd.DataFrame({"finished": finished - first, "announced": announced.reindex(outcomes.index) - first})
 

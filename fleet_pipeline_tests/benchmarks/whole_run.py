@@ -26,11 +26,9 @@ SUBJECTS = ("rate limiter", "job queue", "audit log", "search index", "feature f
 def start(folder: Path) -> subprocess.Popen[str]:
     code = "from fleet_pipeline.cli import main; main()"
     command = [sys.executable, "-c", code, "run", str(folder / "backlog.jsonl"), "--model", "fleet-tiny", "--json"]
-    command += ["--storage", str(folder / "storage"), "--nats", "embedded"]
-    environment = os.environ | {"DAGSTER_HOME": str(folder / "home")}
-    return subprocess.Popen(
-        command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    )
+    command += ["--nats", "embedded"]
+    own = {name: value for name, value in os.environ.items() if name != "DAGSTER_HOME"}
+    return subprocess.Popen(command, cwd=folder, env=own, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
 
 
 def finish(process: subprocess.Popen[str]) -> dict[str, Any]:
@@ -41,14 +39,16 @@ def finish(process: subprocess.Popen[str]) -> dict[str, Any]:
 
 def kill_at(process: subprocess.Popen[str], folder: Path, outcomes: int) -> None:
     """Kill it once so many outcomes stand."""
-    while process.poll() is None and sum(1 for _ in (folder / "storage/deliberations").glob("*.parquet")) < outcomes:
+    while (
+        process.poll() is None
+        and sum(1 for _ in (folder / ".fleet/storage/deliberations").glob("*.parquet")) < outcomes
+    ):
         time.sleep(0.05)
     process.kill()
     process.communicate()
 
 
 def measure(folder: Path, councils: int, plot: Path | None) -> list[Line]:
-    (folder / "home").mkdir()
     tasks = [
         {
             "task_id": f"t{n}",
@@ -63,7 +63,7 @@ def measure(folder: Path, councils: int, plot: Path | None) -> list[Line]:
         kill_at(start(folder), folder, councils // 3)
     summary = finish(start(folder))
     whole = time.monotonic() - began
-    times = arrivals(folder / "home", folder / "storage")
+    times = arrivals(folder / ".fleet/dagster", folder / ".fleet/storage")
     if plot:
         draw(times, plot)
     lag, last = times["announced"] - times["finished"], times["finished"].max()
