@@ -17,6 +17,7 @@ import dagster as dg
 
 from fleet_pipeline.deliberation.rows import OutcomeFooter, OutcomeRow
 from fleet_pipeline.deliberation.transcript import Status
+from fleet_pipeline.instance.names import OUTCOMES
 from fleet_pipeline.instance.partitions import register
 from fleet_pipeline.storage.schemas import DELIBERATIONS
 from fleet_pipeline.storage.tables import write_rows
@@ -51,6 +52,7 @@ def fill(home: Path, count: int) -> Path:
                 deliberation_id=key, task_id=task_id, role=role.upper(), status=Status.COMPLETED, finished_at=now, run_id="r"
             )  # fmt: skip
             write_rows(pipeline.store, DELIBERATIONS, key, [row], OutcomeFooter(status=row.status, fingerprint=None))
+            instance.report_runless_asset_event(dg.AssetMaterialization(OUTCOMES, partition=key))
     return storage
 
 
