@@ -96,10 +96,6 @@ def transcripts(
         raise failure(error) from error
     to_log = log_progress(context.log)
 
-    def report(state: Progress) -> None:
-        to_log(state)
-        progress(state)
-
     run_id, keys = context.run.run_id, context.partition_keys
     tasks, judging, scoring_options = fleet_of(storage, council, retries=True).tasks, judge.judging(), scoring.options()
     rules = Rules(weights.weights(), scoring_options.method, judging, check_options, scoring.encoder)
@@ -111,6 +107,13 @@ def transcripts(
         partial(_conclude, context, tasks.store, logs, tags=UP_TO_DATE),
         concluded_by(run_id),
     )
+
+    def report(state: Progress) -> None:
+        to_log(state)
+        progress(state)
+        if state.generating_since is not None:
+            concluder.prepare()
+
     transcription = Transcription(
         tasks,
         council.defaults(engine),

@@ -66,9 +66,11 @@ def _last_echo(text: str) -> str:
 def before_the_cut(text: str) -> str:
     """`text`, which was cut anywhere, up to the end of its last whole sentence or line. An open code block is closed."""
     at_line = text.rfind("\n") + 1
-    fences = [match[1] for match in _FENCE.finditer(text)]
+    fences = [match[1] for match in _FENCE.finditer(text[:at_line])]
     if len(fences) % 2:
         return f"{text[:at_line].rstrip()}\n{fences[-1]}" if text[:at_line].strip() else ""
+    if _FENCE.match(text, at_line):  # a block that had just begun is left out
+        text = text[:at_line]
     ends = [match.end() for match in _SENTENCE_END.finditer(text, at_line)]
     lines = text[: ends[-1] if ends else at_line].rstrip().splitlines()
     while lines and (_LEADS_ON.fullmatch(lines[-1]) or not lines[-1].strip()):

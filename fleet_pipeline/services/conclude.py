@@ -122,8 +122,19 @@ class Concluder:
         self._made: deque[str] = deque()
         self._found: deque[str] = deque()
         self._changed = Condition()
+        self._prepared = False
         self._ended = False
         self._thread = Thread(target=self._work, name="fleet-conclude", daemon=True)
+
+    def prepare(self) -> None:
+        """Load what scores, while the first answers are generated: it takes a second or two, and the first outcome waits for it.
+
+        Not earlier: a run that finds its model missing says so before.
+        """
+        if not self._prepared:
+            with self._changed:
+                self._prepared = True
+                self._changed.notify()
 
     def made(self, key: str) -> None:
         """This run has made the transcript of `key`, and its judgements where there are any."""
@@ -159,10 +170,10 @@ class Concluder:
 
     def _work(self) -> None:
         try:
-            scorer = None
+            if not self._is_needed():
+                return
+            scorer = CouncilScorer(self._tasks, self._keys, self._rules, self._run_id)
             while keys := self._next():
-                # Not earlier: a run that finds its model missing says so before it loads what scores.
-                scorer = scorer or CouncilScorer(self._tasks, self._keys, self._rules, self._run_id)
                 for council in scorer.score(keys):
                     write_council(self._tasks.store, council)
                     key, checks = council.deliberation_id, self._rules.checks
@@ -173,6 +184,12 @@ class Concluder:
             _log.warning(
                 "results are announced when all have finished, because they cannot be concluded now: %s", error
             )
+
+    def _is_needed(self) -> bool:
+        """Wait until there is something to conclude, or soon will be. False if there will be nothing."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._prepared or self._made or self._found or self._ended)
+            return bool(self._made or self._found or not self._ended)
 
     def _next(self) -> list[str]:
         """Keys to conclude, at most `TOGETHER`. Waits for one, and a little for others. Empty when no more will come."""
