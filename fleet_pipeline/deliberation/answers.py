@@ -68,7 +68,7 @@ def before_the_cut(text: str) -> str:
     at_line = text.rfind("\n") + 1
     fences = [match[1] for match in _FENCE.finditer(text[:at_line])]
     if len(fences) % 2:
-        return f"{text[:at_line].rstrip()}\n{fences[-1]}" if text[:at_line].strip() else ""
+        return f"{text[:at_line].rstrip()}\n{fences[-1]}"
     if _FENCE.match(text, at_line):  # a block that had just begun is left out
         text = text[:at_line]
     ends = [match.end() for match in _SENTENCE_END.finditer(text, at_line)]

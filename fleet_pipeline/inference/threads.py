@@ -47,6 +47,12 @@ class Threads:
             self._set(count)
             self.count = count
 
+    def take_back(self) -> None:
+        """Compute on all cores again: the next engine in this process counts the threads that it finds."""
+        if self.count != self.cores:
+            self._set(self.cores)
+            self.count = self.cores
+
 
 def are_chosen() -> bool:
     """Whether a person has chosen this process's threads, or they cannot follow the load: that takes Linux."""

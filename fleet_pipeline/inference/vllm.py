@@ -205,6 +205,9 @@ class VllmEngine:
 
     def close(self) -> None:
         """Stop the engine's processes and free the model's memory."""
+        if self.threads is not None:
+            self.threads.take_back()
+            self.threads = None
         if self.core is not None:
             core, self.llm, self.core = self.core, None, None
             with suppress(Exception):  # the engine may have crashed

@@ -195,6 +195,10 @@ class Concluder:
         """Keys to conclude, at most `TOGETHER`. Waits for one, and a little for others. Empty when no more will come."""
         with self._changed:
             self._changed.wait_for(lambda: self._made or self._found or self._ended)
-            self._changed.wait_for(lambda: len(self._made) >= TOGETHER or self._ended, COMPANY_SECONDS)
-            queue = self._made or self._found
-            return [queue.popleft() for _ in range(min(len(queue), TOGETHER))]
+            self._changed.wait_for(
+                lambda: len(self._made) + len(self._found) >= TOGETHER or self._ended, COMPANY_SECONDS
+            )
+            keys: list[str] = []
+            for queue in (self._made, self._found):
+                keys += [queue.popleft() for _ in range(min(len(queue), TOGETHER - len(keys)))]
+            return keys

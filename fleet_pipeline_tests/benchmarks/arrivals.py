@@ -1,13 +1,6 @@
-"""When the deliberations of a run ended, and when each outcome stood in Dagster's event log: figures and a plot.
-
-    fleet run backlog.jsonl --nats embedded
-    python -m fleet_pipeline_tests.benchmarks.arrivals .fleet/dagster .fleet/storage arrivals.png
-
-The run's deliberations must be the only ones in the storage.
-"""
+"""When the deliberations of a run ended, and when each outcome stood in Dagster's event log: figures and a plot."""
 
 import os
-import sys
 from pathlib import Path
 
 import dagster as dg
@@ -47,15 +40,3 @@ def draw(times: pd.DataFrame, file: Path) -> None:
     axes.legend(frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(file, dpi=110)
-
-
-if __name__ == "__main__":
-    found = arrivals(Path(sys.argv[1]).absolute(), Path(sys.argv[2]))
-    lag = found["announced"] - found["finished"]
-    whole = found["finished"].max()
-    print(f"{len(found)} deliberations; the last one ended after {whole:.0f} s")
-    print(f"first outcome after {found['announced'].min() / whole:.0%} of that")
-    print(
-        f"from the end to the event log: p50 {lag.median():.2f} s, p95 {lag.quantile(0.95):.2f} s, most {lag.max():.2f} s"
-    )
-    draw(found, Path(sys.argv[3]))

@@ -5,10 +5,8 @@ deliberations are registered and finished. Each is a process of its own, five ti
 """
 
 import argparse
-import os
 import subprocess
 import sys
-import tempfile
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,12 +20,12 @@ from fleet_pipeline.instance.partitions import register
 from fleet_pipeline.storage.schemas import DELIBERATIONS
 from fleet_pipeline.storage.tables import write_rows
 from fleet_pipeline_tests.benchmarks.figures import Line, Spread, publish, takes_json
+from fleet_pipeline_tests.benchmarks.overhead import as_shipped
 from fleet_pipeline_tests.support.pipeline import Pipeline
 
 TIMES = 5
 _FLEET = "from fleet_pipeline.cli import main; main()"
 _DEFINITIONS = "from fleet_pipeline.definitions import defs; defs.get_repository_def()"
-_TEMPLATE = Path(__file__).parents[2] / "fleet_pipeline/dagster.yaml"
 
 
 def seconds(times: int, code: str, *arguments: str) -> Spread:
@@ -39,21 +37,18 @@ def seconds(times: int, code: str, *arguments: str) -> Spread:
     return Spread.of(taken)
 
 
-def fill(home: Path, count: int) -> Path:
-    """A storage with so many finished deliberations, which an instance in `home` knows."""
-    storage, now = home / "storage", datetime.now(UTC)
-    with dg.DagsterInstance.from_config(str(home)) as instance:
-        pipeline = Pipeline(instance, storage)
-        keys = pipeline.put(*(f"t{number:05d}" for number in range(count)))
-        register(instance, keys)
-        for key in keys:
-            task_id, _, role = key.rpartition(".")
-            row = OutcomeRow(
-                deliberation_id=key, task_id=task_id, role=role.upper(), status=Status.COMPLETED, finished_at=now, run_id="r"
-            )  # fmt: skip
-            write_rows(pipeline.store, DELIBERATIONS, key, [row], OutcomeFooter(status=row.status, fingerprint=None))
-            instance.report_runless_asset_event(dg.AssetMaterialization(OUTCOMES, partition=key))
-    return storage
+def fill(instance: dg.DagsterInstance, storage: Path, count: int) -> None:
+    """Store so many finished deliberations, and let the instance know them."""
+    now, pipeline = datetime.now(UTC), Pipeline(instance, storage)
+    keys = pipeline.put(*(f"t{number:05d}" for number in range(count)))
+    register(instance, keys)
+    for key in keys:
+        task_id, _, role = key.rpartition(".")
+        row = OutcomeRow(
+            deliberation_id=key, task_id=task_id, role=role.upper(), status=Status.COMPLETED, finished_at=now, run_id="r"
+        )  # fmt: skip
+        write_rows(pipeline.store, DELIBERATIONS, key, [row], OutcomeFooter(status=row.status, fingerprint=None))
+        instance.report_runless_asset_event(dg.AssetMaterialization(OUTCOMES, partition=key))
 
 
 def main() -> None:
@@ -62,12 +57,10 @@ def main() -> None:
     parser.add_argument("--times", type=int, default=TIMES)
     takes_json(parser)
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as name:
-        home = Path(name)
-        (home / "dagster.yaml").write_text(_TEMPLATE.read_text())
-        os.environ["DAGSTER_HOME"] = name
-        times = arguments.times
-        storage = fill(home, arguments.count)
+    times = arguments.times
+    with as_shipped() as (instance, folder):
+        storage = folder / "storage"
+        fill(instance, storage, arguments.count)
         lines = [
             Line("fleet --help, s", seconds(times, _FLEET, "--help"), "at most 0.3"),
             Line("definitions load, s", seconds(times, _DEFINITIONS), "at most 1"),

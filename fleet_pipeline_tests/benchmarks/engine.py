@@ -107,15 +107,16 @@ class Pass:
     cached: float = 0.0  # share of the prompts' tokens
 
 
+def description(number: int) -> str:
+    """A task unlike its neighbours."""
+    return f"Design a {SUBJECTS[number % len(SUBJECTS)]} for {number + 2} tenants."
+
+
 def _jobs(councils: int) -> list[Any]:
     defaults = CouncilDefaults(model=FLEET_TINY, sampling=Sampling(max_tokens=300))
     return [
-        a_job(
-            a_deliberation(
-                f"t{n}", defaults=defaults, description=f"Design a {SUBJECTS[n % len(SUBJECTS)]} for {n + 2} tenants."
-            )
-        )
-        for n in range(councils)
+        a_job(a_deliberation(f"t{number}", defaults=defaults, description=description(number)))
+        for number in range(councils)
     ]
 
 

@@ -9,14 +9,14 @@ scripted, so its own time (making prompts and answers of about 40 words) is in t
 
 import argparse
 import cProfile
-import os
 import pstats
 import random
 import resource
 import tempfile
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from fleet_pipeline.services import run_report
 from fleet_pipeline_tests.benchmarks.faults import QUIET
 from fleet_pipeline_tests.benchmarks.figures import Line, publish, takes_json
 from fleet_pipeline_tests.support.councils import said
+from fleet_pipeline_tests.support.deployment import instance_at
 from fleet_pipeline_tests.support.heard import Heard
 from fleet_pipeline_tests.support.pipeline import Pipeline
 
@@ -36,14 +37,19 @@ _SHOWN = ("tasks, partitions, run", "  transcripts", "  proposals.rank_proposals
 _TEMPLATE = Path(__file__).parents[2] / "fleet_pipeline/dagster.yaml"
 
 
+@contextmanager
+def as_shipped() -> Iterator[tuple[dg.DagsterInstance, Path]]:
+    """An instance as `fleet run` sets it up, in a folder of its own."""
+    with tempfile.TemporaryDirectory() as name:
+        (Path(name) / "dagster.yaml").write_text(_TEMPLATE.read_text())
+        with instance_at(Path(name)) as instance:
+            yield instance, Path(name)
+
+
 def measure(count: int) -> dict[str, float]:
     """Milliseconds a deliberation, by part, and the process's peak memory in MiB so far."""
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        (folder / "dagster.yaml").write_text(_TEMPLATE.read_text())
-        os.environ["DAGSTER_HOME"] = name
-        with dg.DagsterInstance.from_config(name) as instance:
-            parts = _run(instance, folder, count)
+    with as_shipped() as (instance, folder):
+        parts = _run(instance, folder, count)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return {"deliberations": count} | {part: seconds / count * 1_000 for part, seconds in parts.items()} | {"MiB": peak}
 

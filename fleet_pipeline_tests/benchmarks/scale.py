@@ -8,22 +8,17 @@ much as the part can do.
 """
 
 import argparse
-import os
-import tempfile
 from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path
-
-import dagster as dg
 
 from fleet_pipeline.storage.store import Store
 from fleet_pipeline_tests.benchmarks.figures import Line, publish, takes_json
+from fleet_pipeline_tests.benchmarks.overhead import as_shipped
 from fleet_pipeline_tests.support.pipeline import Pipeline
 
 DAY = 86_400
 SAMPLE = 50
 _WRITES, _READS, _LISTS = ("_write", "_upload", "_delete"), ("_read", "_read_end"), ("_listed",)
-_TEMPLATE = Path(__file__).parents[2] / "fleet_pipeline/dagster.yaml"
 
 
 @dataclass(frozen=True)
@@ -41,15 +36,12 @@ def count() -> Counted:
     calls: Counter[str] = Counter()
     for name in (*_WRITES, *_READS, *_LISTS):
         _count_calls(name, calls)
-    with tempfile.TemporaryDirectory() as home:
-        Path(home, "dagster.yaml").write_text(_TEMPLATE.read_text())
-        os.environ["DAGSTER_HOME"] = home
-        with dg.DagsterInstance.from_config(home) as instance:
-            pipeline = Pipeline(instance, Path(home) / "storage")
-            pipeline.run(pipeline.put(*(f"t{number}" for number in range(SAMPLE))))
-            (run,) = instance.get_runs()
-            events = len(instance.all_logs(run.run_id))
-        size = sum(file.stat().st_size for file in (Path(home) / "storage").rglob("*") if file.is_file())
+    with as_shipped() as (instance, folder):
+        pipeline = Pipeline(instance, folder / "storage")
+        pipeline.run(pipeline.put(*(f"t{number}" for number in range(SAMPLE))))
+        (run,) = instance.get_runs()
+        events = len(instance.all_logs(run.run_id))
+        size = sum(file.stat().st_size for file in (folder / "storage").rglob("*") if file.is_file())
 
     def each(names: tuple[str, ...]) -> float:
         return sum(calls[name] for name in names) / SAMPLE

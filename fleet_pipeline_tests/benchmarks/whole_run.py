@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from fleet_pipeline_tests.benchmarks.arrivals import arrivals, draw
+from fleet_pipeline_tests.benchmarks.engine import description
 from fleet_pipeline_tests.benchmarks.figures import Line, publish, takes_json
 
 ROLES = ["DEV", "QA", "ARCHITECT", "DEVOPS", "DATA"]
-SUBJECTS = ("rate limiter", "job queue", "audit log", "search index", "feature flag store", "retry policy", "backup")
 
 
 def start(folder: Path) -> subprocess.Popen[str]:
@@ -50,12 +50,8 @@ def kill_at(process: subprocess.Popen[str], folder: Path, outcomes: int) -> None
 
 def measure(folder: Path, councils: int, plot: Path | None) -> list[Line]:
     tasks = [
-        {
-            "task_id": f"t{n}",
-            "description": f"Design a {SUBJECTS[n % len(SUBJECTS)]} for {n + 2} tenants.",
-            "roles": ROLES,
-        }
-        for n in range(councils // len(ROLES))
+        {"task_id": f"t{number}", "description": description(number), "roles": ROLES}
+        for number in range(councils // len(ROLES))
     ]
     (folder / "backlog.jsonl").write_text("".join(json.dumps(task) + "\n" for task in tasks))
     began = time.monotonic()

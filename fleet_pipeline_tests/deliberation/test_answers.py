@@ -60,6 +60,8 @@ def test_every_tag_and_title_of_a_prompt_is_known_as_an_echo() -> None:
         ("Do:\n```python\na = 1\nb = ", "Do:\n```python\na = 1\n```"),
         ("Do:\n~~~~\na = 1\nb = ", "Do:\n~~~~\na = 1\n~~~~"),
         ("```python\na = 1\n```\nThen we", "```python\na = 1\n```"),
+        ("Use this:\n\ndone.\n```py", "Use this:\n\ndone."),
+        ("```python\na = 1\n```", "```python\na = 1\n```"),
         ("没有问题。然后", "没有问题。"),
         ("no end at all", ""),
         ("", ""),

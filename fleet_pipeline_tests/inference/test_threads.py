@@ -47,16 +47,26 @@ def test_threads_follow_the_load_and_are_set_only_when_they_change(monkeypatch: 
     assert own.count == 2
 
 
-def test_the_load_is_not_looked_at_between_every_two_steps() -> None:
+def test_the_load_is_not_looked_at_between_every_two_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threads, "EVERY_SECONDS", 1e9)
     looks: list[int] = []
     own = Threads(2, lambda: looks.append(1) or 0.0, lambda _: None)
     for _ in range(100):
         own.look()
-    assert len(looks) < 100
+    assert len(looks) == 1
+
+
+def test_an_engine_that_ends_leaves_all_threads_to_the_next_one() -> None:
+    set_to: list[int] = []
+    own = Threads(4, lambda: 2.0, set_to.append)
+    own.look()
+    own.take_back()
+    own.take_back()
+    assert set_to == [2, 4]
 
 
 def test_threads_that_a_person_has_chosen_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    assert are_chosen() is not hasattr(os, "sched_getaffinity")
+    assert are_chosen() == (not hasattr(os, "sched_getaffinity"))
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
     assert are_chosen()

@@ -178,3 +178,20 @@ def order_of_work(made: Sequence[str], found: Sequence[str], monkeypatch: pytest
 
 def test_what_was_found_finished_waits_for_what_this_run_has_made(monkeypatch: pytest.MonkeyPatch) -> None:
     assert order_of_work(["new"], ["old1", "old2"], monkeypatch) == ["new", "old1", "old2"]
+
+
+def test_what_was_found_finished_fills_the_places_beside_what_this_run_has_made(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Else a run that resumes 500 waits half a second for company before every sixteen of them."""
+    concluder = conclude.Concluder(None, [], None, "", print, conclude.Concluded())  # type: ignore[arg-type]
+    many = [f"old{number}" for number in range(conclude.TOGETHER)]
+    for key in many:
+        concluder.found(key)
+    concluder.made("new")
+
+    def wait(_: float | None = None) -> bool:
+        raise AssertionError("it waited for company that it had")
+
+    monkeypatch.setattr(concluder._changed, "wait", wait)
+    assert concluder._next() == ["new", *many[:-1]]
