@@ -44,28 +44,38 @@ def nearest_distance(similarity: Matrix) -> list[float | None]:
 
 def near_duplicates(similarity: Matrix) -> float:
     """Share of redundant proposals, 0 to 1: all but one of each group that is linked by similarities from `NEAR`."""
-    from scipy.sparse.csgraph import connected_components
-
-    groups, _ = connected_components(similarity >= NEAR, directed=False)
+    alike = similarity >= NEAR
+    groups, left = 0, set(range(len(similarity)))
+    while left:
+        groups += 1
+        group = [left.pop()]
+        while group:
+            near = left.intersection(np.flatnonzero(alike[group.pop()]).tolist())
+            left -= near
+            group += near
     return float(1 - groups / len(similarity))
 
 
-def distinct_n(texts: Sequence[str], n: int) -> float | None:
-    """Share of distinct ones among all word n-grams (Li et al., 2016), 0 to 1; None without any.
+def length_matched(texts: Sequence[str]) -> list[list[str]]:
+    """The words of each text, cut to the length of the shortest that has any, because longer texts repeat more."""
+    word_lists = [_WORD.findall(text.lower()) for text in texts]
+    shortest = min((len(words) for words in word_lists if words), default=0)
+    return [words[:shortest] for words in word_lists]
 
-    Texts are cut to the length of the shortest, because longer texts repeat more.
-    """
-    grams = [tuple(words[i : i + n]) for words in _length_matched(texts) for i in range(len(words) - n + 1)]
+
+def distinct_n(texts: Sequence[Sequence[str]], n: int) -> float | None:
+    """Share of distinct ones among all word n-grams (Li et al., 2016), 0 to 1; None without any. Texts are lists of words."""
+    grams = [tuple(words[i : i + n]) for words in texts for i in range(len(words) - n + 1)]
     return len(set(grams)) / len(grams) if grams else None
 
 
-def compression_ratio(texts: Sequence[str]) -> float | None:
+def compression_ratio(texts: Sequence[Sequence[str]]) -> float | None:
     """Bytes of all texts divided by their bytes compressed together (Shaib et al., 2024): high where texts repeat.
 
-    Texts are cut to the length of the shortest. None without a word.
+    Texts are lists of words. None without a word.
     """
     # Sorted, because the compressed size depends on the order.
-    joined = "\n".join(sorted(" ".join(words) for words in _length_matched(texts))).encode()
+    joined = "\n".join(sorted(" ".join(words) for words in texts)).encode()
     return len(joined) / len(zlib.compress(joined, 9)) if joined.strip() else None
 
 
@@ -143,12 +153,7 @@ def _moves(key: str, agents: list[str], joint: Matrix, version: str) -> Iterator
 
 def _word_scores(texts: list[str]) -> Iterator[tuple[str, float]]:
     yield "duplicates", (len(texts) - len(set(texts))) / len(texts)
-    for metric, value in (("distinct_2", distinct_n(texts, 2)), ("compression_ratio", compression_ratio(texts))):
+    words = length_matched(texts)
+    for metric, value in (("distinct_2", distinct_n(words, 2)), ("compression_ratio", compression_ratio(words))):
         if value is not None:
             yield metric, value
-
-
-def _length_matched(texts: Sequence[str]) -> list[list[str]]:
-    word_lists = [_WORD.findall(text.lower()) for text in texts]
-    shortest = min((len(words) for words in word_lists if words), default=0)
-    return [words[:shortest] for words in word_lists]

@@ -96,23 +96,23 @@ class Relevance:
 
     def fit(self, text: str, task: Task) -> Fit:
         own = self._reference(reference_text(task))
-        text_units = _read_units(text)
-        share = own.share(_taken_up(text_units, own))
+        read = _read(text)
+        share = own.share(_taken_up(read, own))
         if not share:
             return Fit(0.0, 0.0, 0.0)
         wrong = 0.0
-        for bound, other in self._wrong_tasks(text_units, task):
+        for bound, other in self._wrong_tasks(read, task):
             if bound <= wrong:  # the bounds that follow are no larger
                 break
-            wrong = max(wrong, other.share(_taken_up(text_units, other)))
+            wrong = max(wrong, other.share(_taken_up(read, other)))
         calibrated = share * share / (share + wrong)
         return Fit(calibrated / (calibrated + HALF), share, wrong)
 
     def evidence(self, text: str, task: Task) -> list[Evidence]:
         """The evidence for each requirement and criterion that holds a word, in their order."""
         own = self._reference(reference_text(task))
-        text_units = _read_units(text)
-        degrees = _degrees(text_units, own)
+        read = _read(text)
+        degrees = _degrees(read, own)
         evidence = []
         for kind, points in (("requirement", task.constraints.requirements), ("criterion", task.constraints.rubric)):
             for point in points:
@@ -120,17 +120,17 @@ class Relevance:
                 if not weights:  # a point without a word to take up
                     continue
                 best, best_index = 0.0, -1
-                for index, degree in enumerate(degrees):
-                    share = math.fsum(weights.get(word, 0.0) * value for word, value in degree.items())
+                for index, degree in degrees.items():
+                    share = math.fsum(weights[word] * value for word, value in degree.items() if word in weights)
                     if share > best:
                         best, best_index = share, index
-                unit = text_units[best_index].text if best_index >= 0 else ""
+                unit = read.units[best_index].text if best_index >= 0 else ""
                 evidence.append(Evidence(point, kind, min(best, 1.0), best >= COVERED, unit))
         return evidence
 
     def _make_reference(self, text: str) -> _Reference:
         words = stems(text)
-        return _Reference(content(words), _runs(words), self._weights(content(words)))
+        return _Reference(content(words), frozenset(_runs(words)), self._weights(content(words)))
 
     def _weigh_point(self, point: str) -> dict[str, float]:
         return self._weights(content(stems(point)))
@@ -145,10 +145,9 @@ class Relevance:
         total = math.fsum(weights.values())
         return {word: weight / total for word, weight in weights.items()} if total > 0 else weights
 
-    def _wrong_tasks(self, text_units: Sequence[_Unit], task: Task) -> list[tuple[float, _Reference]]:
+    def _wrong_tasks(self, read: _Text, task: Task) -> list[tuple[float, _Reference]]:
         """(upper bound of the share, task) of the wrong tasks most like the text, the largest bound first."""
-        words = frozenset[str]().union(*(unit.words for unit in text_units))
-        shared = self._weight[sorted(self._row.get(word, -1) for word in words)].sum(axis=0)
+        shared = self._weight[sorted(self._row.get(word, -1) for word in read.words)].sum(axis=0)
         order = np.argsort(-shared, kind="stable")[: CONTROLS + 1].tolist()
         own = reference_text(task)
         others = [index for index in order if shared[index] > 0 and self._pool[index] != own]
@@ -217,44 +216,60 @@ def reference_text(task: Task) -> str:
     return "\n".join([task.description, *constraints.rubric, *constraints.requirements])
 
 
-class _Unit(NamedTuple):
-    text: str
-    stems: tuple[str, ...]
-    words: frozenset[str]
-    special: frozenset[str]  # words that are not general
-    runs: frozenset[tuple[str, ...]]
+class _Text:
+    """A proposal, prepared for comparison with tasks: its units, and in which of them each word stands.
+
+    A text is compared with nine tasks, and shares few words with each: what is looked up by word is not looked for in
+    every unit again.
+    """
+
+    def __init__(self, text: str) -> None:
+        self.units = units(text)
+        general = general_stems()
+        self.at: dict[str, list[int]] = {}  # content words, to the units that hold them, in order
+        self.special: list[int] = []  # how many words of each unit are not general
+        for index, unit in enumerate(self.units):
+            words = content(unit.stems)
+            self.special.append(len(words - general))
+            for word in words:
+                self.at.setdefault(word, []).append(index)
+        self.words = frozenset(self.at)
 
 
-@lru_cache(maxsize=64)
-def _read_units(text: str) -> tuple[_Unit, ...]:
-    general = general_stems()
-    pairs = ((unit, content(unit.stems)) for unit in units(text))
-    return tuple(_Unit(unit.text, unit.stems, words, words - general, _runs(unit.stems)) for unit, words in pairs)
+# One text is read for `fit` and for `evidence`.
+_read = lru_cache(maxsize=2)(_Text)
 
 
-def _taken_up(text_units: Sequence[_Unit], task: _Reference) -> dict[str, float]:
+def _taken_up(text: _Text, task: _Reference) -> dict[str, float]:
     """For each of the task's words that the text uses, the largest degree (0 to 1) in any unit."""
     best: dict[str, float] = {}
-    for degree in _degrees(text_units, task):
+    for degree in _degrees(text, task).values():
         for word, value in degree.items():
             if value > best.get(word, 0.0):
                 best[word] = value
     return best
 
 
-def _degrees(text_units: Sequence[_Unit], task: _Reference) -> list[dict[str, float]]:
-    """For each unit, the task's words in it and the degree (0 to 1) to which it takes them up."""
-    added = [min(1.0, len(unit.special - task.words) / ADDED) for unit in text_units]
-    degrees: list[dict[str, float]] = []
-    for index, unit in enumerate(text_units):
-        linked = unit.words & task.words
-        if not linked:
-            degrees.append({})
-            continue
-        around = max(added[max(index - 1, 0) : index + 2])
-        degree = max(added[index], NEXT_TO * around)
-        quoted = frozenset() if unit.runs.isdisjoint(task.runs) else linked - _unquoted(unit.stems, task.runs)
-        degrees.append({word: QUOTED * added[index] if word in quoted else degree for word in linked})
+def _degrees(text: _Text, task: _Reference) -> dict[int, dict[str, float]]:
+    """For each unit that holds words of the task, in order: these words, and the degree (0 to 1) to which it takes them
+    up."""
+    general = general_stems()
+    known = [0] * len(text.units)  # words of each unit that are special and the task's
+    linked: dict[int, list[str]] = {}
+    for word in text.words & task.words:
+        special = word not in general
+        for index in text.at[word]:
+            linked.setdefault(index, []).append(word)
+            known[index] += special
+    added = [min(1.0, (count - own) / ADDED) for count, own in zip(text.special, known, strict=True)]
+    degrees: dict[int, dict[str, float]] = {}
+    for index in sorted(linked):
+        degree = max(added[index], NEXT_TO * max(added[max(index - 1, 0) : index + 2]))
+        degrees[index] = dict.fromkeys(linked[index], degree)
+        words = text.units[index].stems
+        if not task.runs.isdisjoint(_runs(words)):
+            quoted = set(linked[index]) - _unquoted(words, task.runs)
+            degrees[index] |= dict.fromkeys(quoted, QUOTED * added[index])
     return degrees
 
 
@@ -266,8 +281,8 @@ def _unquoted(words: tuple[str, ...], runs: frozenset[tuple[str, ...]]) -> froze
     return frozenset(word for word, kept in zip(words, unquoted, strict=True) if kept)
 
 
-def _runs(words: tuple[str, ...]) -> frozenset[tuple[str, ...]]:
-    return frozenset(words[start : start + RUN] for start in range(len(words) - RUN + 1))
+def _runs(words: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    return zip(*(words[start:] for start in range(RUN)))  # noqa: B905 - ends with the last whole one
 
 
 def _shuffle_key(text: str) -> bytes:

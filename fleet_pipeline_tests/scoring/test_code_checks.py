@@ -8,6 +8,7 @@ from hypothesis import given, settings, strategies as st
 
 from fleet_pipeline.scoring.code_checks.blocks import MAX_BLOCKS, code_blocks
 from fleet_pipeline.scoring.code_checks.check import CodeCheck, check_code
+from fleet_pipeline.scoring.code_checks.policy import Pattern, rules
 
 pytestmark = pytest.mark.unit
 
@@ -290,3 +291,14 @@ def test_the_answers_written_for_the_project_hold_code_that_mostly_passes() -> N
     found = [one for case in cases for answer in case["answers"] for one in check_code(answer)]
     assert len(found) > 60
     assert sum(one.passed for one in found) / len(found) > 0.9
+
+
+HINTED = [pattern for rule in rules() for pattern in rule.patterns if pattern.hints is not None]
+
+
+@pytest.mark.parametrize("pattern", HINTED, ids=[pattern.regex.pattern[:20] for pattern in HINTED])
+@given(data=st.data())
+def test_a_hint_of_a_pattern_stands_in_all_that_it_matches(pattern: Pattern, data: st.DataObject) -> None:
+    """A text without a hint is not searched, so a hint that is missing would hide a secret."""
+    found = pattern.regex.search(data.draw(st.from_regex(pattern.regex)))
+    assert found is None or pattern.may_match(found[0].casefold())

@@ -7,7 +7,9 @@ from fleet_pipeline.scoring.diversity import (
     compression_ratio,
     distinct_n,
     diversity,
+    length_matched,
     mean_distance,
+    near_duplicates,
     nearest_distance,
     vendi,
 )
@@ -187,7 +189,18 @@ def test_seats_without_a_proposal_are_left_out_and_none_at_all_is_no_error() -> 
 def test_distinct_n_and_compression_are_of_texts_cut_to_one_length() -> None:
     """Longer texts repeat more: without this the longer council would look the less diverse one."""
     short, long = "alpha beta gamma delta", "alpha beta gamma delta " + "epsilon " * 50
-    assert distinct_n([short, long], 2) == distinct_n([short, short], 2) == 0.5
-    assert compression_ratio([short, long]) == compression_ratio([short, short])
-    assert distinct_n(["one"], 2) is None
-    assert compression_ratio(["", " "]) is None
+    assert distinct_n(length_matched([short, long]), 2) == distinct_n(length_matched([short, short]), 2) == 0.5
+    assert compression_ratio(length_matched([short, long])) == compression_ratio(length_matched([short, short]))
+    assert distinct_n([["one"]], 2) is None
+    assert compression_ratio(length_matched(["", " "])) is None
+
+
+@given(st.integers(1, 9).flatmap(lambda n: st.lists(st.booleans(), min_size=n * n, max_size=n * n)))
+def test_near_duplicates_are_all_but_one_of_each_linked_group(links: list[bool]) -> None:
+    from scipy.sparse.csgraph import connected_components
+
+    n = round(len(links) ** 0.5)
+    upper = np.triu(np.array(links).reshape(n, n), 1)
+    matrix = (upper | upper.T).astype(float) + np.eye(n)
+    groups, _ = connected_components(matrix, directed=False)
+    assert near_duplicates(matrix) == float(1 - groups / n)

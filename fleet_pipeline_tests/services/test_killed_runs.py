@@ -10,9 +10,18 @@ import pytest
 from fleet_pipeline.instance.partitions import register
 from fleet_pipeline.instance.run_processes import fail_orphaned_runs
 from fleet_pipeline.storage.answer_log import earlier_logs
+from fleet_pipeline_tests.support.broker import messages
 from fleet_pipeline_tests.support.councils import said
 from fleet_pipeline_tests.support.kill_points import PROCESSES
-from fleet_pipeline_tests.support.killed_runs import POINTS, KilledRun, answers_known, counted, execute, run_and_kill
+from fleet_pipeline_tests.support.killed_runs import (
+    POINTS,
+    KilledRun,
+    answers_known,
+    counted,
+    execute,
+    run_and_kill,
+    run_and_publish,
+)
 from fleet_pipeline_tests.support.pipeline import Pipeline
 
 pytestmark = pytest.mark.instance
@@ -47,7 +56,12 @@ def go_on(pipeline: Pipeline, killed: KilledRun) -> tuple[int, int]:
     return spent, killed.asked.stat().st_size if killed.asked.exists() else 0
 
 
-@pytest.mark.parametrize("point", [point for point in POINTS if "more" not in point and point != "never"])
+PUBLISHING = [point for point in POINTS if point.startswith("published")]
+
+
+@pytest.mark.parametrize(
+    "point", [point for point in POINTS if "more" not in point and point != "never" and point not in PUBLISHING]
+)
 def test_a_run_killed_anywhere_is_completed_by_the_next(pipeline: Pipeline, tmp_path: Path, point: str) -> None:
     keys = pipeline.put(*[f"t{n}" for n in range(4)])
     if "earlier attempt" in point:
@@ -62,6 +76,20 @@ def test_a_run_killed_anywhere_is_completed_by_the_next(pipeline: Pipeline, tmp_
     is_whole(pipeline, keys)
     # A log that was torn before its first answer was whole holds nothing, and may be left: retention removes it.
     assert [log for log in earlier_logs(pipeline.store, keys) if log.dialogues] == []
+
+
+@pytest.mark.parametrize("point", PUBLISHING)
+def test_a_run_killed_while_it_publishes_has_announced_everything_once_when_the_next_has_ended(
+    pipeline: Pipeline, tmp_path: Path, nats_url: str, point: str
+) -> None:
+    keys = pipeline.put(*[f"t{n}" for n in range(4)])
+    killed = KilledRun(tmp_path / "dagster_home", pipeline.storage, keys, point, nats_url)
+    run_and_kill(killed)
+    fail_orphaned_runs(pipeline.instance)
+    run_and_publish(pipeline, killed)
+    is_whole(pipeline, keys)
+    told = [(event["event_type"], event["payload"]["task_id"]) for event in messages(nats_url)]
+    assert sorted(told) == sorted((kind, f"t{n}") for kind in {kind for kind, _ in told} for n in range(4))
 
 
 def test_a_run_of_four_killed_at_random_moments_goes_on_each_time_from_what_was_heard(

@@ -12,10 +12,14 @@ from typing import NamedTuple
 import dagster as dg
 import sklearn.feature_extraction.text  # noqa: F401 - imported once: two seconds in each process otherwise
 
+from fleet_pipeline.cli import local_run
+from fleet_pipeline.cli.local_run import RunPublisher
 from fleet_pipeline.defs import assets, score_ops
 from fleet_pipeline.deliberation.exchange import Completion
 from fleet_pipeline.deliberation.protocol import request_name
-from fleet_pipeline.services import conclude, score_councils, transcribe
+from fleet_pipeline.events import publisher
+from fleet_pipeline.events.options import NatsOptions
+from fleet_pipeline.services import conclude, publishing, score_councils, transcribe
 from fleet_pipeline.storage import transcripts
 from fleet_pipeline.storage.answer_log import earlier_logs
 from fleet_pipeline.storage.schemas import UTTERANCES
@@ -27,12 +31,13 @@ from fleet_pipeline_tests.support.scripted import echo
 
 
 class KilledRun(NamedTuple):
-    """What to run, and the one of `POINTS` at which to kill it."""
+    """What to run, and the one of `POINTS` at which to kill it. With `nats` it publishes as it goes, as `fleet run` does."""
 
     home: Path
     storage: Path
     keys: Sequence[str]
     point: str
+    nats: str | None = None
 
     @property
     def asked(self) -> Path:
@@ -50,9 +55,19 @@ def execute(run: KilledRun) -> None:
         pipeline.answer = counted(run.asked)
         arm = POINTS[run.point]
         arm(pipeline)
-        pipeline.run(list(run.keys))
+        run_and_publish(pipeline, run)
     # The run ended, so the point was never reached; `run_and_kill` fails on this exit code.
     os._exit(0)
+
+
+def run_and_publish(pipeline: Pipeline, run: KilledRun) -> None:
+    if run.nats is None:
+        pipeline.run(list(run.keys))
+        return
+    local_run.PUBLISH_SECONDS = 0.02  # so that it publishes in the midst of a short run
+    with RunPublisher(pipeline.instance, NatsOptions(url=run.nats)) as announcer:
+        pipeline.run(list(run.keys))
+        announcer.finish()
 
 
 def answers_known(pipeline: Pipeline, keys: Sequence[str], run_id: str | None = None) -> int:
@@ -180,6 +195,11 @@ POINTS: dict[str, Callable[[Pipeline], None]] = {
     "between an outcome and its events": _at_call(before(assets, "fill_outbox", 3)),
     "between an outcome's events and the event log": _at_call(after(assets, "fill_outbox", 3)),
     "after the last outcome": _at_call(after(assets, "fill_outbox", 4)),
+    # In the thread that publishes while the run goes on.
+    "published: before the first": _at_call(before(publishing, "publish")),
+    "published: before the second batch": _at_call(before(publishing, "publish", 2)),
+    "published: between two events": _at_call(before(publisher, "_settle", 3)),
+    "published: after the acks": _at_call(after(publishing, "publish")),
     # In the ops that conclude what is left.
     "before what is left is read": _at_call(before(score_ops, "read_batches")),
     "before what is left is scored": _at_call(before(score_ops, "diversity_part")),

@@ -5,7 +5,7 @@ import tomllib
 from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from fleet_pipeline.scoring.code_checks.blocks import Block
 from fleet_pipeline.scoring.code_checks.parsers import Finding
@@ -14,11 +14,21 @@ _COMMENTS = ("#", "//", "-- ")
 MAX_LINE = 1_000  # characters of a line that patterns see, which bounds their time
 
 
+class Pattern(NamedTuple):
+    """`hints`: one of them stands in every text that `regex` matches, in whatever case. None where anything may match."""
+
+    regex: re.Pattern[str]
+    hints: tuple[str, ...] | None
+
+    def may_match(self, folded: str) -> bool:
+        return self.hints is None or any(hint in folded for hint in self.hints)
+
+
 class Rule(NamedTuple):
     name: str
     where: frozenset[str]
     message: str
-    patterns: tuple[re.Pattern[str], ...]
+    patterns: tuple[Pattern, ...]
 
 
 @cache
@@ -29,10 +39,16 @@ def rules() -> tuple[Rule, ...]:
             rule["name"],
             frozenset(rule["where"]),
             rule["message"],
-            tuple(re.compile(pattern, re.MULTILINE) for pattern in rule["patterns"]),
+            tuple(_pattern(entry) for entry in rule["patterns"]),
         )
         for rule in document["rule"]
     )
+
+
+def _pattern(entry: str | dict[str, Any]) -> Pattern:
+    if isinstance(entry, str):
+        return Pattern(re.compile(entry, re.MULTILINE), None)
+    return Pattern(re.compile(entry["pattern"], re.MULTILINE), tuple(entry["hints"]))
 
 
 def policy_findings(text: str, blocks: Iterable[Block]) -> dict[str, list[Finding]]:
@@ -50,10 +66,13 @@ def policy_findings(text: str, blocks: Iterable[Block]) -> dict[str, list[Findin
 
 
 def _matches(rule: Rule, text: str, first_line: int) -> Iterator[Finding]:
-    if not any(pattern.search(text) for pattern in rule.patterns):  # ten times as fast as line by line
+    folded = text.casefold()
+    patterns = [pattern for pattern in rule.patterns if pattern.may_match(folded)]
+    # Hints tell which lines to look at. Without them, a search of the whole text is ten times as fast as line by line.
+    if all(pattern.hints is None and not pattern.regex.search(text) for pattern in patterns):
         return
-    for number, line in enumerate(text.splitlines(), start=first_line):
+    for number, (line, low) in enumerate(zip(text.splitlines(), folded.splitlines(), strict=True), start=first_line):
         code = line[:MAX_LINE]
         comment = "text" not in rule.where and code.lstrip().startswith(_COMMENTS)
-        if not comment and any(pattern.search(code) for pattern in rule.patterns):
+        if not comment and any(pattern.may_match(low) and pattern.regex.search(code) for pattern in patterns):
             yield Finding(number, rule.message)
