@@ -14,9 +14,12 @@ number of tokens, which is asserted. They take turns (A B C, C B A), and the pre
 """
 
 import argparse
+import json
+import os
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from fleet_pipeline.deliberation.council import CouncilDefaults
@@ -41,6 +44,7 @@ class Said:
     prompt: list[int]
     params: Any
     completion: Completion
+    messages: list[dict[str, str]]
 
 
 class Replay(VllmEngine):
@@ -50,23 +54,41 @@ class Replay(VllmEngine):
     replays = False
     names: dict[str, str]  # by request id
     step_seconds = 0.0
+    # An engine in a process of its own computes outside of `step` as well, with what it holds.
+    computes_outside = os.environ.get("VLLM_ENABLE_V1_MULTIPROCESSING") == "1"
+    full_seconds = 0.0  # in which it computed with a full batch, or with all that could be asked
+    since = 0.0
+    in_flight = 0
+    all_begun = False
 
     def submit(self, request_id: str, request: Request) -> Completion | None:
         self.names[request_id] = request.name
+        self._count(self.computes_outside)
+        self.in_flight += 1
         return super().submit(request_id, request)
+
+    def _count(self, computed: bool) -> None:
+        now = time.perf_counter()
+        if computed and (self.in_flight >= self.config.max_num_seqs or self.all_begun):
+            self.full_seconds += now - self.since
+        self.since = now
 
     def _params(self, request: Request, room: int) -> Any:
         params = super()._params(request, room)
         if self.replays:
             return self.said[request.name].params
         council, _, phase, *_ = request.name.split(" ")
-        self.said[request.name] = Said(council, phase, self.format.encode(request.messages), params, Completion())
+        prompt, messages = self.format.encode(request.messages), [asdict(one) for one in request.messages]
+        self.said[request.name] = Said(council, phase, prompt, params, Completion(), messages)
         return params
 
     def step(self, patience_seconds: float) -> list[tuple[str, Completion]]:
-        began = time.perf_counter()
+        self._count(self.computes_outside)
+        began = self.since
         answers = super().step(patience_seconds)
-        self.step_seconds += time.perf_counter() - began
+        self._count(True)
+        self.step_seconds += self.since - began
+        self.in_flight -= len(answers)
         for request_id, answer in answers:
             said = self.said[self.names[request_id]]
             if self.replays:
@@ -92,9 +114,50 @@ class Replay(VllmEngine):
             said.params = params
         self.replays = True
 
+    def save(self, file: Path) -> None:
+        """Write the recording as JSON, by request name."""
+        file.write_text(
+            json.dumps(
+                {
+                    name: {
+                        "council": one.council,
+                        "phase": one.phase,
+                        "messages": one.messages,
+                        "prompt": one.prompt,
+                        "length": one.params.max_tokens,
+                        "seed": one.params.seed,
+                        "temperature": one.params.temperature,
+                        "top_p": one.params.top_p,
+                        "completion": asdict(one.completion),
+                    }
+                    for name, one in self.said.items()
+                }
+            )
+        )
+
+    def load(self, file: Path) -> int:
+        """Replay what `save` has written. Returns how many councils it is of."""
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        self.said, self.names, self.replays = {}, {}, True
+        for name, one in json.loads(file.read_text()).items():
+            params = SamplingParams(
+                max_tokens=one["length"],
+                seed=one["seed"],
+                temperature=one["temperature"],
+                top_p=one["top_p"],
+                ignore_eos=True,
+                output_kind=RequestOutputKind.FINAL_ONLY,
+            )
+            completion = Completion(**one["completion"])
+            self.said[name] = Said(one["council"], one["phase"], one["prompt"], params, completion, one["messages"])
+        return len({one.council for one in self.said.values()})
+
     def forget(self) -> None:
         self.llm.reset_prefix_cache()
-        self.step_seconds = 0.0
+        self.step_seconds = self.full_seconds = 0.0
+        self.since, self.in_flight, self.all_begun = time.perf_counter(), 0, False
 
 
 @dataclass
@@ -105,6 +168,10 @@ class Pass:
     first: float = 0.0  # share of the pass after which the first council had finished
     outside: float = 0.0  # seconds outside of `step` per second in it
     cached: float = 0.0  # share of the prompts' tokens
+    full: float = (
+        0.0  # share of the pass in which the engine computed with a full batch, or with all that could be asked
+    )
+    tokens: int = 0
 
 
 def description(number: int) -> str:
@@ -125,7 +192,12 @@ def loop(engine: Replay, councils: int) -> Pass:
     answers: list[Completion] = []
     began = time.perf_counter()
     first = 0.0
-    for _ in engine.run(_jobs(councils), answers.append):
+
+    def jobs() -> Iterator[Any]:
+        yield from _jobs(councils)
+        engine.all_begun = True
+
+    for _ in engine.run(jobs(), answers.append):
         first = first or time.perf_counter() - began
     seconds = time.perf_counter() - began
     tokens = sum(one.completion_tokens for one in answers)
@@ -135,6 +207,8 @@ def loop(engine: Replay, councils: int) -> Pass:
         first / seconds,
         (seconds - engine.step_seconds) / engine.step_seconds,
         sum(one.cached_tokens for one in answers) / sum(one.prompt_tokens for one in answers),
+        engine.full_seconds / seconds,
+        tokens,
     )
 
 
@@ -207,6 +281,7 @@ def measure(config: VllmConfig, councils: int, few: int, repetitions: int) -> li
         Line("loop / one call after another", ratios(rates["loop"], rates["one by one"]), "at least 10"),
         Line("first outcome, share of the run", Spread.of([one.first for one in passes["loop"]]), "at most 0.3"),
         Line("seconds outside `step` per second in it", Spread.of([one.outside for one in passes["loop"]])),
+        Line("share of the time with a full batch", Spread.of([one.full for one in passes["loop"]]), "at least 0.98"),
         Line("prompt tokens from the cache", Spread.of(cached)),
         Line("the same with a cache without limit", Spread.of([limit])),
         Line("cache / its limit", Spread.of([one / limit for one in cached]), "at least 0.95"),

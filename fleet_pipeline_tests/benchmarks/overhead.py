@@ -2,8 +2,10 @@
 
     python -m fleet_pipeline_tests.benchmarks.overhead 250 1000
     python -m fleet_pipeline_tests.benchmarks.overhead 250 --profile 40
+    python -m fleet_pipeline_tests.benchmarks.overhead 250 1000 --postgres [--dagsters-own]
 
-Deliberations of three agents and one round on a Dagster instance in SQLite, as `fleet run` sets it up. The engine is
+Deliberations of three agents and one round on a Dagster instance in SQLite, as `fleet run` sets it up, or in a Postgres server
+that this starts (`postgres` and `initdb` must be on the PATH). The engine is
 scripted, so its own time (making prompts and answers of about 40 words) is in the figures.
 """
 
@@ -16,21 +18,23 @@ import tempfile
 import time
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import yaml
 
 from fleet_pipeline.instance.in_process import create_run, execute
 from fleet_pipeline.instance.partitions import register
 from fleet_pipeline.services import run_report
-from fleet_pipeline_tests.benchmarks.faults import QUIET
+from fleet_pipeline_tests.benchmarks.faults import QUIET, Forgetful
 from fleet_pipeline_tests.benchmarks.figures import Line, publish, takes_json
 from fleet_pipeline_tests.support.councils import said
 from fleet_pipeline_tests.support.deployment import instance_at
 from fleet_pipeline_tests.support.heard import Heard
 from fleet_pipeline_tests.support.pipeline import Pipeline
+from fleet_pipeline_tests.support.postgres import DAGSTERS_OWN, OURS, a_server
 
 WORDS = 40
 _SHOWN = ("tasks, partitions, run", "  transcripts", "  proposals.rank_proposals", "  deliberations", "report", "MiB")
@@ -38,20 +42,24 @@ _TEMPLATE = Path(__file__).parents[2] / "fleet_pipeline/dagster.yaml"
 
 
 @contextmanager
-def as_shipped() -> Iterator[tuple[dg.DagsterInstance, Path]]:
-    """An instance as `fleet run` sets it up, in a folder of its own."""
+def as_shipped(storage: dict[str, Any] | None = None) -> Iterator[tuple[dg.DagsterInstance, Path]]:
+    """An instance as `fleet run` sets it up, in a folder of its own, or with another `storage`."""
+    chosen = yaml.safe_load(_TEMPLATE.read_text())
+    if storage is not None:
+        del chosen["event_log_storage"]
+        chosen["storage"] = storage
     with tempfile.TemporaryDirectory() as name:
-        (Path(name) / "dagster.yaml").write_text(_TEMPLATE.read_text())
+        (Path(name) / "dagster.yaml").write_text(yaml.safe_dump(chosen))
         with instance_at(Path(name)) as instance:
             yield instance, Path(name)
 
 
-def measure(count: int) -> dict[str, float]:
-    """Milliseconds a deliberation, by part, and the process's peak memory in MiB so far."""
-    with as_shipped() as (instance, folder):
+def measure(count: int, storage: dict[str, Any] | None = None) -> dict[str, float]:
+    """Milliseconds a deliberation, by part, and the process's peak memory in MiB until the run's end."""
+    with as_shipped(storage) as (instance, folder):
         parts = _run(instance, folder, count)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return {"deliberations": count} | {part: seconds / count * 1_000 for part, seconds in parts.items()} | {"MiB": peak}
+    mib = parts.pop("MiB")
+    return {"deliberations": count} | {part: seconds / count * 1_000 for part, seconds in parts.items()} | {"MiB": mib}
 
 
 def _run(instance: dg.DagsterInstance, folder: Path, count: int) -> dict[str, float]:
@@ -63,6 +71,7 @@ def _run(instance: dg.DagsterInstance, folder: Path, count: int) -> dict[str, fl
 
     pipeline = Pipeline(instance, folder / "storage")
     pipeline.answer = answer
+    pipeline.asked = Forgetful()
     parts, began = {}, time.monotonic()
     keys = pipeline.put(*(f"t{number:05d}" for number in range(count)))
     tags = register(instance, keys)
@@ -74,6 +83,7 @@ def _run(instance: dg.DagsterInstance, folder: Path, count: int) -> dict[str, fl
     parts["run"] = time.monotonic() - began
     if broke:
         raise RuntimeError(broke)
+    parts["MiB"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # before the whole report, which holds all
     for step in instance.get_run_step_stats(run.run_id):
         parts[f"  {step.step_key}"] = (step.end_time or 0) - (step.start_time or 0)
     began = time.monotonic()
@@ -101,19 +111,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("count", type=int, nargs="+")
     parser.add_argument("--profile", type=int, metavar="LINES", help="print where the time goes")
+    parser.add_argument("--postgres", action="store_true")
+    parser.add_argument("--dagsters-own", action="store_true", help="with Dagster's own class for Postgres")
     takes_json(parser)
     arguments = parser.parse_args()
-    measure(10)  # imports and caches
-    found = []
-    for count in arguments.count:
-        profile = cProfile.Profile() if arguments.profile else None
-        if profile:
-            profile.enable()
-        found.append(measure(count))
-        if profile:
-            profile.disable()
-            pstats.Stats(profile).sort_stats("cumulative").print_stats(arguments.profile)
-    publish("scripted engine, SQLite", lines_of(found), arguments.json)
+    with ExitStack() as stack:
+        server = stack.enter_context(a_server()) if arguments.postgres else None
+
+        def storage() -> dict[str, Any] | None:
+            return server and server.storage(DAGSTERS_OWN if arguments.dagsters_own else OURS)
+
+        measure(10, storage())  # imports and caches
+        found = []
+        for count in arguments.count:
+            profile = cProfile.Profile() if arguments.profile else None
+            if profile:
+                profile.enable()
+            found.append(measure(count, storage()))
+            if profile:
+                profile.disable()
+                pstats.Stats(profile).sort_stats("cumulative").print_stats(arguments.profile)
+    publish(f"scripted engine, {'Postgres' if arguments.postgres else 'SQLite'}", lines_of(found), arguments.json)
 
 
 if __name__ == "__main__":

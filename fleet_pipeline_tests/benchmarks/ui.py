@@ -28,6 +28,7 @@ from fleet_pipeline_tests.benchmarks.faults import QUIET
 from fleet_pipeline_tests.support.browser import a_browser
 from fleet_pipeline_tests.support.deployment import SCRIPTED, environment, kill_tree, make_home
 from fleet_pipeline_tests.support.pipeline import Pipeline
+from fleet_pipeline_tests.support.postgres import OURS
 
 OF_THE_RUN = 500
 ASSETS = ("transcripts", "proposals", "deliberations")
@@ -37,9 +38,9 @@ def main(postgres: str, count: int) -> None:
     with tempfile.TemporaryDirectory() as name:
         home, storage = make_home(Path(name)), Path(name) / "storage"
         chosen = yaml.safe_load((home / "dagster.yaml").read_text())
-        (home / "dagster.yaml").write_text(
-            yaml.safe_dump(chosen | {"storage": {"postgres": {"postgres_url": postgres}}})
-        )
+        del chosen["event_log_storage"]
+        chosen["storage"] = {"custom": OURS | {"config": {"postgres_url": postgres}}}
+        (home / "dagster.yaml").write_text(yaml.safe_dump(chosen))
         os.environ["DAGSTER_HOME"] = str(home)
         with dg.DagsterInstance.get() as instance:
             run_id = fill(instance, storage, count)

@@ -1,0 +1,87 @@
+"""A real Postgres server, started for a test or a benchmark."""
+
+import getpass
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import psycopg2
+
+PROGRAMS = ("postgres", "initdb")
+DAGSTERS_OWN = {"module": "dagster_postgres", "class": "DagsterPostgresStorage"}
+OURS = {"module": "fleet_pipeline.instance.postgres_storage", "class": "PostgresStorage"}
+
+
+def is_installed() -> bool:
+    return all(shutil.which(name) for name in PROGRAMS)
+
+
+class Server:
+    """Listens on a socket in its own folder, and on no port."""
+
+    def __init__(self, folder: Path, user: str) -> None:
+        self.folder = folder
+        self.user = user
+        self.process: subprocess.Popen[bytes] | None = None
+        subprocess.run(
+            ["initdb", "-D", folder / "data", "-U", "fleet", "--auth", "trust", "-E", "UTF8", "--no-sync"],
+            check=True, capture_output=True, user=user, env=os.environ | {"LC_ALL": "C"},
+        )  # fmt: skip
+
+    def start(self) -> None:
+        log = (self.folder / "log").open("ab")
+        command = ["postgres", "-D", self.folder / "data", "-k", self.folder, "-c", "listen_addresses="]
+        self.process = subprocess.Popen(command, stdout=log, stderr=log, user=self.user)
+        while not self._answers():
+            assert self.process.poll() is None, (self.folder / "log").read_text()
+            time.sleep(0.05)
+
+    def _answers(self) -> bool:
+        try:
+            self._connect().close()
+        except psycopg2.OperationalError:
+            return False
+        return True
+
+    def _connect(self) -> Any:
+        return psycopg2.connect(host=str(self.folder), user="fleet", dbname="postgres")
+
+    def stop(self) -> None:
+        assert self.process is not None
+        self.process.send_signal(signal.SIGINT)  # does not wait for clients to leave
+        self.process.wait()
+
+    def storage(self, which: dict[str, str]) -> dict[str, Any]:
+        """A new database, as `storage` of dagster.yaml."""
+        name = f"dagster_{uuid4().hex}"
+        connection = self._connect()
+        connection.autocommit = True
+        with connection.cursor() as cursor:
+            cursor.execute(f"CREATE DATABASE {name}")
+        connection.close()
+        url = f"postgresql+psycopg2://fleet@/{name}?host={self.folder}"
+        return {"custom": which | {"config": {"postgres_url": url}}}
+
+
+@contextmanager
+def a_server() -> Iterator[Server]:
+    """Postgres refuses to run as root. Then it runs as the user that its packages create."""
+    user = "postgres" if os.getuid() == 0 else getpass.getuser()
+    with tempfile.TemporaryDirectory(prefix="pg") as name:  # short: the path of a socket has at most 107 bytes
+        account = pwd.getpwnam(user)
+        os.chown(name, account.pw_uid, account.pw_gid)
+        server = Server(Path(name), user)
+        try:
+            server.start()
+            yield server
+        finally:
+            server.stop()
