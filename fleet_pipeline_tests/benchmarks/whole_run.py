@@ -2,7 +2,8 @@
 
     python -m fleet_pipeline_tests.benchmarks.whole_run 500 --plot docs/arrivals.png
 
-So many councils of fleet-tiny, with a NATS server of its own. With `--plot` the run is killed when a third of its outcomes
+So many councils of fleet-tiny, with a NATS server of its own. With `--tokens` every answer has so many, as those of larger models
+have; fleet-tiny's own are of about 80. With `--plot` the run is killed when a third of its outcomes
 stand, and started again: the plot shows both.
 """
 
@@ -13,9 +14,12 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from fleet_pipeline.deliberation.exchange import Completion, Request
+from fleet_pipeline.inference.vllm import VllmEngine
 from fleet_pipeline_tests.benchmarks.arrivals import arrivals, draw
 from fleet_pipeline_tests.benchmarks.engine import description
 from fleet_pipeline_tests.benchmarks.figures import Line, publish, takes_json
@@ -23,16 +27,36 @@ from fleet_pipeline_tests.benchmarks.figures import Line, publish, takes_json
 ROLES = ["DEV", "QA", "ARCHITECT", "DEVOPS", "DATA"]
 
 
-def start(folder: Path) -> subprocess.Popen[str]:
-    code = "from fleet_pipeline.cli import main; main()"
+def start(folder: Path, tokens: int = 0) -> subprocess.Popen[str]:
+    code = f"from fleet_pipeline_tests.benchmarks.whole_run import lengthened; lengthened({tokens})\n" if tokens else ""
+    code += "from fleet_pipeline.cli import main; main()"
     command = [sys.executable, "-c", code, "run", str(folder / "backlog.jsonl"), "--model", "fleet-tiny", "--json"]
     command += ["--nats", "embedded"]
     own = {name: value for name, value in os.environ.items() if name != "DAGSTER_HOME"}
-    return subprocess.Popen(command, cwd=folder, env=own, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    own["PYTHONPATH"] = str(Path(__file__).parents[2])
+    log = (folder / "log").open("a")
+    return subprocess.Popen(command, cwd=folder, env=own, stdout=subprocess.PIPE, stderr=log, text=True)
 
 
-def finish(process: subprocess.Popen[str]) -> dict[str, Any]:
+def lengthened(tokens: int) -> None:
+    """Have the engine of this process give answers of so many tokens, and say that they ended there by themselves."""
+    real_params, real_step = VllmEngine._params, VllmEngine.step
+
+    def params(engine: VllmEngine, request: Request, room: int) -> Any:
+        chosen = real_params(engine, request, room)
+        chosen.max_tokens, chosen.ignore_eos, chosen.repetition_detection = tokens, True, None
+        return chosen
+
+    def step(engine: VllmEngine, patience_seconds: float) -> list[tuple[str, Completion]]:
+        return [(name, replace(one, finish_reason="stop")) for name, one in real_step(engine, patience_seconds)]
+
+    VllmEngine._params, VllmEngine.step = params, step  # type: ignore[method-assign]
+
+
+def finish(process: subprocess.Popen[str], folder: Path) -> dict[str, Any]:
     output, _ = process.communicate()
+    if not output:
+        raise RuntimeError((folder / "log").read_text()[-2_000:])
     summary: dict[str, Any] = json.loads(output)
     return summary
 
@@ -48,7 +72,7 @@ def kill_at(process: subprocess.Popen[str], folder: Path, outcomes: int) -> None
     process.communicate()
 
 
-def measure(folder: Path, councils: int, plot: Path | None) -> list[Line]:
+def measure(folder: Path, councils: int, plot: Path | None, tokens: int = 0) -> list[Line]:
     tasks = [
         {"task_id": f"t{number}", "description": description(number), "roles": ROLES}
         for number in range(councils // len(ROLES))
@@ -56,8 +80,8 @@ def measure(folder: Path, councils: int, plot: Path | None) -> list[Line]:
     (folder / "backlog.jsonl").write_text("".join(json.dumps(task) + "\n" for task in tasks))
     began = time.monotonic()
     if plot:
-        kill_at(start(folder), folder, councils // 3)
-    summary = finish(start(folder))
+        kill_at(start(folder, tokens), folder, councils // 3)
+    summary = finish(start(folder, tokens), folder)
     whole = time.monotonic() - began
     times = arrivals(folder / ".fleet/dagster", folder / ".fleet/storage")
     if plot:
@@ -78,6 +102,7 @@ def measure(folder: Path, councils: int, plot: Path | None) -> list[Line]:
         Line.one("of them starting the engine", summary["engine_start_seconds"]),
         Line.one("whole / generating", whole / generating, "at most 1.05 for 1,000 of 300 tokens"),
         Line.one("tokens a second while generating", summary["tokens_per_second"]),
+        Line.one("tokens", summary["tokens"]["completion"]),
         *lines,
     ]
 
@@ -88,10 +113,11 @@ def main() -> None:
     parser.add_argument(
         "--plot", type=Path, metavar="FILE", help="kill it and start it again, and draw when outcomes came"
     )
+    parser.add_argument("--tokens", type=int, default=0, help="of each answer")
     takes_json(parser)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
-        lines = measure(Path(name), arguments.councils, arguments.plot)
+        lines = measure(Path(name), arguments.councils, arguments.plot, arguments.tokens)
     publish(f"{arguments.councils} councils of fleet-tiny", lines, arguments.json)
 
 
