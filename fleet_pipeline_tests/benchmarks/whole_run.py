@@ -9,6 +9,7 @@ stand, and started again: the plot shows both.
 
 import argparse
 import json
+import math
 import os
 import subprocess
 import sys
@@ -74,8 +75,8 @@ def kill_at(process: subprocess.Popen[str], folder: Path, outcomes: int) -> None
 
 def measure(folder: Path, councils: int, plot: Path | None, tokens: int = 0) -> list[Line]:
     tasks = [
-        {"task_id": f"t{number}", "description": description(number), "roles": ROLES}
-        for number in range(councils // len(ROLES))
+        {"task_id": f"t{number}", "description": description(number), "roles": ROLES[: councils - len(ROLES) * number]}
+        for number in range(math.ceil(councils / len(ROLES)))
     ]
     (folder / "backlog.jsonl").write_text("".join(json.dumps(task) + "\n" for task in tasks))
     began = time.monotonic()
@@ -88,7 +89,8 @@ def measure(folder: Path, councils: int, plot: Path | None, tokens: int = 0) -> 
         draw(times, plot)
     lag, last = times["announced"] - times["finished"], times["finished"].max()
     lines = [
-        Line.one("first outcome, share of the run", times["announced"].min() / last),
+        Line.one("first outcome, s after the first deliberation began", times["announced"].min()),
+        Line.one("the same, share of the run", times["announced"].min() / last),
         Line.one("outcome after a deliberation's last token, p50, s", lag.median()),
         Line.one("the same, p95", lag.quantile(0.95), "at most 10"),
         Line.one("the same, most", lag.max()),
