@@ -24,9 +24,10 @@ Answering = Callable[[Any, str, str, str, bool], Awaitable[Answer]]
 
 
 async def serve(
-    options: NatsOptions, answer: Answering, version: str, stop: asyncio.Event, ready: Callable[[], None]
+    options: NatsOptions, answer: Answering, version: str, stop: asyncio.Event, ready: Callable[[Any], None]
 ) -> None:
-    """Answer questions until `stop` is set. `ready` is called once they can arrive. Survives broker restarts.
+    """Answer questions until `stop` is set. `ready` is called with the connection once they can arrive. Survives broker
+    restarts.
 
     Raises the errors of `connect` if there is no broker at the start.
     """
@@ -54,7 +55,7 @@ async def serve(
         for subject in (STATUS, RESULT, STATS):
             await service.add_endpoint(name=subject.partition(".")[2], subject=subject, handler=handle)
         await connection.flush()
-        ready()
+        ready(connection)
         await stop.wait()
         await service.stop()
 

@@ -4,22 +4,47 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import IO, TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from fleet_pipeline.common.errors import InvalidInput
+from fleet_pipeline.common.errors import BROKE, InvalidInput
 from fleet_pipeline.common.text import printable
 
 if TYPE_CHECKING:
+    from prometheus_client import CollectorRegistry
     from rich.console import Console
+
+    from fleet_pipeline.api.health import Check
 
 # Columns of a table that goes into a pipe or a file: as many as it needs. Rich would take 80, and cut what is left.
 WIDTH = 2_000
 
 storage_option = click.option("--storage", metavar="URL", help="Where results are kept: a folder or any fsspec URL.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of text.")
+
+
+@contextmanager
+def answering_at(
+    option: str, text: str | None, alive: Check, ready: Check, registry: CollectorRegistry | None = None
+) -> Iterator[None]:
+    """Answer over HTTP at the HOST:PORT that `option` names, while the block runs. Without one, just run the block."""
+    from fleet_pipeline.api.health import Address, answering
+
+    if text is None:
+        yield
+        return
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(answering(Address.parse(text), alive, ready, registry))
+        except ValueError as error:
+            raise click.BadParameter(str(error), param_hint=option) from None
+        except OSError as error:
+            fail(f"cannot answer at {text}: {error.strerror or error}", BROKE)
+        yield
 
 
 def console(file: IO[str] | None = None) -> Console:

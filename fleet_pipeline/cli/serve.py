@@ -7,21 +7,26 @@ from typing import Any
 
 import click
 
-from fleet_pipeline.cli.common import flags, storage_option
+from fleet_pipeline.cli.common import answering_at, flags, storage_option
 from fleet_pipeline.common.errors import InvalidInput
 from fleet_pipeline.settings import load_settings
+
+# How long the loop that answers questions may be busy before it counts as stuck: it reads files of results meanwhile.
+ALIVE_SECONDS = 10.0
 
 
 @click.command()
 @click.option("--nats", metavar="URL", help="The broker; nats.url of the settings where absent.")
+@click.option("--health", metavar="HOST:PORT", help="Answer /healthz and /readyz there.")
 @storage_option
-def serve(nats: str | None, storage: str | None) -> None:
+def serve(nats: str | None, health: str | None, storage: str | None) -> None:
     """Answer questions on NATS: fleet.status, fleet.result and fleet.stats, until it is told to stop.
 
-    Run one beside the Dagster daemon, or several: each question reaches one of them.
+    Run one beside the Dagster daemon, or several: each question reaches one of them. It is ready while the broker, the
+    storage and Dagster's database answer, and healthy while it works at all.
 
     \b
-    fleet serve --nats nats://broker:4222
+    fleet serve --nats nats://broker:4222 --health 0.0.0.0:8080
     nats request fleet.status '{"id": "rate-limiter.dev"}'
     """
     from fleet_pipeline.api.nats_service import STATS, Answer, serve as answer_questions
@@ -40,17 +45,30 @@ def serve(nats: str | None, storage: str | None) -> None:
                 return await requests.stats(connection)
             return await requests.status(connection, key, request_id, with_texts)
 
+        connections: list[Any] = []
+        loop = asyncio.new_event_loop()
+
+        def alive() -> None:
+            asyncio.run_coroutine_threadsafe(asyncio.sleep(0), loop).result(ALIVE_SECONDS)
+
+        def ready() -> None:
+            if not connections or not connections[0].is_connected:
+                raise ConnectionError
+            status_service.check()
+
+        def tell(connection: Any) -> None:
+            connections.append(connection)
+            click.echo("answering on fleet.status, fleet.result, fleet.stats; Ctrl-C ends it", err=True)
+
         async def serve_until_signal() -> None:
             stop = asyncio.Event()
             for signal_number in (signal.SIGINT, signal.SIGTERM):
-                asyncio.get_running_loop().add_signal_handler(signal_number, stop.set)
-            await answer_questions(
-                settings.nats,
-                answer,
-                version("fleet-pipeline"),
-                stop,
-                lambda: click.echo("answering on fleet.status, fleet.result, fleet.stats; Ctrl-C ends it", err=True),
-            )
+                loop.add_signal_handler(signal_number, stop.set)
+            await answer_questions(settings.nats, answer, version("fleet-pipeline"), stop, tell)
 
-        with unavailable(settings.nats):
-            asyncio.run(serve_until_signal())
+        with (
+            asyncio.Runner(loop_factory=lambda: loop) as runner,
+            answering_at("--health", health, alive, ready),
+            unavailable(settings.nats),
+        ):
+            runner.run(serve_until_signal())

@@ -107,6 +107,11 @@ class StatusService:
         unsuccessful = (Status.FAILED, Status.TIMEOUT, Status.PENDING)
         return {key: status for key, status in self.statuses().items() if status in unsuccessful and key not in held}
 
+    def check(self) -> None:
+        """Raises what the storage or Dagster's database raises, where one of them does not answer."""
+        self.store.read("readyz", fresh=True)  # is not there, which is an answer
+        self.instance.event_log_storage.get_maximum_record_id()
+
     def counts(self) -> dict[str, int]:
         """The number of deliberations in all, and of each status."""
         statuses = list(self.statuses().values())

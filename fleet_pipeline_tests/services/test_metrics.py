@@ -3,7 +3,6 @@
 import json
 import re
 import signal
-import socket
 import subprocess
 import sys
 import urllib.request
@@ -18,6 +17,7 @@ from fleet_pipeline.events.options import NatsOptions
 from fleet_pipeline.services.metrics import FleetCollector
 from fleet_pipeline.services.status import StatusService
 from fleet_pipeline_tests.support.deployment import environment, eventually, make_home
+from fleet_pipeline_tests.support.http import ask, free_port
 from fleet_pipeline_tests.support.pipeline import Pipeline
 from fleet_pipeline_tests.support.scripted import echo
 
@@ -103,9 +103,7 @@ def test_the_dashboard_asks_for_figures_that_there_are(pipeline: Pipeline, nats_
 
 def test_the_endpoint_answers_until_it_is_told_to_stop(tmp_path: Path) -> None:
     home = make_home(tmp_path)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     fleet = [str(Path(sys.executable).with_name("fleet")), "metrics", "--serve", f"127.0.0.1:{port}"]
     with subprocess.Popen(fleet, env=environment(home, tmp_path / "storage", ""), cwd=tmp_path) as process:
 
@@ -117,5 +115,7 @@ def test_the_endpoint_answers_until_it_is_told_to_stop(tmp_path: Path) -> None:
                 return ""
 
         eventually(lambda: "fleet_deliberations" in answer(), "the endpoint")
+        assert ask(port, "/healthz") == ask(port, "/readyz?verbose") == (200, "ok\n")
+        assert ask(port, "/") == (404, "/healthz /readyz /metrics\n")
         process.send_signal(signal.SIGTERM)
         assert process.wait() == 0

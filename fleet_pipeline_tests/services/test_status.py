@@ -23,6 +23,7 @@ from fleet_pipeline_tests.support.answering import answering
 from fleet_pipeline_tests.support.broker import Broker
 from fleet_pipeline_tests.support.councils import a_deliberation
 from fleet_pipeline_tests.support.deployment import eventually
+from fleet_pipeline_tests.support.http import ask, free_port
 from fleet_pipeline_tests.support.intakes import Intakes, line
 from fleet_pipeline_tests.support.pipeline import Pipeline, put_described, silent_for
 from fleet_pipeline_tests.support.rows import a_footer
@@ -336,15 +337,22 @@ def test_serving_survives_the_broker_and_ends_when_it_is_told(pipeline: Pipeline
     broker = Broker(tmp_path / "nats")
     pipeline.run(pipeline.put("t1"))
     environment = os.environ | {"DAGSTER_HOME": str(tmp_path / "dagster_home")}
+    port = free_port()
     command = [Path(sys.executable).with_name("fleet"), "serve", "--nats", broker.url, "--storage", pipeline.storage]
+    command += ["--health", f"127.0.0.1:{port}"]
     process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
     try:
         assert process.stderr is not None
         assert "answering on fleet.status" in process.stderr.readline()
         with Client(broker.url) as fleet:
             assert fleet.status("t1.dev").status == "COMPLETED"
+            assert ask(port, "/healthz") == ask(port, "/readyz") == (200, "ok\n")
+            assert ask(port, "/metrics")[0] == 404
             broker.kill()
+            eventually(lambda: ask(port, "/readyz") == (503, "ConnectionError\n"), "the service not to be ready")
+            assert ask(port, "/healthz") == (200, "ok\n")
             broker.start()
+            eventually(lambda: ask(port, "/readyz")[0] == 200, "the service to be ready again")
             eventually(lambda: answers(fleet), "the service to be back")
         process.terminate()
         assert process.wait() == 0

@@ -12,7 +12,7 @@ from fleet_pipeline.events.options import NatsOptions
 @contextmanager
 def answering(nats: NatsOptions, answer: Answering) -> Iterator[None]:
     ready, loop, stop = threading.Event(), asyncio.new_event_loop(), asyncio.Event()
-    service = serve(nats, answer, "0.1.0", stop, ready.set)
+    service = serve(nats, answer, "0.1.0", stop, lambda _: ready.set())
     thread = threading.Thread(target=loop.run_until_complete, args=(service,))
     thread.start()
     ready.wait()
