@@ -1,6 +1,6 @@
 """Dagster's storage in Postgres, with an event log whose connections stay open.
 
-Dagster connects anew for every access to the event log. An event is two to four accesses, and a deliberation eight events. The
+Dagster connects anew for every access to the event log, two or more for each event. The
 tables are Dagster's own: an instance may change from one class to the other at any time.
 """
 
@@ -20,9 +20,8 @@ from sqlalchemy import Connection
 if TYPE_CHECKING:
     from dagster_postgres.auth import PgTokenProvider
 
-# Of one process. Beyond it a thread connects anew, as with Dagster's own class, so that no thread waits for another.
+# Of one instance. Beyond them a thread connects anew, as with Dagster's own class, so that no thread waits for another.
 KEPT_OPEN = 2
-MAX_CONNECTIONS = 20
 # Load balancers close connections that have been idle for longer than this or so.
 RECYCLE_SECONDS = 300
 
@@ -56,25 +55,22 @@ class PostgresEventLog(PostgresEventLogStorage):
     """The event log of `PostgresStorage`."""
 
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        self._process = os.getpid()
         super().__init__(*arguments, **keywords)
-        self._connect_here()
-
-    def _connect_here(self) -> None:
-        self._process = os.getpid()  # connections must not be used in a forked child
         self._engine = create_pg_engine(
             self.postgres_url,
             self._token_provider,
             isolation_level="AUTOCOMMIT",
             pool_size=KEPT_OPEN,
-            max_overflow=MAX_CONNECTIONS - KEPT_OPEN,
+            max_overflow=-1,
             pool_recycle=RECYCLE_SECONDS,
             pool_pre_ping=True,  # a server that was restarted costs one connection and no event
         )
 
     def _connect(self) -> AbstractContextManager[Connection]:
-        if self._process != os.getpid():
+        if self._process != os.getpid():  # connections must not be used in a forked child
             self._engine.dispose(close=False)
-            self._connect_here()
+            self._process = os.getpid()
         return super()._connect()
 
     def dispose(self) -> None:

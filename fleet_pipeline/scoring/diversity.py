@@ -43,7 +43,10 @@ def nearest_distance(similarity: Matrix) -> list[float | None]:
 
 
 def near_duplicates(similarity: Matrix) -> float:
-    """Share of redundant proposals, 0 to 1: all but one of each group that is linked by similarities from `NEAR`."""
+    """Share of redundant proposals, 0 to 1: all but one of each group that is linked by similarities from `NEAR`.
+
+    The matrix must be symmetric.
+    """
     alike = similarity >= NEAR
     groups, left = 0, set(range(len(similarity)))
     while left:

@@ -282,7 +282,7 @@ def _unquoted(words: tuple[str, ...], runs: frozenset[tuple[str, ...]]) -> froze
 
 
 def _runs(words: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
-    return zip(*(words[start:] for start in range(RUN)))  # noqa: B905 - ends with the last whole one
+    return zip(*(words[start:] for start in range(RUN)))  # noqa: B905 - stops at the last full run
 
 
 def _shuffle_key(text: str) -> bytes:

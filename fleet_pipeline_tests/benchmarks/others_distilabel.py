@@ -10,6 +10,7 @@ import json
 import os
 import sys
 import tempfile
+import time
 import urllib.request
 from functools import cache
 from pathlib import Path
@@ -72,8 +73,9 @@ def main() -> None:
             step >> asked  # the pipeline's own syntax for edges
             step = asked
         said = pipeline.run(use_cache=False)
+        ended = time.time()
         assert len(said["default"]["train"]) == len(seats)
-    print(json.dumps({"tokens": _generated(url) - before}))
+    print(json.dumps({"ended": ended, "tokens": _generated(url) - before}))
 
 
 if __name__ == "__main__":

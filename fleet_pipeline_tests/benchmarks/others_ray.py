@@ -8,6 +8,7 @@ The engine is an actor that all stages share. Every stage hands it all of its pr
 import json
 import os
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +48,11 @@ class Engine:
         self.tokens += sum(len(output.outputs[0].token_ids) for output in outputs)
         return [output.outputs[0].text for output in outputs]
 
-    def generated(self) -> int:
-        return self.tokens
+    def generated(self) -> tuple[int, int]:
+        """(tokens, threads that it computed with)."""
+        import torch
+
+        return self.tokens, torch.get_num_threads()
 
 
 def main() -> None:
@@ -56,7 +60,9 @@ def main() -> None:
 
     seats = json.loads(Path(sys.argv[1]).read_text())
     ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False)
-    engine = ray.remote(num_cpus=1)(Engine).remote(sys.argv[2], 4_096)
+    # Ray gives an actor so many threads as it has CPUs, one by default. The engine has all cores, as ours.
+    threads = {"env_vars": {"OMP_NUM_THREADS": str(os.cpu_count())}}
+    engine = ray.remote(num_cpus=1, runtime_env=threads)(Engine).remote(sys.argv[2], 4_096)
 
     def stage(phase: str) -> Any:
         def ask(batch: dict[str, Any]) -> dict[str, Any]:
@@ -70,7 +76,9 @@ def main() -> None:
     for phase in ("propose", "critique", "revise"):
         data = data.map_batches(stage(phase), batch_size=None)
     assert len(data.take_all()) == len(seats)
-    print(json.dumps({"tokens": ray.get(engine.generated.remote())}))
+    ended = time.time()
+    tokens, threads_used = ray.get(engine.generated.remote())
+    print(json.dumps({"ended": ended, "tokens": tokens, "threads": threads_used}))
 
 
 if __name__ == "__main__":

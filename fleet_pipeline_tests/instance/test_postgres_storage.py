@@ -79,8 +79,10 @@ def test_a_forked_process_has_connections_of_its_own(homes: tuple[Path, Path]) -
         before = sessions(instance)
         reader, writer = os.pipe()
         if (child := os.fork()) == 0:
-            os.write(writer, " ".join(map(str, sessions(instance))).encode())
-            os._exit(0)
+            try:
+                os.write(writer, " ".join(map(str, sessions(instance))).encode())
+            finally:
+                os._exit(0)
         assert os.waitpid(child, 0)[1] == 0
         found = {int(number) for number in os.read(reader, 1_000).split()}
         assert len(found) == 1

@@ -302,3 +302,12 @@ def test_a_hint_of_a_pattern_stands_in_all_that_it_matches(pattern: Pattern, dat
     """A text without a hint is not searched, so a hint that is missing would hide a secret."""
     found = pattern.regex.search(data.draw(st.from_regex(pattern.regex)))
     assert found is None or pattern.may_match(found[0].casefold())
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["Set API_KEY=abcdefgh1\rThen go on", " " * 980 + "AKIA" + "B" * 16 + "C more", " " * 983 + "TOKEN=abcdefgh1xx!zz"],
+)
+def test_what_matches_in_a_cut_line_only_is_no_finding(text: str) -> None:
+    """Hints lead straight to lines, and a line may end where the text does not."""
+    assert check_code(text) == []

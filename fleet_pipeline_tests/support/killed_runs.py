@@ -6,6 +6,7 @@ A file counts the prompts to the engine across processes, so that a test can tel
 import os
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -64,7 +65,9 @@ def run_and_publish(pipeline: Pipeline, run: KilledRun) -> None:
     if run.nats is None:
         pipeline.run(list(run.keys))
         return
-    local_run.PUBLISH_SECONDS = 0.02  # so that it publishes in the midst of a short run
+    # So that it publishes in the midst of a short run, and in more than one batch.
+    local_run.PUBLISH_SECONDS = 0.02
+    local_run.publish_pending = partial(publishing.publish_pending, page=1)  # type: ignore[assignment]
     with RunPublisher(pipeline.instance, NatsOptions(url=run.nats)) as announcer:
         pipeline.run(list(run.keys))
         announcer.finish()
@@ -198,7 +201,7 @@ POINTS: dict[str, Callable[[Pipeline], None]] = {
     # In the thread that publishes while the run goes on.
     "published: before the first": _at_call(before(publishing, "publish")),
     "published: before the second batch": _at_call(before(publishing, "publish", 2)),
-    "published: between two events": _at_call(before(publisher, "_settle", 3)),
+    "published: third batch sent, no ack yet": _at_call(before(publisher, "_settle", 3)),
     "published: after the acks": _at_call(after(publishing, "publish")),
     # In the ops that conclude what is left.
     "before what is left is read": _at_call(before(score_ops, "read_batches")),

@@ -14,15 +14,21 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-import psycopg2
-
 PROGRAMS = ("postgres", "initdb")
+# Debian's packages leave them out of the PATH.
+PATH = os.pathsep.join([os.environ["PATH"], *map(str, sorted(Path("/usr/lib/postgresql").glob("*/bin")))])
 DAGSTERS_OWN = {"module": "dagster_postgres", "class": "DagsterPostgresStorage"}
 OURS = {"module": "fleet_pipeline.instance.postgres_storage", "class": "PostgresStorage"}
 
 
 def is_installed() -> bool:
-    return all(shutil.which(name) for name in PROGRAMS)
+    return all(shutil.which(name, path=PATH) for name in PROGRAMS)
+
+
+def _program(name: str) -> str:
+    found = shutil.which(name, path=PATH)
+    assert found, f"{name} is not installed"
+    return found
 
 
 class Server:
@@ -33,19 +39,21 @@ class Server:
         self.user = user
         self.process: subprocess.Popen[bytes] | None = None
         subprocess.run(
-            ["initdb", "-D", folder / "data", "-U", "fleet", "--auth", "trust", "-E", "UTF8", "--no-sync"],
+            [_program("initdb"), "-D", folder / "data", "-U", "fleet", "--auth", "trust", "-E", "UTF8", "--no-sync"],
             check=True, capture_output=True, user=user, env=os.environ | {"LC_ALL": "C"},
         )  # fmt: skip
 
     def start(self) -> None:
         log = (self.folder / "log").open("ab")
-        command = ["postgres", "-D", self.folder / "data", "-k", self.folder, "-c", "listen_addresses="]
+        command = [_program("postgres"), "-D", self.folder / "data", "-k", self.folder, "-c", "listen_addresses="]
         self.process = subprocess.Popen(command, stdout=log, stderr=log, user=self.user)
         while not self._answers():
             assert self.process.poll() is None, (self.folder / "log").read_text()
             time.sleep(0.05)
 
     def _answers(self) -> bool:
+        import psycopg2
+
         try:
             self._connect().close()
         except psycopg2.OperationalError:
@@ -53,6 +61,8 @@ class Server:
         return True
 
     def _connect(self) -> Any:
+        import psycopg2
+
         return psycopg2.connect(host=str(self.folder), user="fleet", dbname="postgres")
 
     def stop(self) -> None:
