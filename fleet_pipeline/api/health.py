@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry, MetricsHandler
 
-# Raises any exception where something is wrong. Its first line is the answer.
+# Raises any exception where something is wrong.
 Check = Callable[[], None]
 
 

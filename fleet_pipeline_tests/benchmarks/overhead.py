@@ -5,7 +5,7 @@
     python -m fleet_pipeline_tests.benchmarks.overhead 250 1000 --postgres [--dagsters-own]
 
 Deliberations of three agents and one round on a Dagster instance in SQLite, as `fleet run` sets it up, or in a Postgres server
-that this starts (`postgres` and `initdb` must be on the PATH). The engine is
+that this starts (`postgres` and `initdb` must be installed). The engine is
 scripted, so its own time (making prompts and answers of about 40 words) is in the figures.
 """
 

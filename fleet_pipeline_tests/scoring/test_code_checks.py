@@ -309,5 +309,5 @@ def test_a_hint_of_a_pattern_stands_in_all_that_it_matches(pattern: Pattern, dat
     ["Set API_KEY=abcdefgh1\rThen go on", " " * 980 + "AKIA" + "B" * 16 + "C more", " " * 983 + "TOKEN=abcdefgh1xx!zz"],
 )
 def test_what_matches_in_a_cut_line_only_is_no_finding(text: str) -> None:
-    """Hints lead straight to lines, and a line may end where the text does not."""
+    """A line may end where the text does not: at its thousandth character, and at breaks other than a newline."""
     assert check_code(text) == []
