@@ -27,6 +27,7 @@ from fleet_pipeline.instance.partitions import NAME, register
 from fleet_pipeline_tests.benchmarks.faults import QUIET
 from fleet_pipeline_tests.support.browser import a_browser
 from fleet_pipeline_tests.support.deployment import SCRIPTED, environment, kill_tree, make_home
+from fleet_pipeline_tests.support.http import free_port
 from fleet_pipeline_tests.support.pipeline import Pipeline
 from fleet_pipeline_tests.support.postgres import OURS
 
@@ -82,9 +83,7 @@ def fill(instance: dg.DagsterInstance, storage: Path, count: int) -> str:
 
 
 def measure(home: Path, storage: Path, run_id: str, keys: Sequence[str]) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     program = [Path(sys.executable).with_name("dagster-webserver"), "-m", SCRIPTED, "-p", str(port)]
     with (home.parent / "webserver.log").open("a") as log:
         server = subprocess.Popen(program, env=environment(home, storage, ""), stdout=log, stderr=log)

@@ -17,6 +17,7 @@ from fleet_pipeline.deliberation.roles import BUILT_IN_ROLES
 from fleet_pipeline.ingest.backlog import read_backlogs
 from fleet_pipeline.storage.store import Store
 from fleet_pipeline_tests.support.deployment import eventually
+from fleet_pipeline_tests.support.http import free_port
 from fleet_pipeline_tests.support.pipeline import Pipeline
 
 pytestmark = pytest.mark.instance
@@ -32,9 +33,7 @@ def server() -> Iterator[str]:
     """In a process of its own: vLLM cannot start in one that has imported Flask, whose global proxies refuse to
     be looked at ("Working outside of application context").
     """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     program = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
     process = subprocess.Popen(program, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:

@@ -15,6 +15,7 @@ from fleet_pipeline.common.errors import BrokerUnavailable
 from fleet_pipeline.events.connection import connect, run_blocking
 from fleet_pipeline.events.options import NatsOptions
 from fleet_pipeline.events.streams import DELIBERATIONS
+from fleet_pipeline_tests.support.http import free_port
 
 
 class Broker:
@@ -23,9 +24,7 @@ class Broker:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         folder.mkdir()
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
         self.url = f"nats://127.0.0.1:{self.port}"
         self.process: subprocess.Popen[bytes] | None = None
         self.ids: list[str] = []

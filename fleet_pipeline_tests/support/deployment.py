@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -22,6 +21,7 @@ from fleet_pipeline.instance.partitions import NAME
 from fleet_pipeline.storage.store import Store
 from fleet_pipeline.storage.task_store import TaskStore
 from fleet_pipeline_tests.support.councils import a_task
+from fleet_pipeline_tests.support.http import free_port
 
 ROOT = Path(__file__).parents[2]
 ASSETS = ("transcripts", "proposals", "deliberations")
@@ -158,9 +158,7 @@ def start_daemon(home: Path, storage: Path, nats_url: str) -> subprocess.Popen[b
 def deployed(folder: Path, nats_url: str = "", module: str = SCRIPTED, **settings: str) -> Iterator[Deployment]:
     """Run `dagster dev` in `folder` on the definitions of `module`. `settings` are environment variables."""
     home, storage = make_home(folder), folder / "storage"
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     program = [sys.executable, "-m", "dagster", "dev", "-m", module, "-p", str(port)]
     with (folder / "log").open("w") as log:
         variables = environment(home, storage, nats_url) | settings
