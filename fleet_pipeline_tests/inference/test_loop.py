@@ -239,7 +239,7 @@ def test_an_engine_that_breaks_is_the_caller_s_to_handle_and_is_left_empty() -> 
     assert backend.left == {}
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     lengths=st.lists(st.integers(1, 9), min_size=1, max_size=40),
     limit=st.integers(1, 20),
@@ -398,7 +398,7 @@ def test_an_engine_that_dies_too_often_is_given_up_and_what_finished_has_come_ou
 
 
 @given(st.integers(1, 12), st.sets(st.integers(1, 60), max_size=4), st.integers(0, 11))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_whenever_the_engine_dies_every_deliberation_ends_once(count: int, at_steps: set[int], poison: int) -> None:
     backend = Mortal(kills=lambda p: f"task {poison}\n" in p.user, at_steps=tuple(at_steps))
     stream = drive(jobs(count), backend, max_in_flight=5, restarts=20, monotonic=backend.clock)

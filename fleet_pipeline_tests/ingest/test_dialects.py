@@ -312,7 +312,7 @@ def ending_of(dialect: str) -> str:
 
 @pytest.mark.parametrize("dialect", WRITERS)
 @given(rows=TABLES, data=st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_the_valid_rows_of_any_table_run_as_written_and_the_bad_one_is_named(
     dialect: str, rows: list[str], data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -330,7 +330,7 @@ def test_the_valid_rows_of_any_table_run_as_written_and_the_bad_one_is_named(
     rows=st.lists(st.text(st.characters(codec="ascii", exclude_characters="\r\n\0"), max_size=20), max_size=6),
     delimiter=st.sampled_from([",", ";", "\t"]),
 )
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_a_row_of_csv_is_what_a_strict_reader_says_or_refused(
     rows: list[str], delimiter: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -375,7 +375,7 @@ def _changed(data: st.DataObject, content: bytes) -> bytes:
 @pytest.mark.slow
 @pytest.mark.parametrize("dialect", WRITERS)
 @given(rows=TABLES, data=st.data())
-@settings(max_examples=1_400, deadline=None)
+@settings(max_examples=1_400)
 def test_whatever_happened_to_a_file_each_row_is_read_as_it_stands_or_refused(
     dialect: str, rows: list[str], data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

@@ -166,7 +166,7 @@ def outcome(content: Any, subject: str) -> Any:
 
 
 @given(JSON, st.sampled_from([REQUESTED, PLAN_APPROVED]))
-@settings(max_examples=1_000, deadline=None)
+@settings(max_examples=1_000)
 def test_any_json_is_a_request_or_refused_with_a_reason(content: Any, subject: str) -> None:
     assert outcome(content, subject)
 
@@ -178,6 +178,6 @@ def test_any_bytes_are_refused_with_a_reason(content: bytes) -> None:
 
 
 @given(st.dictionaries(NAMES, JSON, max_size=5))
-@settings(max_examples=1_000, deadline=None)
+@settings(max_examples=1_000)
 def test_a_plan_with_anything_in_it_is_read_or_refused(fields: dict) -> None:
     assert outcome(PLAN | fields, PLAN_APPROVED)

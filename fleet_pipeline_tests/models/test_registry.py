@@ -6,7 +6,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings, strategies as st
+from hypothesis import given, settings, strategies as st
 
 from fleet_pipeline.common.errors import InvalidInput, ModelUnavailable
 from fleet_pipeline.inference.options import VllmConfig
@@ -130,9 +130,11 @@ FILES = ("config.json", "tokenizer_config.json", "README.md", "chat_template.jin
 
 
 @given(st.fixed_dictionaries(dict.fromkeys(FILES, OBJECTS | CONTENTS)))
-@settings(max_examples=500, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_files_with_anything_in_them_say_something_or_nothing_and_break_nothing(tmp_path: Path, files) -> None:
-    folder = tmp_path / "model"
+@settings(max_examples=500)
+def test_files_with_anything_in_them_say_something_or_nothing_and_break_nothing(
+    tmp_path_factory: pytest.TempPathFactory, files
+) -> None:
+    folder = tmp_path_factory.getbasetemp() / "files_with_anything"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     for name, content in files.items():

@@ -122,7 +122,7 @@ def test_a_bad_case_is_refused_by_field_and_remedy(change: dict, message: str) -
 SOME_TEXT = st.text(min_size=1).filter(str.strip)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(SOME_TEXT, st.lists(SOME_TEXT, max_size=3), st.lists(st.text(), min_size=1, max_size=4))
 def test_any_texts_make_scores_in_their_ranges(task: str, requirements: list[str], contents: list[str]) -> None:
     proposals = [{"agent_id": str(n), "content": text} for n, text in enumerate(contents)]

@@ -167,7 +167,7 @@ def test_code_that_breaks_its_library_costs_nothing_but_its_check(language: str,
     assert {one.check for one in check_code(fenced(language, code))} >= {f"{language} parses"}
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(st.sampled_from(sorted(RIGHT)), st.data())
 def test_code_that_was_right_until_something_fell_into_it_is_checked_without_an_error(language: str, data) -> None:
     code = RIGHT[language] if language != "yaml" else data.draw(st.sampled_from([RIGHT["yaml"], DEPLOYMENT]))
@@ -262,7 +262,6 @@ def test_more_blocks_than_anyone_writes_are_left_unread() -> None:
     assert len(list(code_blocks(fenced("json", "{}") * (MAX_BLOCKS + 50)))) == MAX_BLOCKS
 
 
-@settings(deadline=None)
 @given(st.sampled_from(sorted({*RIGHT, "", "console"})), st.text(max_size=120))
 def test_any_text_in_a_block_is_checked_without_an_error(language: str, code: str) -> None:
     text = fenced(language, code)

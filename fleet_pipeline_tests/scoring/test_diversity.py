@@ -1,7 +1,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 
 from fleet_pipeline.scoring.diversity import (
     compression_ratio,
@@ -76,7 +76,6 @@ texts_that_share_words = st.lists(
 )
 
 
-@settings(deadline=None)
 @given(texts_of_any_kind | texts_that_share_words, st.data())
 def test_scores_stay_in_their_ranges_on_any_text(texts: list[str], data) -> None:
     initial = data.draw(st.lists(st.text(max_size=60), min_size=len(texts), max_size=len(texts)))
@@ -90,7 +89,6 @@ def test_scores_stay_in_their_ranges_on_any_text(texts: list[str], data) -> None
         assert low - 1e-9 <= score.value <= high + 1e-9, score
 
 
-@settings(deadline=None)
 @given(texts_of_any_kind | texts_that_share_words, st.randoms())
 def test_the_order_of_proposals_changes_no_score(texts: list[str], random) -> None:
     shuffled = texts.copy()
@@ -99,14 +97,12 @@ def test_the_order_of_proposals_changes_no_score(texts: list[str], random) -> No
     assert one == pytest.approx(two)
 
 
-@settings(deadline=None)
 @given(texts_of_any_kind | texts_that_share_words, st.data())
 def test_another_copy_never_raises_the_vendi_score(texts: list[str], data) -> None:
     copied = [*texts, data.draw(st.sampled_from(texts))]
     assert figures(copied)["vendi"] <= figures(texts)["vendi"] + 1e-9
 
 
-@settings(deadline=None)
 @given(st.floats(0, 1), st.integers(2, 5))
 def test_vendi_of_known_matrices(s: float, n: int) -> None:
     """Two items of similarity s: eigenvalues (1 + s) / 2 and (1 - s) / 2."""
@@ -116,7 +112,6 @@ def test_vendi_of_known_matrices(s: float, n: int) -> None:
     assert vendi(np.eye(n)) == pytest.approx(n)
 
 
-@settings(deadline=None)
 @given(texts_of_any_kind, texts_of_any_kind)
 def test_a_council_s_diversity_does_not_depend_on_which_others_are_scored_with_it(mine, other) -> None:
     together = [score for score in diversity(frame(mine, other)) if score.deliberation_id == "d0"]

@@ -6,7 +6,7 @@ from itertools import permutations
 import choix
 import numpy as np
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 
 from fleet_pipeline.deliberation.exchange import AgentError
 from fleet_pipeline.deliberation.rows import JudgementRow
@@ -119,7 +119,6 @@ verdicts = st.lists(
 )
 
 
-@settings(deadline=None)
 @given(verdicts, st.randoms())
 def test_chances_are_between_0_and_1_and_the_order_of_verdicts_changes_none(drawn, random) -> None:
     rows = [row(order[0], order[1], better, repeat) for order, better, repeat in drawn]

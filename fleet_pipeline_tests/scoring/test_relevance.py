@@ -1,6 +1,6 @@
 import pandas as pd
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 
 from fleet_pipeline.deliberation.task import Task
 from fleet_pipeline.scoring.relevance import HALF, Relevance, relevance
@@ -120,7 +120,6 @@ def test_requirements_in_another_language_are_covered_in_it() -> None:
 texts_of_any_kind = st.lists(st.text(max_size=80), min_size=1, max_size=6)
 
 
-@settings(deadline=None)
 @given(texts_of_any_kind, st.text(min_size=1, max_size=80), st.lists(st.text(max_size=40), max_size=3))
 def test_scores_stay_in_their_ranges_on_any_text(texts: list[str], description: str, requirements: list[str]) -> None:
     constraints = LIMITER.constraints.model_copy(update={"requirements": tuple(requirements)})

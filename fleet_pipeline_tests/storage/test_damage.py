@@ -12,7 +12,7 @@ import dagster as dg
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, given, settings, strategies as st
+from hypothesis import given, settings, strategies as st
 
 from fleet_pipeline.common.errors import CorruptFile, InvalidInput
 from fleet_pipeline.deliberation.roles import BUILT_IN_ROLES
@@ -98,7 +98,7 @@ def damaged(draw: st.DrawFn, content: bytes) -> bytes:
 
 @pytest.mark.parametrize("kind", READERS)
 @given(data=st.data())
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(max_examples=150)
 def test_a_file_is_read_or_refused_in_words_whatever_stands_in_it(kind: str, data: st.DataObject) -> None:
     path, read = READERS[kind]
     content = data.draw(damaged(valid(kind)))
@@ -118,7 +118,7 @@ def test_the_files_that_are_damaged_here_are_valid_to_begin_with(kind: str, tmp_
 
 
 @given(st.data())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_a_changed_byte_in_what_was_said_is_noticed(data: st.DataObject) -> None:
     """Pages carry checksums: a flipped bit is a damaged file, not another proposal."""
     content = bytearray(stored()["utterances/a.dev.parquet"])

@@ -67,7 +67,7 @@ def test_pandas_and_duckdb_read_a_folder_as_one_table(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("table", TABLES.values(), ids=TABLES)
 @given(st.data())
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_whatever_rows_and_footer_a_table_can_have_are_read_back(table: Table, data: st.DataObject) -> None:
     rows = data.draw(st.lists(rows_for(table.row), max_size=3))
     footer = data.draw(rows_for(table.footer))
