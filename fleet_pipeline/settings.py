@@ -120,6 +120,16 @@ class ReportSettings(StrictModel):
     )
 
 
+class PodSettings(StrictModel):
+    """On a cluster, where Dagster's K8sRunLauncher makes each run a pod."""
+
+    gpu: dict[str, Any] | None = Field(
+        default=None,
+        description="The pod of the op that generates, as dagster-k8s' k8s_job_executor is configured: job_image, "
+        "step_k8s_config. The run's own pod then needs no GPU. None: the engine is in the run's process.",
+    )
+
+
 class Settings(BaseSettings):
     """All settings. The names here are those of the file, the environment and `fleet config`."""
 
@@ -150,6 +160,7 @@ class Settings(BaseSettings):
     retention: RetentionSettings = RetentionSettings()
     logs: LogSettings = LogSettings()
     reports: ReportSettings = ReportSettings()
+    pods: PodSettings = PodSettings()
     owners: tuple[str, ...] = Field(
         default=("team:fleet",), description="Of the assets, as the UI shows them: e-mail addresses or team:NAME."
     )
@@ -166,6 +177,17 @@ class Settings(BaseSettings):
     @classmethod
     def _inbox_is_one_place(cls, value: RequestOptions) -> RequestOptions:
         return value.model_copy(update={"inbox": one_place(value.inbox)}) if value.inbox else value
+
+    @model_validator(mode="after")
+    def _storage_that_pods_share(self) -> Settings:
+        if self.pods.gpu is not None:
+            for name, place in {"storage": self.storage, "requests.inbox": self.requests.inbox}.items():
+                if place and "://" not in place:
+                    raise ValueError(
+                        f"{name} {place} is a folder of one pod, and pods.gpu gives every run two; name an object store "
+                        f"(s3://, gs://, az://), or write file://{place} if all pods mount a volume there"
+                    )
+        return self
 
     @model_validator(mode="after")
     def _a_judge_where_one_decides(self) -> Settings:

@@ -5,7 +5,7 @@ from typing import Any
 
 import dagster as dg
 
-from fleet_pipeline.common.errors import SyntheticEngineRefused
+from fleet_pipeline.common.errors import InvalidInput, SyntheticEngineRefused
 from fleet_pipeline.defs.asset_checks import council_checks
 from fleet_pipeline.defs.assets import deliberations, proposals, transcripts
 from fleet_pipeline.defs.io_managers import ParquetIOManager, table_of
@@ -14,7 +14,8 @@ from fleet_pipeline.defs.loggers import json_console
 from fleet_pipeline.defs.resources import default_resources
 from fleet_pipeline.defs.schedules import build_schedules
 from fleet_pipeline.defs.sensors import completions, inbox, orphaned_runs, requests
-from fleet_pipeline.settings import Settings, load_settings
+from fleet_pipeline.instance.gpu_pod import gpu_pod_executor
+from fleet_pipeline.settings import PodSettings, Settings, load_settings
 from fleet_pipeline.storage.schemas import TABLES
 
 
@@ -37,8 +38,9 @@ def build_definitions(
         jobs=[deliberate_job, ask, ask_backlog, ask_again, rescore_job, prune_job],
         schedules=build_schedules(settings),
         sensors=[completions, requests, inbox, orphaned_runs],
-        # One process: the engine must live in one op, and the data between ops lives in the process.
-        executor=dg.in_process_executor,
+        # One process: the engine must live in one op, and the data between ops lives in the process. On a cluster the op
+        # with the engine has a pod of its own.
+        executor=_executor(settings.pods),
         loggers={"console": json_console} if settings.logs.format == "json" else None,
         resources={
             **resources,
@@ -46,6 +48,15 @@ def build_definitions(
             "in_memory": dg.mem_io_manager,
         },
     )
+
+
+def _executor(pods: PodSettings) -> dg.ExecutorDefinition:
+    if pods.gpu is None:
+        return dg.in_process_executor
+    try:
+        return gpu_pod_executor(pods.gpu)
+    except ImportError as error:
+        raise InvalidInput(f"pods.gpu: dagster-k8s is missing ({error}): pip install 'fleet-pipeline[k8s]'") from error
 
 
 def _described_by(settings: Settings) -> Callable[[dg.AssetSpec], dg.AssetSpec]:

@@ -118,10 +118,12 @@ class JudgeResource(_resource(Judging)):  # type: ignore[misc]
 
 
 class RunProcess(dg.ConfigurableResource):  # type: ignore[type-arg]
-    """Writes down the process of every run that uses it."""
+    """Writes down the process of every run that uses it. On a cluster the executor does: an op's pod is not the run's."""
+
+    one_process: bool = True
 
     def setup_for_execution(self, context: dg.InitResourceContext) -> None:
-        if context.run and context.instance:
+        if self.one_process and context.run and context.instance:
             record_process(context.instance, context.run.run_id)
 
 
@@ -208,7 +210,7 @@ def default_resources(settings: Settings) -> dict[str, Any]:
         "scoring": ScoringResource(**settings.scoring.model_dump()),
         "judge": JudgeResource(**settings.judge.model_dump()),
         "storage": StorageResource(url=settings.storage),
-        "process": RunProcess(),
+        "process": RunProcess(one_process=settings.pods.gpu is None),
         # A plain object, not a resource: its URL may hold a password, which must not appear in run config or UI.
         "nats": settings.nats,
         "request_options": settings.requests,

@@ -20,8 +20,11 @@ from fleet_pipeline.defs.resources import (
     concluded_by,
     fleet_of,
 )
+from fleet_pipeline.instance.event_log import announced_by
+from fleet_pipeline.scoring.options import CouncilCheckOptions
 from fleet_pipeline.scoring.score import RelevanceScorer, code_part, diversity_part, relevance_part
 from fleet_pipeline.services.disk_buffer import DiskBuffer
+from fleet_pipeline.services.outcomes import find_outcome
 from fleet_pipeline.services.score_councils import (
     RankedCouncil,
     ranked_councils,
@@ -40,12 +43,17 @@ def read_proposals(
     transcripts: Transcripts,
     storage: StorageResource,
     council: CouncilResource,
+    check_options: dg.ResourceParam[CouncilCheckOptions],
     process: RunProcess,
 ) -> DiskBuffer:
-    concluded = concluded_by(context.run.run_id).keys
-    left = [key for key in transcripts.deliberation_ids if key not in concluded]
+    tasks, run_id = fleet_of(storage, council, retries=True).tasks, context.run.run_id
+    concluded = concluded_by(run_id)
+    if not concluded.keys:  # on a cluster they were concluded in another pod
+        for key in announced_by(context.instance, run_id).intersection(transcripts.deliberation_ids):
+            concluded.add(find_outcome(tasks, key, run_id, check_options))
+    left = [key for key in transcripts.deliberation_ids if key not in concluded.keys]
     rest = Transcripts(transcripts.store, transcripts.table, left)
-    return DiskBuffer(read_batches(rest, fleet_of(storage, council, retries=True).tasks))
+    return DiskBuffer(read_batches(rest, tasks))
 
 
 @dg.op(

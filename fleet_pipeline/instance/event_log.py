@@ -42,6 +42,18 @@ def read_outcomes(instance: dg.DagsterInstance, cursor: int, limit: int = PAGE) 
     return [outcome for outcome in entries if outcome.key and outcome.storage], next_cursor
 
 
+def announced_by(instance: dg.DagsterInstance, run_id: str) -> set[str]:
+    """The deliberations whose outcome this run has logged so far."""
+    kinds = {dg.DagsterEventType.ASSET_MATERIALIZATION, dg.DagsterEventType.ASSET_OBSERVATION}
+    found: set[str] = set()
+    page = instance.get_records_for_run(run_id, of_type=kinds, limit=PAGE)
+    while page.records:
+        events = [record.event_log_entry.dagster_event for record in page.records]
+        found |= {event.partition for event in events if event and event.asset_key == OUTCOMES and event.partition}
+        page = instance.get_records_for_run(run_id, page.cursor, of_type=kinds, limit=PAGE)
+    return found
+
+
 def merge(logs: Sequence[Sequence[tuple[int, T]]], cursor: int, limit: int, newest: int) -> tuple[list[T], int]:
     """Merge pages of logs by position, up to the position that all logs were read to; returns (items, that position).
 
