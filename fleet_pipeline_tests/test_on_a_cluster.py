@@ -8,22 +8,19 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
 
 import dagster as dg
-import psutil
 import pytest
 import yaml
 
 from fleet_pipeline_tests.support import postgres
 from fleet_pipeline_tests.support.deployment import ROOT, eventually, instance_at, kill_tree
-from fleet_pipeline_tests.support.kubernetes_api import GPU, Cluster, Node, Pod, api_server, gpus_of
+from fleet_pipeline_tests.support.kubernetes_api import GPU, Cluster, Node, api_server
 
 pytestmark = pytest.mark.engine
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from functools import partial
 from typing import TYPE_CHECKING
 
 import click
@@ -29,8 +30,15 @@ def events() -> None:
 
 @events.command()
 @_nats
+@click.option(
+    "--replicas",
+    type=click.IntRange(1, 5),
+    default=1,
+    show_default=True,
+    help="How many brokers of a cluster keep each stream that is made: with 3, one may be lost.",
+)
 @json_option
-def check(nats: str | None, as_json: bool) -> None:
+def check(nats: str | None, replicas: int, as_json: bool) -> None:
     """Make the streams that are absent, and say what differs from those declared.
 
     A stream that is there is never changed. Exit code 1 where events would be lost.
@@ -45,7 +53,7 @@ def check(nats: str | None, as_json: bool) -> None:
     from fleet_pipeline.events.streams import STREAMS
 
     broker = _required_broker(load_settings(flags(nats__url=nats)))
-    remarks = run_blocking(broker, prepare_broker)
+    remarks = run_blocking(broker, partial(prepare_broker, replicas=replicas))
     if as_json:
         streams = {stream.name: list(stream.subjects) for stream in STREAMS}
         document = {"broker": without_secrets(broker.url or ""), "streams": streams, "remarks": remarks}

@@ -17,8 +17,8 @@ def metrics(address: str | None, nats: str | None, storage: str | None) -> None:
     """Print figures as Prometheus reads them, or answer its questions.
 
     Deliberations by status, tokens, durations, runs and requests that wait, events that are not published yet,
-    speed and cache hits of the last run. docs/grafana.json is a dashboard of them. Beside /metrics it answers
-    /healthz, and /readyz while the storage and Dagster's database do.
+    speed and cache hits of the last run. k8s/components/monitoring/grafana.json is a dashboard of them. Beside
+    /metrics it answers /healthz, and /readyz while the storage and Dagster's database do.
 
     \b
     fleet metrics

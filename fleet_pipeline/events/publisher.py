@@ -59,9 +59,9 @@ async def publish(connection: Any, make_events: MakeEvents, chunk_size: int = CH
     return Receipts(tuple(stored), tuple(duplicates))
 
 
-async def prepare_broker(connection: Any, streams: tuple[Stream, ...] = STREAMS) -> list[str]:
+async def prepare_broker(connection: Any, streams: tuple[Stream, ...] = STREAMS, replicas: int = 1) -> list[str]:
     """Make sure that the broker has `streams`; returns harmless differences as sentences. Raises `StreamMismatch`."""
-    return await ensure_streams(connection.jetstream(), streams)
+    return await ensure_streams(connection.jetstream(), streams, replicas)
 
 
 async def _settle(connection: Any, sent: Sequence[Sent], stored: list[str], duplicates: list[str]) -> None:

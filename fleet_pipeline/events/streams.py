@@ -51,8 +51,8 @@ OUTGOING = tuple(subject for stream in PUBLISHED_STREAMS for subject in stream.n
 STREAMS = (*PUBLISHED_STREAMS, REQUESTS, PLANS, POISON)
 
 
-async def ensure_streams(jetstream: Any, streams: tuple[Stream, ...] = STREAMS) -> list[str]:
-    """Create the absent streams, and validate that the existing ones take their subjects.
+async def ensure_streams(jetstream: Any, streams: tuple[Stream, ...] = STREAMS, replicas: int = 1) -> list[str]:
+    """Create the absent streams, each kept by `replicas` brokers, and validate that the existing ones take their subjects.
 
     Returns harmless differences as sentences: limits, and streams of other names. An existing stream
     is never changed: it may belong to another service. Raises `StreamMismatch` if a subject's messages
@@ -65,7 +65,7 @@ async def ensure_streams(jetstream: Any, streams: tuple[Stream, ...] = STREAMS) 
         try:
             config = (await jetstream.stream_info(stream.name)).config
         except NotFoundError:
-            remarks += await _create(jetstream, stream)
+            remarks += await _create(jetstream, stream, replicas)
             continue
         for subject in stream.needs:
             if not any(_covers(pattern, subject) for pattern in config.subjects or []):
@@ -83,11 +83,11 @@ async def ensure_streams(jetstream: Any, streams: tuple[Stream, ...] = STREAMS) 
                 f"stream {stream.name} on the server keeps only what somebody waits for (retention interest); events "
                 "would be lost: make it anew with retention limits"
             )
-        remarks += _differences(stream, config)
+        remarks += _differences(stream, config, replicas)
     return remarks
 
 
-async def _create(jetstream: Any, stream: Stream) -> list[str]:
+async def _create(jetstream: Any, stream: Stream, replicas: int) -> list[str]:
     """Create the stream. If other streams already take all the subjects it needs, return a remark instead."""
     from nats.js.api import DiscardPolicy, RetentionPolicy, StorageType, StreamConfig
     from nats.js.errors import APIError, NotFoundError
@@ -111,6 +111,7 @@ async def _create(jetstream: Any, stream: Stream) -> list[str]:
                 max_age=stream.max_age_seconds,
                 max_msgs=stream.max_messages,
                 duplicate_window=stream.duplicate_window_seconds,
+                num_replicas=replicas,
             )
         )
     except APIError as error:
@@ -144,7 +145,7 @@ def _covers(pattern: str, subject: str) -> bool:
     return len(pattern_parts) == len(subject_parts)
 
 
-def _differences(stream: Stream, config: Any) -> list[str]:
+def _differences(stream: Stream, config: Any, replicas: int) -> list[str]:
     settings = {
         "retention": ("limits", config.retention, "a message may go before everyone who needs it has read it"),
         "storage": ("file", config.storage, "its messages end with the server"),
@@ -160,6 +161,11 @@ def _differences(stream: Stream, config: Any) -> list[str]:
         for name, (declared, actual, consequence) in settings.items()
         if actual not in (None, declared)
     ]
+    if (config.num_replicas or 1) < replicas:
+        remarks.append(
+            f"stream {stream.name}: {config.num_replicas or 1} of the brokers keep it, {replicas} here: "
+            f"`nats stream edit {stream.name} --replicas {replicas}`"
+        )
     limits = {
         "max_age": (stream.max_age_seconds, config.max_age),
         "max_msgs": (stream.max_messages, config.max_msgs),

@@ -233,7 +233,7 @@ def test_each_way_in_which_a_broker_fails_has_a_sentence_with_its_remedy(tmp_pat
 
 
 LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
-LEAST_PRIVILEGE = Path(__file__).parents[2] / "docs/nats-server.conf"
+LEAST_PRIVILEGE = Path(__file__).parents[2] / "k8s/components/nats/users.conf"
 
 
 @pytest.fixture
@@ -242,8 +242,8 @@ def guarded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     for user in ("SETUP", "PUBLISHER", "DAEMON", "SUBMITTER", "ANSWERER", "READER"):
         monkeypatch.setenv(f"NATS_{user}_PASSWORD", f"of-{user.lower()}")
     monkeypatch.chdir(tmp_path)
-    _, _, users = LEAST_PRIVILEGE.read_text().partition("authorization")
-    with server(tmp_path, f"authorization{users}") as place:
+    users = LEAST_PRIVILEGE.read_text()
+    with server(tmp_path, users) as place:
         assert run_blocking(as_user(place, "setup"), prepare_broker) == []
         yield place
 

@@ -93,7 +93,7 @@ def test_what_waits_at_the_broker_is_told(pipeline: Pipeline, nats_url: str) -> 
 def test_the_dashboard_asks_for_figures_that_there_are(pipeline: Pipeline, nats_url: str) -> None:
     pipeline.run(pipeline.put("t1"))
     there = {name for name, _ in parsed(generate_latest(registry_of(pipeline, NatsOptions(url=nats_url))).decode())}
-    panels = json.loads((ROOT / "docs/grafana.json").read_text())["panels"]
+    panels = json.loads((ROOT / "k8s/components/monitoring/grafana.json").read_text())["panels"]
     asked = {
         name for panel in panels for target in panel["targets"] for name in re.findall(r"fleet_\w+", target["expr"])
     }
