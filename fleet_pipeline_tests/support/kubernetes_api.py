@@ -86,7 +86,7 @@ class Pod:
     phase: str = "Pending"
     node: Node | None = None
     process: subprocess.Popen[bytes] | None = None
-    began: float = 0.0
+    began: float = 0.0  # by the clock that events have
     ended: float | None = None
     kill_at: float | None = None  # when the grace period after SIGTERM is over
 
@@ -107,6 +107,8 @@ class Cluster:
         self.folder = folder
         self.nodes = nodes
         self.objects = objects
+        # By image: what is installed there and nowhere else is not to be seen by others.
+        self.of_image: dict[str, dict[str, str]] = {}
         self.base: dict[str, str] = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
         self.jobs: dict[str, dict[str, Any]] = {}
         self.posted: list[dict[str, Any]] = []
@@ -193,7 +195,7 @@ class Cluster:
             pod.send(signal.SIGKILL)
         code = pod.process.poll()
         if code is not None:
-            pod.phase, pod.ended = ("Succeeded" if code == 0 else "Failed"), time.monotonic()
+            pod.phase, pod.ended = ("Succeeded" if code == 0 else "Failed"), time.time()
 
     def _schedule(self, pod: Pod) -> None:
         for node in self.nodes:
@@ -210,11 +212,11 @@ class Cluster:
             pod.process = subprocess.Popen(
                 command, env=self.environment(pod), stdout=log, stderr=log, start_new_session=True
             )
-        pod.phase, pod.began = "Running", time.monotonic()
+        pod.phase, pod.began = "Running", time.time()
 
     def environment(self, pod: Pod) -> dict[str, str]:
         [container] = pod.spec["containers"]
-        found = self.base | {"HOSTNAME": pod.name}
+        found = self.base | self.of_image.get(container["image"], {}) | {"HOSTNAME": pod.name}
         for source in container.get("envFrom", ()):
             kind = "ConfigMap" if "configMapRef" in source else "Secret"
             found |= self.objects[kind, source[f"{kind[0].lower()}{kind[1:]}Ref"]["name"]]
@@ -232,8 +234,14 @@ class Cluster:
     # What happens to nodes, in tests.
 
     def lose(self, pod: Pod) -> None:
-        """A pod's node is gone: nothing is told to the pod, and it is failed."""
+        """A pod ends with its node, or is killed for its memory. It is told nothing."""
         pod.send(signal.SIGKILL)
+
+    def forget(self, pod: Pod) -> None:
+        """What the control plane does with pods of a node that is gone for good: they are deleted, and what they own."""
+        with self.lock:
+            self.lose(pod)
+            self.delete_pod(pod.name)
 
     def running(self, gpu: bool) -> list[Pod]:
         return [pod for pod in self.pods if pod.phase == "Running" and bool(gpus_of(pod.spec)) == gpu]
