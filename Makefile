@@ -1,6 +1,6 @@
 # Everything a person types. `make help` lists it.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo ui test test-unit test-all browser lint lock model bench gpu-check clean
+.PHONY: help setup demo ui test test-unit test-all browser lint lock model bench gpu-check images clean
 
 # The demo's model: fleet-tiny comes with the package and shows what councils do; it decides nothing.
 # For real answers: make demo MODEL=Qwen/Qwen3-8B, or a local folder.
@@ -57,6 +57,9 @@ bench: setup ## Measure everything (SIZE=quick: under 8 minutes) and write bench
 
 gpu-check: ## Try a machine with a GPU: councils, a kill, a cancel, memory, tokens a second (writes gpu.json)
 	@.venv/bin/python -m fleet_pipeline_tests.benchmarks.gpu --out gpu.json
+
+images: ## Build the images for Kubernetes with docker, buildah or podman
+	@k8s/images/build.sh
 
 clean: ## Remove what runs have made (.fleet), keep .venv
 	rm -rf .fleet

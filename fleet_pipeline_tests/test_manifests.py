@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import re
 import tomllib
 from collections.abc import Callable
@@ -59,6 +60,34 @@ def test_every_overlay_and_component_is_valid_for_three_versions_of_kubernetes(
                     kubernetes_validate.validate(manifest, version, strict=True)
                     looked_at += 1
     assert looked_at > 1_000
+
+
+def strict(schema: Any) -> Any:
+    """The schema, refusing fields that it does not name: the API server would drop them in silence."""
+    if isinstance(schema, list):
+        return [strict(one) for one in schema]
+    if not isinstance(schema, dict):
+        return schema
+    found = {name: strict(value) for name, value in schema.items()}
+    if isinstance(schema.get("pattern"), str):
+        found["pattern"] = schema["pattern"].replace("^(?i)", "(?i)^")  # Go's dialect
+    if isinstance(schema.get("properties"), dict) and schema.get("type") == "object":
+        found.setdefault("additionalProperties", False)
+    return found
+
+
+def test_custom_resources_are_valid_by_their_published_schemas(rendered: dict[str, list[Manifest]]) -> None:
+    import jsonschema
+
+    schemas = json.loads((Path(__file__).parent / "support/crds/monitoring.coreos.com.json").read_text())
+    found = [one for one in rendered["production"] if one["apiVersion"].startswith("monitoring.coreos.com/")]
+    assert {one["kind"] for one in found} == set(schemas)
+    for one in found:
+        schema = strict(schemas[one["kind"]])
+        schema["properties"]["metadata"] = {"type": "object"}
+        jsonschema.validate(one, schema)
+        with pytest.raises(jsonschema.ValidationError, match="selectr|grops"):
+            jsonschema.validate(one | {"spec": one["spec"] | {"selectr": {}, "grops": []}}, schema)
 
 
 def test_the_policy_has_nothing_against_what_is_rendered(rendered: dict[str, list[Manifest]]) -> None:
@@ -210,7 +239,7 @@ FLOWS: list[tuple[str | At, str | At, int, bool]] = [
         (name, OUTSIDE, 6443, name in ("webserver", "daemon", "run"))
         for name in ("webserver", "daemon", "run", "code", "gpu", "serve")
     ),
-    *((name, "store", 8333, True) for name in ("code", "serve", "metrics", "run", "gpu")),
+    *((name, "store", 8333, True) for name in ("code", "serve", "metrics", "run", "gpu", "bucket")),
     *((name, OUTSIDE, 443, True) for name in ("code", "serve", "metrics", "run", "gpu", "fetch-model")),
     *((name, "broker", 4222, True) for name in ("code", "serve", "metrics", "streams")),
     *((name, "broker", 4222, False) for name in ("run", "gpu", "webserver", "daemon")),

@@ -27,7 +27,7 @@ from fleet_pipeline.instance.tags import MAX_RETRIES, PROCESS
 from fleet_pipeline.services.fleet import Fleet
 from fleet_pipeline.services.progress import OnProgress, Progress
 from fleet_pipeline.services.publishing import PublishSummary, publish_pending
-from fleet_pipeline.settings import Settings
+from fleet_pipeline.settings import PodSettings, Settings
 from fleet_pipeline.storage.schemas import DELIBERATIONS
 from fleet_pipeline.storage.tables import read_rows
 from fleet_pipeline.storage.task_store import specs
@@ -65,7 +65,8 @@ def run_backlog(
         latest_progress = progress
         on_progress(progress)
 
-    job = build_definitions(settings, overrides={"progress": remember}).resolve_job_def(deliberate_job.name)
+    here = settings.model_copy(update={"pods": PodSettings()})  # in this process, on a cluster as well
+    job = build_definitions(here, overrides={"progress": remember}).resolve_job_def(deliberate_job.name)
     run = create_run(instance, job, run_id, _run_config(settings), tags)
     broke = execute(job, run, instance)  # before `latest_progress` is read: the run replaces it
     return RunResult(run.run_id, keys, latest_progress, broke)
