@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import json
 import re
+import subprocess
+import sys
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -312,3 +314,19 @@ def test_alerts_are_of_figures_that_there_are(rendered: dict[str, list[Manifest]
         assert rule["annotations"].keys() == {"summary", "description"}
     assert named <= ours
     assert len(named) >= 4
+
+
+@pytest.mark.parametrize(
+    ("linter", "files"),
+    [
+        ("hadolint", sorted(map(str, K8S.glob("images/*.Dockerfile")))),
+        ("shellcheck", sorted(map(str, [*K8S.rglob("*.sh"), *ROOT.glob("requirements/*.sh")]))),
+    ],
+)
+def test_recipes_and_scripts_have_no_findings(linter: str, files: list[str], tmp_path: Path) -> None:
+    program = Path(sys.executable).with_name(linter)
+    done = subprocess.run([program, *files], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    bad = tmp_path / "bad"
+    bad.write_text("#!/bin/sh\nrm $1\n" if linter == "shellcheck" else "FROM debian\nRUN cd /tmp\n")
+    assert subprocess.run([program, bad], capture_output=True, check=False).returncode != 0

@@ -25,7 +25,9 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from fleet_pipeline.instance.names import OUTCOMES
+from fleet_pipeline.instance.names import OUTCOMES, TRANSCRIPTS
+from fleet_pipeline.storage.answer_log import earlier_logs
+from fleet_pipeline.storage.store import Store
 from fleet_pipeline_tests.support import deployment, postgres
 from fleet_pipeline_tests.support.deployment import ROOT, instance_at, kill_tree
 from fleet_pipeline_tests.support.kubernetes_api import GPU, TOKEN, Call, Cluster, Node, Pod, api_server, gpus_of
@@ -142,8 +144,10 @@ class Story:
 
     on: Deployed
     keys: list[str]
+    run: dg.DagsterRun  # whose pod was lost
     lost: Pod
-    before: dict[str, int]
+    before: dict[str, int]  # what had finished then: when, by key
+    logged: int  # tokens of the answers that stood in the run's log by then
 
 
 @pytest.fixture(scope="module")
@@ -156,9 +160,12 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
         lost = on.pod_of(run, gpu=True)
         assert lost is not None, "it had ended before it could be killed"
         on.cluster.lose(lost)
+        eventually(lambda: not lost.runs, "the pod to end")
         before = on.finished()
+        [log] = [one for one in earlier_logs(Store(str(on.storage)), keys) if one.run_id == run.run_id]
+        logged = sum(answer.completion.completion_tokens for answer in log.answers)
         eventually(lambda: len(on.runs(dg.DagsterRunStatus.SUCCESS)) == 3, "three runs")
-        yield Story(on, keys, lost, before)
+        yield Story(on, keys, run, lost, before, logged)
 
 
 def _covers(run: dg.DagsterRun, key: str) -> bool:
@@ -198,6 +205,26 @@ def test_a_pod_that_is_lost_is_replaced_in_its_run_and_nothing_finished_is_gener
     assert again.phase == "Succeeded"
 
 
+def test_only_answers_that_were_under_way_are_generated_again(story: Story) -> None:
+    """The pod in place of the lost one generates all tokens of the run but those of answers that had been logged."""
+    on = story.on
+    files = [on.storage / "utterances" / f"{key}.parquet" for key in story.keys if _covers(story.run, key)]
+    stored = sum(sum(pq.read_table(file)["completion_tokens"].to_pylist()) for file in files)
+    assert 0 < story.logged < stored
+    assert int(figure(on, story.run, "completion tokens")) == stored - story.logged
+
+
+def figure(on: Deployed, run: dg.DagsterRun, name: str) -> str:
+    """A figure of a run's engine, as the UI shows it."""
+    records = on.instance.fetch_materializations(
+        dg.AssetRecordsFilter(asset_key=dg.AssetKey(TRANSCRIPTS)), limit=1_000
+    ).records
+    found = next(one for one in records if one.run_id == run.run_id)
+    assert found.asset_materialization
+    [table] = [value for key, value in found.asset_materialization.metadata.items() if key == "run"]
+    return next(str(row.data[""]) for row in table.value if row.data["of this run"] == name)
+
+
 def test_what_comes_after_generation_runs_in_a_pod_without_a_gpu(story: Story) -> None:
     on = story.on
     for run in on.runs():
@@ -220,11 +247,7 @@ def test_each_outcome_is_logged_once(story: Story) -> None:
     records = story.on.instance.fetch_materializations(dg.AssetRecordsFilter(asset_key=OUTCOMES), limit=1_000).records
     counts = Counter((record.partition_key, record.run_id) for record in records)
     # Those of the lost pod are concluded again by the one in its place, which cannot know whether they were announced.
-    again = {
-        key
-        for key in story.before
-        if _covers(story.on.instance.get_run_by_id(story.lost.labels["dagster/run-id"]), key)
-    }
+    again = {key for key in story.before if _covers(story.run, key)}
     assert {key for key, _ in counts} == set(story.keys)
     assert {key for (key, _), count in counts.items() if count > 1} <= again
     assert max(counts.values()) <= 2

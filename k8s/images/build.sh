@@ -18,11 +18,12 @@ else
   exit 1
 fi
 
+read -ra options <<<"${BUILD_OPTIONS:-}"
 (($#)) || set -- control engine
 for image in "$@"; do
   file=k8s/images/$image.Dockerfile
   [ -f "$file" ] || { echo "images: no such image: $image; there are control, engine and engine-cpu" >&2; exit 1; }
   echo "images: ${PREFIX:-}fleet-pipeline/$image:$version with ${build[0]}"
   "${build[@]}" -t "${PREFIX:-}fleet-pipeline/$image:$version" -f "$file" \
-    --build-arg "VERSION=$version" --build-arg "REVISION=$revision" ${BASE:+--build-arg "BASE=$BASE"} ${BUILD_OPTIONS:-} .
+    --build-arg "VERSION=$version" --build-arg "REVISION=$revision" ${BASE:+--build-arg "BASE=$BASE"} "${options[@]}" .
 done
