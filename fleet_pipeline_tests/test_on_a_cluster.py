@@ -64,10 +64,19 @@ class Deployed:
 
     def ask(self, *names: str) -> list[str]:
         """Put a backlog of DEV councils into the inbox."""
-        lines = [{"task_id": name, "description": f"Find what makes query {name} slow, and mend it."} for name in names]
+        # The first of each run has no rounds, and so ends long before the others.
+        lines = [
+            {
+                "task_id": name,
+                "description": f"Find what makes query {name} slow, and mend it.",
+                "roles": ["DEV"],
+                "rounds": 3 if n % A_RUN else 0,
+            }
+            for n, name in enumerate(names, start=len(names) == 1)
+        ]
         file = self.storage / "inbox" / f"{names[0]}.jsonl"
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text("\n".join(json.dumps(line | {"roles": ["DEV"], "rounds": 2}) for line in lines))
+        file.write_text("\n".join(map(json.dumps, lines)))
         return [f"{name}.dev" for name in names]
 
     def runs(self, *statuses: dg.DagsterRunStatus) -> list[dg.DagsterRun]:
@@ -202,6 +211,7 @@ def test_a_pod_that_is_lost_is_replaced_in_its_run_and_nothing_finished_is_gener
     after = on.finished()
     assert {key: after[key] for key in story.before} == story.before
     [again] = [pod for pod in on.cluster.pods if pod.job == f"{story.lost.job}-1"]
+    eventually(lambda: not again.runs, "its process to end")
     assert again.phase == "Succeeded"
 
 
@@ -222,7 +232,7 @@ def figure(on: Deployed, run: dg.DagsterRun, name: str) -> str:
     found = next(one for one in records if one.run_id == run.run_id)
     assert found.asset_materialization
     [table] = [value for key, value in found.asset_materialization.metadata.items() if key == "run"]
-    return next(str(row.data[""]) for row in table.value if row.data["of this run"] == name)
+    return next(str(row.data[""]) for row in table.records if row.data["of this run"] == name)
 
 
 def test_what_comes_after_generation_runs_in_a_pod_without_a_gpu(story: Story) -> None:
