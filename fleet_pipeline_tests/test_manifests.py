@@ -92,6 +92,15 @@ def test_custom_resources_are_valid_by_their_published_schemas(rendered: dict[st
             jsonschema.validate(one | {"spec": one["spec"] | {"selectr": {}, "grops": []}}, schema)
 
 
+def test_what_is_for_the_operator_of_gpus_is_valid() -> None:
+    import kubernetes_validate
+
+    for file in sorted((K8S / "gpu-operator").glob("*.yaml")):
+        manifest = yaml.safe_load(file.read_text())
+        kubernetes_validate.validate(manifest, VERSIONS[0], strict=True)
+        assert all(yaml.safe_load(text)["version"] == "v1" for text in manifest["data"].values())
+
+
 def test_the_policy_has_nothing_against_what_is_rendered(rendered: dict[str, list[Manifest]]) -> None:
     assert [said for manifests in rendered.values() for manifest in manifests for said in denied(manifest)] == []
 
@@ -272,6 +281,18 @@ def test_every_flow_is_allowed_and_no_other(rendered: dict[str, list[Manifest]])
     assert wrong == []
     assert all(allows(policies, one, DNS, 53, "UDP") for one in pods.values())
     assert {flow[0] for flow in FLOWS if isinstance(flow[0], str)} == set(pods)
+
+
+def test_the_model_server_is_asked_by_who_may_and_scraped(rendered: dict[str, list[Manifest]]) -> None:
+    manifests = rendered["with vllm-server"]
+    pods, policies = labels_of(manifests), list(of(manifests, "NetworkPolicy").values())
+    asker = At({}, {"kubernetes.io/metadata.name": "chat", "fleet/vllm-client": "true"})
+    allowed = [
+        one
+        for one in (asker, PROMETHEUS, STRANGER, *pods.values())
+        if allows(policies, one, pods["model-server"], 8000)
+    ]
+    assert allowed == [asker, PROMETHEUS]
 
 
 def test_a_pod_that_no_policy_selects_may_do_all_and_one_with_an_empty_policy_nothing() -> None:

@@ -149,12 +149,13 @@ def deployed(folder: Path) -> Iterator[Deployed]:
 
 @dataclass
 class Story:
-    """What a backlog went through: three runs on two GPUs, of which one lost the pod with its GPU half-way."""
+    """What a backlog went through: three runs on two GPUs, whose pods half-way were lost the one, evicted the other."""
 
     on: Deployed
     keys: list[str]
     run: dg.DagsterRun  # whose pod was lost
     lost: Pod
+    evicted: Pod
     before: dict[str, int]  # what had finished then: when, by key
     logged: int  # tokens of the answers that stood in the run's log by then
 
@@ -168,13 +169,15 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
         [run] = [one for one in on.runs(dg.DagsterRunStatus.STARTED) if _covers(one, key)]
         lost = on.pod_of(run, gpu=True)
         assert lost is not None, "it had ended before it could be killed"
+        [evicted] = [pod for pod in on.cluster.running(gpu=True) if pod is not lost]
         on.cluster.lose(lost)
+        on.cluster.delete_pod(evicted.name)
         eventually(lambda: not lost.runs, "the pod to end")
         before = on.finished()
         [log] = [one for one in earlier_logs(Store(str(on.storage)), keys) if one.run_id == run.run_id]
         logged = sum(answer.completion.completion_tokens for answer in log.answers)
         eventually(lambda: len(on.runs(dg.DagsterRunStatus.SUCCESS)) == 3, "three runs")
-        yield Story(on, keys, run, lost, before, logged)
+        yield Story(on, keys, run, lost, evicted, before, logged)
 
 
 def _covers(run: dg.DagsterRun, key: str) -> bool:
@@ -201,7 +204,7 @@ def test_there_are_never_more_pods_with_a_gpu_than_gpus_and_there_are_so_many(st
         at_once += change
         most = max(most, at_once)
     assert most == GPUS
-    assert len(pods) == 3 + 1  # one of them in place of the one that was lost
+    assert len(pods) == 3 + 2  # two of them in place of the lost and the evicted one
 
 
 def test_a_pod_that_is_lost_is_replaced_in_its_run_and_nothing_finished_is_generated_again(story: Story) -> None:
@@ -213,6 +216,18 @@ def test_a_pod_that_is_lost_is_replaced_in_its_run_and_nothing_finished_is_gener
     [again] = [pod for pod in on.cluster.pods if pod.job == f"{story.lost.job}-1"]
     eventually(lambda: not again.runs, "its process to end")
     assert again.phase == "Succeeded"
+
+
+def test_a_pod_that_is_evicted_is_told_and_its_run_goes_on_in_another(story: Story) -> None:
+    """Its deliberations are not announced as failed: nobody has cancelled them."""
+    on = story.on
+    assert story.evicted.process is not None
+    assert story.evicted.process.returncode != -9, "it ended by itself"
+    [again] = [pod for pod in on.cluster.pods if pod.job == f"{story.evicted.job}-1"]
+    eventually(lambda: not again.runs, "its process to end")
+    assert again.phase == "Succeeded"
+    failed = on.instance.fetch_observations(dg.AssetRecordsFilter(asset_key=OUTCOMES), limit=100).records
+    assert not [record for record in failed if record.partition_key in story.keys]
 
 
 def test_only_answers_that_were_under_way_are_generated_again(story: Story) -> None:
@@ -257,7 +272,8 @@ def test_each_outcome_is_logged_once(story: Story) -> None:
     records = story.on.instance.fetch_materializations(dg.AssetRecordsFilter(asset_key=OUTCOMES), limit=1_000).records
     counts = Counter((record.partition_key, record.run_id) for record in records)
     # Those of the lost pod are concluded again by the one in its place, which cannot know whether they were announced.
-    again = {key for key in story.before if _covers(story.run, key)}
+    ended = {pod.labels["dagster/run-id"] for pod in (story.lost, story.evicted)}
+    again = {key for key in story.keys for run in story.on.runs() if run.run_id in ended and _covers(run, key)}
     assert {key for key, _ in counts} == set(story.keys)
     assert {key for (key, _), count in counts.items() if count > 1} <= again
     assert max(counts.values()) <= 2
@@ -274,6 +290,7 @@ def test_pods_carry_their_limits_and_no_secret(story: Story) -> None:
         gone = {one["key"]: one["tolerationSeconds"] for one in spec["tolerations"] if "tolerationSeconds" in one}
         assert gone == {"node.kubernetes.io/unreachable": 30, "node.kubernetes.io/not-ready": 30}
         assert spec["terminationGracePeriodSeconds"] == 120
+        assert job["spec"]["backoffLimit"] == 0, "a second pod of a Job would be another engine beside the first"
         if gpus_of(spec):
             assert spec["nodeSelector"] == {"fleet/gpu": "true"}
             assert spec["priorityClassName"] == "fleet-gpu"
@@ -285,6 +302,9 @@ def test_pods_carry_their_limits_and_no_secret(story: Story) -> None:
         else:
             assert container["image"] == "fleet/control:test"
             assert spec["serviceAccountName"] == "fleet-run"
+        mounts = {one["mountPath"]: one["name"] for one in container["volumeMounts"]}
+        assert {"/opt/dagster/home", "/etc/fleet", "/tmp"} <= set(mounts)
+        assert set(mounts.values()) <= {one["name"] for one in spec["volumes"]}
 
 
 def test_the_policy_has_nothing_against_the_pods_of_runs(story: Story) -> None:

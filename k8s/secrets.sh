@@ -12,12 +12,13 @@ folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 umask 077
 
+there() { kubectl -n "$namespace" get secret "$1" -o name >/dev/null 2>&1; }
 random() { openssl rand -hex 24; }
 # secret NAME KEY FILE [KEY FILE]...: from files, so that no value is seen in a list of processes.
 secret() {
   local name=$1
   shift
-  if kubectl -n "$namespace" get secret "$name" -o name >/dev/null 2>&1; then
+  if there "$name"; then
     echo "secrets: $name is there"
     return
   fi
@@ -32,6 +33,19 @@ secret() {
 put() { printf '%s' "$2" >"$folder/$1"; }
 
 kubectl get namespace "$namespace" >/dev/null 2>&1 || kubectl create namespace "$namespace" >/dev/null
+
+# What belongs together is made together.
+together() {
+  local name
+  for name in "$@"; do
+    if there "$1" && ! there "$name" || ! there "$1" && there "$name"; then
+      echo "secrets: $* belong together: delete all of them, or none" >&2
+      exit 1
+    fi
+  done
+}
+together fleet-nats-tls fleet-nats-ca
+together fleet-nats-passwords fleet-nats-setup fleet-nats-daemon fleet-nats-answerer
 
 put postgres "$(random)"
 put database "${DATABASE_URL:-postgresql+psycopg2://fleet:$(cat "$folder/postgres")@fleet-postgres:5432/fleet}"

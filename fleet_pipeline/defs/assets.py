@@ -36,6 +36,7 @@ from fleet_pipeline.deliberation.transcript import Status
 from fleet_pipeline.inference.engine import EngineProvider
 from fleet_pipeline.instance import metadata_keys
 from fleet_pipeline.instance.failures import failure
+from fleet_pipeline.instance.gpu_pod import RunWatch
 from fleet_pipeline.instance.names import DELIBERATIONS, GPU_POOL, PROPOSALS, TRANSCRIPTS
 from fleet_pipeline.instance.partitions import deliberation_partitions, verify_range
 from fleet_pipeline.instance.run_processes import lineage
@@ -108,10 +109,14 @@ def transcripts(
         concluded_by(run_id),
     )
 
+    watch = None if process.one_process else RunWatch(context.instance, run_id)
+
     def report(state: Progress) -> None:
+        if watch:
+            watch.look()
         to_log(state)
         progress(state)
-        if state.generating_since is not None:
+        if state.models_found:
             concluder.prepare()
 
     transcription = Transcription(
@@ -129,7 +134,9 @@ def transcripts(
     try:
         with concluder:
             state = transcription.run(keys)
-    except BaseException:
+    except BaseException as error:
+        if watch and watch.goes_on_elsewhere(error):
+            raise
         # A run that is cancelled, or whose engine is gone, has no later step. What was said until then is shown all the same.
         try:
             for outcome in write_stopped(tasks, transcription.stopped, run_id):

@@ -9,7 +9,8 @@ seconds of scoring, or a GPU that waits while a report is written.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import dagster as dg
@@ -18,7 +19,7 @@ import dagster as dg
 from dagster._config import validate_config
 from dagster._core.events import DagsterEvent
 from dagster._core.execution.context.system import IStepContext, PlanOrchestrationContext
-from dagster._core.execution.plan.objects import StepRetryData
+from dagster._core.execution.plan.objects import ErrorSource, StepRetryData
 from dagster._core.execution.plan.plan import ExecutionPlan
 from dagster._core.execution.plan.state import KnownExecutionState
 from dagster._core.execution.retries import RetryMode
@@ -41,12 +42,59 @@ HEALTH_SECONDS = 10
 class GpuPods(StepDelegatingExecutor):
     """Starts the pod of an op anew when it has gone. What the op itself failed with is not tried again."""
 
+    def _pop_events(
+        self, instance: dg.DagsterInstance, run_id: str, seen_storage_ids: set[int]
+    ) -> Sequence[DagsterEvent]:
+        """Without the failures of pods that were told to end. An evicted pod says so itself, and is then seen to be gone."""
+        events = super()._pop_events(instance, run_id, seen_storage_ids)
+        if not any(map(_was_interrupted, events)) or is_cancelled(instance, run_id):
+            return events
+        return [event for event in events if not _was_interrupted(event)]
+
     def log_failure_or_retry_event_after_error(
         self, step_context: IStepContext, err_info: SerializableErrorInfo, known_state: KnownExecutionState
     ) -> DagsterEvent:
         if known_state.get_retry_state().get_attempt_count(step_context.step.key) < MAX_RESTARTS:
             return DagsterEvent.step_retry_event(step_context, StepRetryData(err_info))  # type: ignore[no-untyped-call]
         return super().log_failure_or_retry_event_after_error(step_context, err_info, known_state)
+
+
+def _was_interrupted(event: DagsterEvent) -> bool:
+    return event.is_step_failure and event.step_failure_data.error_source is ErrorSource.INTERRUPT
+
+
+def is_cancelled(instance: dg.DagsterInstance, run_id: str) -> bool:
+    """Whether somebody wants the run to end. A pod is told to end for other reasons as well."""
+    run = instance.get_run_by_id(run_id)
+    return run is not None and run.status in (dg.DagsterRunStatus.CANCELING, dg.DagsterRunStatus.CANCELED)
+
+
+class RunWatch:
+    """In the pod with the GPU: stops the op when its run has ended without it, because the run's own pod was lost. Another run
+    goes on then, and needs the GPU.
+    """
+
+    def __init__(self, instance: dg.DagsterInstance, run_id: str, seconds: float = HEALTH_SECONDS) -> None:
+        self._instance = instance
+        self._run_id = run_id
+        self._seconds = seconds
+        self._looked_at = time.monotonic()
+        self._ended = False
+
+    def look(self) -> None:
+        """Raises `Failure` if the run has ended. Looks at most every so many seconds."""
+        if time.monotonic() - self._looked_at < self._seconds:
+            return
+        self._looked_at = time.monotonic()
+        run = self._instance.get_run_by_id(self._run_id)
+        if run is None or run.is_finished:
+            self._ended = True
+            raise dg.Failure("the run has ended: its own pod is gone, and another run goes on", allow_retries=False)
+
+    def goes_on_elsewhere(self, error: BaseException) -> bool:
+        """Whether what ends this pod ends nothing else: it was told to end and nobody has cancelled the run, or its run has ended."""
+        was_told = not isinstance(error, Exception)  # as Dagster raises interrupts
+        return self._ended or (was_told and not is_cancelled(self._instance, self._run_id))
 
 
 class GpuPodExecutor(Executor):
@@ -108,7 +156,9 @@ def gpu_pod_executor(config: Mapping[str, Any]) -> dg.ExecutorDefinition:
             of_pods._step_handler,
             of_pods.retries,
             check_step_health_interval_seconds=HEALTH_SECONDS,
-            should_verify_step=True,
+            # It would refuse a second pod after one that said itself that it was told to end, and exit as if all were well.
+            # It is for pods that are started twice by their Job, and these Jobs never do (backoffLimit 0).
+            should_verify_step=False,
         )
         return GpuPodExecutor(pods, InProcessExecutor(of_pods.retries))
 

@@ -127,7 +127,7 @@ class Concluder:
         self._thread = Thread(target=self._work, name="fleet-conclude", daemon=True)
 
     def prepare(self) -> None:
-        """Load what scores, while the first answers are generated: it takes a second or two, and the first outcome waits for it.
+        """Load what scores, while the engine starts: it takes a second or two, and the first outcome would wait for it.
 
         Not earlier: a run that finds its model missing says so before.
         """

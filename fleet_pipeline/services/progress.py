@@ -24,6 +24,7 @@ class Progress:
     engine_crashes: list[str] = field(default_factory=list)
     generating_seconds: float = 0.0
     generating_since: float | None = field(default=None, repr=False)
+    models_found: bool = False  # and an engine starts
     phase: str = "reading tasks"
 
     @property

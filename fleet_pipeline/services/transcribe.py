@@ -182,6 +182,7 @@ class Transcription:
 
     def _run_on(self, model: str, work: _Work) -> None:
         progress = self.progress
+        progress.models_found = True
         progress.phase = f"starting the engine with {model}"
         self.on_progress(progress)
         with self.source.start(model) as engine:

@@ -100,13 +100,14 @@ def brokers(
             here = {
                 "port: 4222": f"port: {clients[n]}",
                 "port: 6222": f"port: {routes[n]}",
-                "http: 127.0.0.1:8222": f"http: 127.0.0.1:{free_port()}",
+                "http: 0.0.0.0:8222": f"http: 127.0.0.1:{free_port()}",
                 "/etc/nats-tls": str(secrets.store / "fleet-nats-tls"),
                 "store_dir: /data": f"store_dir: {pod}/data",
             } | {f"fleet-nats-{m}.fleet-nats:6222": f"localhost:{port}" for m, port in enumerate(routes)}
             for name, text in data.items():
                 for old, new in here.items():
                     text = text.replace(old, new)
+                assert "8222" not in text, "probes come to another address"
                 (pod / name).write_text(text)
             command = [Path(sys.executable).with_name("nats-server"), "--config", pod / "nats.conf", "-l", pod / "log"]
             variables = os.environ | secrets.of("fleet-nats-passwords") | {"POD_NAME": f"fleet-nats-{n}"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -10,6 +11,7 @@ import pytest
 
 from fleet_pipeline.common.errors import InvalidInput
 from fleet_pipeline.defs.build import build_definitions
+from fleet_pipeline.instance.gpu_pod import RunWatch
 from fleet_pipeline.settings import load_settings
 
 pytestmark = pytest.mark.instance
@@ -75,3 +77,24 @@ def test_without_dagster_k8s_it_is_said_what_to_install(monkeypatch: pytest.Monk
     monkeypatch.setattr(builtins, "__import__", absent)
     with pytest.raises(InvalidInput, match=r"pip install 'fleet-pipeline\[k8s\]'"):
         build_definitions(settings())
+
+
+def test_the_op_stops_when_its_run_has_ended_without_it_and_not_before(tmp_path: Path) -> None:
+    with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
+        run = instance.create_run_for_job(build_definitions(load_settings()).resolve_job_def("deliberate"))
+        seldom, often = RunWatch(instance, run.run_id), RunWatch(instance, run.run_id, seconds=0)
+        often.look()
+        assert not often.goes_on_elsewhere(RuntimeError("of the op itself"))
+        assert often.goes_on_elsewhere(KeyboardInterrupt()), "an eviction"
+        instance.report_run_failed(run)
+        seldom.look()
+        with pytest.raises(dg.Failure, match="another run goes on"):
+            often.look()
+        assert often.goes_on_elsewhere(RuntimeError())
+
+
+def test_a_cancelled_run_goes_on_nowhere(tmp_path: Path) -> None:
+    with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
+        run = instance.create_run_for_job(build_definitions(load_settings()).resolve_job_def("deliberate"))
+        instance.report_run_canceling(run)
+        assert not RunWatch(instance, run.run_id).goes_on_elsewhere(KeyboardInterrupt())
