@@ -32,6 +32,7 @@ from fleet_pipeline_tests.benchmarks.figures import Line, Spread, publish, ratio
 from fleet_pipeline_tests.support.councils import a_deliberation, a_job
 
 CONTEXT = 4_096
+MAX_TOKENS = 300
 SUBJECTS = ("rate limiter", "job queue", "audit log", "search index", "feature flag store", "retry policy", "backup")
 
 
@@ -52,6 +53,7 @@ class Replay(VllmEngine):
 
     said: dict[str, Said]  # by request name, in the order in which they were asked
     replays = False
+    max_tokens = MAX_TOKENS
     names: dict[str, str]  # by request id
     step_seconds = 0.0
     # An engine in a process of its own computes outside of `step` as well, with what it holds.
@@ -100,9 +102,9 @@ class Replay(VllmEngine):
             for request_id, answer in answers
         ]
 
-    def record(self, councils: int) -> None:
-        self.said, self.names, self.replays = {}, {}, False
-        list(self.run(_jobs(councils)))
+    def record(self, councils: int, max_tokens: int = MAX_TOKENS) -> None:
+        self.said, self.names, self.replays, self.max_tokens = {}, {}, False, max_tokens
+        list(self.run(_jobs(councils, max_tokens)))
         for said in self.said.values():
             params = said.params.clone()
             params.max_tokens, params.ignore_eos, params.repetition_detection = (
@@ -179,8 +181,8 @@ def description(number: int) -> str:
     return f"Design a {SUBJECTS[number % len(SUBJECTS)]} for {number + 2} tenants."
 
 
-def _jobs(councils: int) -> list[Any]:
-    defaults = CouncilDefaults(model=FLEET_TINY, sampling=Sampling(max_tokens=300))
+def _jobs(councils: int, max_tokens: int) -> list[Any]:
+    defaults = CouncilDefaults(model=FLEET_TINY, sampling=Sampling(max_tokens=max_tokens))
     return [
         a_job(a_deliberation(f"t{number}", defaults=defaults, description=description(number)))
         for number in range(councils)
@@ -194,7 +196,7 @@ def loop(engine: Replay, councils: int) -> Pass:
     first = 0.0
 
     def jobs() -> Iterator[Any]:
-        yield from _jobs(councils)
+        yield from _jobs(councils, engine.max_tokens)
         engine.all_begun = True
 
     for _ in engine.run(jobs(), answers.append):
@@ -258,10 +260,10 @@ def cache_limit(engine: Replay) -> float:
     return held / total
 
 
-def measure(config: VllmConfig, councils: int, few: int, repetitions: int) -> list[Line]:
+def measure(config: VllmConfig, councils: int, few: int, repetitions: int, max_tokens: int = MAX_TOKENS) -> list[Line]:
     with Replay.start(config) as engine:
         assert isinstance(engine, Replay)
-        engine.record(councils)
+        engine.record(councils, max_tokens)
         ways = {
             "loop": lambda: loop(engine, councils),
             "lockstep": lambda: lockstep(engine),
@@ -294,12 +296,13 @@ def main() -> None:
     parser.add_argument("--councils", type=int, default=60)
     parser.add_argument("--few", type=int, default=12, help="councils of which calls are made one after another")
     parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--max-tokens", type=int, default=MAX_TOKENS, help="of an answer")
     parser.add_argument("--seqs", type=int, help="engine.max_num_seqs")
     takes_json(parser)
     arguments = parser.parse_args()
     own = {"max_num_seqs": arguments.seqs} if arguments.seqs else {}
     config = VllmConfig(model=resolve(arguments.model), max_model_len=CONTEXT, **own)
-    lines = measure(config, arguments.councils, arguments.few, arguments.repetitions)
+    lines = measure(config, arguments.councils, arguments.few, arguments.repetitions, arguments.max_tokens)
     publish(f"{arguments.councils} councils of {arguments.model}", lines, arguments.json)
 
 
