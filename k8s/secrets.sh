@@ -44,6 +44,7 @@ together() {
     fi
   done
 }
+together fleet-postgres fleet-database
 together fleet-nats-tls fleet-nats-ca
 together fleet-nats-passwords fleet-nats-setup fleet-nats-daemon fleet-nats-answerer
 

@@ -75,6 +75,18 @@ def test_secrets_are_made_once_and_no_value_is_an_argument(secrets: Secrets) -> 
     assert before["fleet-nats-daemon"]["FLEET_NATS__PASSWORD"] == before["fleet-nats-passwords"]["NATS_DAEMON_PASSWORD"]
 
 
+def test_secrets_that_belong_together_are_not_made_one_by_one(tmp_path: Path) -> None:
+    """A new certificate under the old authority would be refused by everybody."""
+    secrets = Secrets(tmp_path)
+    secrets.make()
+    shutil.rmtree(secrets.store / "fleet-nats-tls")
+    with pytest.raises(subprocess.CalledProcessError) as refused:
+        secrets.make()
+    assert "fleet-nats-tls fleet-nats-ca belong together" in refused.value.stderr
+    shutil.rmtree(secrets.store / "fleet-nats-ca")
+    assert "fleet-nats-tls made" in secrets.make()
+
+
 @contextmanager
 def brokers(
     folder: Path, secrets: Secrets, *components: str

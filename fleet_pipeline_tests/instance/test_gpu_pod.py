@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,15 @@ import dagster as dg
 import pytest
 
 from fleet_pipeline.common.errors import InvalidInput
+from fleet_pipeline.defs import assets
 from fleet_pipeline.defs.build import build_definitions
+from fleet_pipeline.defs.resources import RunProcess
+from fleet_pipeline.deliberation.exchange import Completion
 from fleet_pipeline.instance.gpu_pod import RunWatch
 from fleet_pipeline.settings import load_settings
+from fleet_pipeline_tests.support.heard import Heard
+from fleet_pipeline_tests.support.pipeline import Pipeline, why_broken
+from fleet_pipeline_tests.support.scripted import echo
 
 pytestmark = pytest.mark.instance
 
@@ -98,3 +105,23 @@ def test_a_cancelled_run_goes_on_nowhere(tmp_path: Path) -> None:
         run = instance.create_run_for_job(build_definitions(load_settings()).resolve_job_def("deliberate"))
         instance.report_run_canceling(run)
         assert not RunWatch(instance, run.run_id).goes_on_elsewhere(KeyboardInterrupt())
+
+
+def test_an_engine_whose_run_has_ended_stops(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(assets, "RunWatch", partial(RunWatch, seconds=0))
+    pipeline.overrides["process"] = RunProcess(one_process=False)
+    pipeline.configure()
+    keys = pipeline.put(*(f"t{n}" for n in range(40)))
+
+    def answer(prompt: Heard) -> Completion:
+        if len(pipeline.asked) == 30:
+            [run] = pipeline.instance.get_runs()
+            pipeline.instance.report_run_failed(run)
+        return echo(prompt)
+
+    pipeline.answer = answer
+    result = pipeline.run(keys)
+    assert "another run goes on" in str(why_broken(result))
+    assert len(pipeline.asked) < 9 * len(keys), "it stopped"
