@@ -107,9 +107,7 @@ def test_a_cancelled_run_goes_on_nowhere(tmp_path: Path) -> None:
         assert not RunWatch(instance, run.run_id).goes_on_elsewhere(KeyboardInterrupt())
 
 
-def test_an_engine_whose_run_has_ended_stops(
-    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_engine_whose_run_has_ended_stops(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(assets, "RunWatch", partial(RunWatch, seconds=0))
     pipeline.overrides["process"] = RunProcess(one_process=False)
     pipeline.configure()
