@@ -1,5 +1,6 @@
 """Finds and opens the Dagster instance."""
 
+import fcntl
 import os
 import shutil
 from collections.abc import Iterator
@@ -21,11 +22,23 @@ def open_instance() -> Iterator[dg.DagsterInstance]:
     """The instance in DAGSTER_HOME, or else the one in `HOME`, set up on first use. Raises `InvalidInput`."""
     home = instance_home()
     try:
-        instance = dg.DagsterInstance.get()
+        with _alone(home):
+            instance = dg.DagsterInstance.get()
     except (dg.DagsterError, yaml.YAMLError, SQLAlchemyError, ImportError) as error:
         raise InvalidInput(_broken(home, error)) from error
     with instance:
         yield instance
+
+
+@contextmanager
+def _alone(home: Path) -> Iterator[None]:
+    """Let one command at a time set `home` up: two that make Dagster's databases together fail on each other's tables."""
+    folder = os.open(home, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
 
 
 def _broken(home: Path, error: Exception) -> str:
@@ -44,8 +57,8 @@ def instance_home() -> Path:
         return Path(configured)
     home = HOME.absolute()
     home.mkdir(parents=True, exist_ok=True)
-    if not (home / "dagster.yaml").exists():
-        with resources.as_file(resources.files("fleet_pipeline") / "dagster.yaml") as template:
+    with _alone(home), resources.as_file(resources.files("fleet_pipeline") / "dagster.yaml") as template:
+        if not (home / "dagster.yaml").exists():
             shutil.copyfile(template, home / "dagster.yaml")
     os.environ["DAGSTER_HOME"] = str(home)
     return home

@@ -157,13 +157,12 @@ def _storage(settings: Settings) -> Diagnosis:
 
 
 def _dagster(_: Settings) -> Diagnosis:
-    import dagster as dg
     import yaml
 
-    from fleet_pipeline.instance.home import instance_home
+    from fleet_pipeline.instance.home import instance_home, open_instance
 
     home = instance_home()
-    with dg.DagsterInstance.get() as instance:
+    with open_instance() as instance:
         runs = instance.get_runs_count()
         daemon = any(status.healthy for status in instance.get_daemon_statuses().values())
     file = home / "dagster.yaml"

@@ -17,6 +17,7 @@ import psutil
 import pytest
 
 from fleet_pipeline.deliberation.roles import BUILT_IN_ROLES
+from fleet_pipeline.instance.home import open_instance
 from fleet_pipeline.instance.partitions import NAME
 from fleet_pipeline.storage.store import Store
 from fleet_pipeline.storage.task_store import TaskStore
@@ -124,7 +125,7 @@ def instance_at(home: Path) -> Iterator[dg.DagsterInstance]:
     """The instance in `home`, opened as all its processes open it: by DAGSTER_HOME, where its event log is looked for."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DAGSTER_HOME", str(home))
-        with dg.DagsterInstance.get() as instance:
+        with open_instance() as instance:
             yield instance
 
 
@@ -160,14 +161,14 @@ def deployed(folder: Path, nats_url: str = "", module: str = SCRIPTED, **setting
     home, storage = make_home(folder), folder / "storage"
     port = free_port()
     program = [sys.executable, "-m", "dagster", "dev", "-m", module, "-p", str(port)]
-    with (folder / "log").open("w") as log:
+    # The instance is opened first: `dagster dev` makes its databases without asking who else is making them.
+    with (folder / "log").open("w") as log, instance_at(home) as instance:
         variables = environment(home, storage, nats_url) | settings
         process = subprocess.Popen(program, env=variables, stdout=log, stderr=log, cwd=ROOT)
         try:
-            with instance_at(home) as instance:
-                deployment = Deployment(port, instance, storage, nats_url, module)
-                eventually(lambda: _answers(deployment), f"the UI; see {folder / 'log'}")
-                yield deployment
+            deployment = Deployment(port, instance, storage, nats_url, module)
+            eventually(lambda: _answers(deployment), f"the UI; see {folder / 'log'}")
+            yield deployment
         finally:
             kill_tree(process)
 

@@ -1,0 +1,44 @@
+"""Dagster's home is set up once, however many commands come upon a new folder together."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.instance
+
+OPEN = """
+import sys
+import fleet_pipeline.instance.home as home
+print("ready", flush=True)
+sys.stdin.readline()
+with home.open_instance() as instance:
+    print(instance.get_runs_count(), flush=True)
+"""
+
+
+def test_commands_that_set_up_a_new_home_at_the_same_time_all_find_it_whole(tmp_path: Path) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "DAGSTER_HOME"}
+    commands = [
+        subprocess.Popen(
+            [sys.executable, "-c", OPEN],
+            cwd=tmp_path,
+            env=environment | {"PYTHONPATH": str(Path(__file__).parents[2])},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(6)
+    ]
+    for command in commands:
+        assert command.stdout
+        assert command.stdout.readline() == "ready\n"
+    for command in commands:
+        assert command.stdin
+        command.stdin.write("go\n")
+        command.stdin.flush()
+    ends = [command.communicate() for command in commands]
+    assert [(out, err[-2000:]) for out, err in ends] == [("0\n", "")] * len(commands)
