@@ -23,6 +23,11 @@ from fleet_pipeline_tests.benchmarks.figures import Line, markdown
 SIZES: dict[str, dict[str, list[str]]] = {
     "full": {
         "engine": [],
+        "engine at a real shape": [
+            "--shape",
+            "qwen3-0.6b",
+            *["--councils", "8", "--few", "2", "--repetitions", "3", "--max-tokens", "40"],
+        ],
         "neighbour": ["", "OMP_NUM_THREADS=2", "--councils", "40"],
         "whole_run": ["500"],
         "overhead": ["250", "1000", "4000"],
@@ -55,7 +60,7 @@ def run(name: str, arguments: list[str]) -> list[Line]:
     """Raises `RuntimeError` with the end of what it printed, if it fails."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "lines.json"
-        command = [sys.executable, "-m", f"{__package__}.{name}", *arguments, "--json", str(out)]
+        command = [sys.executable, "-m", f"{__package__}.{name.split(' ')[0]}", *arguments, "--json", str(out)]
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         if done.returncode:
             raise RuntimeError(done.stdout[-2_000:])

@@ -16,15 +16,20 @@ def arrivals(home: Path, storage: Path) -> pd.DataFrame:
     outcomes = pd.read_parquet(storage / "deliberations").set_index("deliberation_id")
     os.environ["DAGSTER_HOME"] = str(home)
     with dg.DagsterInstance.get() as instance:
-        limit = 10 * len(outcomes)
-        records = [  # the newest first
-            *instance.fetch_materializations(OUTCOMES, limit=limit).records,
-            *instance.fetch_observations(OUTCOMES, limit=limit).records,
-        ]
+        announced = logged(instance, list(outcomes.index))
     first = outcomes["started_at"].min().timestamp()
-    announced = pd.Series({record.partition_key: record.timestamp for record in records})  # the first one of each
     finished = outcomes["finished_at"].map(lambda time: time.timestamp())
-    return pd.DataFrame({"finished": finished - first, "announced": announced.reindex(outcomes.index) - first})
+    return pd.DataFrame({"finished": finished - first, "announced": announced - first})
+
+
+def logged(instance: dg.DagsterInstance, keys: list[str]) -> pd.Series:
+    """When the first outcome of each deliberation stood in the event log, in seconds since the epoch."""
+    limit = 10 * len(keys) + 100
+    records = [  # the newest first
+        *instance.fetch_materializations(OUTCOMES, limit=limit).records,
+        *instance.fetch_observations(OUTCOMES, limit=limit).records,
+    ]
+    return pd.Series({record.partition_key: record.timestamp for record in records}).reindex(keys)
 
 
 def draw(times: pd.DataFrame, file: Path) -> None:

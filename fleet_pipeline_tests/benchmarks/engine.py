@@ -8,14 +8,19 @@ and sampling, each answer forced to its recorded length and then taken from the 
 number of tokens, which is asserted. They take turns (A B C, C B A), and the prefix cache is emptied before each.
 
 - `loop`: `drive`, as the pipeline runs councils.
-- `lockstep`: one `LLM.generate` a phase over all councils; no council goes on before the last has ended the phase.
+- `lockstep`: one `LLM.generate` a phase over all councils; no council goes on before the last has ended the phase. Answers
+  that were asked for again follow in one of their own.
 - `at once`: one `LLM.generate` over all prompts, as if no answer were needed for the next prompt. This is the limit.
 - `one by one`: one call after another, as the earlier system made them of its server; of the first councils only.
+
+`--shape` replays what fleet-tiny has said on a model of a real model's shape with random weights. (Its own answers are
+noise, which is asked for again.)
 """
 
 import argparse
 import json
 import os
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -29,6 +34,7 @@ from fleet_pipeline.inference.options import VllmConfig
 from fleet_pipeline.inference.vllm import VllmEngine
 from fleet_pipeline.models.registry import FLEET_TINY, resolve
 from fleet_pipeline_tests.benchmarks.figures import Line, Spread, publish, ratios, takes_json, turns
+from fleet_pipeline_tests.benchmarks.shapes import SHAPES, random_model
 from fleet_pipeline_tests.support.councils import a_deliberation, a_job
 
 CONTEXT = 4_096
@@ -42,6 +48,7 @@ class Said:
 
     council: str
     phase: str
+    attempt: int
     prompt: list[int]
     params: Any
     completion: Completion
@@ -79,9 +86,9 @@ class Replay(VllmEngine):
         params = super()._params(request, room)
         if self.replays:
             return self.said[request.name].params
-        council, _, phase, *_ = request.name.split(" ")
+        council, _, phase, *_, attempt = request.name.split(" ")
         prompt, messages = self.format.encode(request.messages), [asdict(one) for one in request.messages]
-        self.said[request.name] = Said(council, phase, prompt, params, Completion(), messages)
+        self.said[request.name] = Said(council, phase, int(attempt), prompt, params, Completion(), messages)
         return params
 
     def step(self, patience_seconds: float) -> list[tuple[str, Completion]]:
@@ -124,6 +131,7 @@ class Replay(VllmEngine):
                     name: {
                         "council": one.council,
                         "phase": one.phase,
+                        "attempt": one.attempt,
                         "messages": one.messages,
                         "prompt": one.prompt,
                         "length": one.params.max_tokens,
@@ -153,7 +161,9 @@ class Replay(VllmEngine):
                 output_kind=RequestOutputKind.FINAL_ONLY,
             )
             completion = Completion(**one["completion"])
-            self.said[name] = Said(one["council"], one["phase"], one["prompt"], params, completion, one["messages"])
+            self.said[name] = Said(
+                one["council"], one["phase"], one["attempt"], one["prompt"], params, completion, one["messages"]
+            )
         return len({one.council for one in self.said.values()})
 
     def forget(self) -> None:
@@ -229,8 +239,10 @@ def _generate(engine: Replay, batches: Sequence[Sequence[Said]]) -> Pass:
 
 def lockstep(engine: Replay) -> Pass:
     said = list(engine.said.values())
+    phases = list(dict.fromkeys(one.phase for one in said))
+    batches = sorted({(phases.index(one.phase), one.attempt) for one in said})
     return _generate(
-        engine, [[one for one in said if one.phase == phase] for phase in dict.fromkeys(one.phase for one in said)]
+        engine, [[one for one in said if (phases.index(one.phase), one.attempt) == batch] for batch in batches]
     )
 
 
@@ -260,10 +272,22 @@ def cache_limit(engine: Replay) -> float:
     return held / total
 
 
-def measure(config: VllmConfig, councils: int, few: int, repetitions: int, max_tokens: int = MAX_TOKENS) -> list[Line]:
+def measure(
+    config: VllmConfig,
+    councils: int,
+    few: int,
+    repetitions: int,
+    max_tokens: int = MAX_TOKENS,
+    recording: Path | None = None,
+) -> list[Line]:
+    """Measure every way `repetitions` times, on a recording of `councils` councils, or else on one of the engine's own."""
     with Replay.start(config) as engine:
         assert isinstance(engine, Replay)
-        engine.record(councils, max_tokens)
+        if recording is None:
+            engine.record(councils, max_tokens)
+        else:
+            engine.max_tokens = max_tokens
+            engine.load(recording)
         ways = {
             "loop": lambda: loop(engine, councils),
             "lockstep": lambda: lockstep(engine),
@@ -293,6 +317,7 @@ def measure(config: VllmConfig, councils: int, few: int, repetitions: int, max_t
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=FLEET_TINY)
+    parser.add_argument("--shape", choices=SHAPES, help="replay what --model has said on a model of this shape")
     parser.add_argument("--councils", type=int, default=60)
     parser.add_argument("--few", type=int, default=12, help="councils of which calls are made one after another")
     parser.add_argument("--repetitions", type=int, default=5)
@@ -302,8 +327,19 @@ def main() -> None:
     arguments = parser.parse_args()
     own = {"max_num_seqs": arguments.seqs} if arguments.seqs else {}
     config = VllmConfig(model=resolve(arguments.model), max_model_len=CONTEXT, **own)
-    lines = measure(config, arguments.councils, arguments.few, arguments.repetitions, arguments.max_tokens)
-    publish(f"{arguments.councils} councils of {arguments.model}", lines, arguments.json)
+    sizes = (arguments.councils, arguments.few, arguments.repetitions, arguments.max_tokens)
+    if arguments.shape:
+        with tempfile.TemporaryDirectory() as name:
+            recording = Path(name) / "said.json"
+            with Replay.start(config) as engine:
+                assert isinstance(engine, Replay)
+                engine.record(arguments.councils, arguments.max_tokens)
+                engine.save(recording)
+            model = random_model(Path(name), arguments.shape)
+            lines = measure(config.model_copy(update={"model": model}), *sizes, recording)
+    else:
+        lines = measure(config, *sizes)
+    publish(f"{arguments.councils} councils of {arguments.shape or arguments.model}", lines, arguments.json)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -34,18 +33,13 @@ from fleet_pipeline.common.errors import COMPLETED, SOME_FAILED
 from fleet_pipeline.deliberation.roles import BUILT_IN_ROLES
 from fleet_pipeline.inference.gpu import gpu_memories
 from fleet_pipeline.models.registry import FLEET_TINY
+from fleet_pipeline_tests.benchmarks.shapes import SHAPES, random_model
 
 GIB = 2**30
 MAX_TOKENS = 300
 # A run that takes longer is killed with its engine, and the step fails with the end of its log: once a kill of fleet-tiny did
 # not end in six minutes, and what it was doing went with the machine.
 RUN_SECONDS = 200
-# Layers, width, inner width, heads, key-value heads and head size, from the models' own config.json.
-SHAPES = {
-    "qwen3-0.6b": (28, 1024, 3072, 16, 8, 128),
-    "qwen3-4b": (36, 2560, 9728, 32, 8, 128),
-    "qwen3-8b": (36, 4096, 12288, 32, 8, 128),
-}
 Report = dict[str, Any]
 
 
@@ -56,9 +50,9 @@ def check(out: Path, shape: str, councils: int, skip: list[str]) -> bool:
     with tempfile.TemporaryDirectory(prefix="fleet-gpu-") as name:
         folder = Path(name)
         steps: dict[str, Callable[[], Report]] = {
-            shape: lambda: _councils(folder / "large", _random_model(folder, shape), councils),
+            shape: lambda: _councils(folder / "large", random_model(folder, shape), councils),
             "kill": lambda: _killed(folder / "kill", many),
-            "vllm_bench": lambda: _vllm_bench(_random_model(folder, shape), report),
+            "vllm_bench": lambda: _vllm_bench(random_model(folder, shape), report),
             "cancel": lambda: _cancelled(folder / "cancel", many),
         }
         for step, do in steps.items():
@@ -237,38 +231,6 @@ def _cancelled(folder: Path, councils: int) -> Report:
         "gpu_gib_then": _gib(),
         **_results(folder),
     }
-
-
-def _random_model(folder: Path, shape: str) -> str:
-    """A Qwen3 of this shape with random weights and fleet-tiny's tokenizer. Its answers are noise and end at their limit."""
-    target = folder / shape
-    if target.exists():
-        return str(target)
-    import torch
-    from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
-
-    from fleet_pipeline.models.registry import resolve
-
-    source = Path(resolve(FLEET_TINY))
-    tokenizer = AutoTokenizer.from_pretrained(source)
-    layers, width, inner, heads, kv_heads, head_size = SHAPES[shape]
-    config = Qwen3Config(
-        vocab_size=len(tokenizer), hidden_size=width, intermediate_size=inner, num_hidden_layers=layers,
-        num_attention_heads=heads, num_key_value_heads=kv_heads, head_dim=head_size, max_position_embeddings=4_096,
-        tie_word_embeddings=False, eos_token_id=tokenizer.eos_token_id, dtype="bfloat16",
-    )  # fmt: skip
-    torch.set_default_dtype(torch.bfloat16)
-    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
-        model = Qwen3ForCausalLM(config)
-    model.save_pretrained(target)
-    del model
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    for file in source.glob("*token*"):
-        shutil.copy(file, target)
-    for file in source.glob("*.jinja"):
-        shutil.copy(file, target)
-    return str(target)
 
 
 def _vllm_bench(model: str, report: Report) -> Report:
