@@ -1,6 +1,6 @@
 # Everything a person types. `make help` lists it.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo ui test test-unit test-all browser lint lock model bench gpu-check images clean
+.PHONY: help setup demo ui test test-unit test-all test-k8s browser lint lock model bench gpu-check images clean
 
 # The demo's model: fleet-tiny comes with the package and shows what councils do; it decides nothing.
 # For real answers: make demo MODEL=Qwen/Qwen3-8B, or a local folder.
@@ -36,6 +36,11 @@ test-unit: setup ## Run the tests that need neither Dagster nor vLLM nor a broke
 
 test-all: setup lint browser ## Run the slow tests as well: five minutes more
 	@.venv/bin/python -m pytest -n 2 --dist loadfile
+
+test-k8s: setup ## Run what concerns Kubernetes, with the images where mmdebstrap, buildah and podman are: about ten minutes
+	@.venv/bin/python -m pytest fleet_pipeline_tests/test_manifests.py fleet_pipeline_tests/test_official_chart.py \
+		fleet_pipeline_tests/test_on_a_cluster.py fleet_pipeline_tests/test_images.py \
+		fleet_pipeline_tests/events/test_brokers_in_pods.py fleet_pipeline_tests/instance/test_gpu_pod.py
 
 browser: setup ## Install a Chromium for the tests, where there is none
 	@requirements/browser.sh

@@ -30,11 +30,16 @@ PATIENCE = 3_600.0
 def published(url: str) -> pd.Series:
     """When the broker stored the first event of each deliberation, in seconds since the epoch."""
 
+    from nats.js.errors import NotFoundError
+
     async def read() -> dict[str, float]:
         found: dict[str, float] = {}
         async with connect(NatsOptions(url=url)) as connection:
             jetstream = connection.jetstream()
-            state = (await jetstream.stream_info(DELIBERATIONS.name)).state
+            try:
+                state = (await jetstream.stream_info(DELIBERATIONS.name)).state
+            except NotFoundError:  # nothing has been published yet
+                return found
             for number in range(1, state.messages + 1):
                 message = await jetstream.get_msg(DELIBERATIONS.name, seq=number)
                 assert message.time
