@@ -1,4 +1,4 @@
-"""The control image, built from nothing and run as a restricted pod. Needs root, mmdebstrap, buildah and podman: skipped elsewhere.
+"""The images for machines without a GPU, built from nothing and run as restricted pods. Needs root, mmdebstrap, buildah and podman: skipped elsewhere.
 
 Its base is made by mmdebstrap, so that no registry of images is asked. A machine whose package index needs a certificate or an
 address says so in BUILD_OPTIONS (k8s/images/build.sh).
@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -44,15 +44,25 @@ def run(*command: str | Path, **variables: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def image(tmp_path_factory: pytest.TempPathFactory) -> str:
+def build(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
+    """Builds an image of k8s/images by its name."""
     folder = tmp_path_factory.mktemp("image")
     packages = "--include=python3-minimal,python3-venv,ca-certificates"
     run("mmdebstrap", "--variant=minbase", packages, "bookworm", folder / "rootfs.tar")
     (folder / "Containerfile").write_text(BASE)
     isolated = {"BUILDAH_ISOLATION": "chroot"}
     run("buildah", "build", "-q", "-t", "localhost/fleet-base:test", "-f", folder / "Containerfile", folder, **isolated)
-    run(K8S / "images/build.sh", "control", BASE="localhost/fleet-base:test", **isolated)
-    return "localhost/fleet-pipeline/control:0.1.0"
+
+    def by_name(name: str) -> str:
+        run(K8S / "images/build.sh", name, BASE="localhost/fleet-base:test", **isolated)
+        return f"localhost/fleet-pipeline/{name}:0.1.0"
+
+    return by_name
+
+
+@pytest.fixture(scope="module")
+def image(build: Callable[[str], str]) -> str:
+    return build("control")
 
 
 @pytest.fixture
@@ -74,7 +84,8 @@ def test_the_image_says_what_it_is_and_what_is_in_it(image: str) -> None:
     assert config["Labels"]["org.opencontainers.image.licenses"] == "Apache-2.0"
 
 
-def test_services_start_in_it_with_the_security_of_their_manifests(image: str, podman: Any, tmp_path: Path) -> None:
+def restricted(image: str, script: str) -> dict[str, Any]:
+    """A pod that runs `script` with the security of the services, and a folder of its own at /tmp."""
     [code] = [
         one
         for one in render(K8S / "overlays/dev")
@@ -82,8 +93,7 @@ def test_services_start_in_it_with_the_security_of_their_manifests(image: str, p
     ]
     spec = code["spec"]["template"]["spec"]
     [container] = spec["containers"]
-    script = 'touch /x; id -u; fleet metrics --storage /tmp/s; python3 -c \'import json; print([p["name"] for p in json.load(open("/opt/fleet/packages.json")) if p["name"] in ("vllm", "torch", "fleet-pipeline")])\''
-    pod = {
+    return {
         "apiVersion": "v1",
         "kind": "Pod",
         "metadata": {"name": "fleet-try"},
@@ -106,7 +116,11 @@ def test_services_start_in_it_with_the_security_of_their_manifests(image: str, p
             "volumes": [{"name": "tmp", "emptyDir": {}}],
         },
     }
-    (tmp_path / "pod.yaml").write_text(yaml.safe_dump(pod))
+
+
+def test_services_start_in_it_with_the_security_of_their_manifests(image: str, podman: Any, tmp_path: Path) -> None:
+    script = 'touch /x; id -u; fleet metrics --storage /tmp/s; python3 -c \'import json; print([p["name"] for p in json.load(open("/opt/fleet/packages.json")) if p["name"] in ("vllm", "torch", "fleet-pipeline")])\''
+    (tmp_path / "pod.yaml").write_text(yaml.safe_dump(restricted(image, script)))
     podman("kube", "play", tmp_path / "pod.yaml")
     podman("wait", "fleet-try-fleet")
     said = podman("logs", "fleet-try-fleet")
@@ -114,3 +128,14 @@ def test_services_start_in_it_with_the_security_of_their_manifests(image: str, p
     assert "fleet_deliberations{" in said
     assert "['fleet-pipeline']" in said
     assert podman("inspect", "--format", "{{.State.ExitCode}}", "fleet-try-fleet").strip() == "0"
+
+
+def test_the_engine_on_cpu_deliberates_in_its_image(build: Callable[[str], str], podman: Any, tmp_path: Path) -> None:
+    task = '{"task_id": "t1", "description": "Design a rate limiter."}'
+    script = f"cd /tmp; echo '{task}' > backlog.jsonl; fleet run backlog.jsonl --model fleet-tiny --nats off --json"
+    (tmp_path / "pod.yaml").write_text(yaml.safe_dump(restricted(build("engine-cpu"), script)))
+    podman("kube", "play", tmp_path / "pod.yaml")
+    podman("wait", "fleet-try-fleet")
+    said = podman("logs", "fleet-try-fleet")
+    assert podman("inspect", "--format", "{{.State.ExitCode}}", "fleet-try-fleet").strip() == "0", said[-2_000:]
+    assert '"status": "completed"' in said

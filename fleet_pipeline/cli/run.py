@@ -180,6 +180,8 @@ def _document(
                 "status": row.status,
                 "winner_agent_id": row.winner_agent_id,
                 "winner_score": row.winner_score,
+                "confidence": row.confidence,
+                "clear_winner": row.clear_winner,
                 "proposals": row.answered,
                 "error": row.error_message,
             }

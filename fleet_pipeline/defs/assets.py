@@ -28,6 +28,7 @@ from fleet_pipeline.defs.score_ops import (
     read_judgements,
     read_proposals,
     score_diversity,
+    score_form,
     score_relevance,
 )
 from fleet_pipeline.deliberation.council import PROTOCOL_VERSION
@@ -99,7 +100,7 @@ def transcripts(
 
     run_id, keys = context.run.run_id, context.partition_keys
     tasks, judging, scoring_options = fleet_of(storage, council, retries=True).tasks, judge.judging(), scoring.options()
-    rules = Rules(weights.weights(), scoring_options.method, judging, check_options, scoring.encoder)
+    rules = Rules(weights.weights(), scoring_options, judging, check_options, scoring.encoder)
     concluder = Concluder(
         tasks,
         keys,
@@ -156,7 +157,7 @@ def transcripts(
 )
 def proposals(transcripts: Transcripts) -> Any:
     batches = read_proposals(transcripts)
-    scorers = (score_diversity, score_relevance, check_code, read_judgements)
+    scorers = (score_diversity, score_relevance, score_form, check_code, read_judgements)
     return rank_proposals(batches, [scorer(batches) for scorer in scorers])
 
 

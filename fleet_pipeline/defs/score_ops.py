@@ -22,7 +22,7 @@ from fleet_pipeline.defs.resources import (
 )
 from fleet_pipeline.instance.event_log import announced_by
 from fleet_pipeline.scoring.options import CouncilCheckOptions
-from fleet_pipeline.scoring.score import RelevanceScorer, code_part, diversity_part, relevance_part
+from fleet_pipeline.scoring.score import RelevanceScorer, code_part, diversity_part, form_part, relevance_part
 from fleet_pipeline.services.disk_buffer import DiskBuffer
 from fleet_pipeline.services.outcomes import find_outcome
 from fleet_pipeline.services.score_councils import (
@@ -80,6 +80,11 @@ def score_relevance(
     return DiskBuffer(relevance_part(batch.scored, batch.tasks, scorer) for batch in batches)
 
 
+@dg.op(out=_passed_on, description="How much each proposal says beyond its task, and how it is laid out.")
+def score_form(batches: DiskBuffer) -> DiskBuffer:
+    return DiskBuffer(form_part(batch.scored, batch.tasks) for batch in batches)
+
+
 @dg.op(out=_passed_on, description="Parse, lint and validate the code in each proposal. Nothing is run.")
 def check_code(batches: DiskBuffer) -> DiskBuffer:
     return DiskBuffer(code_part(batch.seats) for batch in batches)
@@ -101,10 +106,12 @@ def rank_proposals(
     weights: WeightsResource,
     scoring: ScoringResource,
 ) -> dg.Output[Iterable[RankedCouncil]]:
-    chosen, method = weights.weights(), scoring.options().method
+    chosen, options = weights.weights(), scoring.options()
 
     def councils() -> Iterator[RankedCouncil]:
         for batch, *of_batch in zip(batches, *parts, strict=True):
-            yield from ranked_councils(batch, of_batch, chosen, method, context.run.run_id)
+            yield from ranked_councils(batch, of_batch, chosen, options, context.run.run_id)
 
-    return dg.Output(councils(), metadata={f"weight: {name}": value for name, value in chosen} | {"method": method})
+    return dg.Output(
+        councils(), metadata={f"weight: {name}": value for name, value in chosen} | {"method": options.method}
+    )

@@ -67,6 +67,10 @@ InitialVendi = Annotated[float | None, "Vendi score before revision."]
 InitialMeanDistance = Annotated[float | None, "Mean distance before revision."]
 WonBy = Annotated[Method | None, "Of the winner, what decided: score, judge, or both (their mean)."]
 ByLot = Annotated[bool, "Of the winner: others had the same rank, and a lot decided between them."]
+Confidence = Annotated[
+    float | None,
+    "Of the winner: the probability that it is better than the runner-up (docs/scores.md); null without one.",
+]
 Model = Annotated[str, "Model that spoke, as configured."]
 _ENGINE = 'Its kind, such as vllm. It begins with "synthetic: " where a test made the row.'
 EngineKind = Annotated[str, _ENGINE]
@@ -167,12 +171,13 @@ class ProposalRow:
     checks: Annotated[
         float | None, "Share of the checks on its code that passed, 0 to 1; null where there was nothing to check."
     ] = None
+    form: Annotated[float | None, "How much it says beyond its task, and how it is laid out, 0 to 1."] = None
     judge: Annotated[
         float | None, "Chance to win against an average peer by the judge's verdicts; null without any."
     ] = None
     judge_low: Annotated[float | None, "Lower end of its 95 % bootstrap interval."] = None
     judge_high: Annotated[float | None, "Upper end."] = None
-    score: Annotated[float | None, "Weighted mean of fit, coverage, novelty and checks, 0 to 1."] = None
+    score: Annotated[float | None, "Weighted mean of fit, coverage, novelty, checks and form, 0 to 1."] = None
     candidate: Annotated[bool | None, "Among the best by score from whom the winner is chosen."] = None
     choice: Annotated[float | None, "What the candidates were ordered by, as `won_by` of the winner says; 0 to 1."] = (
         None
@@ -182,6 +187,7 @@ class ProposalRow:
     winner: Annotated[bool, "The council's answer."] = False
     won_by: WonBy = None
     by_lot: ByLot = False
+    confidence: Confidence = None
     evidence: Annotated[
         list[Evidence], "For each requirement and criterion the sentence that covers it best, if any."
     ] = field(default_factory=list)
@@ -230,6 +236,10 @@ class OutcomeRow:
     winner_text: Annotated[str | None, "The winning proposal."] = None
     won_by: WonBy = None
     by_lot: ByLot = False
+    confidence: Confidence = None
+    clear_winner: Annotated[
+        bool | None, "Its confidence is at least `scoring.clear_from`. False: the ranks are an order, and no verdict."
+    ] = None
     num_agents: Annotated[int | None, "Seats on the council."] = None
     answered: Annotated[int, "Seats with a proposal."] = 0
     rounds: Annotated[int | None, "Rounds of critique and revision asked for."] = None
@@ -338,6 +348,7 @@ class ProposalsFooter:
     weights: Mapping[str, float]  # of the parts of a score, by name
     method: Method
     diversity: CouncilFigures
+    clear_from: float | None = None  # of files of before there was a confidence
 
 
 @dataclass(frozen=True, kw_only=True)

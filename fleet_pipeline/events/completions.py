@@ -95,6 +95,8 @@ def _completion(
         rounds_done=outcome.rounds_done,
         winner_id=outcome.winner_agent_id,
         winner_score=outcome.winner_score,
+        confidence=outcome.confidence,
+        clear_winner=outcome.clear_winner,
         results=answered,
         failed_agents=failed,
         total_agents=outcome.num_agents,

@@ -107,6 +107,12 @@ class _Result(_WithTexts):
     error: str | None
     winner_id: str | None
     winner_score: float | None
+    confidence: float | None = Field(
+        default=None, description="The probability that the winner is better than the runner-up; null without one."
+    )
+    clear_winner: bool | None = Field(
+        default=None, description="False: the confidence is too low to name a winner; the results are in order."
+    )
     results: list[Result]
     failed_agents: list[FailedAgent]
     total_agents: int | None

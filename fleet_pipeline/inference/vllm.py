@@ -339,7 +339,8 @@ def _explain(error: Exception, model: str) -> EngineError:
     detail = _reason(error)
     missing = any(base.__name__ in _MODEL_ERRORS for base in type(error).__mro__)
     if not missing:
-        return EngineError(f"vLLM could not start with model {model!r}: {type(error).__name__}: {detail}")
+        hint = "; its kernels do not load: `fleet doctor` says why" if "_OpNamespace" in detail else ""
+        return EngineError(f"vLLM could not start with model {model!r}: {type(error).__name__}: {detail}{hint}")
     return ModelUnavailable(
         f"model {model!r} cannot be loaded: {detail}\n"
         "Name a model that is here: a local folder (--model PATH, or FLEET_ENGINE__MODEL=PATH), or a hub name "

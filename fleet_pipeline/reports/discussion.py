@@ -20,7 +20,7 @@ def discussion(seats: Sequence[ProposalRow], utterances: Sequence[UtteranceRow])
     for seat in seats:
         about_seat = [utterance for utterance in shown if utterance.about_agent_id == seat.agent_id]
         standing = f"rank {seat.rank}" if seat.rank is not None else "no proposal"
-        parts.append(f"## Proposal {seat.label}: {seat.agent_id}, {'the winner' if seat.winner else standing}")
+        parts.append(f"## Proposal {seat.label}: {seat.agent_id}, {standing}")
         parts += [f"### {_heading(utterance)}\n\n{_body(utterance, limit)}" for utterance in about_seat]
     return "\n\n".join(parts)
 

@@ -16,7 +16,7 @@ from fleet_pipeline.common.frames import records
 from fleet_pipeline.common.text import bounded, printable
 from fleet_pipeline.deliberation.rows import OutcomeRow, ProposalRow, UtteranceRow
 from fleet_pipeline.deliberation.transcript import SYNTHETIC
-from fleet_pipeline.reports.marks import SHORTENED, shortfall
+from fleet_pipeline.reports.marks import SHORTENED, shortfall, unclear
 from fleet_pipeline.reports.plots import bars, before_and_after, distribution, diversity_against_relevance
 
 MOST_LISTED = 10
@@ -59,7 +59,7 @@ def write_report(
         undefined=jinja2.StrictUndefined,
         finalize=_plain,
     )
-    environment.globals |= {"shortfall": shortfall, "SHORTENED": SHORTENED}
+    environment.globals |= {"shortfall": shortfall, "unclear": unclear, "SHORTENED": SHORTENED}
     environment.filters |= {"figure": _figure, "bounded": lambda text: bounded(text or "", MOST_TEXT)}
     ordered = rows.sort_values(["status", "deliberation_id"], ascending=[False, True])
     pieces = environment.get_template("report.html.jinja").generate(
@@ -89,6 +89,7 @@ def headline(rows: pd.DataFrame) -> dict[str, str]:
     return {
         "deliberations": f"{len(rows):,}",
         **{status: f"{int(counts.get(status, 0)):,}" for status in _STATUSES},
+        "no clear winner": f"{int((rows['clear_winner'] == False).sum()):,}",  # noqa: E712  (null where there is none)
         "winner's score, median": _figure(rows["winner_score"].median()),
         "relevance, mean": _figure(rows["mean_relevance"].mean()),
         "diversity (Vendi), mean": f"{_figure(after)} (before revision {_figure(before)})",

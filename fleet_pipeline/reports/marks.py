@@ -10,6 +10,16 @@ SHORTENED: dict[Shortened, str] = {
 }
 
 
+def unclear(outcome: OutcomeRow) -> str:
+    """What is said of a winner whose lead is too small to be a verdict, or ""."""
+    if outcome.clear_winner is not False:
+        return ""
+    return (
+        f"no clear winner: {outcome.winner_agent_id} is first, and better than the next with a probability of "
+        f"{outcome.confidence:.2f}; the ranks are an order, and no verdict"
+    )
+
+
 def shortfall(outcome: OutcomeRow) -> str:
     """What a completed deliberation did not come to, or ""."""
     done, asked = outcome.rounds_done, outcome.rounds

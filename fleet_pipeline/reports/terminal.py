@@ -18,7 +18,7 @@ from fleet_pipeline.common.text import bounded, printable
 from fleet_pipeline.deliberation.exchange import UNFINISHED
 from fleet_pipeline.deliberation.rows import OutcomeRow, ProposalRow, UtteranceRow
 from fleet_pipeline.deliberation.transcript import SYNTHETIC
-from fleet_pipeline.reports.marks import SHORTENED, shortfall
+from fleet_pipeline.reports.marks import SHORTENED, shortfall, unclear
 
 MOST_ROWS = 60
 MOST_REASONS = 10
@@ -44,7 +44,7 @@ def run_table(rows: Sequence[OutcomeRow]) -> RenderableType:
         table.add_row(
             row.deliberation_id,
             Text(row.status, style=_STYLES.get(row.status, "")),
-            (row.winner_agent_id or "-").rpartition("-")[2] or "-",
+            _first(row.winner_agent_id, row.clear_winner),
             number(row.winner_score),
             number(row.vendi, of=row.answered),
             number(row.mean_relevance),
@@ -59,6 +59,13 @@ def run_table(rows: Sequence[OutcomeRow]) -> RenderableType:
                 f"{truncated} answers were cut at max_tokens and {looped} repeated themselves: "
                 "they count without that end, and are marked",
                 style="dim",
+            )
+        )
+    if unclear_ones := sum(row.clear_winner is False for row in rows):
+        parts.append(
+            Text(
+                f"{unclear_ones} have no clear winner (marked ?): `fleet explain ID` says what would decide",
+                style="yellow",
             )
         )
     short = [row for row in rows if shortfall(row)]
@@ -89,6 +96,7 @@ class Standing(Protocol):
     successful_responses: int
     winner_id: str | None
     winner_score: float | None
+    clear_winner: bool | None
     run_id: str | None
     error: str | None
 
@@ -105,7 +113,7 @@ def status_table(answers: Sequence[Standing]) -> RenderableType:
             answer.deliberation_id,
             _state(answer.status),
             agents,
-            (answer.winner_id or "-").rpartition("-")[2] or "-",
+            _first(answer.winner_id, answer.clear_winner),
             number(answer.winner_score),
             (answer.run_id or "-")[:8],
         )
@@ -138,7 +146,7 @@ def cases_table(results: Sequence[Mapping[str, Any]]) -> RenderableType:
     table.add_column("case", overflow="fold")
     table.add_column("rank", justify="right", no_wrap=True)
     table.add_column("agent", overflow="fold")
-    for name in ("score", "relevance", "fit", "coverage", "novelty", "checks", "diversity"):
+    for name in ("score", "relevance", "fit", "coverage", "form", "novelty", "checks", "diversity"):
         table.add_column(name, justify="right", no_wrap=True)
     for result in results:
         answered = sum(seat["rank"] is not None for seat in result["proposals"])
@@ -148,7 +156,10 @@ def cases_table(results: Sequence[Mapping[str, Any]]) -> RenderableType:
                 Text(printable(result["name"]) if first else ""),
                 "-" if seat["rank"] is None else f"{seat['rank']}{' tied' if seat['tied'] else ''}",
                 Text(printable(seat["agent_id"]), style="green" if seat["winner"] else ""),
-                *(number(seat[name]) for name in ("score", "relevance", "fit", "coverage", "novelty", "checks")),
+                *(
+                    number(seat[name])
+                    for name in ("score", "relevance", "fit", "coverage", "form", "novelty", "checks")
+                ),
                 number(result["diversity"]["vendi"], of=answered) if first else "",
             )
     return table
@@ -175,11 +186,19 @@ def deliberation_page(
         parts.append(Text(printable(outcome.error_message), style="red"))
     if short := shortfall(outcome):
         parts.append(Text(short, style="yellow"))
+    if no_verdict := unclear(outcome):
+        parts.append(Text(printable(no_verdict), style="yellow"))
     parts.append(_section("Task", printable(bounded(outcome.description or "(not stored)", MOST_TASK))))
     parts.append(Padding(_figures(outcome), (1, 0, 0, 0)))
     ranked = sorted(seats, key=lambda seat: seat.place)
-    parts += [_seat(seat, utterances) for seat in ranked]
+    name = "first" if outcome.clear_winner is False else "winner"
+    parts += [_seat(seat, utterances, name) for seat in ranked]
     return Group(*parts)
+
+
+def _first(agent_id: str | None, clear: bool | None) -> str:
+    """The number of the winner's seat, with a question mark where it is no clear one."""
+    return ((agent_id or "-").rpartition("-")[2] or "-") + (" ?" if clear is False else "")
 
 
 def _figures(outcome: OutcomeRow) -> Text:
@@ -197,7 +216,7 @@ def _figures(outcome: OutcomeRow) -> Text:
     return Text("\n".join(lines), style="dim")
 
 
-def _seat(seat: ProposalRow, utterances: Sequence[UtteranceRow]) -> RenderableType:
+def _seat(seat: ProposalRow, utterances: Sequence[UtteranceRow], first: str) -> RenderableType:
     title = f"{seat.label}  {seat.agent_id}" + (f", {seat.perspective}" if seat.perspective else "")
     if seat.text is None:
         reason = printable(f"{seat.error_type}: {seat.error_message}")
@@ -211,7 +230,7 @@ def _seat(seat: ProposalRow, utterances: Sequence[UtteranceRow]) -> RenderableTy
     tie = " (tied)" if seat.tied else ""
     scores = ", ".join(
         f"{name} {number(getattr(seat, name))}"
-        for name in ("fit", "coverage", "novelty", "checks", "judge")
+        for name in ("fit", "coverage", "form", "novelty", "checks", "judge")
         if getattr(seat, name) is not None
     )
     body: list[RenderableType] = [
@@ -227,7 +246,7 @@ def _seat(seat: ProposalRow, utterances: Sequence[UtteranceRow]) -> RenderableTy
             body.append(_section(f"Round {row.round}, {source}{mark}", printable(row.text)))
     body += _unfinished(seat, utterances)
     rank = f"rank {seat.rank}{tie}"
-    name = f"[winner] {rank}" if seat.winner else rank
+    name = f"[{first}] {rank}" if seat.winner else rank
     return Panel(
         Group(*body), title=Text(f"{name}: {title}"), title_align="left", border_style="green" if seat.winner else ""
     )

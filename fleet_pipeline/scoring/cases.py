@@ -116,10 +116,12 @@ class ScoredProposal(TypedDict):
     coverage: float | None
     novelty: float | None
     checks: float | None
+    form: float | None
     score: float | None
     rank: int | None  # null, as every score, where there is no proposal
     tied: bool
     winner: bool
+    confidence: float | None  # of the winner
     evidence: list[JsonObject]  # as in the table of proposals
     findings: list[CaseFinding]
 
@@ -156,10 +158,12 @@ def _result(row: Mapping[Any, Any]) -> ScoredProposal:
         "coverage": _number(row["coverage"]),
         "novelty": _number(row["novelty"]),
         "checks": _number(row["checks"]),
+        "form": _number(row["form"]),
         "score": _number(row["score"]),
         "rank": None if pd.isna(row["rank"]) else int(row["rank"]),
         "tied": row["tied"] is True,
         "winner": row["winner"] is True,
+        "confidence": _number(row["confidence"]),
         "evidence": [asdict(entry) for entry in _list(row["evidence"])],
         "findings": [
             {"check": check.check, "line": finding.line, "message": finding.message}

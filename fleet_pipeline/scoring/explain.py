@@ -3,13 +3,14 @@
 from collections.abc import Mapping, Sequence
 
 from fleet_pipeline.deliberation.rows import Method, OutcomeRow, ProposalRow, ProposalsFooter, ScoreRow
-from fleet_pipeline.scoring.ranking import PARTS, QUALIFIED
+from fleet_pipeline.scoring.ranking import PARTS, QUALIFIED, qualified
 
 _WORDS = {
     "fit": "fits its task rather than others",
     "coverage": "covers requirements and criteria",
     "novelty": "differs from its nearest peer",
     "checks": "passes the checks on its code",
+    "form": "says more, and lays it out better",
 }
 _MEASURES: Mapping[Method, str] = {
     "score": "score",
@@ -29,7 +30,7 @@ def explain(
         reason = outcome.error_message or "no proposal was ranked"
         return [f"{outcome.deliberation_id} has no winner: it is {outcome.status}: {reason}"]
     winner, weights = winners[0], scoring.weights
-    lines = [_how_it_won(winner, answered), *_judge_lines(winner, scoring.method, scores)]
+    lines = [*_how_it_won(outcome, winner, answered), *_judge_lines(winner, scoring.method, scores)]
     lines += ["", "Its score and the others':"]
     lines += [_score_line(seat, weights) for seat in answered]
     lines += [*_next_best(winner, answered, weights), *_coverage(winner), *_findings(winner), *_conformity(outcome)]
@@ -41,12 +42,36 @@ def parts_of(seat: ProposalRow, weights: Mapping[str, float]) -> dict[str, tuple
     present: dict[str, float] = {part: getattr(seat, part) for part in PARTS if getattr(seat, part) is not None}
     total = sum(weights[part] for part in present)
     relevance = seat.relevance or 0.0
-    counted = {part: value * relevance if part in QUALIFIED else value for part, value in present.items()}
+    counted = {
+        part: value * qualified(part, relevance) if part in QUALIFIED else value for part, value in present.items()
+    }
     equal = 1 / len(present) if present else 0.0
     return {part: (value, weights[part] / total if total else equal) for part, value in counted.items()}
 
 
-def _how_it_won(winner: ProposalRow, answered: Sequence[ProposalRow]) -> str:
+def _how_it_won(outcome: OutcomeRow, winner: ProposalRow, answered: Sequence[ProposalRow]) -> list[str]:
+    if winner.confidence is None:
+        return [_best(winner, answered)]
+    if outcome.clear_winner is not False:
+        return [_best(winner, answered), f"It is better than the next with a probability of {winner.confidence:.2f}."]
+    return [
+        f"There is no clear winner: the first is better than the next with a probability of {winner.confidence:.2f} only.",
+        _best(winner, answered).replace(" won ", " is first ", 1),
+        *_what_would_decide(winner, len(answered)),
+    ]
+
+
+def _what_would_decide(winner: ProposalRow, answered: int) -> list[str]:
+    remedies = []
+    if winner.won_by == "score":
+        remedies.append('ask a judge that is worth asking ([judge] enabled, [scoring] method = "both")')
+    if winner.coverage is None:
+        remedies.append("give the task requirements, so that it counts what is covered")
+    remedies.append(f"read the best {min(answered, 3)} (`fleet show`)")
+    return [f"What would decide: {'; '.join(remedies)}."]
+
+
+def _best(winner: ProposalRow, answered: Sequence[ProposalRow]) -> str:
     agent, n = winner.agent_id, len(answered)
     if n == 1:
         return f"{agent} won as the only agent with a proposal (score {_number(winner.score)})."

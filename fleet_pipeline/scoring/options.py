@@ -13,16 +13,18 @@ from fleet_pipeline.deliberation.rows import Method
 class Weights(StrictModel):
     """Weights of the parts of a score. Where a part is absent the others share its weight."""
 
-    fit: float = Field(default=0.4, ge=0, le=1, description="How much better it fits its task than other tasks.")
+    fit: float = Field(default=0.05, ge=0, le=1, description="How much better it fits its task than other tasks.")
     coverage: float = Field(default=0.4, ge=0, le=1, description="Share of each requirement and criterion taken up.")
-    novelty: float = Field(default=0.1, ge=0, le=1, description="Distance to the nearest peer, times relevance.")
+    novelty: float = Field(default=0.0, ge=0, le=1, description="Distance to the nearest peer, times relevance.")
     checks: float = Field(default=0.1, ge=0, le=1, description="Share of checks on its code passed, times relevance.")
+
+    form: float = Field(default=0.4, ge=0, le=1, description="How much it says and how it is laid out, if relevant.")
 
     @model_validator(mode="after")
     def _some_weight(self) -> Weights:
         if self.fit + self.coverage <= 0:
             raise ValueError(
-                "fit or coverage must be above 0: novelty and checks count as far as a proposal is relevant"
+                "fit or coverage must be above 0: novelty, checks and form count as far as a proposal is relevant"
             )
         return self
 
@@ -31,6 +33,12 @@ class ScoringOptions(StrictModel):
     """How winners are chosen, and what else is measured."""
 
     method: Method = Field(default="score", description="By what the winner is chosen: score, judge or both.")
+    clear_from: float = Field(
+        default=0.65,
+        ge=0.5,
+        le=1,
+        description="Below this probability of being better than the next, none is a clear winner.",
+    )
     embeddings: str | None = Field(
         default=None,
         description="Hub name or local folder of a sentence-transformers model; none is loaded when absent.",

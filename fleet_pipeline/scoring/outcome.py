@@ -18,11 +18,12 @@ def outcome_row(
     seats: Sequence[ProposalRow],
     diversity: CouncilFigures,
     broken: str = "",
+    clear_from: float | None = None,
 ) -> OutcomeRow:
     """The row of deliberation `key`.
 
     `task` and `transcript` are None where there is none that can be read. `broken` says why the deliberation counts
-    as failed, whatever its transcript says.
+    as failed, whatever its transcript says. From the confidence `clear_from` on a winner is a clear one.
     """
     task_id, _, role = key.rpartition(".")
     status = Status.FAILED if broken or transcript is None else transcript.status
@@ -44,6 +45,8 @@ def outcome_row(
         winner_text=winner.text if winner else None,
         won_by=winner.won_by if winner else None,
         by_lot=winner.by_lot if winner else False,
+        confidence=winner.confidence if winner else None,
+        clear_winner=_is_clear(winner, clear_from),
         num_agents=task.num_agents if task else None,
         answered=sum(seat.text is not None for seat in seats),
         rounds=_rounds(transcript, task),
@@ -65,6 +68,13 @@ def outcome_row(
         run_id=run_id,
         fingerprint=transcript.fingerprint if transcript else None,
     )
+
+
+def _is_clear(winner: ProposalRow | None, clear_from: float | None) -> bool | None:
+    """Null without a winner, and where it has no confidence: it is the only one, or of before there was any."""
+    if winner is None or winner.confidence is None or clear_from is None:
+        return None
+    return winner.confidence >= clear_from
 
 
 def _rounds(transcript: TranscriptFooter | None, task: Task | None) -> int | None:

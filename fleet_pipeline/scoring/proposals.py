@@ -86,6 +86,7 @@ def _plain(seat: Mapping[str, Any], wins: bool) -> dict[str, Any]:
         "winner": won,
         "won_by": seat.get("won_by") if won else None,
         "by_lot": won and bool(seat.get("by_lot")),
+        "confidence": seat.get("confidence") if won else None,
         "evidence": seat.get("evidence") or [],
         "findings": _findings(checks) if isinstance(checks, list) else [],
     }

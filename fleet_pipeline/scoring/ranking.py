@@ -4,38 +4,50 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from fleet_pipeline.deliberation.rows import Method
+from fleet_pipeline.scoring import confidence
 from fleet_pipeline.scoring.options import Weights
 
-# The parts of relevance, and the parts that are multiplied by it: a text on another subject is the
-# most novel of all, and its code may be flawless.
-RELEVANCE, QUALIFIED = ("fit", "coverage"), ("novelty", "checks")
+# The parts of relevance, and the parts that count as far as a proposal is relevant: a text on another subject is the
+# most novel of all, and its code and its form may be flawless.
+RELEVANCE, QUALIFIED = ("fit", "coverage"), ("novelty", "checks", "form")
 PARTS = (*RELEVANCE, *QUALIFIED)
+# Form counts in full from this relevance on, and this much without any: a right answer in other words than its task's has
+# no relevance (`docs/scores.md`), and one in eight of real models' answers has less than 0.1.
+ENOUGH, LEAST = 0.2, 0.3
 DIGITS = 9  # scores that are equal to this many decimals are tied
 
 
 def score(parts: pd.DataFrame, weights: Weights) -> pd.DataFrame:
     """`parts` with `relevance` and `score` added, both 0 to 1. It has one row per proposal and the columns `PARTS`."""
     scored = parts.copy()
-    scored["relevance"] = _weighted_mean(scored, weights, RELEVANCE)
+    scored["relevance"] = scored[list(RELEVANCE)].astype("float64").mean(axis=1).fillna(0.0)
     counted = scored.copy()
     for part in QUALIFIED:
-        counted[part] = scored[part] * scored["relevance"]
+        counted[part] = scored[part] * qualified(part, scored["relevance"])
     scored["score"] = _weighted_mean(counted, weights, PARTS).round(DIGITS)
     return scored
 
 
+def qualified(part: str, relevance: Any) -> Any:
+    """As far as a `QUALIFIED` part counts at this relevance: a number, or a series of them."""
+    return LEAST + (1 - LEAST) * np.minimum(relevance / ENOUGH, 1.0) if part == "form" else relevance
+
+
 def rank(scored: pd.DataFrame, method: Method = "score", candidates: Mapping[str, int] | None = None) -> pd.DataFrame:
-    """`scored` with `candidate`, `choice`, `rank`, `tied`, `winner`, `won_by` and `by_lot`.
+    """`scored` with `candidate`, `choice`, `rank`, `tied`, `winner`, `won_by`, `by_lot` and `confidence`.
 
     `candidates` gives the number of candidates by deliberation id: the best by score, more where scores tie.
     Without it, all are candidates. Candidates rank first, in the order of `choice`, the value that the method uses.
     The rest follow in the order of score. Ranks are dense: 1, 2, 2, 3. A tied winner is drawn by lot from the ids,
     so that it is the same on every machine and no seat is favoured. `won_by` names what decided: score, judge or
-    both. Without a verdict on every proposal, that is score, whatever the method.
+    both. Without a verdict on every proposal, that is score, whatever the method. A winner's `confidence` is the
+    probability that it is better than the runner-up.
     """
     ranked = scored.copy()
     if "judge" not in ranked:
@@ -61,7 +73,29 @@ def rank(scored: pd.DataFrame, method: Method = "score", candidates: Mapping[str
     ranked["winner"] = ranked.index.isin(winners)
     ranked["won_by"] = deciding.where(ranked["winner"], None)
     ranked["by_lot"] = ranked["winner"] & ranked["tied"]
+    ranked["confidence"] = _confidence(ranked, order, deciding)
     return ranked
+
+
+def _confidence(ranked: pd.DataFrame, order: pd.Series[float], deciding: pd.Series[Any]) -> pd.Series[float]:
+    """Of each winner that has a runner-up, in the place of the winner."""
+    columns = [ranked[name] for name in ("deliberation_id", "winner", "score", "judge")]
+    councils: dict[str, list[tuple[bool, float, float, float, str, Any]]] = {}
+    for key, winner, score_, judge, place, by, index in zip(*columns, order, deciding, ranked.index, strict=True):
+        councils.setdefault(key, []).append((winner, place, score_, judge, by, index))
+    found: dict[Any, float] = {}
+    for seats in councils.values():
+        if len(seats) < 2:
+            continue
+        _, _, score_, judge, by, index = next(seat for seat in seats if seat[0])
+        _, _, other_score, other_judge, _, _ = max((seat for seat in seats if not seat[0]), key=lambda seat: seat[1])
+        chances = []
+        if by != "judge":
+            chances.append(confidence.by_score(score_ - other_score, len(seats)))
+        if by != "score":
+            chances.append(confidence.by_judge(judge, other_judge))
+        found[index] = sum(chances) / len(chances)
+    return pd.Series(found, dtype="float64").reindex(ranked.index)
 
 
 def _weighted_mean(scores: pd.DataFrame, weights: Weights, parts: tuple[str, ...]) -> pd.Series[float]:

@@ -13,8 +13,10 @@ from fleet_pipeline.common.frames import records
 from fleet_pipeline.deliberation.rows import CouncilFigures
 from fleet_pipeline.deliberation.task import Task
 from fleet_pipeline.scoring.code_checks.check import CHECKS_VERSION, check_code
+from fleet_pipeline.scoring.confidence import CONFIDENCE_VERSION
 from fleet_pipeline.scoring.diversity import diversity
 from fleet_pipeline.scoring.embeddings import Encoder
+from fleet_pipeline.scoring.form import FORM_VERSION, form
 from fleet_pipeline.scoring.options import Weights
 from fleet_pipeline.scoring.proposals import SEAT
 from fleet_pipeline.scoring.ranking import rank, score
@@ -22,6 +24,7 @@ from fleet_pipeline.scoring.relevance import VERSION, EmbeddedRelevance, Relevan
 from fleet_pipeline.scoring.scores import Score, score_frame
 from fleet_pipeline.scoring.similarity import LEXICAL
 
+SCORE_VERSION = "4"  # of the formula in `ranking`
 CHUNK = 256  # councils
 
 
@@ -92,7 +95,7 @@ class _Scorer:
 
     def score(self, chunk: pd.DataFrame) -> Part:
         present = chunk[chunk["text"].notna()]
-        parts = [relevance_part(chunk, self.tasks, self.relevance), code_part(chunk)]
+        parts = [relevance_part(chunk, self.tasks, self.relevance), code_part(chunk), form_part(chunk, self.tasks)]
         return joined(present, [diversity_part(chunk, self.encoder), *parts])
 
 
@@ -141,6 +144,22 @@ def code_part(proposals: pd.DataFrame) -> Part:
     return Part(checked, [])
 
 
+def form_part(proposals: pd.DataFrame, tasks: Mapping[str, Task]) -> Part:
+    """`form`, and its signs in tall form. `tasks` is by deliberation id, and has every proposal's."""
+    present = proposals[proposals["text"].notna()]
+    found = [
+        (key, agent, form(text, tasks[key]))
+        for key, agent, text in zip(present["deliberation_id"], present["agent_id"], present["text"], strict=True)
+    ]
+    figures = [
+        Score(key, agent, None, "final", f"form_{name}", FORM_VERSION, value, 1)
+        for key, agent, signs in found
+        for name, value in signs._asdict().items()
+    ]
+    seats = pd.DataFrame([(key, agent, signs.value) for key, agent, signs in found], columns=[*SEAT, "form"])
+    return Part(seats.astype({"form": "float64"}), figures)
+
+
 def novelty(tall: pd.DataFrame) -> pd.DataFrame:
     """One row per proposal that has a peer: `deliberation_id`, `agent_id`, `novelty` and `initial_novelty`."""
     rows = tall[(tall["metric"] == "novelty") & (tall["version"] == LEXICAL)]
@@ -179,7 +198,9 @@ def seat_scores(ranked: Iterable[Mapping[str, Any]]) -> list[Score]:
         "coverage": VERSION,
         "relevance": VERSION,
         "checks": CHECKS_VERSION,
-        "score": VERSION,
+        "form": FORM_VERSION,
+        "score": SCORE_VERSION,
+        "confidence": CONFIDENCE_VERSION,
     }
     return [
         Score(row["deliberation_id"], row["agent_id"], None, "final", metric, version, row[metric], _count(metric, row))

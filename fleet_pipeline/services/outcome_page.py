@@ -14,7 +14,7 @@ from fleet_pipeline.deliberation.prompts import Phase
 from fleet_pipeline.deliberation.rows import ProposalRow, UtteranceRow
 from fleet_pipeline.instance.metadata_keys import STORAGE
 from fleet_pipeline.reports.discussion import MOST_TEXT, discussion, reasoning
-from fleet_pipeline.reports.marks import SHORTENED, shortfall
+from fleet_pipeline.reports.marks import SHORTENED, shortfall, unclear
 from fleet_pipeline.reports.pictures import council_picture
 from fleet_pipeline.scoring.similarity import similarities
 from fleet_pipeline.services.outcomes import Outcome
@@ -39,7 +39,8 @@ def metadata(store: Store, outcome: Outcome, texts: bool) -> dict[str, dg.Metada
     if texts and row.description:
         values["task"] = _text(row.description)
     if row.winner_text:
-        values["winner"] = _text(f"{row.winner_agent_id} (score {row.winner_score:.3f})")
+        sure = "" if row.confidence is None else f", confidence {row.confidence:.2f}"
+        values["winner"] = _text(unclear(row) or f"{row.winner_agent_id} (score {row.winner_score:.3f}{sure})")
         if texts:
             shortened = next((seat.shortened for seat in seats if seat.winner), None)
             mark = f"\n\n[not whole: {SHORTENED[shortened]}]" if shortened else ""
@@ -91,7 +92,7 @@ def _picture(seats: list[ProposalRow]) -> str:
 
 # Columns of the table of seats, in order. The other scores are in the Parquet file: a wider table pushes every text of
 # the page out of sight.
-_FIGURES = ("score", "relevance", "novelty", "checks", "judge")
+_FIGURES = ("score", "relevance", "form", "novelty", "checks", "judge")
 _PHASE_SCHEMA = dg.TableSchema(
     columns=[
         dg.TableColumn("phase", "string"),

@@ -82,7 +82,8 @@ def find_outcome(
         task, broken = None, str(error)
     diversity = proposals.footer.diversity if proposals else CouncilFigures()
     footer = transcript.footer if transcript else None
-    row = outcome_row(key, run_id, task, footer, utterances, seats, diversity, broken)
+    clear_from = proposals.footer.clear_from if proposals else None
+    row = outcome_row(key, run_id, task, footer, utterances, seats, diversity, broken, clear_from)
     failed = failed_checks(row, utterances, seats, task.needed if task else None, checks)
     return Outcome(row, seats, utterances, failed, damaged)
 

@@ -16,7 +16,6 @@ from fleet_pipeline.common.frames import records
 from fleet_pipeline.deliberation.judging import Judging, judging_fingerprint
 from fleet_pipeline.deliberation.rows import (
     JudgementRow,
-    Method,
     NoFooter,
     ProposalRow,
     ProposalsFooter,
@@ -27,7 +26,7 @@ from fleet_pipeline.deliberation.seeds import derive_seed
 from fleet_pipeline.deliberation.task import Task, is_deliberation_id
 from fleet_pipeline.deliberation.transcript import Status
 from fleet_pipeline.scoring.judge import judge_scores, rate_proposals
-from fleet_pipeline.scoring.options import Weights
+from fleet_pipeline.scoring.options import ScoringOptions, Weights
 from fleet_pipeline.scoring.proposals import SEAT, final_proposals, proposal_rows, texts
 from fleet_pipeline.scoring.ranking import rank, score
 from fleet_pipeline.scoring.score import Part, council_figures, joined, seat_scores
@@ -37,7 +36,7 @@ from fleet_pipeline.storage.store import Store
 from fleet_pipeline.storage.tables import Transcripts, read_file, rows_of, write_rows
 from fleet_pipeline.storage.task_store import TaskStore
 
-SCORES_VERSION = "2"
+SCORES_VERSION = "3"
 _RATING = ("judge", "judge_low", "judge_high")
 
 
@@ -110,13 +109,13 @@ def _judgements(store: Store, key: str, council: pd.DataFrame, judging: Judging)
 
 
 def ranked_councils(
-    batch: Batch, parts: Iterable[Part], weights: Weights, method: Method, run_id: str
+    batch: Batch, parts: Iterable[Part], weights: Weights, options: ScoringOptions, run_id: str
 ) -> Iterator[RankedCouncil]:
     """Every council of the batch, with its seats ranked by all that the scorers say of them."""
     present = batch.scored[batch.scored["text"].notna()]
     seats, figures = joined(present, parts)
     candidates = {key: task.constraints.architect_rubric.k for key, task in batch.tasks.items()}
-    ranked = batch.seats.merge(rank(score(seats, weights), method, candidates), on=SEAT, how="left")
+    ranked = batch.seats.merge(rank(score(seats, weights), options.method, candidates), on=SEAT, how="left")
     councils: dict[str, list[dict[str, Any]]] = {}
     for seat in records(ranked):
         councils.setdefault(seat["deliberation_id"], []).append(seat)
@@ -133,8 +132,9 @@ def ranked_councils(
             fingerprint=fingerprint,
             scores_version=SCORES_VERSION,
             weights=weights.model_dump(),
-            method=method,
+            method=options.method,
             diversity=council_figures(scores),
+            clear_from=options.clear_from,
         )
         all_scores = [*scores, *seat_scores(seat for seat in council if seat["score"] is not None)]
         rows = [_score_row(figure, fingerprint, run_id) for figure in all_scores]

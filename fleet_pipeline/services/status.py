@@ -62,6 +62,8 @@ class StatusService:
             error=error or (outcome.error_message if outcome else None),
             winner_id=outcome.winner_agent_id if outcome else None,
             winner_score=outcome.winner_score if outcome else None,
+            confidence=outcome.confidence if outcome else None,
+            clear_winner=outcome.clear_winner if outcome else None,
             results=answered,
             failed_agents=failed,
             total_agents=outcome.num_agents if outcome else len(seats) or None,
@@ -228,7 +230,9 @@ class RequestStatusService:
 
 def _without_results(answer: DeliberationStatus, status: Status, error: str | None = None) -> DeliberationStatus:
     """`answer` for a request that came to nothing yet: the results are those of an earlier one."""
-    nothing: Mapping[str, object] = {"run_id": None, "results": [], "winner_id": None, "winner_score": None}
+    nothing: Mapping[str, object] = {
+        "run_id": None, "results": [], "winner_id": None, "winner_score": None, "confidence": None, "clear_winner": None
+    }  # fmt: skip
     return answer.model_copy(update={**nothing, "status": status, "error": error})
 
 

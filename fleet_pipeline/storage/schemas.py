@@ -94,8 +94,8 @@ def _arrow_type(type_: Any) -> pa.DataType:
 
 
 UTTERANCES = Table("utterances", 5, UtteranceRow, TranscriptFooter)
-PROPOSALS = Table("proposals", 4, ProposalRow, ProposalsFooter)
-DELIBERATIONS = Table("deliberations", 5, OutcomeRow, OutcomeFooter)
+PROPOSALS = Table("proposals", 5, ProposalRow, ProposalsFooter)
+DELIBERATIONS = Table("deliberations", 6, OutcomeRow, OutcomeFooter)
 SCORES = Table("scores", 2, ScoreRow, NoFooter)
 JUDGEMENTS = Table("judgements", 3, JudgementRow, JudgementsFooter)
 
@@ -138,6 +138,15 @@ def _with_rounds_done(rows: pa.Table) -> pa.Table:
     return _with_nulls(rows, {"timeout_seconds": pa.float64()})
 
 
+def _with_form(rows: pa.Table) -> pa.Table:
+    return _with_nulls(rows, {"form": pa.float64(), "confidence": pa.float64()})
+
+
+def _with_confidence(rows: pa.Table) -> pa.Table:
+    """Until then every winner was one, however small its lead."""
+    return _with_nulls(rows, {"confidence": pa.float64(), "clear_winner": pa.bool_()})
+
+
 def _with_nulls(rows: pa.Table, columns: Mapping[str, pa.DataType]) -> pa.Table:
     for name, type_ in columns.items():
         rows = rows.append_column(name, pa.nulls(rows.num_rows, type_))
@@ -153,4 +162,6 @@ UPGRADES: Mapping[tuple[TableName, int], Callable[[pa.Table], pa.Table]] = {
     ("utterances", 4): _with_raw_text,
     ("proposals", 3): _with_shortened,
     ("deliberations", 4): _with_rounds_done,
+    ("proposals", 4): _with_form,
+    ("deliberations", 5): _with_confidence,
 }

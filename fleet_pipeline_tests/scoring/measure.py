@@ -2,11 +2,14 @@
 
 The 70 cases of `building` served to build the scores. The 20 of `final` were written afterwards, by somebody
 who had not seen the scores, and nothing was changed after they had been run: their figures are the ones to quote.
+
+    python -m fleet_pipeline_tests.scoring.measure --embeddings MODEL          # with lines for embeddings
+    python -m fleet_pipeline_tests.scoring.measure --real real_answers.jsonl   # and against real models' answers
 """
 
+import argparse
 import json
 import random
-import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +22,7 @@ from fleet_pipeline.scoring.cases import score_cases
 from fleet_pipeline.scoring.diversity import vendi
 from fleet_pipeline.scoring.embeddings import Encoder
 from fleet_pipeline.scoring.similarity import similarities
+from fleet_pipeline_tests.scoring import real_answers
 
 Case = dict[str, Any]
 FOLDER = Path(__file__).with_name("cases")
@@ -163,7 +167,15 @@ def _share(name: str, bar: float, found: Sequence[tuple[Any, Case, str]]) -> Fig
 
 
 def main() -> None:
-    encoder = Encoder(sys.argv[1]) if len(sys.argv) > 1 else None
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--embeddings", metavar="MODEL", help="of sentence-transformers")
+    parser.add_argument(
+        "--real", type=Path, metavar="FILE", help=f"answers of known strength; see {real_answers.__name__}"
+    )
+    parser.add_argument("--strengths", type=Path, metavar="FILE", help="JSON: the strength of each model in --real")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="the reliability of the confidence")
+    arguments = parser.parse_args()
+    encoder = Encoder(arguments.embeddings) if arguments.embeddings else None
     for part in ("building", "final"):
         cases = read_cases(part)
         figures = [*diversity_figures(cases), *relevance_figures(cases, FILLER[part])]
@@ -172,6 +184,8 @@ def main() -> None:
         for figure in figures:
             for failure in figure.failures:
                 print(f"  {figure.name}: {failure}")
+    if arguments.real:
+        print(f"\n## real answers\n\n{real_answers.report(arguments.real, arguments.strengths, arguments.plot)}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
 from dataclasses import asdict
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -9,7 +10,7 @@ from fleet_pipeline.common.frames import records
 from fleet_pipeline.deliberation.prompts import Phase
 from fleet_pipeline.scoring.options import Method, Weights
 from fleet_pipeline.scoring.proposals import final_proposals, proposal_rows
-from fleet_pipeline.scoring.ranking import rank, score
+from fleet_pipeline.scoring.ranking import ENOUGH, LEAST, rank, score
 from fleet_pipeline.storage.schemas import UTTERANCES
 from fleet_pipeline.storage.store import Store
 from fleet_pipeline.storage.tables import read_file
@@ -22,8 +23,9 @@ pytestmark = pytest.mark.unit
 NAN = float("nan")
 
 
-def parts(*rows: tuple[float, float, float, float], key: str = "d") -> pd.DataFrame:
-    frame = pd.DataFrame(rows, columns=["fit", "coverage", "novelty", "checks"])
+def parts(*rows: tuple[float, ...], key: str = "d") -> pd.DataFrame:
+    """A row is fit, coverage, novelty, checks and, where it has a fifth, form."""
+    frame = pd.DataFrame([(*row, NAN)[:5] for row in rows], columns=["fit", "coverage", "novelty", "checks", "form"])
     frame["agent_id"] = [f"a{n}" for n in range(len(frame))]
     frame["deliberation_id"] = key
     return frame
@@ -37,10 +39,11 @@ def ranked(*scores: float, judge: list[float] | None = None, method: Method = "s
 
 
 def test_the_score_is_the_declared_weighted_mean_of_its_parts() -> None:
-    found = score(parts((0.5, 1.0, 0.5, 0.0)), Weights(fit=0.5, coverage=0.3, novelty=0.1, checks=0.1))
-    relevance = (0.5 * 0.5 + 1.0 * 0.3) / 0.8
+    weights = Weights(fit=0.4, coverage=0.2, novelty=0.1, checks=0.1, form=0.2)
+    found = score(parts((0.5, 1.0, 0.5, 0.0, 0.6)), weights)
+    relevance = (0.5 + 1.0) / 2
     assert found["relevance"].item() == pytest.approx(relevance)
-    assert found["score"].item() == pytest.approx(0.5 * 0.5 + 0.3 * 1.0 + 0.1 * 0.5 * relevance)
+    assert found["score"].item() == pytest.approx(0.4 * 0.5 + 0.2 * 1.0 + 0.1 * 0.5 * relevance + 0.2 * 0.6)
 
 
 def test_an_absent_part_leaves_its_weight_to_the_others() -> None:
@@ -49,16 +52,41 @@ def test_an_absent_part_leaves_its_weight_to_the_others() -> None:
 
 def test_weights_that_no_present_part_has_leave_no_lottery() -> None:
     """All scores were 0, and the winner drawn by lot, where coverage alone had weight and a task no points."""
-    found = score(parts((0.2, NAN, 0.5, NAN), (0.6, NAN, 0.5, NAN)), Weights(fit=0, coverage=1, novelty=0, checks=0))
+    found = score(
+        parts((0.2, NAN, 0.5, NAN), (0.6, NAN, 0.5, NAN)), Weights(fit=0, coverage=1, novelty=0, checks=0, form=0)
+    )
     assert found["relevance"].tolist() == pytest.approx([0.2, 0.6])
     assert found["score"].iloc[0] < found["score"].iloc[1]
 
 
 def test_novelty_and_sound_code_count_only_as_far_as_a_proposal_is_relevant() -> None:
     """A text on another subject is the most novel of all."""
-    beside, answer = score(parts((0.0, 0.0, 1.0, 1.0), (0.3, 0.3, 0.2, NAN)), Weights())["score"]
+    weights = Weights(fit=0.4, coverage=0.4, novelty=0.1, checks=0.1, form=0)
+    beside, answer = score(parts((0.0, 0.0, 1.0, 1.0), (0.3, 0.3, 0.2, NAN)), weights)["score"]
     assert beside == 0
     assert answer > 0.2
+
+
+def test_form_counts_in_full_from_some_relevance_on_and_least_without_any() -> None:
+    weights = Weights(fit=0, coverage=1, novelty=0, checks=0, form=1)
+    found = score(parts(*((0.0, share, NAN, NAN, 0.8) for share in (0.0, ENOUGH, 2 * ENOUGH, 1.0))), weights)
+    counted = 2 * found["score"] - found["coverage"]
+    assert counted.tolist() == pytest.approx([LEAST * 0.8, (LEAST + (1 - LEAST) / 2) * 0.8, 0.8, 0.8])
+
+
+def test_a_winner_has_a_confidence_that_grows_with_its_lead_and_falls_with_the_number_of_its_rivals() -> None:
+    def confidence(*scores: float, **more: Any) -> float:
+        found = ranked(*scores, **more)
+        assert found["confidence"].notna().tolist() == found["winner"].tolist()
+        return float(found.query("winner")["confidence"].item())
+
+    assert confidence(0.5, 0.5, 0.1) == pytest.approx(0.5)
+    assert 0.5 < confidence(0.5, 0.49, 0.1) < confidence(0.5, 0.4, 0.1) < confidence(0.9, 0.1, 0.1) < 1
+    assert confidence(0.5, 0.4) == confidence(0.5, 0.4, 0.1) > confidence(0.5, 0.4, 0.1, 0.1, 0.1, 0.1)
+    judged = confidence(0.5, 0.4, judge=[0.5, 0.8], method="judge")
+    assert judged == pytest.approx(0.8)  # of a chance of 0.8 against one of 0.5
+    assert confidence(0.5, 0.4, judge=[1.0, 0.0], method="judge") < 1
+    assert ranked(0.5)["confidence"].isna().all()
 
 
 def test_ranks_have_no_gaps_and_ties_are_said() -> None:
@@ -104,7 +132,7 @@ def test_without_a_verdict_on_every_seat_the_score_decides_and_that_is_said(judg
     assert found["won_by"].dropna().tolist() == ["score"]
 
 
-@given(st.lists(st.tuples(*[st.floats(0, 1)] * 4), min_size=1, max_size=12), st.integers(1, 12), st.randoms())
+@given(st.lists(st.tuples(*[st.floats(0, 1)] * 5), min_size=1, max_size=12), st.integers(1, 12), st.randoms())
 def test_order_changes_neither_rank_nor_winner_and_each_council_has_one_winner(rows, k, random) -> None:
     frame = score(parts(*rows), Weights())
     frame["judge"] = frame["fit"]
