@@ -171,7 +171,9 @@ def test_a_winner_by_lot_says_so_and_with_whom(pipeline: Pipeline) -> None:
     pipeline.answer = lambda prompt: said("It depends.")
     pipeline.run(pipeline.put("t1"))
     page = explain(pipeline, "t1.dev")
-    assert "won by lot" in page
+    assert "There is no clear winner: the first is better than the next with a probability of 0.50 only." in page
+    assert "What would decide: ask a judge that is worth asking" in page
+    assert "is first by lot" in page
     assert "equal to that of agent-dev-00" in page
 
 
@@ -200,7 +202,7 @@ def test_a_deliberation_without_a_winner_says_why(pipeline: Pipeline) -> None:
 def test_the_same_for_scripts_and_an_unknown_deliberation_is_named(pipeline: Pipeline) -> None:
     pipeline.run(pipeline.put("t1"))
     document = json.loads(fleet("explain", "t1.dev", "--storage", str(pipeline.storage), "--json").stdout)
-    assert document["weights"]["fit"] == 0.4
+    assert document["weights"]["form"] == 0.4
     assert len(document["proposals"]) == 3
     unknown = fleet("explain", "t2.dev", "--storage", str(pipeline.storage))
     assert unknown.exit_code == 2

@@ -48,6 +48,23 @@ def test_a_task_of_any_length_leaves_the_winner_in_sight() -> None:
     assert "44,000 more characters" in out.file.getvalue()
 
 
+def test_a_lead_too_small_for_a_verdict_is_no_winner_anywhere() -> None:
+    unclear = an_outcome(deliberation_id="a.dev", confidence=0.57, clear_winner=False, **OUTCOMES)
+    clear = an_outcome(deliberation_id="b.dev", confidence=0.9, clear_winner=True, **OUTCOMES)
+    out = Console(file=io.StringIO(), width=120)
+    out.print(run_table([unclear, clear]))
+    lines = out.file.getvalue().splitlines()
+    assert [" 002 ? " in line for line in lines[1:3]] == [True, False]
+    assert "1 have no clear winner (marked ?): `fleet explain ID` says what would decide" in lines[3]
+    out.print(status_table([a_status(winner_id="agent-dev-002", clear_winner=False)]))
+    assert out.file.getvalue().count("002 ?") == 2
+    out.print(deliberation_page(unclear, [a_seat(2, "Redis.", winner=True, rank=1)], []))
+    page = out.file.getvalue().partition("a.dev  completed")[2]
+    assert "no clear winner: agent-dev-002 is first, and better than the next with a probability of 0.57" in page
+    assert "[first] rank 1" in page
+    assert "[winner]" not in page
+
+
 def test_why_a_deliberation_failed_is_told_below_the_table_and_no_more_than_ten_are() -> None:
     rows = [
         an_outcome(deliberation_id=f"t{n}.dev", status=Status.FAILED, error_message=f"no. {n}\nquorum")
