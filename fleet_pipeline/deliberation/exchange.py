@@ -68,7 +68,8 @@ class Completion:
     was not finished, "deadline", "cancelled" or "crash". Then `text` is what had been generated until then.
 
     `reasoning` is what the model thought aloud, where the engine has split it off `text`; None leaves that to the
-    protocol. `opened` is the mark of reasoning with which the prompt ended, "" for none; None where that is not known.
+    protocol. `mean_logprob` and `self_certainty` say how sure the engine was, where it was asked (`inference.certainty`).
+    `opened` is the mark of reasoning with which the prompt ended, "" for none; None where that is not known.
     """
 
     text: str = ""
@@ -79,6 +80,8 @@ class Completion:
     cached_tokens: int = 0
     completion_tokens: int = 0
     temperature: float | None = None
+    mean_logprob: float | None = None
+    self_certainty: float | None = None
     started_at: float = 0.0
     finished_at: float = 0.0
     error: AgentError | None = None

@@ -105,6 +105,12 @@ class UtteranceRow:
     cached_tokens: CachedTokens
     completion_tokens: CompletionTokens
     temperature: Temperature
+    mean_logprob: Annotated[
+        float | None, "Mean log-probability of its tokens; null where `engine.certainty` is off, and before it was."
+    ] = None
+    self_certainty: Annotated[
+        float | None, "How far the engine was from knowing nothing, in nats a token (arXiv:2502.18581); null as above."
+    ] = None
     seed: Seed
     prompt_sha256: PromptSha256
     started_at: StartedAt

@@ -68,6 +68,13 @@ class VllmConfig(ModelOptions):
         default=None, ge=1, le=1_024, description="KV cache on CPU, in GiB; VLLM_CPU_KVCACHE_SPACE, or 2, when absent."
     )
 
+    certainty: int | None = Field(
+        default=None,
+        ge=0,
+        le=20,
+        description="Store how sure the engine is of each answer, from so many of its likeliest tokens; 0: the mean alone.",
+    )
+
     def of(self, model: str, options: ModelOptions) -> Self:
         """The configuration of `model`, with its own `options`.
 

@@ -31,6 +31,7 @@ from typing import Any, NamedTuple, Self
 from fleet_pipeline.common.errors import EngineCrashed, EngineError, ModelUnavailable
 from fleet_pipeline.deliberation.answers import LOOP_COUNT
 from fleet_pipeline.deliberation.exchange import AgentError, Completion, Request, Result
+from fleet_pipeline.inference.certainty import certainty
 from fleet_pipeline.inference.chat_format import ChatFormat
 from fleet_pipeline.inference.engine import ALL_CHECKS, Finished, Job, OnCompletion, PromptCheck, ignore
 from fleet_pipeline.inference.loop import drive
@@ -87,6 +88,7 @@ class VllmEngine:
             )
             self.checks = self.format.checks
             self.max_model_len: int = llm.model_config.max_model_len
+            self.vocabulary: int = llm.model_config.get_vocab_size()
             own = self.config.sampling.model_dump(exclude_none=True)
             recommended = llm.model_config.get_diff_sampling_param()
             # Of a model's recommendations all but this: prompts name a length, and deadlines follow from it.
@@ -144,10 +146,30 @@ class VllmEngine:
         if self.crash is not None:
             raise EngineCrashed(self.crash)
         return [
-            (output.request_id, _completion(output, self.format, self.under_way.pop(output.request_id, _UnderWay())))
+            (output.request_id, self._completion(output, self.under_way.pop(output.request_id, _UnderWay())))
             for output in outputs
             if output.finished
         ]
+
+    def _completion(self, output: Any, under_way: _UnderWay) -> Completion:
+        answer = output.outputs[0]
+        failed = answer.finish_reason not in ("stop", "length", "repetition")
+        reasoning, text = self.format.read(answer.text)
+        sure = certainty(_by_token(answer.logprobs), self.vocabulary) if answer.logprobs is not None else None
+        return Completion(
+            text=text,
+            reasoning=reasoning,
+            opened=under_way.opened,
+            finish_reason=answer.finish_reason or "",
+            prompt_tokens=len(output.prompt_token_ids),
+            cached_tokens=output.num_cached_tokens or 0,
+            completion_tokens=len(answer.token_ids),
+            temperature=under_way.temperature,
+            mean_logprob=sure.mean_logprob if sure else None,
+            self_certainty=sure.self_certainty if sure else None,
+            error=AgentError.ENGINE if failed else None,
+            error_message=f"vLLM ended the request with {answer.finish_reason!r}" if failed else "",
+        )
 
     def _has_come(self, patience_seconds: float) -> bool:
         """Whether `core.step` can return. It waits for the engine's process for ever, which may hang."""
@@ -240,6 +262,8 @@ class VllmEngine:
                 min_pattern_size=LOOP_TOKENS.start, max_pattern_size=LOOP_TOKENS.stop - 1, min_count=LOOP_COUNT
             ),
             skip_special_tokens=not self.format.shows_special_tokens,
+            logprobs=self.config.certainty,
+            flat_logprobs=True,
         )
 
 
@@ -316,22 +340,9 @@ class _UnderWay(NamedTuple):
     opened: str | None = None
 
 
-def _completion(output: Any, chat_format: ChatFormat, under_way: _UnderWay) -> Completion:
-    answer = output.outputs[0]
-    failed = answer.finish_reason not in ("stop", "length", "repetition")
-    reasoning, text = chat_format.read(answer.text)
-    return Completion(
-        text=text,
-        reasoning=reasoning,
-        opened=under_way.opened,
-        finish_reason=answer.finish_reason or "",
-        prompt_tokens=len(output.prompt_token_ids),
-        cached_tokens=output.num_cached_tokens or 0,
-        completion_tokens=len(answer.token_ids),
-        temperature=under_way.temperature,
-        error=AgentError.ENGINE if failed else None,
-        error_message=f"vLLM ended the request with {answer.finish_reason!r}" if failed else "",
-    )
+def _by_token(flat: Any) -> list[list[float]]:
+    """vLLM's flat log-probabilities, by token: the sampled one's first."""
+    return [flat.logprobs[start:end] for start, end in zip(flat.start_indices, flat.end_indices, strict=True)]
 
 
 def _explain(error: Exception, model: str) -> EngineError:

@@ -166,6 +166,8 @@ def _logged(row: UtteranceRow, fingerprint: str) -> LoggedAnswer:
         cached_tokens=row.cached_tokens,
         completion_tokens=row.completion_tokens,
         temperature=row.temperature,
+        mean_logprob=row.mean_logprob,
+        self_certainty=row.self_certainty,
         started_at=row.started_at.timestamp(),
         finished_at=row.finished_at.timestamp(),
     )

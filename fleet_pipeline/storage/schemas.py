@@ -93,7 +93,7 @@ def _arrow_type(type_: Any) -> pa.DataType:
     return _TYPES[type_]
 
 
-UTTERANCES = Table("utterances", 5, UtteranceRow, TranscriptFooter)
+UTTERANCES = Table("utterances", 6, UtteranceRow, TranscriptFooter)
 PROPOSALS = Table("proposals", 5, ProposalRow, ProposalsFooter)
 DELIBERATIONS = Table("deliberations", 6, OutcomeRow, OutcomeFooter)
 SCORES = Table("scores", 2, ScoreRow, NoFooter)
@@ -138,6 +138,10 @@ def _with_rounds_done(rows: pa.Table) -> pa.Table:
     return _with_nulls(rows, {"timeout_seconds": pa.float64()})
 
 
+def _with_certainty(rows: pa.Table) -> pa.Table:
+    return _with_nulls(rows, {"mean_logprob": pa.float64(), "self_certainty": pa.float64()})
+
+
 def _with_form(rows: pa.Table) -> pa.Table:
     return _with_nulls(rows, {"form": pa.float64(), "confidence": pa.float64()})
 
@@ -162,6 +166,7 @@ UPGRADES: Mapping[tuple[TableName, int], Callable[[pa.Table], pa.Table]] = {
     ("utterances", 4): _with_raw_text,
     ("proposals", 3): _with_shortened,
     ("deliberations", 4): _with_rounds_done,
+    ("utterances", 5): _with_certainty,
     ("proposals", 4): _with_form,
     ("deliberations", 5): _with_confidence,
 }

@@ -137,6 +137,8 @@ def _utterance_row(deliberation: Deliberation, utterance: Utterance, provenance:
         cached_tokens=completion.cached_tokens,
         completion_tokens=completion.completion_tokens,
         temperature=completion.temperature,
+        mean_logprob=completion.mean_logprob,
+        self_certainty=completion.self_certainty,
         seed=utterance.request.seed,
         prompt_sha256=prompt_sha256(utterance.request.messages),
         started_at=utc(completion.started_at),

@@ -12,6 +12,7 @@ from fleet_pipeline.common.errors import EngineError
 from fleet_pipeline.deliberation.council import CouncilDefaults, Deliberation
 from fleet_pipeline.deliberation.exchange import AgentError, Completion, Request
 from fleet_pipeline.deliberation.prompts import Phase
+from fleet_pipeline.deliberation.sampling import Sampling
 from fleet_pipeline.deliberation.transcript import Status, Transcript
 from fleet_pipeline.inference.engine import Job
 from fleet_pipeline.inference.loop import drive
@@ -163,3 +164,29 @@ def test_when_the_engine_is_gone_what_each_seat_had_said_is_kept_to_the_token(en
     assert all("an illegal memory access" in u.error_message for u in said)
     assert all(len(u.text.split()) > 5 for u in said)
     assert tokens(transcripts) == backend.tokens
+
+
+def test_how_sure_the_engine_was_is_told_and_changes_nothing_that_is_said(engine: VllmEngine) -> None:
+    def said() -> list[Completion]:
+        answers: list[Completion] = []
+        short = CouncilDefaults(model=NAME, sampling=Sampling(max_tokens=16))
+        list(engine.run([a_job(a_deliberation("sure", defaults=short, num_agents=2))], answers.append))
+        return sorted(answers, key=lambda answer: answer.text)
+
+    plain, config = said(), engine.config
+    assert {(answer.mean_logprob, answer.self_certainty) for answer in plain} == {(None, None)}
+    try:
+        engine.config = config.model_copy(update={"certainty": 0})
+        alone = said()
+        engine.config = config.model_copy(update={"certainty": 5})
+        sure = said()
+    finally:
+        engine.config = config
+    assert [answer.text for answer in alone] == [answer.text for answer in sure] == [answer.text for answer in plain]
+    for mean_alone, answer in zip(alone, sure, strict=True):
+        assert answer.mean_logprob is not None
+        assert -10 < answer.mean_logprob < 0
+        assert answer.mean_logprob == pytest.approx(mean_alone.mean_logprob, abs=1e-6)
+        assert mean_alone.self_certainty is None
+        assert answer.self_certainty is not None
+        assert answer.self_certainty > 0
