@@ -17,8 +17,9 @@ from fleet_pipeline.deliberation.exchange import AgentError
 from fleet_pipeline.deliberation.prompts import Phase
 from fleet_pipeline.deliberation.transcript import Status
 
-# What decides who wins among the candidates. "both" is the mean of score and judge, each 0 to 1.
-Method = Literal["score", "judge", "both"]
+# What decides who wins among the candidates. "both" is the mean of score and judge, each 0 to 1; "consensus" is the mean
+# similarity to the other proposals.
+Method = Literal["score", "judge", "both", "consensus"]
 
 # Since the epoch, up to the last moment that a `datetime` can hold.
 Seconds = Annotated[float, Field(ge=0, le=253_402_300_799)]
@@ -65,7 +66,7 @@ MeanDistance = Annotated[float | None, "Mean pairwise lexical distance, 0 to 1; 
 Duplicates = Annotated[int | None, "Final proposals that repeat another one exactly."]
 InitialVendi = Annotated[float | None, "Vendi score before revision."]
 InitialMeanDistance = Annotated[float | None, "Mean distance before revision."]
-WonBy = Annotated[Method | None, "Of the winner, what decided: score, judge, or both (their mean)."]
+WonBy = Annotated[Method | None, "Of the winner, what decided: score, judge, both (their mean) or consensus."]
 ByLot = Annotated[bool, "Of the winner: others had the same rank, and a lot decided between them."]
 Confidence = Annotated[
     float | None,
@@ -174,6 +175,7 @@ class ProposalRow:
     relevance: Annotated[float | None, "Weighted mean of fit and coverage, 0 to 1."] = None
     novelty: Annotated[float | None, "Lexical distance to the nearest peer, 0 to 1; null without peers."] = None
     initial_novelty: Annotated[float | None, "The same before revision."] = None
+    consensus: Annotated[float | None, "Mean lexical similarity to its peers, 0 to 1; null without peers."] = None
     checks: Annotated[
         float | None, "Share of the checks on its code that passed, 0 to 1; null where there was nothing to check."
     ] = None

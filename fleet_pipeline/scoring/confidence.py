@@ -16,9 +16,9 @@ SUREST = 0.99
 
 
 def by_score(margin: float, proposals: int) -> float:
-    """Of the best of `proposals` whose score is `margin` above that of the next. From 0.5, for equals."""
+    """Of the first of `proposals` whose score is `margin` above that of the next: 0.5 for equals, less for one below it."""
     slope = SLOPE * math.sqrt(COUNCIL / max(proposals, COUNCIL))
-    return 1 / (1 + math.exp(-slope * math.sqrt(max(margin, 0.0))))
+    return 1 / (1 + math.exp(-slope * math.copysign(math.sqrt(abs(margin)), margin)))
 
 
 def by_judge(winner: float, other: float) -> float:

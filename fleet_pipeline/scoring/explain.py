@@ -16,6 +16,7 @@ _MEASURES: Mapping[Method, str] = {
     "score": "score",
     "judge": "chance to win by the judge",
     "both": "mean of score and judge",
+    "consensus": "likeness to the other proposals",
 }
 MOST_TEXT = 160
 
@@ -91,7 +92,7 @@ def _judge_lines(winner: ProposalRow, method: Method, scores: Sequence[ScoreRow]
     """How reliable the judge's verdicts are."""
     figures = {row.metric: row for row in scores if row.agent_id is None and row.metric.startswith("judge_")}
     lines = []
-    if method != "score" and winner.won_by == "score":
+    if method in ("judge", "both") and winner.won_by == "score":
         lines.append("The judge was to decide, and no verdict on every proposal could be read: the score decided.")
     for metric, words in (
         ("judge_position_consistency", "It preferred the same proposal in both orders in {share:.0%} of pairs ({n})."),

@@ -32,7 +32,9 @@ class Weights(StrictModel):
 class ScoringOptions(StrictModel):
     """How winners are chosen, and what else is measured."""
 
-    method: Method = Field(default="score", description="By what the winner is chosen: score, judge or both.")
+    method: Method = Field(
+        default="score", description="By what the winner is chosen: score, judge, both or consensus."
+    )
     clear_from: float = Field(
         default=0.65,
         ge=0.5,

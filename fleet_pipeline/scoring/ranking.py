@@ -45,22 +45,22 @@ def rank(scored: pd.DataFrame, method: Method = "score", candidates: Mapping[str
     `candidates` gives the number of candidates by deliberation id: the best by score, more where scores tie.
     Without it, all are candidates. Candidates rank first, in the order of `choice`, the value that the method uses.
     The rest follow in the order of score. Ranks are dense: 1, 2, 2, 3. A tied winner is drawn by lot from the ids,
-    so that it is the same on every machine and no seat is favoured. `won_by` names what decided: score, judge or
-    both. Without a verdict on every proposal, that is score, whatever the method. A winner's `confidence` is the
+    so that it is the same on every machine and no seat is favoured. `won_by` names what decided: the method. Without a
+    verdict on every proposal (or peers, for consensus) that is score, whatever the method. A winner's `confidence` is the
     probability that it is better than the runner-up.
     """
     ranked = scored.copy()
-    if "judge" not in ranked:
-        ranked["judge"] = float("nan")
+    for column in ("judge", "consensus"):
+        if column not in ranked:
+            ranked[column] = float("nan")
     council = ranked["deliberation_id"]
     score_rank = ranked.groupby("deliberation_id")["score"].rank(method="min", ascending=False)
     ranked["candidate"] = score_rank <= (council.map(candidates) if candidates is not None else float("inf"))
     # With verdicts on some seats only, unlike things would be compared.
-    judged = ranked["judge"].notna().groupby(council).transform("all")
-    deciding = pd.Series("score", index=ranked.index).where(~judged, method)
-    choice = ranked["score"].where(deciding == "score", ranked["judge"])
-    choice = choice.where(deciding != "both", (ranked["score"] + ranked["judge"]) / 2)
-    ranked["choice"] = choice.round(DIGITS)
+    values = {**ranked[["score", "judge", "consensus"]], "both": (ranked["score"] + ranked["judge"]) / 2}
+    known = values[method].notna().groupby(council).transform("all")
+    deciding = pd.Series("score", index=ranked.index).where(~known, method)
+    ranked["choice"] = ranked["score"].where(~known, values[method]).round(DIGITS)
     # Score and choice lie in [0, 1], so the candidates come first.
     order = ranked["choice"].where(ranked["candidate"], ranked["score"] - 2)
     ranked["rank"] = order.groupby(council).rank(method="dense", ascending=False).astype("Int64")
@@ -90,9 +90,9 @@ def _confidence(ranked: pd.DataFrame, order: pd.Series[float], deciding: pd.Seri
         _, _, score_, judge, by, index = next(seat for seat in seats if seat[0])
         _, _, other_score, other_judge, _, _ = max((seat for seat in seats if not seat[0]), key=lambda seat: seat[1])
         chances = []
-        if by != "judge":
+        if by != "judge":  # of a consensus too: it says what is alike, and not what is good
             chances.append(confidence.by_score(score_ - other_score, len(seats)))
-        if by != "score":
+        if by in ("judge", "both"):
             chances.append(confidence.by_judge(judge, other_judge))
         found[index] = sum(chances) / len(chances)
     return pd.Series(found, dtype="float64").reindex(ranked.index)

@@ -113,9 +113,9 @@ def _score_in_worker(chunk: pd.DataFrame) -> Part:
 
 
 def diversity_part(proposals: pd.DataFrame, encoder: Encoder | None = None) -> Part:
-    """How different the proposals of each council are: `novelty` and `initial_novelty` of each that has a peer."""
+    """How different the proposals of each council are: the columns of `_PEERS`, of each that has a peer."""
     figures = diversity(proposals, encoder)
-    return Part(novelty(score_frame(figures)), figures)
+    return Part(beside_peers(score_frame(figures)), figures)
 
 
 class RelevanceScorer:
@@ -160,12 +160,20 @@ def form_part(proposals: pd.DataFrame, tasks: Mapping[str, Task]) -> Part:
     return Part(seats.astype({"form": "float64"}), figures)
 
 
-def novelty(tall: pd.DataFrame) -> pd.DataFrame:
-    """One row per proposal that has a peer: `deliberation_id`, `agent_id`, `novelty` and `initial_novelty`."""
-    rows = tall[(tall["metric"] == "novelty") & (tall["version"] == LEXICAL)]
-    columns = {"final": "novelty", "initial": "initial_novelty"}
-    wide = rows.pivot(index=SEAT, columns="phase", values="value").rename(columns=columns)
-    return wide.reindex(columns=list(columns.values())).astype("float64").reset_index().rename_axis(columns=None)
+# Columns by metric and phase.
+_PEERS = {
+    ("novelty", "final"): "novelty",
+    ("novelty", "initial"): "initial_novelty",
+    ("consensus", "final"): "consensus",
+}
+
+
+def beside_peers(tall: pd.DataFrame) -> pd.DataFrame:
+    """One row per proposal that has a peer: `deliberation_id`, `agent_id`, and the columns of `_PEERS`."""
+    rows = tall[tall["metric"].isin([metric for metric, _ in _PEERS]) & (tall["version"] == LEXICAL)]
+    names = [_PEERS[key] for key in zip(rows["metric"], rows["phase"], strict=True)]
+    wide = rows.assign(column=names).pivot(index=SEAT, columns="column", values="value")
+    return wide.reindex(columns=list(_PEERS.values())).astype("float64").reset_index().rename_axis(columns=None)
 
 
 def council_figures(scores: Iterable[Score]) -> CouncilFigures:

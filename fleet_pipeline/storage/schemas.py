@@ -143,7 +143,7 @@ def _with_certainty(rows: pa.Table) -> pa.Table:
 
 
 def _with_form(rows: pa.Table) -> pa.Table:
-    return _with_nulls(rows, {"form": pa.float64(), "confidence": pa.float64()})
+    return _with_nulls(rows, {"form": pa.float64(), "consensus": pa.float64(), "confidence": pa.float64()})
 
 
 def _with_confidence(rows: pa.Table) -> pa.Table:

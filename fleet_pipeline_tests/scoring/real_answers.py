@@ -31,7 +31,7 @@ STRENGTH = {
 WEAK = 10.0
 # Weak models write less. Pairs whose lengths differ by less than a third say what a score knows beside length.
 LIKE_LENGTH = 4 / 3
-SIGNALS = ("score", "form", "fit", "length")
+SIGNALS = ("score", "form", "fit", "novelty", "consensus", "length")
 REQUIREMENTS: dict[str, list[str]] = json.loads(
     Path(__file__).with_name("cases").joinpath("requirements.json").read_text()
 )

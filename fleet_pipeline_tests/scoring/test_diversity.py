@@ -82,7 +82,7 @@ def test_scores_stay_in_their_ranges_on_any_text(texts: list[str], data) -> None
     n = len(texts)
     ranges = {
         "vendi": (1, n), "mean_distance": (0, 1), "duplicates": (0, 1), "near_duplicates": (0, 1), "distinct_2": (0, 1),
-        "compression_ratio": (0, 1_000), "novelty": (0, 1), "moved": (0, 1), "adopted": (0, 1), "vendi_change": (1 - n, n - 1),
+        "compression_ratio": (0, 1_000), "novelty": (0, 1), "consensus": (0, 1), "moved": (0, 1), "adopted": (0, 1), "vendi_change": (1 - n, n - 1),
     }  # fmt: skip
     for score in diversity(frame(texts, initial=initial)):
         low, high = ranges[score.metric]

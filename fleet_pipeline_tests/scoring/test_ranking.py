@@ -125,6 +125,19 @@ def test_both_is_the_mean_of_score_and_judge() -> None:
     assert found["winner"].tolist() == [False, True]
 
 
+def test_a_consensus_wins_over_a_better_score_and_is_trusted_no_further_than_the_scores_say() -> None:
+    seats = pd.DataFrame(
+        {"deliberation_id": "d", "agent_id": list("abc"), "score": [0.9, 0.5, 0.1], "consensus": [0.2, 0.6, 0.5]}
+    )
+    found = rank(seats, "consensus")
+    assert found.query("winner")[["agent_id", "won_by"]].to_numpy().tolist() == [["b", "consensus"]]
+    assert found["confidence"].max() > 0.5  # the next is c, whose score is lower
+    against = rank(seats.assign(consensus=[0.5, 0.6, 0.2]), "consensus")
+    assert against["confidence"].max() < 0.5  # the next is a
+    alone = rank(seats.assign(consensus=[0.2, NAN, 0.5]), "consensus")
+    assert alone.query("winner")[["agent_id", "won_by"]].to_numpy().tolist() == [["a", "score"]]
+
+
 @pytest.mark.parametrize("judge", [[NAN, NAN], [0.9, NAN]])
 def test_without_a_verdict_on_every_seat_the_score_decides_and_that_is_said(judge: list[float]) -> None:
     found = ranked(0.3, 0.6, judge=judge, method="judge")
