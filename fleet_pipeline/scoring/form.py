@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from fleet_pipeline.deliberation.task import Task
 from fleet_pipeline.scoring.relevance import reference_text
-from fleet_pipeline.scoring.text import content, general_stems, units
+from fleet_pipeline.scoring.text import MAX_CHARACTERS, content, general_stems, units
 
 FORM_VERSION = "1"
 # A unit says something new from so many words on that neither the task, nor any general text, nor the units before it has.
@@ -25,7 +25,8 @@ MOST_WORDS, MOST_MARKS, MOST_PARAGRAPHS = 200, 8, 10
 BRIEF, LONG = 8, 30
 WEIGHTS = {"specificity": 0.5, "marks": 0.25, "paragraphs": 0.1, "brevity": 0.15}
 
-_MARK = re.compile(r"^\s*#{1,6}\s|\*\*[^*\n]+\*\*|^\s*```|^\s*\|", re.MULTILINE)
+# Of spaces and tabs alone: `\s*` would read all blank lines that follow, again from each of them.
+_MARK = re.compile(r"^[ \t]*(?:#{1,6}[ \t]|```|\|)|\*\*[^*\n]+\*\*", re.MULTILINE)
 _PARAGRAPH = re.compile(r"\n\s*\n")
 
 
@@ -48,6 +49,7 @@ class Form(NamedTuple):
 def form(text: str, task: Task) -> Form:
     asked = [word for unit in units(reference_text(task)) for word in unit.stems]
     known = set(content(tuple(asked))) | general_stems()
+    text = text[:MAX_CHARACTERS]
     said = units(text)
     words = [word for unit in said for word in unit.stems]
     new: set[str] = set()

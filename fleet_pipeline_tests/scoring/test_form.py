@@ -48,6 +48,12 @@ def test_a_heap_of_rare_words_is_no_prose_and_a_task_without_function_words_expe
     assert form(heap, Task(task_id="t", description="為銀行設計限流器")).naturalness == 1
 
 
+@pytest.mark.parametrize("line", ["\n", " \n", "**\n", "|", "# ", "\t", "**a", "```\n"])
+def test_a_hostile_text_of_a_million_characters_is_read_to_its_end(line: str) -> None:
+    """Blank lines took the square of their number: 200,000 of them would have taken hours."""
+    assert form(line * (1_000_000 // len(line)) + "x", TASK).value <= 1
+
+
 @given(st.text(), st.text(min_size=1).filter(lambda text: text.strip()))
 def test_every_text_has_a_form_between_0_and_1(text: str, asked: str) -> None:
     found = form(text, Task.model_construct(task_id="t", description=asked, constraints=Constraints()))

@@ -8,6 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from fleet_pipeline.cli import main
+from fleet_pipeline.services.doctor import import_remedy
 
 pytestmark = [pytest.mark.instance, pytest.mark.broker]
 
@@ -72,6 +73,13 @@ def test_a_dagster_yaml_that_says_nothing_of_lost_runs_is_a_warning(examined, tm
     _, found = examined("--model", "fleet-tiny")
     assert found["Dagster"]["health"] == "warn"
     assert "run_monitoring, run_retries, concurrency.pools" in found["Dagster"]["said"]
+
+
+def test_kernels_that_lack_a_library_are_told_by_the_package_that_has_it() -> None:
+    """On a slim image vLLM imported, and failed as it started: 'object has no attribute init_cpu_memory_env'."""
+    error = "libnuma.so.1: cannot open shared object file: No such file or directory"
+    assert "apt-get install libnuma1" in import_remedy(error)
+    assert import_remedy("No module named 'torch'") == "make setup, from nothing: rm -rf .venv"
 
 
 def test_people_read_a_line_for_each_and_its_remedy_below(examined) -> None:
