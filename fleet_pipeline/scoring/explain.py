@@ -33,7 +33,8 @@ def explain(
     winner, weights = winners[0], scoring.weights
     lines = [*_how_it_won(outcome, winner, answered), *_judge_lines(winner, scoring.method, scores)]
     lines += ["", "Its score and the others':"]
-    lines += [_score_line(seat, weights) for seat in answered]
+    first = "first" if outcome.clear_winner is False else "winner"
+    lines += [_score_line(seat, weights, first) for seat in answered]
     lines += [*_next_best(winner, answered, weights), *_coverage(winner), *_findings(winner), *_conformity(outcome)]
     return lines
 
@@ -107,9 +108,9 @@ def _judge_lines(winner: ProposalRow, method: Method, scores: Sequence[ScoreRow]
     return ["", "The judge:", *(f"  {line}" for line in lines)] if lines else []
 
 
-def _score_line(seat: ProposalRow, weights: Mapping[str, float]) -> str:
-    terms = [f"{share:.2f} x {part} {value:.3f}" for part, (value, share) in parts_of(seat, weights).items()]
-    mark = "  winner" if seat.winner else ""
+def _score_line(seat: ProposalRow, weights: Mapping[str, float], first: str) -> str:
+    terms = [f"{share:.2f} x {part} {value:.3f}" for part, (value, share) in parts_of(seat, weights).items() if share]
+    mark = f"  {first}" if seat.winner else ""
     low, high = _number(seat.judge_low, 2), _number(seat.judge_high, 2)
     judged = "" if seat.judge is None else f"; judge {_number(seat.judge, 2)} ({low} to {high})"
     return f"  {seat.rank}. {seat.agent_id}  {_number(seat.score)} = {' + '.join(terms)}{judged}{mark}"
