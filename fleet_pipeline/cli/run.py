@@ -206,7 +206,8 @@ def _event_line(event: Envelope) -> str | None:
     if not event.event_type.startswith("deliberation."):
         return None
     ended = DeliberationEnded.model_validate(event.payload)
-    winner = f"winner {ended.winner_id}" if ended.winner_id else ""
+    said = "no clear winner; first" if ended.clear_winner is False else "winner"
+    winner = f"{said} {ended.winner_id}" if ended.winner_id else ""
     return f"event {event.event_type}  {ended.deliberation_id}  {winner}"
 
 
