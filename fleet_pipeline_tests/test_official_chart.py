@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
+from fleet_pipeline.instance.names import CODE_LOCATION
 from fleet_pipeline_tests.support.manifests import K8S, At, Manifest, allows, render, render_with
 
 pytestmark = pytest.mark.instance
@@ -100,6 +101,13 @@ def test_its_pods_are_those_of_the_base_in_all_that_both_say(name: str) -> None:
     assert mounts.keys() == {one["mountPath"] for one in base["volumeMounts"]}
     assert {one["name"] for one in pod["spec"]["volumes"]} == set(mounts.values())
     assert VALUES["global"]["dagsterHome"] not in mounts  # the chart mounts its dagster.yaml there
+
+
+def test_the_code_location_has_the_name_that_it_has_without_the_chart() -> None:
+    [server] = VALUES["dagsterWebserver"]["workspace"]["servers"]
+    [plain] = yaml.safe_load((K8S / "base/workspace.yaml").read_text())["load_from"]
+    assert server["name"] == plain["grpc_server"]["location_name"] == CODE_LOCATION
+    assert (server["host"], server["port"]) == (CODE["name"], CODE["port"])
 
 
 def test_beside_the_chart_the_base_keeps_all_but_what_the_chart_has(tmp_path: Path) -> None:

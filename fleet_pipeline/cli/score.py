@@ -58,7 +58,8 @@ def score(file: str, embeddings: str | None, as_json: bool) -> None:
         fail(f"{file}: no valid case in it", INVALID)
     options = settings.scoring
     encoder = Encoder(options.embeddings, options.embeddings_device) if options.embeddings else None
-    results = case_results(names, score_cases(cases, settings.weights, encoder, processes=_processes(len(cases))))
+    scored = score_cases(cases, settings.weights, encoder, processes=_processes(len(cases)))
+    results = case_results(names, scored, options.clear_from)
     if as_json:
         click.echo(json.dumps(results, indent=2))
     else:

@@ -172,10 +172,12 @@ class ProposalRow:
     coverage: Annotated[
         float | None, "Mean share of each requirement and criterion taken up, 0 to 1; null without any."
     ] = None
-    relevance: Annotated[float | None, "Weighted mean of fit and coverage, 0 to 1."] = None
+    relevance: Annotated[float | None, "Mean of fit and coverage, 0 to 1."] = None
     novelty: Annotated[float | None, "Lexical distance to the nearest peer, 0 to 1; null without peers."] = None
     initial_novelty: Annotated[float | None, "The same before revision."] = None
-    consensus: Annotated[float | None, "Mean lexical similarity to its peers, 0 to 1; null without peers."] = None
+    consensus: Annotated[
+        float | None, "Mean lexical similarity to its peers, 0 to 1; null with fewer than two of them."
+    ] = None
     checks: Annotated[
         float | None, "Share of the checks on its code that passed, 0 to 1; null where there was nothing to check."
     ] = None

@@ -111,7 +111,7 @@ class _Result(_WithTexts):
         default=None, description="The probability that the winner is better than the runner-up; null without one."
     )
     clear_winner: bool | None = Field(
-        default=None, description="False: the confidence is too low to name a winner; the results are in order."
+        default=None, description="False: the confidence is too low for a verdict; the ranks are an order."
     )
     results: list[Result]
     failed_agents: list[FailedAgent]

@@ -29,7 +29,8 @@ def certainty(tokens: Sequence[Sequence[float]], vocabulary: int) -> Certainty |
 
 
 def _divergence(likeliest: Sequence[float], vocabulary: int) -> float:
-    """Of one position: -1/V x the sum of log(V p) over the vocabulary of V."""
+    """Of one position: -1/V x the sum of log(V p) over the vocabulary of V. A schema forbids tokens: they have no part."""
+    likeliest = [one for one in likeliest if one > -math.inf]
     rest = vocabulary - len(likeliest)
     left = max(1.0 - sum(map(math.exp, likeliest)), 1e-12)
     total = sum(likeliest) + (rest * math.log(left / rest) if rest > 0 else 0.0)

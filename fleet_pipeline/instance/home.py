@@ -4,7 +4,7 @@ import fcntl
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from importlib import resources
 from pathlib import Path
 
@@ -33,12 +33,11 @@ def open_instance() -> Iterator[dg.DagsterInstance]:
 @contextmanager
 def _alone(home: Path) -> Iterator[None]:
     """Let one command at a time set `home` up: two that make Dagster's databases together fail on each other's tables."""
-    folder = os.open(home, os.O_RDONLY)
-    try:
-        fcntl.flock(folder, fcntl.LOCK_EX)
+    with ExitStack() as stack:
+        # A home that cannot be written to is a cluster's, whose database has locks of its own; some file systems have none.
+        with suppress(OSError):
+            fcntl.flock(stack.enter_context((home / ".lock").open("a")), fcntl.LOCK_EX)
         yield
-    finally:
-        os.close(folder)
 
 
 def _broken(home: Path, error: Exception) -> str:

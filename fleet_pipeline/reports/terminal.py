@@ -64,7 +64,7 @@ def run_table(rows: Sequence[OutcomeRow]) -> RenderableType:
     if unclear_ones := sum(row.clear_winner is False for row in rows):
         parts.append(
             Text(
-                f"{unclear_ones} have no clear winner (marked ?): `fleet explain ID` says what would decide",
+                f"no clear winner in {unclear_ones} of {len(rows)} (marked ?): `fleet explain ID` says what would decide",
                 style="yellow",
             )
         )
@@ -155,7 +155,10 @@ def cases_table(results: Sequence[Mapping[str, Any]]) -> RenderableType:
             table.add_row(
                 Text(printable(result["name"]) if first else ""),
                 "-" if seat["rank"] is None else f"{seat['rank']}{' tied' if seat['tied'] else ''}",
-                Text(printable(seat["agent_id"]), style="green" if seat["winner"] else ""),
+                Text(
+                    printable(seat["agent_id"]) + (" ?" if seat["clear_winner"] is False else ""),
+                    style="green" if seat["winner"] else "",
+                ),
                 *(
                     number(seat[name])
                     for name in ("score", "relevance", "fit", "coverage", "form", "novelty", "checks")

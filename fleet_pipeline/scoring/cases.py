@@ -12,8 +12,9 @@ from fleet_pipeline.common.json_input import JsonObject
 from fleet_pipeline.common.text import is_blank
 from fleet_pipeline.common.validation import describe
 from fleet_pipeline.deliberation.task import Constraints, Task, rubric_points
+from fleet_pipeline.scoring.confidence import is_clear
 from fleet_pipeline.scoring.embeddings import Encoder
-from fleet_pipeline.scoring.options import Weights
+from fleet_pipeline.scoring.options import ScoringOptions, Weights
 from fleet_pipeline.scoring.score import Scored, score_proposals
 
 
@@ -122,6 +123,7 @@ class ScoredProposal(TypedDict):
     tied: bool
     winner: bool
     confidence: float | None  # of the winner
+    clear_winner: bool | None  # of the winner: its confidence is high enough for a verdict
     evidence: list[JsonObject]  # as in the table of proposals
     findings: list[CaseFinding]
 
@@ -134,8 +136,10 @@ class CaseResult(TypedDict):
     proposals: list[ScoredProposal]
 
 
-def case_results(names: Sequence[str], scored: Scored) -> list[CaseResult]:
-    """One for each case, in the order of `names`."""
+def case_results(
+    names: Sequence[str], scored: Scored, clear_from: float = ScoringOptions().clear_from
+) -> list[CaseResult]:
+    """One for each case, in the order of `names`. A winner is a clear one from the confidence `clear_from` on."""
     tall = scored.scores[scored.scores["agent_id"].isna()]
     by_case = {key: part.to_dict("records") for key, part in scored.proposals.groupby("deliberation_id")}
     figures = {key: part.to_dict("records") for key, part in tall.groupby("deliberation_id")}
@@ -146,11 +150,12 @@ def case_results(names: Sequence[str], scored: Scored) -> list[CaseResult]:
         for figure in figures.get(str(index), ()):
             embedded = figure["version"].startswith("embedding:")
             diversity[f"embedding_{figure['metric']}" if embedded else figure["metric"]] = figure["value"]
-        results.append({"name": name, "diversity": diversity, "proposals": [_result(row) for row in rows]})
+        results.append({"name": name, "diversity": diversity, "proposals": [_result(row, clear_from) for row in rows]})
     return results
 
 
-def _result(row: Mapping[Any, Any]) -> ScoredProposal:
+def _result(row: Mapping[Any, Any], clear_from: float) -> ScoredProposal:
+    sure = _number(row["confidence"])
     return {
         "agent_id": row["agent_id"],
         "relevance": _number(row["relevance"]),
@@ -163,7 +168,8 @@ def _result(row: Mapping[Any, Any]) -> ScoredProposal:
         "rank": None if pd.isna(row["rank"]) else int(row["rank"]),
         "tied": row["tied"] is True,
         "winner": row["winner"] is True,
-        "confidence": _number(row["confidence"]),
+        "confidence": sure,
+        "clear_winner": None if sure is None else is_clear(sure, clear_from, by_lot=row["by_lot"] is True),
         "evidence": [asdict(entry) for entry in _list(row["evidence"])],
         "findings": [
             {"check": check.check, "line": finding.line, "message": finding.message}

@@ -21,6 +21,11 @@ def by_score(margin: float, proposals: int) -> float:
     return 1 / (1 + math.exp(-slope * math.copysign(math.sqrt(abs(margin)), margin)))
 
 
+def is_clear(confidence: float, clear_from: float, *, by_lot: bool) -> bool:
+    """Whether a winner is a verdict. One that was drawn by lot is none, whatever is asked."""
+    return confidence >= clear_from and not by_lot
+
+
 def by_judge(winner: float, other: float) -> float:
     """By the Bradley-Terry model, from the two chances to win against an average peer. As good as the judge is."""
     odds = [chance / (1 - chance) for chance in (min(max(one, 1 - SUREST), SUREST) for one in (winner, other))]

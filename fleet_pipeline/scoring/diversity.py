@@ -137,7 +137,7 @@ def _council_scores(council: _Council, matrices: list[tuple[str, Matrix]]) -> It
             for agent, nearest in zip(agents, nearest_distance(matrix), strict=True):
                 if nearest is not None:
                     yield Score(key, agent, None, phase, "novelty", version, nearest, n)
-            if n > 1 and phase == "final":
+            if n > 2 and phase == "final":  # of two, both are as like the other
                 for agent, likeness in zip(agents, (matrix.sum(axis=1) - 1) / (n - 1), strict=True):
                     yield Score(key, agent, None, phase, "consensus", version, float(likeness), n)
         if initial is not None:

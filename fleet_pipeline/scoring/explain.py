@@ -31,7 +31,7 @@ def explain(
         reason = outcome.error_message or "no proposal was ranked"
         return [f"{outcome.deliberation_id} has no winner: it is {outcome.status}: {reason}"]
     winner, weights = winners[0], scoring.weights
-    lines = [*_how_it_won(outcome, winner, answered), *_judge_lines(winner, scoring.method, scores)]
+    lines = [*_how_it_won(outcome, winner, scoring.method, answered), *_judge_lines(winner, scoring.method, scores)]
     lines += ["", "Its score and the others':"]
     first = "first" if outcome.clear_winner is False else "winner"
     lines += [_score_line(seat, weights, first) for seat in answered]
@@ -51,7 +51,7 @@ def parts_of(seat: ProposalRow, weights: Mapping[str, float]) -> dict[str, tuple
     return {part: (value, weights[part] / total if total else equal) for part, value in counted.items()}
 
 
-def _how_it_won(outcome: OutcomeRow, winner: ProposalRow, answered: Sequence[ProposalRow]) -> list[str]:
+def _how_it_won(outcome: OutcomeRow, winner: ProposalRow, method: Method, answered: Sequence[ProposalRow]) -> list[str]:
     if winner.confidence is None:
         return [_best(winner, answered)]
     if outcome.clear_winner is not False:
@@ -59,13 +59,13 @@ def _how_it_won(outcome: OutcomeRow, winner: ProposalRow, answered: Sequence[Pro
     return [
         f"There is no clear winner: the first is better than the next with a probability of {winner.confidence:.2f} only.",
         _best(winner, answered).replace(" won ", " is first ", 1),
-        *_what_would_decide(winner, len(answered)),
+        *_what_would_decide(winner, method, len(answered)),
     ]
 
 
-def _what_would_decide(winner: ProposalRow, answered: int) -> list[str]:
+def _what_would_decide(winner: ProposalRow, method: Method, answered: int) -> list[str]:
     remedies = []
-    if winner.won_by == "score":
+    if method == "score":
         remedies.append('ask a judge that is worth asking ([judge] enabled, [scoring] method = "both")')
     if winner.coverage is None:
         remedies.append("give the task requirements, so that it counts what is covered")

@@ -3,7 +3,7 @@
 The weights were chosen by hand, in round numbers, and measured on published answers of models of known strength
 (`fleet_pipeline_tests.scoring.real_answers`). Some of this is a style that judges like, and whoever knows it can imitate it. So each
 sign is bounded, what is laid out counts no further than there are units that say something new, and the score counts
-`form` as far as a proposal is relevant (`ranking`).
+less of `form` where a proposal is not relevant (`ranking`).
 """
 
 from __future__ import annotations
@@ -26,8 +26,12 @@ BRIEF, LONG = 8, 30
 WEIGHTS = {"specificity": 0.5, "marks": 0.25, "paragraphs": 0.1, "brevity": 0.15}
 
 # Of spaces and tabs alone: `\s*` would read all blank lines that follow, again from each of them.
-_MARK = re.compile(r"^[ \t]*(?:#{1,6}[ \t]|```|\|)|\*\*[^*\n]+\*\*", re.MULTILINE)
+_MARK = re.compile(r"^[ \t]*(?:#{1,6}[ \t]|\|)|\*\*[^*\n]+\*\*", re.MULTILINE)
+_BLOCK = re.compile(r"^[ \t]*```.*?(?:^[ \t]*```|\Z)", re.MULTILINE | re.DOTALL)
 _PARAGRAPH = re.compile(r"\n\s*\n")
+# Prose of the languages whose function words are known has 0.3 to 0.5 of them. A task in another one has a few at most: names
+# and terms in English.
+KNOWN_LANGUAGE, MOST_EXPECTED = 0.15, 0.4
 
 
 class Form(NamedTuple):
@@ -38,7 +42,7 @@ class Form(NamedTuple):
     paragraphs: float
     brevity: float  # of sentences
     repetition: float  # share of word triples that were there before
-    naturalness: float  # function words, beside those of the task: a heap of rare words has none
+    naturalness: float  # function words outside of code, beside those of the task: a heap of rare words has none
 
     @property
     def value(self) -> float:
@@ -59,15 +63,17 @@ def form(text: str, task: Task) -> Form:
         telling += len(fresh) >= TELLING
         new |= fresh
     triples = list(zip(words, words[1:], words[2:], strict=False))
-    marks, paragraphs = len(_MARK.findall(text)), len(_PARAGRAPH.findall(text))
+    prose, blocks = _BLOCK.subn("", text)
+    marks, paragraphs = blocks + len(_MARK.findall(prose)), len(_PARAGRAPH.findall(text))
     mean = len(words) / len(said) if said else LONG
+    told = words if not blocks else [word for unit in units(prose) for word in unit.stems]
     return Form(
         _share(len(new), MOST_WORDS),
         _share(min(marks, telling), MOST_MARKS),
         _share(min(paragraphs, telling), MOST_PARAGRAPHS),
         min(max((LONG - mean) / (LONG - BRIEF), 0.0), 1.0),
         1 - len(set(triples)) / len(triples) if triples else 0.0,
-        _naturalness(words, asked),
+        _naturalness(told, asked),
     )
 
 
@@ -75,11 +81,15 @@ def _share(count: int, most: int) -> float:
     return min(math.log1p(count) / math.log1p(most), 1.0)
 
 
-def _naturalness(words: list[str], asked: list[str]) -> float:
-    """1 from half of the task's share of function words on. Where the task's language is unknown, it has none: then 1."""
-    expected = min(_function_share(asked), 0.4) / 2
-    return min(_function_share(words) / expected, 1.0) if expected else 1.0
+def _naturalness(prose: list[str], asked: list[str]) -> float:
+    """Of what stands outside of code blocks; 1 where nothing does. 1 from half of the task's share of function words on."""
+    expected = _function_share(asked)
+    if expected < KNOWN_LANGUAGE or not prose:
+        return 1.0
+    return min(_function_share(prose) / (min(expected, MOST_EXPECTED) / 2), 1.0)
 
 
 def _function_share(words: list[str]) -> float:
-    return sum(word[0] == "-" for word in words) / len(words) if words else 0.0
+    """Without single characters, which get the mark of a function word as well."""
+    long = [word for word in words if len(word) > 2 or word[0] != "-"]
+    return sum(word[0] == "-" for word in long) / len(long) if long else 0.0

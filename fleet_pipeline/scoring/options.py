@@ -18,13 +18,15 @@ class Weights(StrictModel):
     novelty: float = Field(default=0.0, ge=0, le=1, description="Distance to the nearest peer, times relevance.")
     checks: float = Field(default=0.1, ge=0, le=1, description="Share of checks on its code passed, times relevance.")
 
-    form: float = Field(default=0.4, ge=0, le=1, description="How much it says and how it is laid out, if relevant.")
+    form: float = Field(
+        default=0.4, ge=0, le=1, description="How much it says and how it is laid out; less without relevance."
+    )
 
     @model_validator(mode="after")
     def _some_weight(self) -> Weights:
         if self.fit + self.coverage <= 0:
             raise ValueError(
-                "fit or coverage must be above 0: novelty, checks and form count as far as a proposal is relevant"
+                "fit or coverage must be above 0: the other parts count less where a proposal is not relevant"
             )
         return self
 

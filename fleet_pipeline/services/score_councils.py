@@ -136,7 +136,8 @@ def ranked_councils(
             diversity=council_figures(scores),
             clear_from=options.clear_from,
         )
-        all_scores = [*scores, *seat_scores(seat for seat in council if seat["score"] is not None)]
+        of_seats = seat_scores(seat for seat in council if seat["score"] is not None)
+        all_scores = [*scores, *(figure for figure in of_seats if wins or figure.metric != "confidence")]
         rows = [_score_row(figure, fingerprint, run_id) for figure in all_scores]
         yield RankedCouncil(key, proposal_rows(council, run_id, wins), footer, rows)
 

@@ -29,6 +29,14 @@ def test_what_the_likeliest_leave_is_spread_evenly() -> None:
     assert of_two.self_certainty == pytest.approx(of_all.self_certainty)
 
 
+def test_what_a_schema_forbids_has_no_part() -> None:
+    found = certainty([[-0.1, -0.1, -math.inf]], 100)
+    assert found == certainty([[-0.1, -0.1]], 100)
+    assert found is not None
+    assert found.self_certainty is not None
+    assert math.isfinite(found.self_certainty)
+
+
 def test_without_likeliest_there_is_the_mean_alone_and_without_a_token_nothing() -> None:
     assert certainty([[-1.0], [-3.0]], 100) == Certainty(-2.0, None)
     assert certainty([], 100) is None

@@ -55,7 +55,7 @@ def test_a_lead_too_small_for_a_verdict_is_no_winner_anywhere() -> None:
     out.print(run_table([unclear, clear]))
     lines = out.file.getvalue().splitlines()
     assert [" 002 ? " in line for line in lines[1:3]] == [True, False]
-    assert "1 have no clear winner (marked ?): `fleet explain ID` says what would decide" in lines[3]
+    assert "no clear winner in 1 of 2 (marked ?): `fleet explain ID` says what would decide" in lines[3]
     out.print(status_table([a_status(winner_id="agent-dev-002", clear_winner=False)]))
     assert out.file.getvalue().count("002 ?") == 2
     out.print(deliberation_page(unclear, [a_seat(2, "Redis.", winner=True, rank=1)], []))

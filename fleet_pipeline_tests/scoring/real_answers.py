@@ -18,6 +18,7 @@ import numpy as np
 
 from fleet_pipeline.scoring import confidence
 from fleet_pipeline.scoring.cases import score_cases
+from fleet_pipeline.scoring.options import ScoringOptions
 
 STRENGTH = {
     "gpt-4o-2024-05-13": 51.3,
@@ -145,7 +146,7 @@ def report(file: Path, strengths: Path | None = None, plot: Path | None = None) 
     lines.append("| --- | --- | --- | --- | --- |")
     for size in range(2, min(len(strength), 6) + 1):
         sure, right = verdicts(answers, size)
-        unclear = sure < 0.65
+        unclear = sure < ScoringOptions().clear_from
         there = f"{right[unclear].mean():.2f}" if unclear.any() else "-"
         lines.append(
             f"| {size} | {right.mean():.3f} | {calibration_error(sure, right):.3f} | {unclear.mean():.2f} | {there} |"

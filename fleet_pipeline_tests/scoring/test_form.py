@@ -45,7 +45,16 @@ def test_a_heap_of_rare_words_is_no_prose_and_a_task_without_function_words_expe
     heap = "zymurgy quixotic bandicoot verdigris flummery ossify perihelion gossamer marzipan obsidian calliope"
     assert form(heap, TASK).naturalness == 0
     assert form(PLAIN, TASK).naturalness == 1
-    assert form(heap, Task(task_id="t", description="為銀行設計限流器")).naturalness == 1
+    for unknown in ("為銀行設計限流器", "为登录页面编写密码重置功能，并在 5 次失败后锁定账户 (A 方案)。"):  # noqa: RUF001
+        assert form(heap, Task(task_id="t", description=unknown)).naturalness == 1
+
+
+def test_code_is_no_heap_of_words_and_its_signs_are_no_headings() -> None:
+    """An answer that was one block of code had a seventh of its form, and vague sentences won over it."""
+    code = "```python\n# a comment\n# another\ndef slug(title: str) -> str:\n    return f(**a, **b) + '-'.join(title.split())\n```"
+    assert form(code, TASK).naturalness == 1
+    assert form(code, TASK).marks == form("```\nalpha beta gamma\n```", TASK).marks
+    assert form(f"{PLAIN}\n\n{code}", TASK).naturalness == 1
 
 
 @pytest.mark.parametrize("line", ["\n", " \n", "**\n", "|", "# ", "\t", "**a", "```\n"])

@@ -87,6 +87,8 @@ def test_a_winner_has_a_confidence_that_grows_with_its_lead_and_falls_with_the_n
     assert judged == pytest.approx(0.8)  # of a chance of 0.8 against one of 0.5
     assert confidence(0.5, 0.4, judge=[1.0, 0.0], method="judge") < 1
     assert ranked(0.5)["confidence"].isna().all()
+    alone = confidence(0.5, 0.4, 0.3, judge=[0.2, 0.9, 0.5], method="judge", k=1)
+    assert alone == confidence(0.5, 0.4, 0.3)  # by score, which made it the one candidate
 
 
 def test_ranks_have_no_gaps_and_ties_are_said() -> None:
