@@ -166,27 +166,38 @@ def test_when_the_engine_is_gone_what_each_seat_had_said_is_kept_to_the_token(en
     assert tokens(transcripts) == backend.tokens
 
 
-def test_how_sure_the_engine_was_is_told_and_changes_nothing_that_is_said(engine: VllmEngine) -> None:
-    def said() -> list[Completion]:
+def test_how_sure_the_engine_was_is_told_of_every_answer(engine: VllmEngine) -> None:
+    def said(certainty: int | None) -> list[Completion]:
         answers: list[Completion] = []
         short = CouncilDefaults(model=NAME, sampling=Sampling(max_tokens=16))
+        engine.config = config.model_copy(update={"certainty": certainty})
         list(engine.run([a_job(a_deliberation("sure", defaults=short, num_agents=2))], answers.append))
-        return sorted(answers, key=lambda answer: answer.text)
+        return answers
 
-    plain, config = said(), engine.config
-    assert {(answer.mean_logprob, answer.self_certainty) for answer in plain} == {(None, None)}
+    config = engine.config
     try:
-        engine.config = config.model_copy(update={"certainty": 0})
-        alone = said()
-        engine.config = config.model_copy(update={"certainty": 5})
-        sure = said()
+        plain, mean_alone, sure = said(None), said(0), said(5)
     finally:
         engine.config = config
-    assert [answer.text for answer in alone] == [answer.text for answer in sure] == [answer.text for answer in plain]
-    for mean_alone, answer in zip(alone, sure, strict=True):
+    assert {(answer.mean_logprob, answer.self_certainty) for answer in plain} == {(None, None)}
+    assert {answer.self_certainty for answer in mean_alone} == {None}
+    for answer in [*mean_alone, *sure]:
         assert answer.mean_logprob is not None
         assert -10 < answer.mean_logprob < 0
-        assert answer.mean_logprob == pytest.approx(mean_alone.mean_logprob, abs=1e-6)
-        assert mean_alone.self_certainty is None
+    for answer in sure:
         assert answer.self_certainty is not None
         assert answer.self_certainty > 0
+
+
+def test_asking_how_sure_it_is_changes_nothing_else_that_the_engine_is_asked(engine: VllmEngine) -> None:
+    """Texts are no proof: in bfloat16 another company in the batch turns a token now and then."""
+    request, config = Request("r", NAME, (), Sampling(temperature=0.7), seed=7), engine.config
+    try:
+        plain = engine._params(request, 100)
+        engine.config = config.model_copy(update={"certainty": 5})
+        sure = engine._params(request, 100)
+    finally:
+        engine.config = config
+    assert (plain.logprobs, sure.logprobs) == (None, 5)
+    sure.logprobs = None
+    assert repr(sure) == repr(plain)
