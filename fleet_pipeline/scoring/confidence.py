@@ -8,8 +8,8 @@ more alike in truth than of three, so that the same margin says less: the slope 
 
 import math
 
-# By maximum likelihood over 3,200 councils of three. Of four, five and six the likeliest are 3.8, 3.2 and 3.0, as the root says.
 CONFIDENCE_VERSION = "1"
+# By maximum likelihood over 3,200 councils of three. Of four, five and six the likeliest are 3.8, 3.2 and 3.0, as the root says.
 SLOPE, COUNCIL = 4.4, 3
 # A judge's chances are kept off 0 and 1: a few verdicts prove nothing.
 SUREST = 0.99

@@ -53,12 +53,15 @@ def parts_of(seat: ProposalRow, weights: Mapping[str, float]) -> dict[str, tuple
 
 def _how_it_won(outcome: OutcomeRow, winner: ProposalRow, method: Method, answered: Sequence[ProposalRow]) -> list[str]:
     if winner.confidence is None:
-        return [_best(winner, answered)]
+        return [_best(winner, answered, "won")]
     if outcome.clear_winner is not False:
-        return [_best(winner, answered), f"It is better than the next with a probability of {winner.confidence:.2f}."]
+        return [
+            _best(winner, answered, "won"),
+            f"It is better than the next with a probability of {winner.confidence:.2f}.",
+        ]
     return [
         f"There is no clear winner: the first is better than the next with a probability of {winner.confidence:.2f} only.",
-        _best(winner, answered).replace(" won ", " is first ", 1),
+        _best(winner, answered, "is first"),
         *_what_would_decide(winner, method, len(answered)),
     ]
 
@@ -73,7 +76,7 @@ def _what_would_decide(winner: ProposalRow, method: Method, answered: int) -> li
     return [f"What would decide: {'; '.join(remedies)}."]
 
 
-def _best(winner: ProposalRow, answered: Sequence[ProposalRow]) -> str:
+def _best(winner: ProposalRow, answered: Sequence[ProposalRow], verb: str) -> str:
     agent, n = winner.agent_id, len(answered)
     if n == 1:
         return f"{agent} won as the only agent with a proposal (score {_number(winner.score)})."
@@ -83,10 +86,10 @@ def _best(winner: ProposalRow, answered: Sequence[ProposalRow]) -> str:
     if winner.by_lot:
         equals = [seat.agent_id for seat in candidates if seat.rank == winner.rank and seat is not winner]
         return (
-            f"{agent} won by lot: its {measure}, {choice}, is the best of {among} and equal to that of "
+            f"{agent} {verb} by lot: its {measure}, {choice}, is the best of {among} and equal to that of "
             f"{', '.join(equals)}. The lot depends on the ids alone."
         )
-    return f"{agent} won with the best {measure} of {among}: {choice}."
+    return f"{agent} {verb} with the best {measure} of {among}: {choice}."
 
 
 def _judge_lines(winner: ProposalRow, method: Method, scores: Sequence[ScoreRow]) -> list[str]:

@@ -24,7 +24,7 @@ from fleet_pipeline.scoring.relevance import VERSION, EmbeddedRelevance, Relevan
 from fleet_pipeline.scoring.scores import Score, score_frame
 from fleet_pipeline.scoring.similarity import LEXICAL
 
-SCORE_VERSION = "4"  # of the formula in `ranking`
+SCORE_VERSION = "2"  # of what `ranking` makes of the parts: relevance and score
 CHUNK = 256  # councils
 
 
@@ -204,7 +204,7 @@ def seat_scores(ranked: Iterable[Mapping[str, Any]]) -> list[Score]:
         "wrong_share": VERSION,
         "fit": VERSION,
         "coverage": VERSION,
-        "relevance": VERSION,
+        "relevance": SCORE_VERSION,
         "checks": CHECKS_VERSION,
         "form": FORM_VERSION,
         "score": SCORE_VERSION,

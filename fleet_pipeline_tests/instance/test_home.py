@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from fleet_pipeline.instance.home import open_instance
+
 pytestmark = pytest.mark.instance
 
 OPEN = """
@@ -42,3 +44,11 @@ def test_commands_that_set_up_a_new_home_at_the_same_time_all_find_it_whole(tmp_
         command.stdin.flush()
     ends = [command.communicate() for command in commands]
     assert [(out, err[-2000:]) for out, err in ends] == [("0\n", "")] * len(commands)
+
+
+def test_a_home_whose_lock_cannot_be_had_is_opened_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cluster's is read-only, and some file systems know no locks."""
+    (tmp_path / ".lock").mkdir()  # nobody can open a folder for writing, root no more than others
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+    with open_instance() as instance:
+        assert instance.get_runs_count() == 0

@@ -51,7 +51,6 @@ class Row(NamedTuple):
     value: float
     low: float
     high: float
-    count: int
 
 
 def read(file: Path) -> list[dict[str, Any]]:
@@ -121,7 +120,7 @@ def bootstrap(found: Sequence[tuple[int, float]]) -> Row:
     rng = np.random.default_rng(1)
     drawn = sums[rng.integers(0, len(sums), (1_000, len(sums)))].sum(axis=1)
     low, high = np.quantile(drawn[:, 0] / drawn[:, 1], [0.025, 0.975])
-    return Row(float(sums[:, 0].sum() / sums[:, 1].sum()), float(low), float(high), len(found))
+    return Row(float(sums[:, 0].sum() / sums[:, 1].sum()), float(low), float(high))
 
 
 def report(file: Path, strengths: Path | None = None, plot: Path | None = None) -> str:
