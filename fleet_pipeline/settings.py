@@ -191,7 +191,7 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _a_judge_where_one_decides(self) -> Settings:
-        if self.scoring.method != "score" and not self.judge.enabled:
+        if self.scoring.method in ("judge", "both") and not self.judge.enabled:
             raise ValueError(f"scoring.method {self.scoring.method} goes by the judge; set judge.enabled as well")
         return self
 

@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from fleet_pipeline.deliberation.exchange import AgentError
 from fleet_pipeline.instance.names import OUTCOMES, TRANSCRIPTS
 from fleet_pipeline.storage.answer_log import earlier_logs
 from fleet_pipeline.storage.store import Store
@@ -83,13 +84,21 @@ class Deployed:
         return list(self.instance.get_runs(filters=dg.RunsFilter(statuses=list(statuses)) if statuses else None))
 
     def finished(self) -> dict[str, int]:
-        """The transcripts that are there: when each was written, by key."""
-        return {file.stem: file.stat().st_mtime_ns for file in (self.storage / "utterances").glob("*.parquet")}
+        """The transcripts that are whole: when each was written, by key.
+
+        A run that is told to end also writes those under way, as far as they have come; another goes on from them.
+        """
+        files = (self.storage / "utterances").glob("*.parquet")
+        return {file.stem: file.stat().st_mtime_ns for file in files if not _was_stopped(file)}
 
     def pod_of(self, run: dg.DagsterRun, *, gpu: bool) -> Pod | None:
         """The pod of a run that is running now: its own, or the one with the GPU."""
         running = self.cluster.running(gpu)
         return next((pod for pod in running if pod.labels["dagster/run-id"] == run.run_id), None)
+
+
+def _was_stopped(transcript: Path) -> bool:
+    return AgentError.CANCELLED in pq.read_table(transcript, columns=["error_type"])["error_type"].to_pylist()
 
 
 @contextmanager

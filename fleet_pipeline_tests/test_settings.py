@@ -55,6 +55,10 @@ def test_a_bad_settings_file_is_refused_with_the_setting(text: str, message: str
     assert message in str(caught.value)
 
 
+def test_a_consensus_needs_no_judge() -> None:
+    assert load_settings({"scoring": {"method": "consensus"}}).scoring.method == "consensus"
+
+
 @pytest.mark.parametrize(
     ("variable", "value", "message"),
     [

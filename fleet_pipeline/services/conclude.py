@@ -9,6 +9,7 @@ What cannot be concluded here is left to the later ops of the run, which conclud
 import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from threading import Condition, Thread
 from typing import Self
@@ -173,17 +174,28 @@ class Concluder:
             if not self._is_needed():
                 return
             scorer = CouncilScorer(self._tasks, self._keys, self._rules, self._run_id)
-            while keys := self._next():
-                for council in scorer.score(keys):
-                    write_council(self._tasks.store, council)
-                    key, checks = council.deliberation_id, self._rules.checks
-                    outcome = write_outcome(self._tasks, key, self._run_id, checks, council)
-                    self._announce(outcome)
-                    self._concluded.add(outcome)
+            # Half of either's time is waiting for a disk: files here, the event log there.
+            with ThreadPoolExecutor(1, "fleet-announce") as announcer:
+                told: deque[Future[None]] = deque()
+                while keys := self._next():
+                    for council in scorer.score(keys):
+                        told.append(announcer.submit(self._tell, self._write(council)))
+                        if len(told) > TOGETHER:  # so many outcomes are held, with their texts
+                            told.popleft().result()
+                while told:
+                    told.popleft().result()
         except Exception as error:  # noqa: BLE001 - the run goes on, and its later ops meet and report it
             _log.warning(
                 "results are announced when all have finished, because they cannot be concluded now: %s", error
             )
+
+    def _write(self, council: RankedCouncil) -> Outcome:
+        write_council(self._tasks.store, council)
+        return write_outcome(self._tasks, council.deliberation_id, self._run_id, self._rules.checks, council)
+
+    def _tell(self, outcome: Outcome) -> None:
+        self._announce(outcome)
+        self._concluded.add(outcome)
 
     def _is_needed(self) -> bool:
         """Wait until there is something to conclude, or soon will be. False if there will be nothing."""

@@ -49,12 +49,12 @@ def outcome_table(
     written = store.mtimes("deliberations", ".parquet")
     wanted = [key for key in (sorted(written) if keys is None else keys) if is_deliberation_id(key)]
     columns = [name for name in DELIBERATIONS.schema.names if name not in _TEXTS]
-    parts, done = [], 0
-    for part, rows in TableSlice(store, DELIBERATIONS, wanted).tables(CHUNK):
-        parts.append(rows.select(columns).to_pandas())
-        done += len(part)
+    parts = []
+    for start in range(0, max(len(wanted), 1), CHUNK):
+        part = wanted[start : start + CHUNK]
+        parts.append(TableSlice(store, DELIBERATIONS, part).columns(columns).to_pandas())
         if on_progress:
-            on_progress(done, len(wanted))
+            on_progress(start + len(part), len(wanted))
     outcomes: pd.DataFrame = pd.concat(parts, ignore_index=True)
     mtimes = pd.to_datetime(outcomes["deliberation_id"].map(written), utc=True)
     outcomes["ended_at"] = outcomes["finished_at"].fillna(mtimes)
@@ -91,8 +91,7 @@ def write(out: IO[str], store: Store, title: str, rows: pd.DataFrame) -> None:
 
     keys = list(rows["deliberation_id"])
     columns = ["role", "perspective", "winner", "error_type"]
-    parts = [part.select(columns).to_pandas() for _, part in TableSlice(store, PROPOSALS, keys).tables(CHUNK)]
-    seats = pd.concat(parts, ignore_index=True)
+    seats = TableSlice(store, PROPOSALS, keys).columns(columns).to_pandas()
     seats["answered"] = seats["error_type"].isna()
     write_report(out, title, rows, seats, load_detail)
 

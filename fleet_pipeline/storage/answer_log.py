@@ -13,7 +13,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from threading import Condition, Thread
 
 from pydantic import TypeAdapter, ValidationError
@@ -54,7 +54,7 @@ _ANSWER = TypeAdapter(LoggedAnswer)
 
 
 def prompt_sha256(messages: Sequence[Message]) -> str:
-    return hashlib.sha256(json.dumps([asdict(message) for message in messages]).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([vars(message) for message in messages]).encode()).hexdigest()
 
 
 class AnswerLog:

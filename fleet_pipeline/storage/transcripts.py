@@ -1,7 +1,7 @@
 """Transcripts and judgements as rows of the tables `utterances` and `judgements`."""
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from fleet_pipeline.common.errors import CorruptFile
@@ -143,7 +143,7 @@ def _utterance_row(deliberation: Deliberation, utterance: Utterance, provenance:
         prompt_sha256=prompt_sha256(utterance.request.messages),
         started_at=utc(completion.started_at),
         finished_at=utc(completion.finished_at),
-        **asdict(provenance),
+        **vars(provenance),
     )
 
 
@@ -172,5 +172,5 @@ def _judgement_row(deliberation: Deliberation, judgement: Judgement, provenance:
         prompt_sha256=prompt_sha256(utterance.request.messages),
         started_at=utc(completion.started_at),
         finished_at=utc(completion.finished_at),
-        **asdict(provenance),
+        **vars(provenance),
     )

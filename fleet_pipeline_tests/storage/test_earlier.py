@@ -17,7 +17,7 @@ from fleet_pipeline.cli import main
 from fleet_pipeline.deliberation.rows import Evidence
 from fleet_pipeline.storage.schemas import DELIBERATIONS, JUDGEMENTS, PROPOSALS, SCORES, TABLES, UTTERANCES
 from fleet_pipeline.storage.store import Store
-from fleet_pipeline.storage.tables import read_file, read_rows
+from fleet_pipeline.storage.tables import TableSlice, read_file, read_rows
 from fleet_pipeline_tests.support.pipeline import Pipeline, said
 from fleet_pipeline_tests.support.scripted import echo
 
@@ -39,6 +39,8 @@ def test_every_table_of_an_earlier_version_is_read(storage: Path) -> None:
         file = read_file(store, table, TIED)
         assert file.content.schema.equals(table.schema)
         assert len(file.rows) == pq.read_metadata(storage / table.name / f"{TIED}.parquet").num_rows
+        names = table.schema.names[::-1]  # of which an earlier version has not all
+        assert TableSlice(store, table, [TIED]).columns(names).equals(file.content.select(names))
     assert {row.not_checked for row in read_rows(store, UTTERANCES, TIED)} == {None}
     assert {row.better for row in read_rows(store, JUDGEMENTS, TIED)} == {"equal"}
     assert read_file(store, PROPOSALS, TIED).footer.method == "judge"

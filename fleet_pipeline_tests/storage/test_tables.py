@@ -20,7 +20,15 @@ from fleet_pipeline.deliberation.transcript import Status, Transcript
 from fleet_pipeline.storage.local_copies import LocalCopies
 from fleet_pipeline.storage.schemas import SCORES, TABLES, UTTERANCES, Table
 from fleet_pipeline.storage.store import Store
-from fleet_pipeline.storage.tables import TableSlice, parse_file, read_file, read_footer, read_rows, write_rows
+from fleet_pipeline.storage.tables import (
+    TableSlice,
+    parse_file,
+    read_file,
+    read_footer,
+    read_rows,
+    rows_of,
+    write_rows,
+)
 from fleet_pipeline.storage.transcripts import Provenance, write_transcript
 from fleet_pipeline_tests.support.councils import a_deliberation, play, said
 from fleet_pipeline_tests.support.rows import a_footer, an_utterance
@@ -204,9 +212,20 @@ def test_a_slice_reads_a_bounded_number_of_deliberations_at_a_time_and_skips_non
     store = Store(str(tmp_path))
     store_transcripts(store, 5)
     keys = ["t0.dev", "../evil", "t1.dev", "absent.dev", "t2.dev", "t3.dev", "t4.dev"]
-    chunks = list(TableSlice(store, UTTERANCES, keys).tables(size=4))
-    assert [ids for ids, _ in chunks] == [["t0.dev", "t1.dev", "absent.dev", "t2.dev"], ["t3.dev", "t4.dev"]]
-    assert [table.num_rows for _, table in chunks] == [27, 18]
+    chunks = list(TableSlice(store, UTTERANCES, keys).chunks(size=4))
+    assert [list(files) for files in chunks] == [["t0.dev", "t1.dev", "absent.dev", "t2.dev"], ["t3.dev", "t4.dev"]]
+    assert [rows_of(UTTERANCES, files.values()).num_rows for files in chunks] == [27, 18]
+
+
+def test_columns_of_many_files_are_those_of_whole_rows_and_a_damaged_file_has_none(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    store_transcripts(store, 3)
+    (tmp_path / "utterances/t1.dev.parquet").write_bytes(b"PAR1 torn")
+    found = TableSlice(store, UTTERANCES, ["t0.dev", "../evil", "t1.dev", "absent.dev", "t2.dev"])
+    names = ["text", "deliberation_id", "started_at"]
+    [files] = found.chunks()
+    assert found.columns(names).equals(rows_of(UTTERANCES, files.values()).select(names))
+    assert TableSlice(store, UTTERANCES, []).columns(names).schema.names == names
 
 
 def test_a_file_of_a_version_that_cannot_be_read_is_named(tmp_path: Path) -> None:
