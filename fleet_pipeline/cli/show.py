@@ -58,14 +58,16 @@ def explain(deliberation_id: str, storage: str | None, as_json: bool) -> None:
     fleet explain rate-limiter.dev --json | jq '.weights'
     """
     from fleet_pipeline.scoring.explain import explain as explain_in_words
-    from fleet_pipeline.storage.schemas import PROPOSALS, SCORES
+    from fleet_pipeline.storage.schemas import JUDGEMENTS, PROPOSALS, SCORES
     from fleet_pipeline.storage.tables import read_file, read_rows
 
     store = Fleet.of(load_settings(flags(storage=storage))).store
     outcome = _outcome(store, deliberation_id)
     proposals = read_file(store, PROPOSALS, deliberation_id)
     seats, scoring = (proposals.rows, proposals.footer) if proposals else ([], None)
-    lines = explain_in_words(outcome, seats, scoring, read_rows(store, SCORES, deliberation_id))
+    scores, judgements = read_rows(store, SCORES, deliberation_id), read_rows(store, JUDGEMENTS, deliberation_id)
+    marked = judgements[0].criteria if judgements else []
+    lines = explain_in_words(outcome, seats, scoring, scores, marked)
     if as_json:
         footer = {"schema_version": PROPOSALS.version, **asdict(scoring)} if scoring else {}
         document = {"deliberation_id": deliberation_id, "explanation": lines, **footer}

@@ -308,8 +308,9 @@ class JudgementRow:
         Literal["first", "second", "equal"] | None,
         "first, second or equal; null where the answer could not be read as a verdict.",
     ]
-    first_mark: Annotated[int | None, "1 (fails) to 5 (meets all)."]
-    second_mark: Annotated[int | None, "The same for the other."]
+    criteria: Annotated[list[str], "What was to be marked, in order; none in files of before."]
+    first_marks: Annotated[list[int] | None, "One for each of them, 1 (fails) to 5 (meets it)."]
+    second_marks: Annotated[list[int] | None, "The same for the other."]
     reason: Annotated[str | None, "The judge's reason."]
     raw_text: Annotated[str, "The answer as it came."]
     error_type: ErrorType

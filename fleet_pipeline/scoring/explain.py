@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from fleet_pipeline.deliberation.rows import Method, OutcomeRow, ProposalRow, ProposalsFooter, ScoreRow
+from fleet_pipeline.scoring.judge import CRITERION
 from fleet_pipeline.scoring.ranking import PARTS, QUALIFIED, qualified
 
 _WORDS = {
@@ -22,16 +23,22 @@ MOST_TEXT = 160
 
 
 def explain(
-    outcome: OutcomeRow, seats: Sequence[ProposalRow], scoring: ProposalsFooter | None, scores: Sequence[ScoreRow]
+    outcome: OutcomeRow,
+    seats: Sequence[ProposalRow],
+    scoring: ProposalsFooter | None,
+    scores: Sequence[ScoreRow],
+    marked: Sequence[str] = (),
 ) -> list[str]:
-    """Lines of text, from all that is stored of one deliberation. `scoring` says how its seats were scored, if they were."""
+    """Lines of text, from all that is stored of one deliberation. `scoring` says how its seats were scored, if they were;
+    `marked` are the criteria that a judge gave marks for."""
     answered = sorted((seat for seat in seats if seat.score is not None), key=lambda seat: seat.rank or 0)
     winners = [seat for seat in answered if seat.winner]
     if not winners or scoring is None:
         reason = outcome.error_message or "no proposal was ranked"
         return [f"{outcome.deliberation_id} has no winner: it is {outcome.status}: {reason}"]
     winner, weights = winners[0], scoring.weights
-    lines = [*_how_it_won(outcome, winner, scoring.method, answered), *_judge_lines(winner, scoring.method, scores)]
+    lines = _how_it_won(outcome, winner, scoring.method, answered)
+    lines += _judge_lines(winner, scoring.method, scores, marked)
     lines += ["", "Its score and the others':"]
     first = "first" if outcome.clear_winner is False else "winner"
     lines += [_score_line(seat, weights, first) for seat in answered]
@@ -92,8 +99,8 @@ def _best(winner: ProposalRow, answered: Sequence[ProposalRow], verb: str) -> st
     return f"{agent} {verb} with the best {measure} of {among}: {choice}."
 
 
-def _judge_lines(winner: ProposalRow, method: Method, scores: Sequence[ScoreRow]) -> list[str]:
-    """How reliable the judge's verdicts are."""
+def _judge_lines(winner: ProposalRow, method: Method, scores: Sequence[ScoreRow], marked: Sequence[str]) -> list[str]:
+    """What the judge says of the winner, and how reliable its verdicts are."""
     figures = {row.metric: row for row in scores if row.agent_id is None and row.metric.startswith("judge_")}
     lines = []
     if method in ("judge", "both") and winner.won_by == "score":
@@ -108,6 +115,10 @@ def _judge_lines(winner: ProposalRow, method: Method, scores: Sequence[ScoreRow]
         row = figures.get(metric)
         if row and row.value > 0:
             lines.append(f"{round(row.value * row.n)} of its {row.n} answers {words}.")
+    marks = {row.metric: row.value for row in scores if row.agent_id == winner.agent_id}
+    for number, criterion in enumerate(marked, 1):
+        if (mark := marks.get(f"{CRITERION}{number}")) is not None:
+            lines.append(f"It marks {winner.agent_id} {mark:.1f} of 5: {_short(criterion)}")
     return ["", "The judge:", *(f"  {line}" for line in lines)] if lines else []
 
 

@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +11,8 @@ from fleet_pipeline.deliberation.exchange import AgentError
 from fleet_pipeline.deliberation.rows import JudgementRow
 from fleet_pipeline.scoring.scores import Score
 
-VERSION = "1"
+VERSION = "2"
+CRITERION = "judge_mark_"  # the metric of each criterion's mark, with its number
 SAMPLES = 200  # bootstrap samples
 INTERVAL = (2.5, 97.5)  # percentiles
 # Half a win and half a defeat against an average peer. Without them, a proposal that won every
@@ -29,7 +30,7 @@ class Rating(NamedTuple):
     value: float
     low: float
     high: float
-    mark: float  # mean mark, 1 to 5
+    marks: list[float]  # mean mark of each criterion, 1 to 5
     comparisons: int
 
 
@@ -43,25 +44,51 @@ def rate_proposals(rows: Sequence[JudgementRow], seed: int) -> dict[str, Rating]
     if not agents:
         return {}
     index_of = {agent: index for index, agent in enumerate(agents)}
-    first = np.array([index_of[row.first_agent_id] for row in verdicts])
-    second = np.array([index_of[row.second_agent_id] for row in verdicts])
-    points = np.array([_POINTS[row.better] for row in verdicts if row.better])
-    value = chances(strengths(_wins(first, second, points, len(agents))[None]))[0]
+    games = _games(verdicts, agents)
+    value = chances(strengths(_wins(games, len(agents))[None]))[0]
     rng = np.random.default_rng(seed)
     draws = rng.integers(len(verdicts), size=(SAMPLES, len(verdicts)))
-    wins = np.stack([_wins(first[draw], second[draw], points[draw], len(agents)) for draw in draws])
+    wins = np.stack([_wins(games[draw], len(agents)) for draw in draws])
     low, high = np.percentile(chances(strengths(wins)), INTERVAL, axis=0)
-    marks: dict[str, list[int]] = defaultdict(list)
+    marks: dict[str, list[list[int]]] = defaultdict(list)
     for row in verdicts:
-        for agent, mark in ((row.first_agent_id, row.first_mark), (row.second_agent_id, row.second_mark)):
-            if mark is not None:
-                marks[agent].append(mark)
+        for agent, given in ((row.first_agent_id, row.first_marks), (row.second_agent_id, row.second_marks)):
+            marks[agent].append(given or [])
     return {
         agent: Rating(
-            float(value[index]), float(low[index]), float(high[index]), float(np.mean(marks[agent])), len(marks[agent])
+            float(value[index]),
+            float(low[index]),
+            float(high[index]),
+            [float(mean) for mean in np.mean(marks[agent], axis=0)],
+            len(marks[agent]),
         )
         for agent, index in index_of.items()
     }
+
+
+def wins_of(rows: Sequence[JudgementRow], agents: Sequence[str]) -> Floats:
+    """(n, n) points of row over column, among `agents`. Each row of `rows` has a verdict."""
+    return _wins(_games(rows, agents), len(agents))
+
+
+def _games(rows: Sequence[JudgementRow], agents: Sequence[str]) -> Floats:
+    """(games, 3): places of the first and of the second proposal among `agents`, and points of the first."""
+    index_of = {agent: index for index, agent in enumerate(agents)}
+    return np.array(
+        [
+            (index_of[row.first_agent_id], index_of[row.second_agent_id], _POINTS[row.better])
+            for row in rows
+            if row.better
+        ]
+    )
+
+
+def _wins(games: Floats, n: int) -> Floats:
+    first, second = games[:, 0].astype(int), games[:, 1].astype(int)
+    wins = np.zeros((n, n))
+    np.add.at(wins, (first, second), games[:, 2])
+    np.add.at(wins, (second, first), 1 - games[:, 2])
+    return wins
 
 
 def strengths(wins: Floats) -> Floats:
@@ -88,7 +115,7 @@ def chances(strength: Floats) -> Floats:
 
 
 def judge_scores(key: str, rows: Sequence[JudgementRow], found: Mapping[str, Rating]) -> list[Score]:
-    """The ratings in tall form, and the judge's consistency, stability, and unanswered and unparseable shares."""
+    """The ratings in tall form with a mark for each criterion, and the judge's consistency, stability, and unanswered and unparseable shares."""
     scores = [
         Score(key, agent, None, "final", metric, VERSION, value, rating.comparisons)
         for agent, rating in found.items()
@@ -96,7 +123,8 @@ def judge_scores(key: str, rows: Sequence[JudgementRow], found: Mapping[str, Rat
             ("judge", rating.value),
             ("judge_low", rating.low),
             ("judge_high", rating.high),
-            ("judge_mark", rating.mark),
+            ("judge_mark", float(np.mean(rating.marks))),
+            *((f"{CRITERION}{n}", mark) for n, mark in enumerate(rating.marks, 1)),
         )
     ]
     for metric, agreement in (
@@ -135,10 +163,3 @@ def _agreement(groups: Iterable[tuple[Hashable, JudgementRow]]) -> tuple[float, 
             preferred[group].append(better.get(row.better))
     alike = [a == b for agents in preferred.values() for i, a in enumerate(agents) for b in agents[:i]]
     return (sum(alike) / len(alike), len(alike)) if alike else None
-
-
-def _wins(first: Any, second: Any, points: Floats, n: int) -> Floats:
-    wins = np.zeros((n, n))
-    np.add.at(wins, (first, second), points)
-    np.add.at(wins, (second, first), 1 - points)
-    return wins

@@ -13,7 +13,7 @@ import pandas as pd
 
 from fleet_pipeline.common.errors import CorruptFile, InvalidInput
 from fleet_pipeline.common.frames import records
-from fleet_pipeline.deliberation.judging import Judging, judging_fingerprint
+from fleet_pipeline.deliberation.judging import Judging, stands
 from fleet_pipeline.deliberation.rows import (
     JudgementRow,
     NoFooter,
@@ -102,8 +102,7 @@ def _judgements(store: Store, key: str, council: pd.DataFrame, judging: Judging)
     """The stored verdicts on exactly these proposals. Empty if they were on others."""
     with suppress(CorruptFile):  # the next run asks the judge again
         file = read_file(store, JUDGEMENTS, key)
-        expected = judging_fingerprint(str(council["fingerprint"].iloc[0]), texts(council), judging)
-        if file and file.footer.judged == expected:
+        if file and stands(file.footer.judged, str(council["fingerprint"].iloc[0]), texts(council), judging):
             return file.rows
     return []
 

@@ -17,8 +17,16 @@ from fleet_pipeline.common.errors import CorruptFile, EngineError, InvalidInput,
 from fleet_pipeline.common.logs import fields
 from fleet_pipeline.common.text import printable
 from fleet_pipeline.deliberation.council import CouncilDefaults, Deliberation, Resume, seat_council
-from fleet_pipeline.deliberation.exchange import UNFINISHED, AgentError, Completion
-from fleet_pipeline.deliberation.judging import Judgement, Judging, judge, judging_fingerprint
+from fleet_pipeline.deliberation.exchange import AgentError, Completion
+from fleet_pipeline.deliberation.judging import (
+    FURTHER_LOOKS,
+    NOT_ANSWERED,
+    Judgement,
+    Judging,
+    judge,
+    judging_fingerprint,
+    stands,
+)
 from fleet_pipeline.deliberation.memory import remembered
 from fleet_pipeline.deliberation.protocol import deliberate, most_tokens
 from fleet_pipeline.deliberation.rows import TranscriptFooter
@@ -50,9 +58,6 @@ def _ignore(_: str) -> None:
 
 # (kind of the engine, what it could not check)
 MadeBy = tuple[str, str | None]
-
-# Errors of the engine, not of the judge: worth asking again.
-NOT_ANSWERED = frozenset({AgentError.ENGINE, *UNFINISHED})
 
 
 @dataclass
@@ -128,7 +133,7 @@ class Transcription:
         try:
             self._run_on(model, work)
         except EngineError as error:
-            if model == self.defaults.model:
+            if model in (self.defaults.model, self._judge_of("")):
                 raise
             # A model that a task or role names for itself costs only its own deliberations.
             self._fail(work.deliberate, str(error))
@@ -147,14 +152,19 @@ class Transcription:
             if stored := self._reusable(deliberation):
                 self.progress.reused += 1
                 if self.judging.enabled and not self._is_judged(deliberation, stored):
-                    missing.setdefault(deliberation.model, _Work()).judge.append(key)
+                    missing.setdefault(self._judge_of(deliberation.model), _Work()).judge.append(key)
                 else:
                     self.found(key)
             else:
-                work = missing.setdefault(deliberation.model, _Work())
-                work.deliberate.append(key)
-                work.judge.append(key)
+                missing.setdefault(deliberation.model, _Work()).deliberate.append(key)
+                missing.setdefault(self._judge_of(deliberation.model), _Work()).judge.append(key)
+        if (judge_model := self._judge_of("")) in missing:  # after all that it judges
+            missing[judge_model] = missing.pop(judge_model)
         return missing
+
+    def _judge_of(self, model: str) -> str:
+        """The model that judges the proposals of `model`, or `model` where nobody judges."""
+        return self.judging.model or model if self.judging.enabled else model
 
     def _reusable(self, deliberation: Deliberation) -> TranscriptFooter | None:
         """The state of the stored transcript, or None if a new transcript must be made.
@@ -224,7 +234,8 @@ class Transcription:
                         under_way[key] = (deliberation, fingerprint)
                         memory = self.recollection.begin(key, fingerprint)
                         course = remembered(judge(deliberation, proposals, self.judging), memory)
-                        yield Job(key, course, deliberation.timeout_seconds, self.judging.max_tokens)
+                        tokens = self.judging.max_tokens * (1 + FURTHER_LOOKS)
+                        yield Job(key, course, deliberation.timeout_seconds, tokens)
 
         for finished in engine.run(jobs(), on_completion):
             deliberation, fingerprint = under_way.pop(finished.key)
@@ -234,6 +245,7 @@ class Transcription:
             if (not judgements and finished.error) or any(one.utterance.error in NOT_ANSWERED for one in judgements):
                 fingerprint = ""  # stored for people to read; the next run asks again
             provenance = self._provenance(deliberation, made_by)
+            provenance = replace(provenance, model=self._judge_of(deliberation.model))
             write_judgements(self.store, deliberation, judgements, provenance, fingerprint)
             if fingerprint:
                 self.recollection.fold(deliberation.id, fingerprint)
@@ -245,12 +257,13 @@ class Transcription:
         return footer if footer is not None and footer.status is Status.COMPLETED else None
 
     def _is_judged(self, deliberation: Deliberation, transcript: TranscriptFooter) -> bool:
-        fingerprint = judging_fingerprint(transcript.fingerprint, self._proposals(deliberation), self.judging)
         try:
             stored = read_file(self.store, JUDGEMENTS, deliberation.id)
         except CorruptFile:
             return False
-        return stored is not None and stored.footer.judged == fingerprint
+        if stored is None:
+            return False
+        return stands(stored.footer.judged, transcript.fingerprint, self._proposals(deliberation), self.judging)
 
     def _proposals(self, deliberation: Deliberation) -> dict[str, str]:
         """Final texts by agent id."""

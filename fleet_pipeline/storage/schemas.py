@@ -97,7 +97,7 @@ UTTERANCES = Table("utterances", 6, UtteranceRow, TranscriptFooter)
 PROPOSALS = Table("proposals", 5, ProposalRow, ProposalsFooter)
 DELIBERATIONS = Table("deliberations", 6, OutcomeRow, OutcomeFooter)
 SCORES = Table("scores", 2, ScoreRow, NoFooter)
-JUDGEMENTS = Table("judgements", 3, JudgementRow, JudgementsFooter)
+JUDGEMENTS = Table("judgements", 4, JudgementRow, JudgementsFooter)
 
 TABLES: Mapping[TableName, Table[Any, Any]] = {
     table.name: table for table in (UTTERANCES, PROPOSALS, DELIBERATIONS, SCORES, JUDGEMENTS)
@@ -151,6 +151,14 @@ def _with_confidence(rows: pa.Table) -> pa.Table:
     return _with_nulls(rows, {"confidence": pa.float64(), "clear_winner": pa.bool_()})
 
 
+def _with_marks_by_criterion(rows: pa.Table) -> pa.Table:
+    """Until then there was one mark over all criteria."""
+    for name in ("first_mark", "second_mark"):
+        marks = [None if mark is None else [mark] for mark in rows.column(name).to_pylist()]
+        rows = rows.append_column(f"{name}s", pa.array(marks, pa.list_(pa.int64())))
+    return rows.append_column("criteria", pa.array([[]] * rows.num_rows, pa.list_(pa.string())))
+
+
 def _with_nulls(rows: pa.Table, columns: Mapping[str, pa.DataType]) -> pa.Table:
     for name, type_ in columns.items():
         rows = rows.append_column(name, pa.nulls(rows.num_rows, type_))
@@ -169,4 +177,5 @@ UPGRADES: Mapping[tuple[TableName, int], Callable[[pa.Table], pa.Table]] = {
     ("utterances", 5): _with_certainty,
     ("proposals", 4): _with_form,
     ("deliberations", 5): _with_confidence,
+    ("judgements", 3): _with_marks_by_criterion,
 }

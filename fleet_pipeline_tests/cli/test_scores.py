@@ -214,6 +214,12 @@ def test_a_winner_by_the_judge_says_so(judged: Pipeline) -> None:
     assert "preferred the same proposal in both orders in 100 % of pairs" in page
 
 
+def test_the_judge_s_marks_of_the_winner_are_told_by_criterion(judged: Pipeline) -> None:
+    judged.run(judged.put("t1", constraints={"rubric": ["Is it fair", "Is it cheap"]}))
+    page = explain(judged, "t1.dev")
+    assert "It marks agent-dev-002 5.0 of 5: Is it fair\n  It marks agent-dev-002 5.0 of 5: Is it cheap" in page
+
+
 def test_a_judge_that_was_to_decide_and_could_not_is_mentioned(judged: Pipeline) -> None:
     judged.answer = lambda prompt: said("I like both" if prompt.phase is Phase.JUDGE else prompt.seat.agent_id)
     judged.run(judged.put("t1"))

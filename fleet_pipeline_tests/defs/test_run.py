@@ -396,7 +396,7 @@ def test_a_judge_that_was_not_heard_is_asked_again_by_the_next_run(judged: Pipel
         Completion(error=AgentError.ENGINE, error_message="broke") if prompt.phase is Phase.JUDGE else heard(prompt)
     )
     judged.run(keys)
-    assert judged.table("judgements")["error_type"].tolist() == ["engine"] * 12
+    assert judged.table("judgements")["error_type"].tolist() == ["engine"] * 6
     judged.answer = heard
     judged.run(keys)
     assert judged.table("deliberations")["won_by"].tolist() == ["judge"]
@@ -408,6 +408,44 @@ def test_a_judge_that_nobody_can_read_leaves_the_choice_to_the_score_and_is_coun
     assert judged.table("deliberations")["won_by"].str.startswith("score").all()
     assert judged.table("judgements")["raw_text"].tolist() == ["I like both"] * 12
     assert judged.table("scores").set_index("metric")["value"]["judge_unparseable"] == 1.0
+
+
+def test_another_model_judges_all_councils_after_the_last_has_ended(judged: Pipeline) -> None:
+    """A council of the judge's own model deliberates in the same start as the judging, and that of others before."""
+    judged.configure(judge={"enabled": True, "model": "wiser"}, scoring={"method": "judge"})
+    assert judged.run([*judged.put("a", model="wiser"), *judged.put("b"), *judged.put("c", model="other")]).success
+    assert judged.starts == 3
+    models = [prompt.request.model for prompt in judged.asked]
+    assert models[-36:] == ["wiser"] * 36
+    assert {prompt.phase for prompt in judged.asked[-36:]} == {Phase.JUDGE}
+    assert judged.table("judgements")["model"].unique().tolist() == ["wiser"]
+    assert judged.table("deliberations").set_index("task_id")["model"].to_dict() == {
+        "a": "wiser", "b": "scripted", "c": "other"
+    }  # fmt: skip
+    assert judged.table("deliberations")["won_by"].tolist() == ["judge"] * 3
+
+
+def test_a_judge_that_cannot_be_started_breaks_the_run_and_is_made_up_for_by_the_next(judged: Pipeline) -> None:
+    judged.configure(judge={"enabled": True, "model": "wiser"}, scoring={"method": "judge"})
+    judged.unavailable = {"wiser"}
+    keys = judged.put("a")
+    result = judged.run(keys)
+    assert "wiser is not here" in (why_broken(result) or "")
+    asked, judged.unavailable = len(judged.asked), set()
+    assert judged.run(keys).success
+    assert {prompt.phase for prompt in judged.asked[asked:]} == {Phase.JUDGE}
+    assert judged.table("deliberations")["won_by"].tolist() == ["judge"]
+
+
+def test_marks_by_criterion_are_stored(judged: Pipeline) -> None:
+    judged.run(judged.put("a", constraints={"rubric": ["Is it fair", "Is it cheap"]}))
+    rows = judged.table("judgements")
+    assert {tuple(marked) for marked in rows["criteria"]} == {("Is it fair", "Is it cheap")}
+    assert {len(marks) for marks in rows["first_marks"]} == {2}
+    scores = judged.table("scores")
+    marks = scores[scores["metric"] == "judge_mark_2"].set_index("agent_id")["value"]
+    assert marks["agent-dev-002"] == 5.0
+    assert marks.drop("agent-dev-002").max() < 3
 
 
 def test_verdicts_of_a_judge_that_is_off_now_count_for_nothing(judged: Pipeline) -> None:

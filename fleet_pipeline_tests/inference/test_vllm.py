@@ -59,7 +59,7 @@ def test_councils_deliberate_and_every_utterance_has_its_figures(vllm_engine: Vl
 
 def test_a_judge_answers_under_its_schema_beside_councils_that_have_none(vllm_engine: VllmEngine) -> None:
     """Random weights, so that every verdict is a matter of chance; that it can be read is not."""
-    deliberation = a_deliberation("judged", num_agents=3)
+    deliberation = a_deliberation("judged", num_agents=3, constraints={"rubric": ["Fair", "Cheap"]})
     proposals = {seat.agent_id: f"Proposal of {seat.label}: use a token bucket." for seat in deliberation.seats}
     judging = Judging(enabled=True, repeats=1, max_tokens=1_000)
     jobs = [Job("judged.dev", judge(deliberation, proposals, judging), 300), a_job(a_deliberation("beside", rounds=0))]
@@ -69,6 +69,7 @@ def test_a_judge_answers_under_its_schema_beside_councils_that_have_none(vllm_en
     for judgement in judgements:
         if judgement.utterance.completion.finish_reason == "stop":
             assert judgement.verdict is not None
+            assert len(judgement.verdict.first_marks) == 2
             assert json.loads(judgement.utterance.text, strict=False).keys() == Verdict.model_fields.keys()
     assert sum(judgement.verdict is not None for judgement in judgements) >= 4
     assert len({judgement.utterance.request.seed for judgement in judgements}) == 6

@@ -18,14 +18,15 @@ from fleet_pipeline.scoring.judge import (
     repeat_stability,
     strengths,
 )
+from fleet_pipeline_tests.scoring import pairing
 from fleet_pipeline_tests.support.rows import a_judgement
 
 pytestmark = pytest.mark.unit
 
 
-def row(first: str, second: str, better: str | None, repeat: int = 1, marks: tuple[int, int] = (3, 3)) -> JudgementRow:
-    first_mark, second_mark = marks if better else (None, None)
-    return a_judgement(first, second, repeat=repeat, better=better, first_mark=first_mark, second_mark=second_mark)
+def row(first: str, second: str, better: str | None, repeat: int = 1, marks=([3], [3])) -> JudgementRow:
+    first_marks, second_marks = marks if better else (None, None)
+    return a_judgement(first, second, repeat=repeat, better=better, first_marks=first_marks, second_marks=second_marks)
 
 
 def by_merit(order: str, repeats: int = 2) -> list[JudgementRow]:
@@ -108,9 +109,17 @@ def test_a_judge_that_was_not_heard_is_not_one_that_cannot_be_read() -> None:
     assert figures["judge_unparseable"] == (0.0, 2)
 
 
-def test_marks_are_means_over_every_comparison_of_a_proposal() -> None:
-    rows = [row("A", "B", "first", marks=(5, 2)), row("B", "A", "second", marks=(1, 4))]
-    assert {agent: of.mark for agent, of in rate_proposals(rows, seed=0).items()} == {"A": 4.5, "B": 1.5}
+def test_marks_are_means_over_every_comparison_of_a_proposal_by_criterion_and_over_all() -> None:
+    rows = [row("A", "B", "first", marks=([5, 3], [2, 1])), row("B", "A", "second", marks=([1, 1], [4, 4]))]
+    found = rate_proposals(rows, seed=0)
+    assert {agent: of.marks for agent, of in found.items()} == {"A": [4.5, 3.5], "B": [1.5, 1.0]}
+    stored = {(score.agent_id, score.metric): score.value for score in judge_scores("d", rows, found)}
+    assert [stored["A", metric] for metric in ("judge_mark", "judge_mark_1", "judge_mark_2")] == [4.0, 4.5, 3.5]
+    assert stored["B", "judge_mark"] == 1.25
+
+
+def test_questions_on_the_leader_and_those_near_it_find_the_best_more_often_than_as_many_spread_evenly() -> None:
+    assert pairing.found(8, 300, evenly=False) > pairing.found(8, 300, evenly=True) + 0.08
 
 
 verdicts = st.lists(

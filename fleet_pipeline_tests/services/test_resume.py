@@ -178,11 +178,14 @@ def test_of_a_judge_that_was_cut_short_only_what_it_did_not_answer_is_asked_agai
 
     judged.answer = breaks_down
     judged.run(keys)
-    assert judged.table("judgements")["better"].isna().sum() == 1
+    assert judged.table("judgements")["better"].isna().tolist() == [False, False, True, False, False, False]
     judged.answer, judged.asked = answer, []
     judged.run(keys)
-    assert [prompt.request.name for prompt in judged.asked] == [verdicts[2].request.name]
-    assert judged.table("judgements")["better"].notna().all()
+    again = [prompt.request.name for prompt in judged.asked]
+    assert again[0] == verdicts[2].request.name
+    assert len(again) == 1 + 6  # and what is in doubt after the first look
+    assert not {one.request.name for one in verdicts if one is not verdicts[2]} & set(again)
+    assert judged.table("judgements")["better"].notna().tolist() == [True] * 12
     assert judged.store.names("answers", "") == []
 
 

@@ -16,7 +16,7 @@ from fleet_pipeline_tests.support.scripted import echo
 pytestmark = pytest.mark.instance
 
 MOST = 6  # requests besides writes
-VERDICT = json.dumps({"reason": "r", "first_mark": 3, "second_mark": 3, "better": "equal"})
+VERDICT = json.dumps({"reason": "r", "first_marks": [3], "second_marks": [3], "better": "equal"})
 
 
 @pytest.fixture

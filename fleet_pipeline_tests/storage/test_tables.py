@@ -20,15 +20,7 @@ from fleet_pipeline.deliberation.transcript import Status, Transcript
 from fleet_pipeline.storage.local_copies import LocalCopies
 from fleet_pipeline.storage.schemas import SCORES, TABLES, UTTERANCES, Table
 from fleet_pipeline.storage.store import Store
-from fleet_pipeline.storage.tables import (
-    TableSlice,
-    parse_file,
-    read_file,
-    read_footer,
-    read_rows,
-    rows_of,
-    write_rows,
-)
+from fleet_pipeline.storage.tables import TableSlice, parse_file, read_file, read_footer, read_rows, rows_of, write_rows
 from fleet_pipeline.storage.transcripts import Provenance, write_transcript
 from fleet_pipeline_tests.support.councils import a_deliberation, play, said
 from fleet_pipeline_tests.support.rows import a_footer, an_utterance

@@ -92,7 +92,9 @@ def verdict_of(prompt: Heard) -> Completion:
     first, second = prompt.user.rsplit('<proposal label="first">', 1)[1].split('<proposal label="second">')
     better = "first" if "agent-dev-002" in first else "second" if "agent-dev-002" in second else "equal"
     marks = {"first": (5, 2), "second": (2, 5), "equal": (2, 2)}[better]
-    answer = {"reason": "It names values.", "first_mark": marks[0], "second_mark": marks[1], "better": better}
+    criteria = json.loads(prompt.schema)["properties"]["first_marks"]["minItems"]
+    first_marks, second_marks = ([mark] * criteria for mark in marks)
+    answer = {"reason": "It names values.", "first_marks": first_marks, "second_marks": second_marks, "better": better}
     return said(json.dumps(answer))
 
 

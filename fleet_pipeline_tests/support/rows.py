@@ -50,8 +50,8 @@ def an_utterance(**changes) -> UtteranceRow:
 
 def a_judgement(first: str, second: str, **changes) -> JudgementRow:
     columns = {
-        "first_agent_id": first, "second_agent_id": second, "repeat": 1, "better": None, "first_mark": None,
-        "second_mark": None, "reason": None, "raw_text": "",
+        "first_agent_id": first, "second_agent_id": second, "repeat": 1, "better": None, "criteria": ["Fast"],
+        "first_marks": None, "second_marks": None, "reason": None, "raw_text": "",
     }  # fmt: skip
     return JudgementRow(**(_OF_T1 | _MADE | _ANSWER | columns | changes))
 
