@@ -211,7 +211,7 @@ class Transcription:
 
             try:
                 self._keep_all(engine.run(self._jobs(work.deliberate, under_way), on_completion), under_way, made_by)
-                if self.judging.enabled:
+                if self.judging.enabled and work.judge:
                     self._judge(engine, work.judge, on_completion, made_by)
             finally:
                 progress.gpu_memory = gpu_memory()
