@@ -190,9 +190,11 @@ class Settings(BaseSettings):
         return self
 
     @model_validator(mode="after")
-    def _a_judge_where_one_decides(self) -> Settings:
+    def _what_decides_is_there(self) -> Settings:
         if self.scoring.method in ("judge", "both") and not self.judge.enabled:
             raise ValueError(f"scoring.method {self.scoring.method} goes by the judge; set judge.enabled as well")
+        if self.scoring.method == "reward" and self.scoring.reward is None:
+            raise ValueError("scoring.method reward goes by a reward model; name one in scoring.reward as well")
         return self
 
     @classmethod

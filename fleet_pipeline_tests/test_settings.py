@@ -45,6 +45,7 @@ def test_a_relative_storage_means_one_place_wherever_it_is_read() -> None:
         ("[engine]\nmax_num_seqs = 0", "engine.max_num_seqs: "),
         ("[engine", "not valid TOML"),
         ("[scoring]\nmethod = 'judge'", "set judge.enabled"),
+        ("[scoring]\nmethod = 'reward'", "name one in scoring.reward"),
         ("[weights]\nfit = 0\ncoverage = 0", "fit or coverage must be above 0"),
     ],
 )

@@ -27,6 +27,7 @@ from fleet_pipeline.defs.score_ops import (
     rank_proposals,
     read_judgements,
     read_proposals,
+    read_rewards,
     score_diversity,
     score_form,
     score_relevance,
@@ -131,6 +132,7 @@ def transcripts(
         lineage(context.instance, context.run),
         made=concluder.made,
         found=concluder.found,
+        reward_model=scoring_options.reward,
     )
     try:
         with concluder:
@@ -157,7 +159,7 @@ def transcripts(
 )
 def proposals(transcripts: Transcripts) -> Any:
     batches = read_proposals(transcripts)
-    scorers = (score_diversity, score_relevance, score_form, check_code, read_judgements)
+    scorers = (score_diversity, score_relevance, score_form, check_code, read_judgements, read_rewards)
     return rank_proposals(batches, [scorer(batches) for scorer in scorers])
 
 

@@ -18,7 +18,7 @@ from fleet_pipeline.deliberation.judging import Judging
 from fleet_pipeline.deliberation.sampling import Sampling
 from fleet_pipeline.events.publisher import CHUNK
 from fleet_pipeline.events.receiver import DeliveryPolicy
-from fleet_pipeline.inference.engine import Engine, EngineProvider
+from fleet_pipeline.inference.engine import Engine, EngineProvider, RewardModel
 from fleet_pipeline.inference.options import ModelOptions, VllmConfig
 from fleet_pipeline.ingest.columns import BacklogOptions
 from fleet_pipeline.ingest.options import RequestOptions
@@ -59,6 +59,9 @@ class EngineResource(_resource(VllmConfig)):  # type: ignore[misc]
 
     def start(self, model: str) -> Engine:
         return self._provider().start(model)
+
+    def start_reward(self, model: str) -> RewardModel:
+        return self._provider().start_reward(model)
 
     def identity(self, model: str) -> str:
         return self._provider().identity(model)

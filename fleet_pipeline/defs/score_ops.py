@@ -29,6 +29,7 @@ from fleet_pipeline.services.score_councils import (
     RankedCouncil,
     ranked_councils,
     rate_by_judge,
+    rate_by_reward,
     read_batches,
     valid_tasks,
 )
@@ -94,6 +95,14 @@ def check_code(batches: DiskBuffer) -> DiskBuffer:
 def read_judgements(batches: DiskBuffer, storage: StorageResource, judge: JudgeResource) -> DiskBuffer:
     store, judging = storage.retrying_store(), judge.judging()
     return DiskBuffer(rate_by_judge(batch, store, judging) for batch in batches)
+
+
+@dg.op(
+    out=_passed_on, description="Read what a reward model gives each proposal: the chance to be preferred to a peer."
+)
+def read_rewards(batches: DiskBuffer, storage: StorageResource, scoring: ScoringResource) -> DiskBuffer:
+    store, model = storage.retrying_store(), scoring.options().reward
+    return DiskBuffer(rate_by_reward(batch, store, model) for batch in batches)
 
 
 @dg.op(

@@ -19,7 +19,7 @@ from fleet_pipeline.deliberation.transcript import Status
 
 # What decides who wins among the candidates. "both" is the mean of score and judge, each 0 to 1; "consensus" is the mean
 # similarity to the other proposals.
-Method = Literal["score", "judge", "both", "consensus"]
+Method = Literal["score", "judge", "both", "consensus", "reward"]
 
 # Since the epoch, up to the last moment that a `datetime` can hold.
 Seconds = Annotated[float, Field(ge=0, le=253_402_300_799)]
@@ -66,7 +66,7 @@ MeanDistance = Annotated[float | None, "Mean pairwise lexical distance, 0 to 1; 
 Duplicates = Annotated[int | None, "Final proposals that repeat another one exactly."]
 InitialVendi = Annotated[float | None, "Vendi score before revision."]
 InitialMeanDistance = Annotated[float | None, "Mean distance before revision."]
-WonBy = Annotated[Method | None, "Of the winner, what decided: score, judge, both (their mean) or consensus."]
+WonBy = Annotated[Method | None, "Of the winner, what decided: score, judge, both (their mean), consensus or reward."]
 ByLot = Annotated[bool, "Of the winner: others had the same rank, and a lot decided between them."]
 Confidence = Annotated[
     float | None,
@@ -187,6 +187,10 @@ class ProposalRow:
     ] = None
     judge_low: Annotated[float | None, "Lower end of its 95 % bootstrap interval."] = None
     judge_high: Annotated[float | None, "Upper end."] = None
+    reward: Annotated[
+        float | None, "What the reward model gives it; null without one, or where the text exceeds its context."
+    ] = None
+    preferred: Annotated[float | None, "Mean chance by the rewards to be preferred to another proposal."] = None
     score: Annotated[float | None, "Weighted mean of fit, coverage, novelty, checks and form, 0 to 1."] = None
     candidate: Annotated[bool | None, "Among the best by score from whom the winner is chosen."] = None
     choice: Annotated[float | None, "What the candidates were ordered by, as `won_by` of the winner says; 0 to 1."] = (
@@ -332,6 +336,25 @@ class JudgementRow:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RewardRow:
+    """What a reward model gives one final proposal."""
+
+    deliberation_id: DeliberationId
+    task_id: TaskId
+    role: RoleName
+    agent_id: AgentId
+    reward: Annotated[
+        float | None,
+        "Only differences within a council mean something; null where the text exceeds the model's context.",
+    ]
+    prompt_tokens: PromptTokens
+    model: Model
+    engine: EngineKind
+    run_id: RunId
+    fingerprint: Fingerprint
+
+
+@dataclass(frozen=True, kw_only=True)
 class TranscriptFooter:
     """The state of a transcript, readable without its rows. Times are seconds since the epoch.
 
@@ -375,6 +398,13 @@ class JudgementsFooter:
     """`judged` is the fingerprint of all that the judgements depend on; empty where the judge is to be asked again."""
 
     judged: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class RewardsFooter:
+    """`rated` is the fingerprint of all that the rewards depend on."""
+
+    rated: str
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -49,8 +49,8 @@ class ChatFormat:
         if self._parser is not None:
             self.shows_special_tokens |= self._parser.shows_special_tokens
 
-    def encode(self, messages: Sequence[Message]) -> list[int]:
-        """The token ids of a prompt. Control tokens in texts are broken up with a space.
+    def encode(self, messages: Sequence[Message], *, answer_follows: bool = True) -> list[int]:
+        """The token ids of a prompt, or of a chat that has its answer. Control tokens in texts are broken up with a space.
 
         Otherwise a task or a peer's proposal could end its turn and open a system turn.
         """
@@ -60,7 +60,7 @@ class ChatFormat:
             chat = [(role, f"{system}\n\n{first}"), *rest]
         encoded = self.tokenizer.apply_chat_template(
             [{"role": role, "content": content} for role, content in chat],
-            add_generation_prompt=True,
+            add_generation_prompt=answer_follows,
             tokenize=True,
             **self._template,
             **self._arguments,

@@ -1,10 +1,10 @@
 """The engine interface: jobs go in, and their results come out as they finish."""
 
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Generic, Literal, Protocol, Self, get_args
+from typing import Generic, Literal, NamedTuple, Protocol, Self, get_args
 
-from fleet_pipeline.deliberation.exchange import Completion, Dialogue, Result
+from fleet_pipeline.deliberation.exchange import Completion, Dialogue, Message, Result
 from fleet_pipeline.deliberation.transcript import SYNTHETIC
 
 
@@ -85,6 +85,27 @@ def not_checked(engine: Engine) -> str | None:
     return ", ".join(name for name in get_args(PromptCheck) if name not in engine.checks) or None
 
 
+class Reward(NamedTuple):
+    """`value` is None where the chat does not fit into the model's context."""
+
+    value: float | None
+    prompt_tokens: int
+
+
+class RewardModel(Protocol):
+    """Rates chats. As a context manager it frees the model at exit."""
+
+    kind: str  # such as "vllm"
+
+    def rate(self, chats: Sequence[Sequence[Message]]) -> list[Reward]:
+        """A reward for each chat, whose last message is the answer. Raises `EngineError`."""
+        ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+
 class EngineProvider(Protocol):
     """Starts engines. `model` is the default when neither the task nor the role names one."""
 
@@ -100,3 +121,7 @@ class EngineProvider(Protocol):
         ...
 
     def start(self, model: str) -> Engine: ...
+
+    def start_reward(self, model: str) -> RewardModel:
+        """Load a reward model, when no engine holds the memory."""
+        ...

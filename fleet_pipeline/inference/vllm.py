@@ -18,9 +18,6 @@ Pitfalls that this file avoids, with the incident behind each:
 
 from __future__ import annotations
 
-import gc
-import os
-import re
 import time
 from collections.abc import Generator, Iterable
 from contextlib import suppress
@@ -34,9 +31,10 @@ from fleet_pipeline.deliberation.exchange import AgentError, Completion, Request
 from fleet_pipeline.inference.certainty import certainty
 from fleet_pipeline.inference.chat_format import ChatFormat
 from fleet_pipeline.inference.engine import ALL_CHECKS, Finished, Job, OnCompletion, PromptCheck, ignore
+from fleet_pipeline.inference.loading import free, load, shut_down
 from fleet_pipeline.inference.loop import drive
-from fleet_pipeline.inference.options import CPU_CACHE_GIB, VllmConfig
-from fleet_pipeline.inference.threads import Threads, are_chosen, shared_cores
+from fleet_pipeline.inference.options import VllmConfig
+from fleet_pipeline.inference.threads import Threads
 
 DEFAULT_TEMPERATURE = 0.7
 # An answer ends when a passage of so many tokens stands LOOP_COUNT times in a row. A passage of up to 32 tokens that
@@ -46,8 +44,6 @@ DEFAULT_TEMPERATURE = 0.7
 LOOP_TOKENS = range(32, 64 + 1)
 # Minimum room for an answer, in tokens. With less, an answer is not worth starting.
 LEAST_ROOM = 64
-# Grace period before the engine process is killed. It holds no state, and someone is waiting for the cancel.
-SHUTDOWN_SECONDS = 2.0
 
 
 class VllmEngine:
@@ -75,7 +71,7 @@ class VllmEngine:
 
     def _load(self) -> None:
         began = time.monotonic()
-        llm, self.threads = _load_llm(self.config)
+        llm, self.threads = load(self.config)
         self.llm, self.core, self.crash = llm, llm.llm_engine, None
         try:
             _watch(self.core.engine_core)
@@ -232,10 +228,9 @@ class VllmEngine:
             self.threads = None
         if self.core is not None:
             core, self.llm, self.core = self.core, None, None
-            with suppress(Exception):  # the engine may have crashed
-                core.engine_core.shutdown(timeout=SHUTDOWN_SECONDS)
+            shut_down(core)
             del core
-            _free()
+            free()
 
     def _params(self, request: Request, room: int) -> Any:
         from vllm import SamplingParams
@@ -265,48 +260,6 @@ class VllmEngine:
             logprobs=self.config.certainty,
             flat_logprobs=True,
         )
-
-
-def _load_llm(config: VllmConfig) -> tuple[Any, Threads | None]:
-    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
-    if config.cpu_kv_cache_gib:
-        os.environ["VLLM_CPU_KVCACHE_SPACE"] = str(config.cpu_kv_cache_gib)
-    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(CPU_CACHE_GIB))
-    from vllm import LLM
-    from vllm.platforms import current_platform
-
-    arguments: dict[str, Any] = {}
-    follow_load = False
-    if current_platform.is_cpu():
-        os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
-        follow_load = os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] == "0" and not are_chosen()
-        # Blocks of 32 tokens instead of 128, because a prefix is cached in whole blocks only.
-        arguments = {"enforce_eager": True, "enable_chunked_prefill": False, "block_size": 32}
-    try:
-        llm = LLM(
-            model=config.model,
-            revision=config.revision,
-            dtype=config.dtype,
-            max_model_len=config.max_model_len or -1,
-            max_num_seqs=config.max_num_seqs,
-            gpu_memory_utilization=config.gpu_memory_utilization,
-            tensor_parallel_size=config.tensor_parallel_size,
-            quantization=config.quantization,
-            trust_remote_code=config.trust_remote_code,
-            enable_prefix_caching=True,
-            disable_log_stats=True,
-            use_tqdm_on_load=False,
-            # Without this, a small model under a schema fills its answer with white space.
-            structured_outputs_config={"backend": "xgrammar", "disable_any_whitespace": True},
-            **arguments,
-        )
-        return llm, shared_cores() if follow_load else None
-    except BaseException as error:
-        _free()
-        if isinstance(error, Exception):
-            raise _explain(error, config.model) from error
-        raise
 
 
 def _watch(client: Any) -> None:
@@ -343,39 +296,3 @@ class _UnderWay(NamedTuple):
 def _by_token(flat: Any) -> list[list[float]]:
     """vLLM's flat log-probabilities, by token: the sampled one's first."""
     return [flat.logprobs[start:end] for start, end in zip(flat.start_indices, flat.end_indices, strict=True)]
-
-
-def _explain(error: Exception, model: str) -> EngineError:
-    """An error that a person can act on. vLLM raises several types for a missing model: `_MODEL_ERRORS`."""
-    detail = _reason(error)
-    missing = any(base.__name__ in _MODEL_ERRORS for base in type(error).__mro__)
-    if not missing:
-        hint = "; its kernels do not load: `fleet doctor` says why" if "_OpNamespace" in detail else ""
-        return EngineError(f"vLLM could not start with model {model!r}: {type(error).__name__}: {detail}{hint}")
-    return ModelUnavailable(
-        f"model {model!r} cannot be loaded: {detail}\n"
-        "Name a model that is here: a local folder (--model PATH, or FLEET_ENGINE__MODEL=PATH), or a hub name "
-        "reachable from this machine. To try the pipeline without a model of your own, name the demonstrator that "
-        "comes with it: --model fleet-tiny (trained on synthetic text; not for real decisions)."
-    )
-
-
-def _reason(error: Exception) -> str:
-    """What an error of vLLM says, on one line. Of pydantic's errors the first line only counts: the reason follows."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    if len(lines) > 1 and "validation error" in lines[0]:
-        lines = [_NOISE.sub("", line) for line in lines[1:] if not line.startswith("For further information")]
-    elif lines:
-        lines = lines[:1]
-    return " ".join(lines)[:500] or type(error).__name__
-
-
-_NOISE = re.compile(r"^Value error, |\s*\[type=.*$")
-_MODEL_ERRORS = {"OSError", "HFValidationError", "HfHubHTTPError", "RepositoryNotFoundError", "ConnectionError"}
-
-
-def _free() -> None:
-    from vllm.distributed import cleanup_dist_env_and_memory
-
-    cleanup_dist_env_and_memory()
-    gc.collect()

@@ -233,7 +233,7 @@ def _seat(seat: ProposalRow, utterances: Sequence[UtteranceRow], first: str) -> 
     tie = " (tied)" if seat.tied else ""
     scores = ", ".join(
         f"{name} {number(getattr(seat, name))}"
-        for name in ("fit", "coverage", "form", "novelty", "checks", "judge")
+        for name in ("fit", "coverage", "form", "novelty", "checks", "judge", "preferred")
         if getattr(seat, name) is not None
     )
     body: list[RenderableType] = [

@@ -18,6 +18,7 @@ _MEASURES: Mapping[Method, str] = {
     "judge": "chance to win by the judge",
     "both": "mean of score and judge",
     "consensus": "likeness to the other proposals",
+    "reward": "chance to be preferred, by the reward model",
 }
 MOST_TEXT = 160
 
@@ -77,6 +78,7 @@ def _what_would_decide(winner: ProposalRow, method: Method, answered: int) -> li
     remedies = []
     if method == "score":
         remedies.append('ask a judge that is worth asking ([judge] enabled, [scoring] method = "both")')
+        remedies.append('or a reward model ([scoring] reward, method = "reward")')
     if winner.coverage is None:
         remedies.append("give the task requirements, so that it counts what is covered")
     remedies.append(f"read the best {min(answered, 3)} (`fleet show`)")

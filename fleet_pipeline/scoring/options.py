@@ -35,13 +35,18 @@ class ScoringOptions(StrictModel):
     """How winners are chosen, and what else is measured."""
 
     method: Method = Field(
-        default="score", description="By what the winner is chosen: score, judge, both or consensus."
+        default="score", description="By what the winner is chosen: score, judge, both, consensus or reward."
     )
     clear_from: float = Field(
         default=0.65,
         ge=0.5,
         le=1,
         description="Below this probability of being better than the next, none is a clear winner.",
+    )
+    reward: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Hub name or local folder of a reward model; it rates all proposals after the last deliberation.",
     )
     embeddings: str | None = Field(
         default=None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -12,6 +12,7 @@ import pandas as pd
 from fleet_pipeline.deliberation.rows import Method
 from fleet_pipeline.scoring import confidence
 from fleet_pipeline.scoring.options import Weights
+from fleet_pipeline.scoring.reward import chance
 
 # The parts of relevance, and the parts that count less where a proposal is not relevant: a text on another subject is the
 # most novel of all, and its code and its form may be flawless.
@@ -46,18 +47,22 @@ def rank(scored: pd.DataFrame, method: Method = "score", candidates: Mapping[str
     Without it, all are candidates. Candidates rank first, in the order of `choice`, the value that the method uses.
     The rest follow in the order of score. Ranks are dense: 1, 2, 2, 3. A tied winner is drawn by lot from the ids,
     so that it is the same on every machine and no seat is favoured. `won_by` names what decided: the method. Without a
-    verdict on every proposal (or two peers, for consensus) that is score, whatever the method. A winner's `confidence` is the
+    verdict or a reward on every proposal (or two peers, for consensus) that is score, whatever the method. A winner's `confidence` is the
     probability that it is better than the runner-up.
     """
     ranked = scored.copy()
-    for column in ("judge", "consensus"):
+    for column in ("judge", "consensus", "reward", "preferred"):
         if column not in ranked:
             ranked[column] = float("nan")
     council = ranked["deliberation_id"]
     score_rank = ranked.groupby("deliberation_id")["score"].rank(method="min", ascending=False)
     ranked["candidate"] = score_rank <= (council.map(candidates) if candidates is not None else float("inf"))
     # With verdicts on some seats only, unlike things would be compared.
-    values = {**ranked[["score", "judge", "consensus"]], "both": (ranked["score"] + ranked["judge"]) / 2}
+    values: dict[Any, pd.Series[float]] = {
+        **ranked[["score", "judge", "consensus"]],
+        "both": (ranked["score"] + ranked["judge"]) / 2,
+        "reward": ranked["preferred"],
+    }
     known = values[method].notna().groupby(council).transform("all")
     deciding = pd.Series("score", index=ranked.index).where(~known, method)
     ranked["choice"] = ranked["score"].where(~known, values[method]).round(DIGITS)
@@ -77,28 +82,49 @@ def rank(scored: pd.DataFrame, method: Method = "score", candidates: Mapping[str
     return ranked
 
 
+class _Seat(NamedTuple):
+    """What the confidence in a winner is told from."""
+
+    index: Any
+    winner: bool
+    place: float
+    score: float
+    judge: float
+    reward: float
+    decided_by: str
+
+
 def _confidence(ranked: pd.DataFrame, order: pd.Series[float], deciding: pd.Series[Any]) -> pd.Series[float]:
     """Of each winner that has a runner-up, in the place of the winner."""
-    columns = [ranked[name] for name in ("deliberation_id", "winner", "candidate", "score", "judge")]
-    councils: dict[str, list[tuple[bool, float, float, float, str, Any]]] = {}
-    for key, winner, candidate, score_, judge, place, by, index in zip(
-        *columns, order, deciding, ranked.index, strict=True
+    # The score decided over those that are no candidates.
+    by = deciding.where(ranked["candidate"], "score")
+    columns = [ranked[name] for name in ("winner", "score", "judge", "reward")]
+    councils: dict[str, list[_Seat]] = {}
+    for key, index, place, winner, score_, judge, reward, decided_by in zip(
+        ranked["deliberation_id"], ranked.index, order, *columns, by, strict=True
     ):
-        # The score decided over those that are no candidates.
-        councils.setdefault(key, []).append((winner, place, score_, judge, by if candidate else "score", index))
+        councils.setdefault(key, []).append(_Seat(index, winner, place, score_, judge, reward, decided_by))
     found: dict[Any, float] = {}
     for seats in councils.values():
-        if len(seats) < 2:
-            continue
-        _, _, score_, judge, _, index = next(seat for seat in seats if seat[0])
-        _, _, other_score, other_judge, by, _ = max((seat for seat in seats if not seat[0]), key=lambda seat: seat[1])
-        chances = []
-        if by != "judge":  # of a consensus too: it says what is alike, and not what is good
-            chances.append(confidence.by_score(score_ - other_score, len(seats)))
-        if by in ("judge", "both"):
-            chances.append(confidence.by_judge(judge, other_judge))
-        found[index] = sum(chances) / len(chances)
+        if len(seats) > 1:
+            first = next(seat for seat in seats if seat.winner)
+            other = max((seat for seat in seats if not seat.winner), key=lambda seat: seat.place)
+            found[first.index] = _surer(first, other, len(seats))
     return pd.Series(found, dtype="float64").reindex(ranked.index)
+
+
+def _surer(first: _Seat, other: _Seat, proposals: int) -> float:
+    """The probability that the first is better than the other, by what decided over the other."""
+    by_score = confidence.by_score(first.score - other.score, proposals)
+    match other.decided_by:
+        case "judge":
+            return confidence.by_judge(first.judge, other.judge)
+        case "both":
+            return (by_score + confidence.by_judge(first.judge, other.judge)) / 2
+        case "reward":
+            return chance(first.reward, other.reward)
+        case _:  # of a consensus too: it says what is alike, and not what is good
+            return by_score
 
 
 def _weighted_mean(scores: pd.DataFrame, weights: Weights, parts: tuple[str, ...]) -> pd.Series[float]:

@@ -24,6 +24,7 @@ from fleet_pipeline.services.score_councils import (
     RankedCouncil,
     ranked_councils,
     rate_by_judge,
+    rate_by_reward,
     read_batches,
     valid_tasks,
     write_council,
@@ -93,6 +94,7 @@ class CouncilScorer:
                 code_part(batch.seats),
                 form_part(batch.scored, batch.tasks),
                 rate_by_judge(batch, store, rules.judging),
+                rate_by_reward(batch, store, rules.options.reward),
             ]
             yield from ranked_councils(batch, parts, rules.weights, rules.options, self.run_id)
 

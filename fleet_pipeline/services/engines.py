@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 
 from fleet_pipeline.common.errors import ModelUnavailable
-from fleet_pipeline.inference.engine import Engine
+from fleet_pipeline.inference.engine import Engine, RewardModel
 from fleet_pipeline.inference.options import ModelOptions, VllmConfig
+from fleet_pipeline.inference.reward import VllmRewardModel
 from fleet_pipeline.inference.vllm import VllmEngine
 from fleet_pipeline.models.identity import identity
 from fleet_pipeline.models.registry import resolve
@@ -30,6 +31,9 @@ class VllmProvider:
 
     def start(self, model: str) -> Engine:
         return VllmEngine.start(self.config_of(model).model_copy(update={"model": resolve(model)}))
+
+    def start_reward(self, model: str) -> RewardModel:
+        return VllmRewardModel.start(self.config_of(model).model_copy(update={"model": resolve(model)}))
 
     def identity(self, model: str) -> str:
         """Everything besides its name that decides the output of `model`: engine options, and weights or commit."""

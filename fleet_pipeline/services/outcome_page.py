@@ -92,7 +92,7 @@ def _picture(seats: list[ProposalRow]) -> str:
 
 # Columns of the table of seats, in order. The other scores are in the Parquet file: a wider table pushes every text of
 # the page out of sight.
-_FIGURES = ("score", "relevance", "form", "novelty", "checks", "judge")
+_FIGURES = ("score", "relevance", "form", "novelty", "checks", "judge", "preferred")
 _PHASE_SCHEMA = dg.TableSchema(
     columns=[
         dg.TableColumn("phase", "string"),

@@ -29,9 +29,10 @@ from fleet_pipeline.scoring.judge import judge_scores, rate_proposals
 from fleet_pipeline.scoring.options import ScoringOptions, Weights
 from fleet_pipeline.scoring.proposals import SEAT, final_proposals, proposal_rows, texts
 from fleet_pipeline.scoring.ranking import rank, score
+from fleet_pipeline.scoring.reward import REWARD_VERSION, chances, reward_fingerprint
 from fleet_pipeline.scoring.score import Part, council_figures, joined, seat_scores
 from fleet_pipeline.scoring.scores import Score
-from fleet_pipeline.storage.schemas import JUDGEMENTS, PROPOSALS, SCORES
+from fleet_pipeline.storage.schemas import JUDGEMENTS, PROPOSALS, REWARDS, SCORES
 from fleet_pipeline.storage.store import Store
 from fleet_pipeline.storage.tables import Transcripts, read_file, rows_of, write_rows
 from fleet_pipeline.storage.task_store import TaskStore
@@ -105,6 +106,32 @@ def _judgements(store: Store, key: str, council: pd.DataFrame, judging: Judging)
         if file and stands(file.footer.judged, str(council["fingerprint"].iloc[0]), texts(council), judging):
             return file.rows
     return []
+
+
+def rate_by_reward(batch: Batch, store: Store, model: str | None) -> Part:
+    """`reward`, the model's own number, and `preferred`, the chance to be preferred to a peer."""
+    rewards: list[tuple[str, str, float, float]] = []
+    figures: list[Score] = []
+    for key, council in batch.seats.groupby("deliberation_id") if model else ():
+        found = _rewards(store, str(key), council, model or "")
+        preferred = chances(found)
+        rewards += [(str(key), agent, value, preferred[agent]) for agent, value in found.items()]
+        figures += [
+            Score(str(key), agent, None, "final", metric, REWARD_VERSION, value, 1)
+            for metric, values in (("reward", found), ("preferred", preferred))
+            for agent, value in values.items()
+        ]
+    return Part(pd.DataFrame(rewards, columns=[*SEAT, "reward", "preferred"]), figures)
+
+
+def _rewards(store: Store, key: str, council: pd.DataFrame, model: str) -> dict[str, float]:
+    """The stored rewards of exactly these proposals, by agent id. Empty if they are of others."""
+    with suppress(CorruptFile):  # the next run has them rated again
+        file = read_file(store, REWARDS, key)
+        expected = reward_fingerprint(str(council["fingerprint"].iloc[0]), texts(council), model)
+        if file and file.footer.rated == expected:
+            return {row.agent_id: row.reward for row in file.rows if row.reward is not None}
+    return {}
 
 
 def ranked_councils(

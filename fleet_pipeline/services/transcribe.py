@@ -41,9 +41,9 @@ from fleet_pipeline.inference.engine import (
     recorded_kind,
 )
 from fleet_pipeline.inference.gpu import gpu_memory
-from fleet_pipeline.scoring.proposals import final_proposals, texts
 from fleet_pipeline.services.progress import OnProgress, Progress
 from fleet_pipeline.services.recollection import Recollection
+from fleet_pipeline.services.rewards import Rewards, final_texts
 from fleet_pipeline.storage.schemas import JUDGEMENTS, UTTERANCES
 from fleet_pipeline.storage.tables import read_file, read_footer
 from fleet_pipeline.storage.task_store import TaskStore
@@ -73,7 +73,8 @@ class Transcription:
 
     `lineage` are the ids of the runs that this run continues. Under `resume` "never" their finished results are
     reused: otherwise a retried run would never end. `made` is called with the key of each deliberation whose results
-    this run has stored, judgements included, and `found` with those that were there.
+    this run has stored, judgements and rewards included, and `found` with those that were there. `reward_model` rates the
+    final proposals, where there is one.
     """
 
     def __init__(
@@ -88,6 +89,7 @@ class Transcription:
         lineage: Collection[str] = (),
         made: Callable[[str], None] = _ignore,
         found: Callable[[str], None] = _ignore,
+        reward_model: str | None = None,
     ) -> None:
         self.made = made
         self.found = found
@@ -105,6 +107,8 @@ class Transcription:
         self.incomplete: set[str] = set()  # keys with a transcript to go on from
         self.ended: set[str] = set()  # keys whose transcript this run has written
         self.stopped: list[str] = []  # of those, the ones that ended because the run did
+        self.rewards = Rewards(tasks, reward_model, source, run_id) if reward_model else None
+        self.unrated: list[str] = []  # keys that are complete but for their rewards
 
     def run(self, keys: Sequence[str]) -> Progress:
         """Transcribe every key that has a valid task. Each has a transcript on disk afterwards, failed ones included. A
@@ -125,6 +129,7 @@ class Transcription:
                 self._run_on_or_fail(model, work)
         finally:
             self.recollection.close()
+        self._rate()
         self.progress.phase = "transcribed"
         self.on_progress(self.progress)
         return self.progress
@@ -153,6 +158,8 @@ class Transcription:
                 self.progress.reused += 1
                 if self.judging.enabled and not self._is_judged(deliberation, stored):
                     missing.setdefault(self._judge_of(deliberation.model), _Work()).judge.append(key)
+                elif self.rewards and not self.rewards.stand(key, stored):
+                    self.unrated.append(key)
                 else:
                     self.found(key)
             else:
@@ -229,7 +236,7 @@ class Transcription:
                 with suppress(InvalidInput):
                     deliberation = self._convene(key)
                     if stored := self._reusable(deliberation) or self._kept(key):
-                        proposals = self._proposals(deliberation)
+                        proposals = final_texts(self.store, deliberation.id)
                         fingerprint = judging_fingerprint(stored.fingerprint, proposals, self.judging)
                         under_way[key] = (deliberation, fingerprint)
                         memory = self.recollection.begin(key, fingerprint)
@@ -249,7 +256,30 @@ class Transcription:
             write_judgements(self.store, deliberation, judgements, provenance, fingerprint)
             if fingerprint:
                 self.recollection.fold(deliberation.id, fingerprint)
-            self.made(deliberation.id)
+            self._ready(deliberation.id)
+
+    def _ready(self, key: str) -> None:
+        """The council has said all, and is judged where it should be."""
+        if self.rewards:
+            self.unrated.append(key)
+        else:
+            self.made(key)
+
+    def _rate(self) -> None:
+        """After the last engine: it has the memory that the reward model needs."""
+        if self.rewards is None or not self.unrated:
+            return
+        progress = self.progress
+        progress.models_found = True
+        progress.phase = f"rating with {self.rewards.model}"
+        self.on_progress(progress)
+
+        def on_rated(key: str, tokens: int) -> None:
+            progress.prompt_tokens += tokens
+            self.on_progress(progress)
+            self.made(key)
+
+        self.rewards.rate(self.unrated, on_rated)
 
     def _kept(self, key: str) -> TranscriptFooter | None:
         """The state of a transcript that this run has completed with fewer rounds than were asked for (`on_timeout`)."""
@@ -263,12 +293,9 @@ class Transcription:
             return False
         if stored is None:
             return False
-        return stands(stored.footer.judged, transcript.fingerprint, self._proposals(deliberation), self.judging)
-
-    def _proposals(self, deliberation: Deliberation) -> dict[str, str]:
-        """Final texts by agent id."""
-        file = read_file(self.store, UTTERANCES, deliberation.id)
-        return texts(final_proposals(file.content.to_pandas())) if file else {}
+        return stands(
+            stored.footer.judged, transcript.fingerprint, final_texts(self.store, deliberation.id), self.judging
+        )
 
     def _jobs(self, keys: Sequence[str], under_way: dict[str, Deliberation]) -> Iterator[Job[Transcript]]:
         for key in keys:
@@ -341,8 +368,11 @@ class Transcription:
             progress.completed += 1
         else:
             progress.failed += 1
-        if not stopped and not (self.judging.enabled and transcript.status is Status.COMPLETED):
-            self.made(deliberation.id)
+        if transcript.status is not Status.COMPLETED:
+            if not stopped:
+                self.made(deliberation.id)
+        elif not self.judging.enabled:
+            self._ready(deliberation.id)
 
     def _has_result(self, key: str) -> bool:
         with suppress(CorruptFile):

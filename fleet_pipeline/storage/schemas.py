@@ -27,13 +27,15 @@ from fleet_pipeline.deliberation.rows import (
     OutcomeRow,
     ProposalRow,
     ProposalsFooter,
+    RewardRow,
+    RewardsFooter,
     ScoreRow,
     TranscriptFooter,
     UtteranceRow,
 )
 
 # A literal type, so that the type checker finds a misspelt table.
-TableName = Literal["utterances", "proposals", "deliberations", "scores", "judgements"]
+TableName = Literal["utterances", "proposals", "deliberations", "scores", "judgements", "rewards"]
 Row = TypeVar("Row")
 Footer = TypeVar("Footer")
 
@@ -94,13 +96,14 @@ def _arrow_type(type_: Any) -> pa.DataType:
 
 
 UTTERANCES = Table("utterances", 6, UtteranceRow, TranscriptFooter)
-PROPOSALS = Table("proposals", 5, ProposalRow, ProposalsFooter)
+PROPOSALS = Table("proposals", 6, ProposalRow, ProposalsFooter)
 DELIBERATIONS = Table("deliberations", 6, OutcomeRow, OutcomeFooter)
 SCORES = Table("scores", 2, ScoreRow, NoFooter)
 JUDGEMENTS = Table("judgements", 4, JudgementRow, JudgementsFooter)
+REWARDS = Table("rewards", 1, RewardRow, RewardsFooter)
 
 TABLES: Mapping[TableName, Table[Any, Any]] = {
-    table.name: table for table in (UTTERANCES, PROPOSALS, DELIBERATIONS, SCORES, JUDGEMENTS)
+    table.name: table for table in (UTTERANCES, PROPOSALS, DELIBERATIONS, SCORES, JUDGEMENTS, REWARDS)
 }
 
 
@@ -146,6 +149,10 @@ def _with_form(rows: pa.Table) -> pa.Table:
     return _with_nulls(rows, {"form": pa.float64(), "consensus": pa.float64(), "confidence": pa.float64()})
 
 
+def _with_rewards(rows: pa.Table) -> pa.Table:
+    return _with_nulls(rows, {"reward": pa.float64(), "preferred": pa.float64()})
+
+
 def _with_confidence(rows: pa.Table) -> pa.Table:
     """Until then every winner was one, however small its lead."""
     return _with_nulls(rows, {"confidence": pa.float64(), "clear_winner": pa.bool_()})
@@ -177,5 +184,6 @@ UPGRADES: Mapping[tuple[TableName, int], Callable[[pa.Table], pa.Table]] = {
     ("utterances", 5): _with_certainty,
     ("proposals", 4): _with_form,
     ("deliberations", 5): _with_confidence,
+    ("proposals", 5): _with_rewards,
     ("judgements", 3): _with_marks_by_criterion,
 }

@@ -27,8 +27,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-from fleet_pipeline.inference.options import VllmConfig
-from fleet_pipeline.inference.vllm import CPU_CACHE_GIB
+from fleet_pipeline.inference.options import CPU_CACHE_GIB, VllmConfig
 from fleet_pipeline.models.registry import FLEET_TINY, resolve
 from fleet_pipeline_tests.benchmarks.engine import CONTEXT, Replay, loop
 from fleet_pipeline_tests.benchmarks.figures import Line, Spread, publish, ratios, takes_json

@@ -4,11 +4,11 @@ It is no part of the package, and `build_definitions` refuses it unless a test p
 Every row that it produces has `engine = "synthetic: scripted"`.
 """
 
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import Self
 
-from fleet_pipeline.deliberation.exchange import Completion, Request
-from fleet_pipeline.inference.engine import Finished, Job, OnCompletion, PromptCheck, Result, ignore
+from fleet_pipeline.deliberation.exchange import Completion, Message, Request
+from fleet_pipeline.inference.engine import Finished, Job, OnCompletion, PromptCheck, Result, Reward, ignore
 from fleet_pipeline.inference.loop import drive
 from fleet_pipeline_tests.support.heard import Heard
 
@@ -84,3 +84,24 @@ class ScriptedProvider:
 
     def start(self, model: str) -> ScriptedEngine:
         return ScriptedEngine(self.script, batch=self.batch)
+
+    def start_reward(self, model: str) -> "ScriptedRewards":
+        return ScriptedRewards()
+
+
+class ScriptedRewards:
+    """A reward model that likes long words: the mean length of an answer's words, nothing for one that says "too long"."""
+
+    kind = "synthetic: scripted"
+
+    def rate(self, chats: Sequence[Sequence[Message]]) -> list[Reward]:
+        answers = [chat[-1].content for chat in chats]
+        return [
+            Reward(None if "too long" in text else sum(map(len, text.split())) / len(text.split()), len(text.split()))
+            for text in answers
+        ]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...

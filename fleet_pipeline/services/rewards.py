@@ -1,0 +1,98 @@
+"""Has final proposals rated by a reward model, once the engines that wrote them are released.
+
+Rewards are stored in the table `rewards`. A council is not rated again while its proposals are the same.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+from fleet_pipeline.common.errors import CorruptFile, InvalidInput
+from fleet_pipeline.deliberation.rows import RewardRow, RewardsFooter, TranscriptFooter
+from fleet_pipeline.deliberation.task import Task
+from fleet_pipeline.deliberation.transcript import Status
+from fleet_pipeline.inference.engine import EngineProvider, Reward
+from fleet_pipeline.scoring.proposals import final_proposals, texts
+from fleet_pipeline.scoring.reward import chat, reward_fingerprint
+from fleet_pipeline.storage.schemas import REWARDS, UTTERANCES
+from fleet_pipeline.storage.store import Store
+from fleet_pipeline.storage.tables import read_file, read_footer, write_rows
+from fleet_pipeline.storage.task_store import TaskStore
+
+# Councils that are handed to the model together. Those of a call that is cut short are rated again.
+TOGETHER = 64
+
+
+@dataclass(frozen=True)
+class _Council:
+    key: str
+    task: Task
+    transcript: TranscriptFooter
+    proposals: dict[str, str]  # by agent id
+
+
+class Rewards:
+    """Rates councils by the reward model `model`, which `source` starts."""
+
+    def __init__(self, tasks: TaskStore, model: str, source: EngineProvider, run_id: str) -> None:
+        self.tasks = tasks
+        self.store = tasks.store
+        self.model = model
+        self.source = source
+        self.run_id = run_id
+
+    def stand(self, key: str, transcript: TranscriptFooter) -> bool:
+        """Whether the stored rewards of `key` are of these proposals, by this model."""
+        with suppress(CorruptFile):
+            footer = read_footer(self.store, REWARDS, key)
+            expected = reward_fingerprint(transcript.fingerprint, final_texts(self.store, key), self.model)
+            return footer is not None and footer.rated == expected
+        return False
+
+    def rate(self, keys: Sequence[str], on_rated: Callable[[str, int], None]) -> None:
+        """Rate the councils of `keys` that completed. Calls `on_rated` with the key and the tokens of each that is stored.
+
+        Raises `EngineError` if the model cannot be started, or breaks; what has been rated is kept.
+        """
+        with self.source.start_reward(self.model) as model:
+            for start in range(0, len(keys), TOGETHER):
+                councils = list(self._councils(keys[start : start + TOGETHER]))
+                chats = [chat(council.task, text) for council in councils for text in council.proposals.values()]
+                rewards = iter(model.rate(chats))
+                for council in councils:
+                    of_agents = {agent: next(rewards) for agent in council.proposals}
+                    self._write(council, of_agents, model.kind)
+                    on_rated(council.key, sum(reward.prompt_tokens for reward in of_agents.values()))
+
+    def _councils(self, keys: Sequence[str]) -> Iterator[_Council]:
+        for key in keys:
+            with suppress(CorruptFile, InvalidInput):  # its outcome says so
+                footer = read_footer(self.store, UTTERANCES, key)
+                if footer is not None and footer.status is Status.COMPLETED:
+                    yield _Council(key, self.tasks.get(key)[0], footer, final_texts(self.store, key))
+
+    def _write(self, council: _Council, rewards: dict[str, Reward], kind: str) -> None:
+        task_id, _, role = council.key.rpartition(".")
+        rows = [
+            RewardRow(
+                deliberation_id=council.key,
+                task_id=task_id,
+                role=role.upper(),
+                agent_id=agent,
+                reward=reward.value,
+                prompt_tokens=reward.prompt_tokens,
+                model=self.model,
+                engine=kind,
+                run_id=self.run_id,
+                fingerprint=council.transcript.fingerprint,
+            )
+            for agent, reward in rewards.items()
+        ]
+        rated = reward_fingerprint(council.transcript.fingerprint, council.proposals, self.model)
+        write_rows(self.store, REWARDS, council.key, rows, RewardsFooter(rated=rated))
+
+
+def final_texts(store: Store, key: str) -> dict[str, str]:
+    """Final proposals by agent id; none without a transcript. Raises `CorruptFile`."""
+    file = read_file(store, UTTERANCES, key)
+    return texts(final_proposals(file.content.to_pandas())) if file else {}
