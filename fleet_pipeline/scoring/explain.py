@@ -18,7 +18,7 @@ _MEASURES: Mapping[Method, str] = {
     "judge": "chance to win by the judge",
     "both": "mean of score and judge",
     "consensus": "likeness to the other proposals",
-    "reward": "chance to be preferred, by the reward model",
+    "reward": "chance to be preferred by the reward model",
 }
 MOST_TEXT = 160
 
@@ -129,7 +129,10 @@ def _score_line(seat: ProposalRow, weights: Mapping[str, float], first: str) -> 
     mark = f"  {first}" if seat.winner else ""
     low, high = _number(seat.judge_low, 2), _number(seat.judge_high, 2)
     judged = "" if seat.judge is None else f"; judge {_number(seat.judge, 2)} ({low} to {high})"
-    return f"  {seat.rank}. {seat.agent_id}  {_number(seat.score)} = {' + '.join(terms)}{judged}{mark}"
+    rated = (
+        "" if seat.reward is None else f"; reward {_number(seat.reward, 2)} (preferred {_number(seat.preferred, 2)})"
+    )
+    return f"  {seat.rank}. {seat.agent_id}  {_number(seat.score)} = {' + '.join(terms)}{judged}{rated}{mark}"
 
 
 def _next_best(winner: ProposalRow, answered: Sequence[ProposalRow], weights: Mapping[str, float]) -> list[str]:

@@ -49,8 +49,8 @@ class Rewards:
             return footer is not None and footer.rated == expected
         return False
 
-    def rate(self, keys: Sequence[str], on_rated: Callable[[str, int], None]) -> None:
-        """Rate the councils of `keys` that completed. Calls `on_rated` with the key and the tokens of each that is stored.
+    def rate(self, keys: Sequence[str], on_rated: Callable[[str], None]) -> None:
+        """Rate the councils of `keys` that completed. Calls `on_rated` with the key of each that is stored.
 
         Raises `EngineError` if the model cannot be started, or breaks; what has been rated is kept.
         """
@@ -62,7 +62,7 @@ class Rewards:
                 for council in councils:
                     of_agents = {agent: next(rewards) for agent in council.proposals}
                     self._write(council, of_agents, model.kind)
-                    on_rated(council.key, sum(reward.prompt_tokens for reward in of_agents.values()))
+                    on_rated(council.key)
 
     def _councils(self, keys: Sequence[str]) -> Iterator[_Council]:
         for key in keys:

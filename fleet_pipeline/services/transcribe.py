@@ -269,17 +269,10 @@ class Transcription:
         """After the last engine: it has the memory that the reward model needs."""
         if self.rewards is None or not self.unrated:
             return
-        progress = self.progress
-        progress.models_found = True
-        progress.phase = f"rating with {self.rewards.model}"
-        self.on_progress(progress)
-
-        def on_rated(key: str, tokens: int) -> None:
-            progress.prompt_tokens += tokens
-            self.on_progress(progress)
-            self.made(key)
-
-        self.rewards.rate(self.unrated, on_rated)
+        self.progress.models_found = True
+        self.progress.phase = f"rating with {self.rewards.model}"
+        self.on_progress(self.progress)
+        self.rewards.rate(self.unrated, self.made)
 
     def _kept(self, key: str) -> TranscriptFooter | None:
         """The state of a transcript that this run has completed with fewer rounds than were asked for (`on_timeout`)."""
