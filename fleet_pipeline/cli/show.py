@@ -2,14 +2,14 @@
 
 import json
 import os
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import asdict
 
 import click
 from rich.console import Console
 
 from fleet_pipeline.cli.common import flags, json_option, storage_option
-from fleet_pipeline.common.errors import InvalidInput
+from fleet_pipeline.common.errors import CorruptFile, InvalidInput
 from fleet_pipeline.common.text import printable
 from fleet_pipeline.deliberation.rows import OutcomeRow
 from fleet_pipeline.services.fleet import Fleet
@@ -65,9 +65,10 @@ def explain(deliberation_id: str, storage: str | None, as_json: bool) -> None:
     outcome = _outcome(store, deliberation_id)
     proposals = read_file(store, PROPOSALS, deliberation_id)
     seats, scoring = (proposals.rows, proposals.footer) if proposals else ([], None)
-    scores, judgements = read_rows(store, SCORES, deliberation_id), read_rows(store, JUDGEMENTS, deliberation_id)
-    marked = judgements[0].criteria if judgements else []
-    lines = explain_in_words(outcome, seats, scoring, scores, marked)
+    marked: list[str] = []
+    with suppress(CorruptFile):  # the scores that were made from it stand all the same
+        marked = next((row.criteria for row in read_rows(store, JUDGEMENTS, deliberation_id)), [])
+    lines = explain_in_words(outcome, seats, scoring, read_rows(store, SCORES, deliberation_id), marked)
     if as_json:
         footer = {"schema_version": PROPOSALS.version, **asdict(scoring)} if scoring else {}
         document = {"deliberation_id": deliberation_id, "explanation": lines, **footer}

@@ -61,7 +61,10 @@ class Judging(StrictModel):
         description="Times each comparison is asked in each order, on average; all but the first go to what is in doubt.",
     )
     budget: int | None = Field(
-        default=None, ge=2, le=100_000, description="Questions about one council, at most, whatever `repeats` says."
+        default=None,
+        ge=2,
+        le=100_000,
+        description="Questions about one council, at most; none where that is too few to compare all its proposals.",
     )
     temperature: float = Field(default=0.3, ge=0, le=2, description="Sampling temperature of the judge.")
     max_tokens: int = Field(default=512, ge=64, le=8_192, description="Longest answer of the judge, in tokens.")
@@ -154,7 +157,11 @@ def _looks(
 ) -> Iterator[list[Pair]]:
     """The pairs of each look. `asked` and `met` grow meanwhile."""
     first = pairs(len(seats), judging.opponents)
-    most = len(first) * judging.repeats if judging.budget is None else judging.budget // 2
+    most = len(first) * judging.repeats
+    if judging.budget is not None:
+        most = min(most, judging.budget // 2)
+    if most < len(seats) - 1:  # with fewer, not all can be compared, and verdicts on some decide nothing
+        return
     opponents = judging.opponents
     while len(first) > most and opponents > 1:
         opponents -= 1
@@ -174,7 +181,8 @@ def _looks(
 def _in_doubt(seats: Sequence[Seat], asked: Sequence[Judgement], met: Mapping[Pair, int], count: int) -> list[Pair]:
     """So many pairs of the proposal that leads and those that come nearest to it, by their shares of points.
 
-    A difference weighs more, the more often the two have met: by the square root, as the error of a mean goes.
+    A difference weighs more, the more often the two have met: by the square root, as the error of a mean goes. To it comes
+    the error of the leader's share, so that of several equals each has its turn.
     """
     points: dict[str, float] = defaultdict(float)
     games = Counter[str]()
@@ -187,9 +195,12 @@ def _in_doubt(seats: Sequence[Seat], asked: Sequence[Judgement], met: Mapping[Pa
     leader = max(range(len(seats)), key=share.__getitem__)
     rivals: list[Pair] = [(min(leader, other), max(leader, other)) for other in range(len(seats)) if other != leader]
     meetings = Counter({pair: met.get(pair, 0) for pair in rivals})
+    error = 0.5 / math.sqrt(games[seats[leader].agent_id] + 1)
     chosen: list[Pair] = []
     for _ in range(count):
-        pair = min(rivals, key=lambda pair: abs(share[pair[0]] - share[pair[1]]) * math.sqrt(meetings[pair] + 1))
+        pair = min(
+            rivals, key=lambda pair: (abs(share[pair[0]] - share[pair[1]]) + error) * math.sqrt(meetings[pair] + 1)
+        )
         meetings[pair] += 1
         chosen.append(pair)
     return chosen
@@ -223,8 +234,10 @@ def judging_fingerprint(transcript: str, proposals: Mapping[str, str], judging: 
 def stands(judged: str, transcript: str, proposals: Mapping[str, str], judging: Judging) -> bool:
     """Whether verdicts with the fingerprint `judged` are of these inputs. Those of before marks by criterion count too."""
     of_before = judging.model_dump(exclude={"model", "budget"})
-    earlier = judging.model is None and judging.budget is None and _fingerprint(1, transcript, proposals, of_before)
-    return judged in (judging_fingerprint(transcript, proposals, judging), earlier)
+    if judged == judging_fingerprint(transcript, proposals, judging):
+        return True
+    as_before = judging.model is None and judging.budget is None
+    return as_before and judged == _fingerprint(1, transcript, proposals, of_before)
 
 
 def _fingerprint(version: int, transcript: str, proposals: Mapping[str, str], options: Mapping[str, object]) -> str:

@@ -395,16 +395,20 @@ class OutcomeFooter:
 
 @dataclass(frozen=True, kw_only=True)
 class JudgementsFooter:
-    """`judged` is the fingerprint of all that the judgements depend on; empty where the judge is to be asked again."""
+    """`judged` is the fingerprint of what was judged and how; empty where the judge is to be asked again. `identity` is that
+    of a judge that is not the council's own model: its options, and its commit or weights."""
 
     judged: str
+    identity: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RewardsFooter:
-    """`rated` is the fingerprint of all that the rewards depend on."""
+    """`rated` is the fingerprint of what was rated, and by which model; `identity` is that of the model: its options, and its
+    commit or weights."""
 
     rated: str
+    identity: str
 
 
 @dataclass(frozen=True, kw_only=True)

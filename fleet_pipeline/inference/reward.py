@@ -7,6 +7,7 @@ such models are trained so that the logistic of a difference is the chance that 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, Self
 
@@ -63,6 +64,8 @@ class VllmRewardModel:
         except Exception as error:
             raise EngineError(f"the reward model broke: {type(error).__name__}: {error}") from error
         values = {index: float(output.outputs.data[0]) for index, output in zip(fitting, outputs, strict=True)}
+        if not all(map(math.isfinite, values.values())):
+            raise EngineError("the reward model gave a number that is none (NaN or infinite): set its dtype to float32")
         return [Reward(values.get(index), len(prompt)) for index, prompt in enumerate(prompts)]
 
     def __enter__(self) -> Self:

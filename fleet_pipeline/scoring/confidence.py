@@ -11,7 +11,7 @@ import math
 CONFIDENCE_VERSION = "1"
 # By maximum likelihood over 3,200 councils of three. Of four, five and six the likeliest are 3.8, 3.2 and 3.0, as the root says.
 SLOPE, COUNCIL = 4.4, 3
-# A judge's chances are kept off 0 and 1: a few verdicts prove nothing.
+# What a judge makes of it is kept off 0 and 1: a few verdicts prove nothing.
 SUREST = 0.99
 
 
@@ -27,6 +27,5 @@ def is_clear(confidence: float, clear_from: float, *, by_lot: bool) -> bool:
 
 
 def by_judge(winner: float, other: float) -> float:
-    """By the Bradley-Terry model, from the two chances to win against an average peer. As good as the judge is."""
-    odds = [chance / (1 - chance) for chance in (min(max(one, 1 - SUREST), SUREST) for one in (winner, other))]
-    return odds[0] / sum(odds)
+    """By the Bradley-Terry model, from the two strengths. As good as the judge is."""
+    return min(max(winner / (winner + other), 1 - SUREST), SUREST)

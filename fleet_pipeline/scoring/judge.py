@@ -30,6 +30,7 @@ class Rating(NamedTuple):
     value: float
     low: float
     high: float
+    strength: float  # by Bradley and Terry: a's chance against b is a / (a + b)
     marks: list[float]  # mean mark of each criterion, 1 to 5
     comparisons: int
 
@@ -45,7 +46,8 @@ def rate_proposals(rows: Sequence[JudgementRow], seed: int) -> dict[str, Rating]
         return {}
     index_of = {agent: index for index, agent in enumerate(agents)}
     games = _games(verdicts, agents)
-    value = chances(strengths(_wins(games, len(agents))[None]))[0]
+    strength = strengths(_wins(games, len(agents))[None])
+    value = chances(strength)[0]
     rng = np.random.default_rng(seed)
     draws = rng.integers(len(verdicts), size=(SAMPLES, len(verdicts)))
     wins = np.stack([_wins(games[draw], len(agents)) for draw in draws])
@@ -59,6 +61,7 @@ def rate_proposals(rows: Sequence[JudgementRow], seed: int) -> dict[str, Rating]
             float(value[index]),
             float(low[index]),
             float(high[index]),
+            float(strength[0, index]),
             [float(mean) for mean in np.mean(marks[agent], axis=0)],
             len(marks[agent]),
         )
@@ -116,6 +119,7 @@ def chances(strength: Floats) -> Floats:
 
 def judge_scores(key: str, rows: Sequence[JudgementRow], found: Mapping[str, Rating]) -> list[Score]:
     """The ratings in tall form with a mark for each criterion, and the judge's consistency, stability, and unanswered and unparseable shares."""
+    by_criterion = any(row.criteria for row in rows)  # of before that there is one mark over all
     scores = [
         Score(key, agent, None, "final", metric, VERSION, value, rating.comparisons)
         for agent, rating in found.items()
@@ -124,7 +128,7 @@ def judge_scores(key: str, rows: Sequence[JudgementRow], found: Mapping[str, Rat
             ("judge_low", rating.low),
             ("judge_high", rating.high),
             ("judge_mark", float(np.mean(rating.marks))),
-            *((f"{CRITERION}{n}", mark) for n, mark in enumerate(rating.marks, 1)),
+            *((f"{CRITERION}{n}", mark) for n, mark in enumerate(rating.marks, 1) if by_criterion),
         )
     ]
     for metric, agreement in (

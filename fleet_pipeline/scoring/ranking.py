@@ -51,7 +51,7 @@ def rank(scored: pd.DataFrame, method: Method = "score", candidates: Mapping[str
     probability that it is better than the runner-up.
     """
     ranked = scored.copy()
-    for column in ("judge", "consensus", "reward", "preferred"):
+    for column in ("judge", "strength", "consensus", "reward", "preferred"):
         if column not in ranked:
             ranked[column] = float("nan")
     council = ranked["deliberation_id"]
@@ -79,7 +79,7 @@ def rank(scored: pd.DataFrame, method: Method = "score", candidates: Mapping[str
     ranked["won_by"] = deciding.where(ranked["winner"], None)
     ranked["by_lot"] = ranked["winner"] & ranked["tied"]
     ranked["confidence"] = _confidence(ranked, order, deciding)
-    return ranked
+    return ranked.drop(columns="strength")
 
 
 class _Seat(NamedTuple):
@@ -89,7 +89,7 @@ class _Seat(NamedTuple):
     winner: bool
     place: float
     score: float
-    judge: float
+    strength: float
     reward: float
     decided_by: str
 
@@ -98,29 +98,29 @@ def _confidence(ranked: pd.DataFrame, order: pd.Series[float], deciding: pd.Seri
     """Of each winner that has a runner-up, in the place of the winner."""
     # The score decided over those that are no candidates.
     by = deciding.where(ranked["candidate"], "score")
-    columns = [ranked[name] for name in ("winner", "score", "judge", "reward")]
+    columns = [ranked[name] for name in ("winner", "score", "strength", "reward")]
     councils: dict[str, list[_Seat]] = {}
-    for key, index, place, winner, score_, judge, reward, decided_by in zip(
+    for key, index, place, winner, score_, strength, reward, decided_by in zip(
         ranked["deliberation_id"], ranked.index, order, *columns, by, strict=True
     ):
-        councils.setdefault(key, []).append(_Seat(index, winner, place, score_, judge, reward, decided_by))
+        councils.setdefault(key, []).append(_Seat(index, winner, place, score_, strength, reward, decided_by))
     found: dict[Any, float] = {}
     for seats in councils.values():
         if len(seats) > 1:
             first = next(seat for seat in seats if seat.winner)
             other = max((seat for seat in seats if not seat.winner), key=lambda seat: seat.place)
-            found[first.index] = _surer(first, other, len(seats))
+            found[first.index] = _confidence_in(first, other, len(seats))
     return pd.Series(found, dtype="float64").reindex(ranked.index)
 
 
-def _surer(first: _Seat, other: _Seat, proposals: int) -> float:
+def _confidence_in(first: _Seat, other: _Seat, proposals: int) -> float:
     """The probability that the first is better than the other, by what decided over the other."""
     by_score = confidence.by_score(first.score - other.score, proposals)
     match other.decided_by:
         case "judge":
-            return confidence.by_judge(first.judge, other.judge)
+            return confidence.by_judge(first.strength, other.strength)
         case "both":
-            return (by_score + confidence.by_judge(first.judge, other.judge)) / 2
+            return (by_score + confidence.by_judge(first.strength, other.strength)) / 2
         case "reward":
             return chance(first.reward, other.reward)
         case _:  # of a consensus too: it says what is alike, and not what is good

@@ -17,9 +17,9 @@ def chat(task: Task, proposal: str) -> list[Message]:
     return [Message("user", task_brief(task)), Message("assistant", proposal)]
 
 
-def reward_fingerprint(transcript: str, proposals: Mapping[str, str], model: str) -> str:
-    """A hash (16 hex digits) of what a council's rewards depend on. `transcript` is the transcript's fingerprint."""
-    content = [REWARD_VERSION, transcript, sorted(proposals.items()), model]
+def reward_fingerprint(task: Task, proposals: Mapping[str, str], model: str) -> str:
+    """A hash (16 hex digits) of the chats that are rated, and of the name of the model."""
+    content = [REWARD_VERSION, task_brief(task), sorted(proposals.items()), model]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
 

@@ -182,7 +182,7 @@ class Concluder:
                 while keys := self._next():
                     for council in scorer.score(keys):
                         told.append(announcer.submit(self._tell, self._write(council)))
-                        if len(told) > TOGETHER:  # so many outcomes are held, with their texts
+                        while told and (told[0].done() or len(told) > TOGETHER):  # outcomes are held with their texts
                             told.popleft().result()
                 while told:
                     told.popleft().result()

@@ -6,6 +6,7 @@ Rewards are stored in the table `rewards`. A council is not rated again while it
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 
 from fleet_pipeline.common.errors import CorruptFile, InvalidInput
 from fleet_pipeline.deliberation.rows import RewardRow, RewardsFooter, TranscriptFooter
@@ -41,13 +42,19 @@ class Rewards:
         self.source = source
         self.run_id = run_id
 
-    def stand(self, key: str, transcript: TranscriptFooter) -> bool:
-        """Whether the stored rewards of `key` are of these proposals, by this model."""
-        with suppress(CorruptFile):
+    def stand(self, key: str) -> bool:
+        """Whether the stored rewards of `key` are of its proposals, by this model as it is now."""
+        with suppress(CorruptFile, InvalidInput):
             footer = read_footer(self.store, REWARDS, key)
-            expected = reward_fingerprint(transcript.fingerprint, final_texts(self.store, key), self.model)
-            return footer is not None and footer.rated == expected
+            if footer is None or footer.identity != self.identity:
+                return False
+            task = self.tasks.get(key)[0]
+            return footer.rated == reward_fingerprint(task, final_texts(self.store, key), self.model)
         return False
+
+    @cached_property
+    def identity(self) -> str:
+        return self.source.identity(self.model)
 
     def rate(self, keys: Sequence[str], on_rated: Callable[[str], None]) -> None:
         """Rate the councils of `keys` that completed. Calls `on_rated` with the key of each that is stored.
@@ -88,8 +95,8 @@ class Rewards:
             )
             for agent, reward in rewards.items()
         ]
-        rated = reward_fingerprint(council.transcript.fingerprint, council.proposals, self.model)
-        write_rows(self.store, REWARDS, council.key, rows, RewardsFooter(rated=rated))
+        rated = reward_fingerprint(council.task, council.proposals, self.model)
+        write_rows(self.store, REWARDS, council.key, rows, RewardsFooter(rated=rated, identity=self.identity))
 
 
 def final_texts(store: Store, key: str) -> dict[str, str]:

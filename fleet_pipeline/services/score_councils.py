@@ -38,7 +38,7 @@ from fleet_pipeline.storage.tables import Transcripts, read_file, rows_of, write
 from fleet_pipeline.storage.task_store import TaskStore
 
 SCORES_VERSION = "3"
-_RATING = ("judge", "judge_low", "judge_high")
+_RATING = ("judge", "judge_low", "judge_high", "strength")
 
 
 @dataclass(frozen=True)
@@ -89,13 +89,13 @@ def read_batches(transcripts: Transcripts, tasks: TaskStore) -> Iterator[Batch]:
 
 def rate_by_judge(batch: Batch, store: Store, judging: Judging) -> Part:
     """Bradley-Terry strengths from the stored verdicts, and how steady the judge is."""
-    ratings: list[tuple[str, str, float, float, float]] = []
+    ratings: list[tuple[str, str, float, float, float, float]] = []
     figures: list[Score] = []
     for key, council in batch.seats.groupby("deliberation_id"):
         rows = _judgements(store, str(key), council, judging) if judging.enabled else []
         found = rate_proposals(rows, seed=derive_seed(key))
         figures += judge_scores(str(key), rows, found)
-        ratings += [(str(key), agent, one.value, one.low, one.high) for agent, one in found.items()]
+        ratings += [(str(key), agent, one.value, one.low, one.high, one.strength) for agent, one in found.items()]
     return Part(pd.DataFrame(ratings, columns=[*SEAT, *_RATING]), figures)
 
 
@@ -113,7 +113,8 @@ def rate_by_reward(batch: Batch, store: Store, model: str | None) -> Part:
     rewards: list[tuple[str, str, float, float]] = []
     figures: list[Score] = []
     for key, council in batch.seats.groupby("deliberation_id") if model else ():
-        found = _rewards(store, str(key), council, model or "")
+        task = batch.tasks.get(str(key))
+        found = _rewards(store, task, str(key), council, model or "") if task else {}
         preferred = chances(found)
         rewards += [(str(key), agent, value, preferred[agent]) for agent, value in found.items()]
         figures += [
@@ -124,12 +125,11 @@ def rate_by_reward(batch: Batch, store: Store, model: str | None) -> Part:
     return Part(pd.DataFrame(rewards, columns=[*SEAT, "reward", "preferred"]), figures)
 
 
-def _rewards(store: Store, key: str, council: pd.DataFrame, model: str) -> dict[str, float]:
+def _rewards(store: Store, task: Task, key: str, council: pd.DataFrame, model: str) -> dict[str, float]:
     """The stored rewards of exactly these proposals, by agent id. Empty if they are of others."""
     with suppress(CorruptFile):  # the next run has them rated again
         file = read_file(store, REWARDS, key)
-        expected = reward_fingerprint(str(council["fingerprint"].iloc[0]), texts(council), model)
-        if file and file.footer.rated == expected:
+        if file and file.footer.rated == reward_fingerprint(task, texts(council), model):
             return {row.agent_id: row.reward for row in file.rows if row.reward is not None}
     return {}
 

@@ -29,7 +29,7 @@ from fleet_pipeline.deliberation.judging import (
 )
 from fleet_pipeline.deliberation.memory import remembered
 from fleet_pipeline.deliberation.protocol import deliberate, most_tokens
-from fleet_pipeline.deliberation.rows import TranscriptFooter
+from fleet_pipeline.deliberation.rows import JudgementsFooter, TranscriptFooter
 from fleet_pipeline.deliberation.transcript import Status, Transcript
 from fleet_pipeline.inference.engine import (
     Engine,
@@ -108,7 +108,7 @@ class Transcription:
         self.ended: set[str] = set()  # keys whose transcript this run has written
         self.stopped: list[str] = []  # of those, the ones that ended because the run did
         self.rewards = Rewards(tasks, reward_model, source, run_id) if reward_model else None
-        self.unrated: list[str] = []  # keys that are complete but for their rewards
+        self.waiting: dict[str, None] = {}  # keys whose transcript is complete, and that wait for a verdict or a reward
 
     def run(self, keys: Sequence[str]) -> Progress:
         """Transcribe every key that has a valid task. Each has a transcript on disk afterwards, failed ones included. A
@@ -127,21 +127,31 @@ class Transcription:
         try:
             for model, work in missing.items():
                 self._run_on_or_fail(model, work)
+            self._rate()
+        except BaseException:
+            # What this run has completed is shown all the same, and the next run makes up for verdicts and rewards.
+            self._pass_on(*[key for key in self.waiting if key in self.ended])
+            raise
         finally:
             self.recollection.close()
-        self._rate()
+        self._pass_on(*self.waiting)
         self.progress.phase = "transcribed"
         self.on_progress(self.progress)
         return self.progress
 
     def _run_on_or_fail(self, model: str, work: _Work) -> None:
+        if not work.deliberate:  # what it is to judge may have failed meanwhile
+            work.judge = [key for key in work.judge if key in self.waiting]
+        if not (work.deliberate or work.judge):
+            return
         try:
             self._run_on(model, work)
         except EngineError as error:
+            if model != self.defaults.model:
+                # A model that a task or role names for itself costs only its own deliberations.
+                self._fail(work.deliberate, str(error))
             if model in (self.defaults.model, self._judge_of("")):
                 raise
-            # A model that a task or role names for itself costs only its own deliberations.
-            self._fail(work.deliberate, str(error))
 
     def _missing(self, keys: Sequence[str]) -> dict[str, _Work]:
         """Keys still to run, by model. A key without a valid task is left to its outcome, which says why."""
@@ -157,9 +167,10 @@ class Transcription:
             if stored := self._reusable(deliberation):
                 self.progress.reused += 1
                 if self.judging.enabled and not self._is_judged(deliberation, stored):
+                    self.waiting[key] = None
                     missing.setdefault(self._judge_of(deliberation.model), _Work()).judge.append(key)
-                elif self.rewards and not self.rewards.stand(key, stored):
-                    self.unrated.append(key)
+                elif self.rewards and not self.rewards.stand(key):
+                    self.waiting[key] = None
                 else:
                     self.found(key)
             else:
@@ -253,26 +264,35 @@ class Transcription:
                 fingerprint = ""  # stored for people to read; the next run asks again
             provenance = self._provenance(deliberation, made_by)
             provenance = replace(provenance, model=self._judge_of(deliberation.model))
-            write_judgements(self.store, deliberation, judgements, provenance, fingerprint)
+            footer = JudgementsFooter(judged=fingerprint, identity=self._identity_of_judge())
+            write_judgements(self.store, deliberation, judgements, provenance, footer)
             if fingerprint:
                 self.recollection.fold(deliberation.id, fingerprint)
             self._ready(deliberation.id)
 
     def _ready(self, key: str) -> None:
         """The council has said all, and is judged where it should be."""
-        if self.rewards:
-            self.unrated.append(key)
-        else:
+        if self.rewards is None or self.rewards.stand(key):
+            self._pass_on(key)
+
+    def _pass_on(self, *keys: str) -> None:
+        for key in keys:
+            self.waiting.pop(key, None)
             self.made(key)
 
     def _rate(self) -> None:
         """After the last engine: it has the memory that the reward model needs."""
-        if self.rewards is None or not self.unrated:
+        if self.rewards is None or not self.waiting:
             return
         self.progress.models_found = True
         self.progress.phase = f"rating with {self.rewards.model}"
         self.on_progress(self.progress)
-        self.rewards.rate(self.unrated, self.made)
+
+        def on_rated(key: str) -> None:
+            self.on_progress(self.progress)
+            self._pass_on(key)
+
+        self.rewards.rate(list(self.waiting), on_rated)
 
     def _kept(self, key: str) -> TranscriptFooter | None:
         """The state of a transcript that this run has completed with fewer rounds than were asked for (`on_timeout`)."""
@@ -284,11 +304,14 @@ class Transcription:
             stored = read_file(self.store, JUDGEMENTS, deliberation.id)
         except CorruptFile:
             return False
-        if stored is None:
+        if stored is None or stored.footer.identity != self._identity_of_judge():
             return False
-        return stands(
-            stored.footer.judged, transcript.fingerprint, final_texts(self.store, deliberation.id), self.judging
-        )
+        proposals = final_texts(self.store, deliberation.id)
+        return stands(stored.footer.judged, transcript.fingerprint, proposals, self.judging)
+
+    def _identity_of_judge(self) -> str:
+        """Empty where a council's own model judges: its identity is in the transcript's fingerprint."""
+        return self.source.identity(self.judging.model) if self.judging.model else ""
 
     def _jobs(self, keys: Sequence[str], under_way: dict[str, Deliberation]) -> Iterator[Job[Transcript]]:
         for key in keys:
@@ -364,8 +387,10 @@ class Transcription:
         if transcript.status is not Status.COMPLETED:
             if not stopped:
                 self.made(deliberation.id)
-        elif not self.judging.enabled:
-            self._ready(deliberation.id)
+        else:
+            self.waiting[deliberation.id] = None
+            if not self.judging.enabled:
+                self._ready(deliberation.id)
 
     def _has_result(self, key: str) -> bool:
         with suppress(CorruptFile):

@@ -101,11 +101,15 @@ def attempt_path(key: str, number: int) -> str:
 
 
 def write_judgements(
-    store: Store, deliberation: Deliberation, judgements: Iterable[Judgement], provenance: Provenance, judged: str
+    store: Store,
+    deliberation: Deliberation,
+    judgements: Iterable[Judgement],
+    provenance: Provenance,
+    footer: JudgementsFooter,
 ) -> None:
-    """Write one council's judgements. `judged` is the fingerprint of everything they depend on."""
+    """Write one council's judgements."""
     rows = [_judgement_row(deliberation, judgement, provenance) for judgement in judgements]
-    write_rows(store, JUDGEMENTS, deliberation.id, rows, JudgementsFooter(judged=judged))
+    write_rows(store, JUDGEMENTS, deliberation.id, rows, footer)
 
 
 def utc(timestamp: float) -> datetime:

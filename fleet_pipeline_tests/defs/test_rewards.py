@@ -3,10 +3,12 @@
 import pandas as pd
 import pytest
 
-from fleet_pipeline.common.errors import ModelUnavailable
+from fleet_pipeline.common.errors import EngineError, ModelUnavailable
+from fleet_pipeline.deliberation.prompts import Phase
+from fleet_pipeline.services import rewards as rewards_service
 from fleet_pipeline_tests.support.councils import said
 from fleet_pipeline_tests.support.heard import Heard
-from fleet_pipeline_tests.support.pipeline import Pipeline, why_broken
+from fleet_pipeline_tests.support.pipeline import Pipeline, verdict_of, why_broken
 from fleet_pipeline_tests.support.scripted import ScriptedRewards
 
 pytestmark = pytest.mark.instance
@@ -87,10 +89,54 @@ def test_a_reward_model_that_cannot_be_started_breaks_the_run_and_costs_no_delib
     rated.unavailable = {"a-reward-model"}
     keys = rated.put("t1")
     assert "a-reward-model is not here" in (why_broken(rated.run(keys)) or "")
+    assert rated.table("deliberations")["won_by"].tolist() == ["score"]
     asked, rated.unavailable = len(rated.asked), set()
     assert rated.run(keys).success
     assert len(rated.asked) == asked
     assert rated.table("deliberations")["won_by"].tolist() == ["reward"]
+
+
+def test_with_a_judge_as_well_each_asks_for_itself_and_is_asked_once(rated: Pipeline) -> None:
+    keys = rated.put("t1", "t2")
+    rated.run(keys)
+    rated.configure(judge={"enabled": True}, scoring={"reward": "a-reward-model", "method": "judge"})
+    rated.answer = lambda prompt: verdict_of(prompt) if prompt.phase is Phase.JUDGE else by_seat(prompt)
+    rated.run(keys)
+    assert rated.reward_starts == ["a-reward-model"]
+    assert rated.table("proposals")["reward"].notna().all()
+    assert rated.table("proposals")["judge"].notna().all()
+    assert rated.table("deliberations")["won_by"].tolist() == ["judge"] * 2
+
+
+def test_what_is_rated_again_is_what_has_changed_the_task_the_texts_or_the_model(rated: Pipeline) -> None:
+    keys = rated.put("t1")
+    rated.run(keys)
+    rated.source.identity = lambda model: "its context is longer now" if model == "a-reward-model" else ""
+    rated.run(keys)
+    assert len(rated.reward_starts) == 2
+    rated.configure(scoring={"reward": "a-reward-model", "method": "reward"}, council={"resume": "always"})
+    rated.put("t1", description="Another task")
+    rated.run(keys)
+    assert (rated.starts, len(rated.reward_starts)) == (1, 3)
+
+
+def test_a_model_that_breaks_in_the_middle_keeps_what_it_has_rated(rated: Pipeline, monkeypatch) -> None:
+    monkeypatch.setattr(rewards_service, "TOGETHER", 1)
+    rate, calls = ScriptedRewards.rate, []
+
+    def breaks(self, chats):
+        calls.append(len(chats))
+        if len(calls) == 2:
+            raise EngineError("the reward model broke")
+        return rate(self, chats)
+
+    monkeypatch.setattr(ScriptedRewards, "rate", breaks)
+    keys = rated.put("t1", "t2", "t3")
+    assert "the reward model broke" in (why_broken(rated.run(keys)) or "")
+    assert sorted(rated.table("deliberations")["won_by"]) == ["reward", "score", "score"]
+    assert rated.run(keys).success
+    assert calls == [3] * 4
+    assert rated.table("deliberations")["won_by"].tolist() == ["reward"] * 3
 
 
 def test_rewards_of_a_model_that_is_not_named_any_more_count_for_nothing(rated: Pipeline) -> None:

@@ -431,6 +431,7 @@ def test_a_judge_that_cannot_be_started_breaks_the_run_and_is_made_up_for_by_the
     keys = judged.put("a")
     result = judged.run(keys)
     assert "wiser is not here" in (why_broken(result) or "")
+    assert judged.table("deliberations")["won_by"].tolist() == ["score"]
     asked, judged.unavailable = len(judged.asked), set()
     assert judged.run(keys).success
     assert {prompt.phase for prompt in judged.asked[asked:]} == {Phase.JUDGE}

@@ -10,6 +10,7 @@ from hypothesis import given, strategies as st
 
 from fleet_pipeline.deliberation.exchange import AgentError
 from fleet_pipeline.deliberation.rows import JudgementRow
+from fleet_pipeline.scoring.confidence import by_judge
 from fleet_pipeline.scoring.judge import (
     chances,
     judge_scores,
@@ -57,6 +58,14 @@ def test_a_proposal_that_wins_every_comparison_is_first_and_not_infinitely_stron
     assert sorted(found, key=lambda agent: -found[agent].value) == ["C", "A", "B"]
     assert 0.75 < found["C"].value < 1
     assert 0 < found["B"].value < 0.25
+
+
+def test_of_two_proposals_the_confidence_is_the_chance_by_bradley_and_terry() -> None:
+    """Three wins to one, and half a win and half a defeat against an average peer for each: it was told as 0.87."""
+    found = rate_proposals([row("A", "B", "first", n) for n in (1, 2, 3)] + [row("B", "A", "first")], seed=0)
+    sure = by_judge(found["A"].strength, found["B"].strength)
+    assert sure == pytest.approx(found["A"].value)
+    assert 0.65 < sure < 0.75
 
 
 def test_the_interval_holds_the_value_and_narrows_with_more_verdicts() -> None:

@@ -35,6 +35,7 @@ def ranked(*scores: float, judge: list[float] | None = None, method: Method = "s
     frame = pd.DataFrame({"deliberation_id": "d", "agent_id": [f"a{n}" for n in range(len(scores))], "score": scores})
     if judge is not None:
         frame["judge"] = judge
+        frame["strength"] = [chance / (1.001 - chance) for chance in judge]
     return rank(frame, method, {"d": k})
 
 
@@ -84,7 +85,7 @@ def test_a_winner_has_a_confidence_that_grows_with_its_lead_and_falls_with_the_n
     assert 0.5 < confidence(0.5, 0.49, 0.1) < confidence(0.5, 0.4, 0.1) < confidence(0.9, 0.1, 0.1) < 1
     assert confidence(0.5, 0.4) == confidence(0.5, 0.4, 0.1) > confidence(0.5, 0.4, 0.1, 0.1, 0.1, 0.1)
     judged = confidence(0.5, 0.4, judge=[0.5, 0.8], method="judge")
-    assert judged == pytest.approx(0.8)  # of a chance of 0.8 against one of 0.5
+    assert judged == pytest.approx(0.8, abs=1e-3)  # of strengths of 4 and 1
     assert confidence(0.5, 0.4, judge=[1.0, 0.0], method="judge") < 1
     assert ranked(0.5)["confidence"].isna().all()
     alone = confidence(0.5, 0.4, 0.3, judge=[0.2, 0.9, 0.5], method="judge", k=1)
