@@ -8,7 +8,7 @@ more alike in truth than of three, so that the same margin says less: the slope 
 
 import math
 
-CONFIDENCE_VERSION = "1"
+CONFIDENCE_VERSION = "2"
 # By maximum likelihood over 3,200 councils of three. Of four, five and six the likeliest are 3.8, 3.2 and 3.0, as the root says.
 SLOPE, COUNCIL = 4.4, 3
 # What a judge makes of it is kept off 0 and 1: a few verdicts prove nothing.

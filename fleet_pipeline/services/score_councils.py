@@ -37,7 +37,7 @@ from fleet_pipeline.storage.store import Store
 from fleet_pipeline.storage.tables import Transcripts, read_file, rows_of, write_rows
 from fleet_pipeline.storage.task_store import TaskStore
 
-SCORES_VERSION = "3"
+SCORES_VERSION = "4"
 _RATING = ("judge", "judge_low", "judge_high", "strength")
 
 
