@@ -65,7 +65,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
         "Python": _python,
         "vLLM": _vllm,
         "GPU": _gpu,
-        "model": _model,
+        "model": _models,
         "storage": _storage,
         "Dagster": _dagster,
         "NATS": _nats,
@@ -125,8 +125,17 @@ def _gpu(_: Settings) -> Diagnosis:
     )
 
 
-def _model(settings: Settings) -> Diagnosis:
-    name = settings.engine.model
+def _models(settings: Settings) -> Diagnosis:
+    """The run's model, and those that are loaded when it has ended: a name that is wrong is found out hours later."""
+    names = {"engine.model": settings.engine.model, "scoring.reward": settings.scoring.reward}
+    if settings.judge.enabled:
+        names["judge.model"] = settings.judge.model
+    found = [_model(settings, setting, name) for setting, name in names.items() if name]
+    worst = next((one for one in found if one[0] is not Health.OK), None)
+    return worst or ok("; ".join(one[1] for one in found))
+
+
+def _model(settings: Settings, setting: str, name: str) -> Diagnosis:
     try:
         location = resolve(name)
     except ModelUnavailable as error:
@@ -137,7 +146,9 @@ def _model(settings: Settings) -> Diagnosis:
             return fail(f"{location} has no config.json", "name the folder of a model in the Hugging Face format")
         return ok(f"{name}: {location}")
     if location.startswith(("/", ".", "~")):
-        return fail(f"{location} is no folder", "correct engine.model, or --model")
+        return fail(
+            f"{location} is no folder", f"correct {setting}{', or --model' if setting == 'engine.model' else ''}"
+        )
     commit_hash = commit(location, VllmProvider(settings.engine, settings.models).config_of(name).revision)
     if commit_hash:
         return ok(f"{name} at commit {commit_hash[:12]}")

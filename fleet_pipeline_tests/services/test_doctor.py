@@ -54,6 +54,20 @@ def test_what_is_wrong_is_told_with_its_remedy_and_the_rest_is_looked_at(examine
     assert len(found) == 8
 
 
+def test_the_models_that_are_loaded_last_are_looked_at_first(examined, monkeypatch) -> None:
+    """Else a wrong name is found out when all deliberations have ended."""
+    monkeypatch.setenv("FLEET_SCORING__REWARD", "/no/such/reward")
+    monkeypatch.setenv("FLEET_JUDGE__MODEL", "fleet-tiny")
+    _, found = examined("--model", "fleet-tiny")
+    assert found["model"]["health"] == "fail"
+    assert "/no/such/reward is no folder" in found["model"]["said"]
+    assert found["model"]["remedy"] == "correct scoring.reward"
+    monkeypatch.delenv("FLEET_SCORING__REWARD")
+    monkeypatch.setenv("FLEET_JUDGE__ENABLED", "true")
+    _, found = examined("--model", "fleet-tiny")
+    assert found["model"]["said"].count("fleet-tiny: ") == 2
+
+
 def test_an_endpoint_that_sends_keys_in_clear_to_another_machine_is_a_warning(examined, monkeypatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://minio.example:9000")
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:8080")
