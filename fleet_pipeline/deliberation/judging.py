@@ -227,17 +227,17 @@ def read_verdict(text: str, criteria: int) -> Verdict | None:
 
 
 def judging_fingerprint(transcript: str, proposals: Mapping[str, str], judging: Judging) -> str:
-    """A hash (16 hex digits) of all inputs of a council's verdicts. `transcript` is the transcript's fingerprint."""
+    """A hash (16 hex digits) of what is judged and how. `transcript` is the transcript's fingerprint."""
     return _fingerprint(JUDGE_VERSION, transcript, proposals, judging.model_dump())
 
 
 def stands(judged: str, transcript: str, proposals: Mapping[str, str], judging: Judging) -> bool:
     """Whether verdicts with the fingerprint `judged` are of these inputs. Those of before marks by criterion count too."""
-    of_before = judging.model_dump(exclude={"model", "budget"})
     if judged == judging_fingerprint(transcript, proposals, judging):
         return True
-    as_before = judging.model is None and judging.budget is None
-    return as_before and judged == _fingerprint(1, transcript, proposals, of_before)
+    if judging.model is not None or judging.budget is not None:  # verdicts of version 1 had no such options
+        return False
+    return judged == _fingerprint(1, transcript, proposals, judging.model_dump(exclude={"model", "budget"}))
 
 
 def _fingerprint(version: int, transcript: str, proposals: Mapping[str, str], options: Mapping[str, object]) -> str:

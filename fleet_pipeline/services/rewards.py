@@ -57,13 +57,21 @@ class Rewards:
         return self.source.identity(self.model)
 
     def rate(self, keys: Sequence[str], on_rated: Callable[[str], None]) -> None:
-        """Rate the councils of `keys` that completed. Calls `on_rated` with the key of each that is stored.
+        """Rate the councils of `keys` that completed. Calls `on_rated` with the key of each whose rewards are stored.
 
         Raises `EngineError` if the model cannot be started, or breaks; what has been rated is kept.
         """
+        missing = []
+        for key in keys:  # where only the judge was to be asked again, they are there
+            if self.stand(key):
+                on_rated(key)
+            else:
+                missing.append(key)
+        if not missing:
+            return
         with self.source.start_reward(self.model) as model:
-            for start in range(0, len(keys), TOGETHER):
-                councils = list(self._councils(keys[start : start + TOGETHER]))
+            for start in range(0, len(missing), TOGETHER):
+                councils = list(self._councils(missing[start : start + TOGETHER]))
                 chats = [chat(council.task, text) for council in councils for text in council.proposals.values()]
                 rewards = iter(model.rate(chats))
                 for council in councils:

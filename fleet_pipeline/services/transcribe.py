@@ -272,7 +272,7 @@ class Transcription:
 
     def _ready(self, key: str) -> None:
         """The council has said all, and is judged where it should be."""
-        if self.rewards is None or self.rewards.stand(key):
+        if self.rewards is None:
             self._pass_on(key)
 
     def _pass_on(self, *keys: str) -> None:
@@ -311,7 +311,13 @@ class Transcription:
 
     def _identity_of_judge(self) -> str:
         """Empty where a council's own model judges: its identity is in the transcript's fingerprint."""
-        return self.source.identity(self.judging.model) if self.judging.model else ""
+        return self._identity(self.judging.model) if self.judging.model else ""
+
+    def _identity(self, model: str) -> str:
+        """Found once in a run: it may ask the hub. Raises `InvalidInput` for wrong options."""
+        if model not in self.identities:
+            self.identities[model] = self.source.identity(model)
+        return self.identities[model]
 
     def _jobs(self, keys: Sequence[str], under_way: dict[str, Deliberation]) -> Iterator[Job[Transcript]]:
         for key in keys:
@@ -332,11 +338,10 @@ class Transcription:
     def _identified(self, deliberation: Deliberation) -> Deliberation:
         """`deliberation` with all that decides what its model says. Raises `InvalidInput` for wrong options."""
         model = deliberation.model
-        if model not in self.identities:
-            self.identities[model] = self.source.identity(model)
+        identity = self._identity(model)
         limit = deliberation.sampling.max_tokens or self.source.max_tokens(model)
         sampling = deliberation.sampling.model_copy(update={"max_tokens": limit})
-        return replace(deliberation, inference=self.identities[model], sampling=sampling)
+        return replace(deliberation, inference=identity, sampling=sampling)
 
     def _keep_all(
         self, stream: Generator[Finished[Transcript]], under_way: dict[str, Deliberation], made_by: MadeBy
