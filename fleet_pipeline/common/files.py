@@ -12,10 +12,10 @@ TEMPORARY_PREFIX = ".writing-"
 
 
 @contextmanager
-def written_whole(path: Path) -> Iterator[IO[bytes]]:
+def written_whole(path: Path, *, synced: bool = True) -> Iterator[IO[bytes]]:
     """A file to write to. It gets the name `path` when the block ends, so readers see the old file or the new one.
 
-    File and folder are then synced to disk. Two writers of one path do not conflict, because each has its own
+    If `synced`, file and folder are then synced to disk. Two writers of one path do not conflict, because each has its own
     temporary file. Raises `OSError`, and leaves no temporary file behind.
     """
     # Not tempfile: it ignores the umask, and only the owner can read its files.
@@ -23,13 +23,15 @@ def written_whole(path: Path) -> Iterator[IO[bytes]]:
     try:
         with temporary.open("xb") as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
+            if synced:
+                file.flush()
+                os.fsync(file.fileno())
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    sync_folder(path.parent)
+    if synced:
+        sync_folder(path.parent)
 
 
 def sync_folder(path: Path) -> None:

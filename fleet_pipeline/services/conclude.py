@@ -34,7 +34,7 @@ from fleet_pipeline.storage.tables import Transcripts
 from fleet_pipeline.storage.task_store import TaskStore
 
 # Councils that are scored together, at most: the first is announced when all have been scored.
-TOGETHER = 16
+TOGETHER = 64
 # How long a council waits for others to be scored with. Alone it takes 55 ms to score, in company 9.
 COMPANY_SECONDS = 0.5
 

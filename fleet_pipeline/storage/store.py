@@ -85,9 +85,10 @@ class Store:
         full = f"{self.root}/{path}"
         return full if self.is_local else str(self.fs.unstrip_protocol(full))
 
-    def write(self, path: str, content: bytes) -> None:
+    def write(self, path: str, content: bytes, *, synced: bool = True) -> None:
+        """Replace a file. Without `synced` a power cut may leave it empty or as it was: for what can be made again."""
         self._forget(path)
-        self._tries(self._write, path, content)
+        self._tries(self._write, path, content, synced)
         if self._copies:
             self._copies.put(path, content)
 
@@ -171,10 +172,10 @@ class Store:
         if self._copies:
             self._copies.drop(path)
 
-    def _write(self, path: str, content: bytes) -> None:
+    def _write(self, path: str, content: bytes, synced: bool) -> None:
         with self._storage_errors("write", path):
             if self.is_local:
-                _write_local(Path(self.root, path), content)
+                _write_local(Path(self.root, path), content, synced)
             else:
                 self.fs.pipe_file(f"{self.root}/{path}", content)
 
@@ -279,7 +280,7 @@ def _listed_local(folder: Path) -> dict[str, datetime]:
     return mtimes
 
 
-def _write_local(path: Path, content: bytes) -> None:
+def _write_local(path: Path, content: bytes, synced: bool) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with written_whole(path) as file:
+    with written_whole(path, synced=synced) as file:
         file.write(content)
