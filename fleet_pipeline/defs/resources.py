@@ -27,12 +27,15 @@ from fleet_pipeline.instance.run_processes import record_process
 from fleet_pipeline.scoring.embeddings import Encoder
 from fleet_pipeline.scoring.options import ScoringOptions, Weights
 from fleet_pipeline.services.conclude import Concluded
-from fleet_pipeline.services.engines import VllmProvider
+from fleet_pipeline.services.engines import ModelProvider
 from fleet_pipeline.services.fleet import Fleet
 from fleet_pipeline.services.inbox import STILL_SECONDS
 from fleet_pipeline.settings import CouncilSettings, Settings
 from fleet_pipeline.storage.local_copies import LocalCopies
 from fleet_pipeline.storage.store import NO_RETRIES, Retries, Store
+
+# Options of an engine that are models themselves: its resource holds them as mappings, empty for none.
+NESTED = ("server", "price")
 
 
 def _resource(*models: type[BaseModel]) -> Any:
@@ -41,7 +44,7 @@ def _resource(*models: type[BaseModel]) -> Any:
         name: (info.annotation, info)
         for model in models
         for name, info in model.model_fields.items()
-        if info.annotation is not Sampling
+        if info.annotation is not Sampling and name not in NESTED
     }
     return create_model(f"_{models[0].__name__}Fields", __base__=dg.ConfigurableResource, **fields)
 
@@ -51,10 +54,12 @@ def _values(resource: Any, model: type[BaseModel]) -> dict[str, Any]:
 
 
 class EngineResource(_resource(VllmConfig)):  # type: ignore[misc]
-    """vLLM, offline, in the process of the op that uses it. An `EngineProvider`."""
+    """vLLM, offline, in the process of the op that uses it, or servers. An `EngineProvider`."""
 
-    synthetic: ClassVar[bool] = VllmProvider.synthetic
+    synthetic: ClassVar[bool] = ModelProvider.synthetic
     sampling: dict[str, Any] = Field(default_factory=dict, description="In place of the model's generation_config.")
+    server: dict[str, Any] = Field(default_factory=dict, description="Where the model is served.")
+    price: dict[str, Any] = Field(default_factory=dict, description="What its tokens cost.")
     models: dict[str, Any] = Field(default_factory=dict, description="Options of models by their names.")
 
     def start(self, model: str) -> Engine:
@@ -69,10 +74,11 @@ class EngineResource(_resource(VllmConfig)):  # type: ignore[misc]
     def max_tokens(self, model: str) -> int | None:
         return self._provider().max_tokens(model)
 
-    def _provider(self) -> VllmProvider:
+    def _provider(self) -> ModelProvider:
         try:
             models = TypeAdapter(dict[str, ModelOptions]).validate_python(self.models)
-            return VllmProvider(VllmConfig(**_values(self, VllmConfig)), models)
+            values = {name: value for name, value in _values(self, VllmConfig).items() if name not in NESTED or value}
+            return ModelProvider(VllmConfig(**values), models)
         except ValidationError as error:
             raise InvalidInput(f"engine: {describe(error)}") from error
 
@@ -199,8 +205,8 @@ def fleet_of(
 
 def engine_config(settings: Settings) -> dict[str, Any]:
     """The config of the resource `engine`, as a run's record holds it."""
-    models = {name: options.model_dump(exclude_unset=True) for name, options in settings.models.items()}
-    return settings.engine.model_dump(exclude_none=True) | {"models": models}
+    models = {name: options.model_dump(mode="json", exclude_unset=True) for name, options in settings.models.items()}
+    return settings.engine.model_dump(mode="json", exclude_none=True) | {"models": models}
 
 
 def default_resources(settings: Settings) -> dict[str, Any]:

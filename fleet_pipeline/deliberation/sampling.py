@@ -30,3 +30,7 @@ class Sampling(StrictModel):
     def over(self, base: Sampling) -> Sampling:
         """These parameters, with absent ones taken from `base`."""
         return base.model_copy(update=self.model_dump(exclude_none=True))
+
+    def set_names(self) -> set[str]:
+        """The names of those that are not absent."""
+        return set(self.model_dump(exclude_none=True))

@@ -5,7 +5,7 @@ front of the first user message. Mistral, DeepSeek and Kimi have tokenizers of v
 than Hugging Face's. Some write their marks of reasoning as special tokens, which must then be part of the text.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from fleet_pipeline.common.errors import EngineError
@@ -14,7 +14,7 @@ from fleet_pipeline.deliberation.reasoning import HARMONY, MARKS
 from fleet_pipeline.inference.engine import ALL_CHECKS, PromptCheck
 
 # A word that no template writes: where it is missing, the template has dropped the system text.
-_PROBE = "Zwetschgenmus"
+PROBE = "Zwetschgenmus"
 _OPENINGS = tuple(opening for opening, _ in MARKS)
 _ALL_MARKS = frozenset({HARMONY, *(mark for pair in MARKS for mark in pair)})
 _TAIL = 24  # tokens of a prompt in which a template may have opened the reasoning
@@ -54,12 +54,8 @@ class ChatFormat:
 
         Otherwise a task or a peer's proposal could end its turn and open a system turn.
         """
-        chat = [(message.role, self._defused(message.content)) for message in messages]
-        if self.folds_system and len(chat) > 1 and chat[0][0] == "system":
-            (_, system), (role, first), *rest = chat
-            chat = [(role, f"{system}\n\n{first}"), *rest]
         encoded = self.tokenizer.apply_chat_template(
-            [{"role": role, "content": content} for role, content in chat],
+            self.chat(messages),
             add_generation_prompt=answer_follows,
             tokenize=True,
             **self._template,
@@ -70,10 +66,13 @@ class ChatFormat:
         ids = encoded["input_ids"] if isinstance(encoded, Mapping) else encoded
         return [*(ids[0] if ids and isinstance(ids[0], (list, tuple)) else ids)]
 
+    def chat(self, messages: Sequence[Message]) -> list[dict[str, str]]:
+        """The messages as a template takes them: control tokens broken up, and no system message where it has no place."""
+        return as_chat(messages, self.control_tokens, folds_system=self.folds_system)
+
     def opened(self, tokens: Sequence[int]) -> str:
         """The mark of reasoning with which a prompt ends, or ""."""
-        end = self._decoded(tokens[-_TAIL:]).rstrip()
-        return next((opening for opening in _OPENINGS if end.endswith(opening)), "")
+        return opening_at_end(self._decoded(tokens[-_TAIL:]))
 
     def read(self, text: str) -> tuple[str | None, str]:
         """(reasoning, or None where the marks in the text tell it, text) of an answer."""
@@ -86,16 +85,16 @@ class ChatFormat:
 
     def _drops_system(self) -> bool:
         """Whether the template has no place for a system message: it refuses one, or leaves it out."""
-        chat = [Message("system", _PROBE), Message("user", "b")]
+        chat = [Message("system", PROBE), Message("user", "b")]
         try:
-            if _PROBE in self._decoded(self.encode(chat)):
+            if PROBE in self._decoded(self.encode(chat)):
                 return False
         except Exception as error:  # noqa: BLE001 - templates raise what they like
             refusal: Exception | None = error
         else:
             refusal = None
         try:
-            self.encode([Message("user", f"{_PROBE}\n\nb")])
+            self.encode([Message("user", f"{PROBE}\n\nb")])
         except Exception as error:
             raise EngineError(f"model {self.model!r}: {_no_template(refusal or error)}") from error
         return True
@@ -103,11 +102,30 @@ class ChatFormat:
     def _decoded(self, tokens: Sequence[int]) -> str:
         return str(self.tokenizer.decode(list(tokens), skip_special_tokens=False))
 
-    def _defused(self, text: str) -> str:
-        for token in self.control_tokens:
-            if token in text:
-                text = text.replace(token, f"{token[0]} {token[1:]}")
-        return text
+
+def as_chat(messages: Sequence[Message], control: Iterable[str], *, folds_system: bool) -> list[dict[str, str]]:
+    """The messages as chat templates and servers take them, with the `control` tokens in their texts broken up.
+
+    With `folds_system` the system text is put in front of the first user message.
+    """
+    control = list(control)
+    chat = [{"role": message.role, "content": _defused(message.content, control)} for message in messages]
+    if folds_system and len(chat) > 1 and chat[0]["role"] == "system":
+        system, first, *rest = chat
+        chat = [{"role": first["role"], "content": f"{system['content']}\n\n{first['content']}"}, *rest]
+    return chat
+
+
+def opening_at_end(prompt: str) -> str:
+    """The mark of reasoning with which a prompt ends, or ""."""
+    return next((opening for opening in _OPENINGS if prompt.rstrip().endswith(opening)), "")
+
+
+def _defused(text: str, control: Iterable[str]) -> str:
+    for token in control:
+        if token in text:
+            text = text.replace(token, f"{token[0]} {token[1:]}")
+    return text
 
 
 def control_tokens(tokenizer: Any) -> list[str] | None:

@@ -43,6 +43,10 @@ _FINISH_REASONS = {
 class Backend(Protocol):
     """The operations that the loop needs from an inference engine."""
 
+    # So far, in which it could not work at all, because its servers were gone. The clocks of deadlines stand still.
+    @property
+    def down_seconds(self) -> float: ...
+
     def submit(self, request_id: str, request: Request) -> Completion | None:
         """Queue a request and return None, or return a completion with the error that prevents it."""
         ...
@@ -171,7 +175,7 @@ class _Loop:
         self._expire()
 
     def _now(self) -> float:
-        return self.monotonic() - self.idle
+        return self.monotonic() - self.idle - self.backend.down_seconds
 
     def _begin(self, job: Job[Any]) -> None:
         active = _Active(job, started_at=time.time(), began=self._now())

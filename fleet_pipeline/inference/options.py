@@ -1,10 +1,12 @@
 """What an engine is configured with: the options of a model, and those of the machine that runs it."""
 
 import json
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Self
+from urllib.parse import urlsplit
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from fleet_pipeline.common.strict_model import StrictModel
 from fleet_pipeline.deliberation.sampling import Sampling
@@ -13,9 +15,103 @@ from fleet_pipeline.deliberation.sampling import Sampling
 CPU_CACHE_GIB = 2
 
 
+class Price(StrictModel):
+    """What tokens cost, each per million, in a currency of your own."""
+
+    prompt: float = Field(default=0.0, ge=0, description="Tokens of prompts.")
+    cached: float | None = Field(
+        default=None, ge=0, description="Those of them that came from a cache; absent, as prompt."
+    )
+    completion: float = Field(default=0.0, ge=0, description="Tokens generated.")
+
+    def of(self, prompt_tokens: int, cached_tokens: int, completion_tokens: int) -> float:
+        cached = self.prompt if self.cached is None else self.cached
+        fresh = prompt_tokens - cached_tokens
+        return (fresh * self.prompt + cached_tokens * cached + completion_tokens * self.completion) / 1e6
+
+
+class ServerOptions(StrictModel):
+    """Servers that speak OpenAI's HTTP API, all with the same model."""
+
+    urls: tuple[str, ...] = Field(
+        min_length=1, max_length=256, description="Base URLs, up to /v1; a council stays with one while it can."
+    )
+    weights: tuple[float, ...] = Field(
+        default=(), description="How much of the work each gets, in the order of urls; absent, all the same."
+    )
+    api_key_env: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Name of the environment variable that holds the key. Never the key itself.",
+    )
+    max_in_flight: int = Field(default=64, ge=1, le=4_096, description="Requests at a time, of each server.")
+    tries: int = Field(
+        default=8,
+        ge=1,
+        le=100,
+        description="How often a request is sent that meets errors of servers or lost connections.",
+    )
+    silence_seconds: float = Field(
+        default=300.0, gt=0, le=86_400, description="A server that says nothing for so long is as good as gone."
+    )
+    patience_seconds: float = Field(
+        default=600.0,
+        gt=0,
+        le=86_400,
+        description="How long the run waits while no server answers, or a request while all are too busy.",
+    )
+    tokenizer: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Folder or hub name of the model's tokenizer, where the servers have no /tokenize: for the checks of prompts.",
+    )
+
+    @field_validator("urls")
+    @classmethod
+    def _can_be_asked(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for url in value:
+            parts = urlsplit(url)
+            if parts.scheme not in ("http", "https") or not parts.hostname:
+                raise ValueError(f"{url[:200]!r}: expected a URL such as http://host:8000/v1")
+            if "@" in parts.netloc or parts.query or parts.fragment:
+                # It goes into run records and error messages.
+                raise ValueError("a URL holds credentials or a query; name the variable with the key in api_key_env")
+        return tuple(url.rstrip("/") for url in value)
+
+    @model_validator(mode="after")
+    def _weights_and_key_fit(self) -> Self:
+        if self.weights and (len(self.weights) != len(self.urls) or min(self.weights) <= 0):
+            raise ValueError("weights: give one above 0 for each of urls, in their order")
+        if self.api_key_env and (open_ := [url for url in self.urls if _is_open_wire(url)]):
+            raise ValueError(
+                f"api_key_env: {open_[0]} is not encrypted, and the key would be read on the way; use https://"
+            )
+        return self
+
+
+def _is_open_wire(url: str) -> bool:
+    """Whether others than this machine could read what is sent."""
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    try:
+        here = ip_address(host).is_loopback
+    except ValueError:
+        here = host == "localhost"
+    return parts.scheme == "http" and not here
+
+
 class ModelOptions(StrictModel):
     """What belongs to one model, and is wrong for another. Names and meanings are vLLM's."""
 
+    stands_for: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Hub name or folder, or the servers' name, of the model that this name stands for; absent, the name itself.",
+    )
+    server: ServerOptions | None = Field(
+        default=None, description="Where the model is served; absent, it is loaded into this process."
+    )
+    price: Price | None = Field(default=None, description="What its tokens cost; absent, costs are not counted.")
     revision: str | None = Field(default=None, description="Branch, tag or commit of a hub model.")
     dtype: str = Field(default="auto", description="auto, bfloat16, float16 or float32.")
     max_model_len: int | None = Field(
@@ -89,12 +185,19 @@ class VllmConfig(ModelOptions):
         return self.model_copy(update=unset | own | {"model": model})
 
     @property
+    def target(self) -> str:
+        """What is loaded, or asked for at the servers."""
+        return self.stands_for or self.model
+
+    @property
     def output_options(self) -> str:
         """The options that affect a model's output, as JSON for fingerprints. Name and commit are handled elsewhere.
         An option that came later is left out where it is not set, so that fingerprints of before stand.
         """
         names = {"dtype", "quantization", "max_model_len", "chat_template_kwargs"}
         later = {
+            "stands_for": self.stands_for,
+            "served": self.server is not None,
             "sampling": self.sampling.model_dump(exclude_none=True),
             "chat_template": self.template,
             "reasoning_parser": self.reasoning_parser,

@@ -34,16 +34,8 @@ from fleet_pipeline.inference.engine import ALL_CHECKS, Finished, Job, OnComplet
 from fleet_pipeline.inference.loading import free, load, shut_down
 from fleet_pipeline.inference.loop import drive
 from fleet_pipeline.inference.options import VllmConfig
+from fleet_pipeline.inference.sampling import LEAST_ROOM, LOOP_TOKENS, parameters, too_long
 from fleet_pipeline.inference.threads import Threads
-
-DEFAULT_TEMPERATURE = 0.7
-# An answer ends when a passage of so many tokens stands LOOP_COUNT times in a row. A passage of up to 32 tokens that
-# repeats is also one of a length in this range. vLLM compares every length at every token, so the range is as narrow as
-# that allows: 33 lengths take 11 us a token, 81 (16 to 96) took 26, and 128 requests make that 3 ms a step. Of 59 loops of
-# SmolLM2-135M, 55 had a period of up to 64 tokens; the others end at their token limit, and are told from a cut then.
-LOOP_TOKENS = range(32, 64 + 1)
-# Minimum room for an answer, in tokens. With less, an answer is not worth starting.
-LEAST_ROOM = 64
 
 
 class VllmEngine:
@@ -51,6 +43,7 @@ class VllmEngine:
 
     kind = "vllm"
     synthetic = False
+    down_seconds = 0.0
 
     def __init__(self, config: VllmConfig) -> None:
         self.config = config
@@ -110,10 +103,7 @@ class VllmEngine:
             return _failed_completion(error)
         room = self.max_model_len - len(tokens)
         if room < LEAST_ROOM:
-            message = (
-                f"the prompt has {len(tokens)} tokens; the model's context is {self.max_model_len} "
-                f"and an answer needs {LEAST_ROOM}: shorten the task or raise max_model_len"
-            )
+            message = too_long(len(tokens), self.max_model_len)
             return Completion(prompt_tokens=len(tokens), error=AgentError.OVERLONG, error_message=message)
         try:
             params = self._params(request, room)
@@ -236,21 +226,12 @@ class VllmEngine:
         from vllm import SamplingParams
         from vllm.sampling_params import RepetitionDetectionParams, RequestOutputKind, StructuredOutputsParams
 
-        parameters = {
-            "temperature": DEFAULT_TEMPERATURE,
-            "max_tokens": request.default_max_tokens,
-            **self.model_defaults,
-            **request.sampling.model_dump(exclude_none=True),
-        }
-        parameters["temperature"] *= request.temperature_scale
-        parameters["max_tokens"] = min(parameters["max_tokens"], room)
-        if request.least_repetition_penalty is not None:
-            own = parameters.get("repetition_penalty", 1.0)
-            parameters["repetition_penalty"] = max(own, request.least_repetition_penalty)
+        chosen = parameters(request, self.model_defaults)
+        chosen["max_tokens"] = min(chosen["max_tokens"], room)
         if request.schema:
-            parameters["structured_outputs"] = StructuredOutputsParams(json=request.schema)
+            chosen["structured_outputs"] = StructuredOutputsParams(json=request.schema)
         return SamplingParams(
-            **parameters,
+            **chosen,
             seed=request.seed,
             output_kind=RequestOutputKind.FINAL_ONLY,
             repetition_detection=RepetitionDetectionParams(

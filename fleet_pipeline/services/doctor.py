@@ -15,13 +15,14 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from fleet_pipeline.common.errors import ModelUnavailable, StorageError
+from fleet_pipeline.common.errors import EngineError, ModelUnavailable, StorageError
 from fleet_pipeline.events.options import without_secrets
+from fleet_pipeline.inference.engine import not_checked
 from fleet_pipeline.inference.gpu import gpu_memory
 from fleet_pipeline.inference.threads import are_chosen
 from fleet_pipeline.models.identity import commit
 from fleet_pipeline.models.registry import resolve
-from fleet_pipeline.services.engines import VllmProvider
+from fleet_pipeline.services.engines import ModelProvider
 from fleet_pipeline.services.fleet import Fleet
 from fleet_pipeline.settings import Settings
 
@@ -136,6 +137,11 @@ def _models(settings: Settings) -> Diagnosis:
 
 
 def _model(settings: Settings, setting: str, name: str) -> Diagnosis:
+    provider = ModelProvider(settings.engine, settings.models)
+    config = provider.config_of(name)
+    if config.server is not None:
+        return _served(provider, name, ", ".join(config.server.urls))
+    name = config.target
     try:
         location = resolve(name)
     except ModelUnavailable as error:
@@ -149,13 +155,27 @@ def _model(settings: Settings, setting: str, name: str) -> Diagnosis:
         return fail(
             f"{location} is no folder", f"correct {setting}{', or --model' if setting == 'engine.model' else ''}"
         )
-    commit_hash = commit(location, VllmProvider(settings.engine, settings.models).config_of(name).revision)
+    commit_hash = commit(location, config.revision)
     if commit_hash:
         return ok(f"{name} at commit {commit_hash[:12]}")
     return fail(
         f"{name}: the hub cannot be asked for it, and there is no copy here",
         "name one that is here (fleet models list), such as fleet-tiny, the demonstrator",
     )
+
+
+def _served(provider: ModelProvider, name: str, place: str) -> Diagnosis:
+    try:
+        with provider.start(name) as engine:
+            unchecked = not_checked(engine)
+    except EngineError as error:
+        return fail(str(error), "start the server, or correct the options of the model")
+    if unchecked:
+        return warn(
+            f"{name} at {place}; of prompts it cannot be checked: {unchecked}",
+            "name the model's tokenizer in server.tokenizer",
+        )
+    return ok(f"{name} at {place}")
 
 
 def _storage(settings: Settings) -> Diagnosis:

@@ -11,8 +11,8 @@ from fleet_pipeline.models.identity import identity
 from fleet_pipeline.models.registry import resolve
 
 
-class VllmProvider:
-    """Starts vLLM, offline, in the calling process. An `EngineProvider`."""
+class ModelProvider:
+    """Starts vLLM, offline, in the calling process, or connects to a model's servers. An `EngineProvider`."""
 
     synthetic = False
 
@@ -30,16 +30,31 @@ class VllmProvider:
         return self.config_of(model).sampling.max_tokens
 
     def start(self, model: str) -> Engine:
-        return VllmEngine.start(self.config_of(model).model_copy(update={"model": resolve(model)}))
+        config = self.config_of(model)
+        if config.server is None:
+            return VllmEngine.start(_located(config))
+        from fleet_pipeline.inference.openai import OpenAIEngine
+
+        if config.server.tokenizer:
+            tokenizer = resolve(config.server.tokenizer)
+            config = config.model_copy(update={"server": config.server.model_copy(update={"tokenizer": tokenizer})})
+        return OpenAIEngine.start(config)
 
     def start_reward(self, model: str) -> RewardModel:
-        return VllmRewardModel.start(self.config_of(model).model_copy(update={"model": resolve(model)}))
+        return VllmRewardModel.start(_located(self.config_of(model)))
 
     def identity(self, model: str) -> str:
         """Everything besides its name that decides the output of `model`: engine options, and weights or commit."""
         config = self.config_of(model)
+        if config.server is not None:  # its weights cannot be looked at: a revision tells them apart
+            return config.output_options + (config.revision or "")
         try:
-            location = resolve(model)
+            location = resolve(config.target)
         except ModelUnavailable:  # starting it says so
             return config.output_options
         return config.output_options + identity(location, config.revision)
+
+
+def _located(config: VllmConfig) -> VllmConfig:
+    """With the place of the model's files in place of its name."""
+    return config.model_copy(update={"model": resolve(config.target)})

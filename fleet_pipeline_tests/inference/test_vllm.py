@@ -22,7 +22,7 @@ from fleet_pipeline.deliberation.transcript import Status, Transcript
 from fleet_pipeline.inference.engine import ALL_CHECKS, Job, not_checked
 from fleet_pipeline.inference.options import ModelOptions, VllmConfig
 from fleet_pipeline.inference.vllm import VllmEngine
-from fleet_pipeline.services.engines import VllmProvider
+from fleet_pipeline.services.engines import ModelProvider
 from fleet_pipeline_tests.support.councils import a_deliberation, a_job, opening
 from fleet_pipeline_tests.support.engine import CONTEXT
 from fleet_pipeline_tests.support.heard import Heard
@@ -327,7 +327,7 @@ def test_a_model_is_loaded_with_the_options_of_its_own(tmp_path: Path) -> None:
     template = tmp_path / "short.jinja"
     template.write_text("{% for message in messages %}{{ message.content[:10] }}{% endfor %}")
     own = ModelOptions(max_model_len=640, chat_template=str(template), sampling=Sampling(max_tokens=5))
-    provider = VllmProvider(VllmConfig(model="another", max_model_len=4_096), {"fleet-tiny": own})
+    provider = ModelProvider(VllmConfig(model="another", max_model_len=4_096), {"fleet-tiny": own})
     with provider.start("fleet-tiny") as engine:
         defaults = CouncilDefaults(model="fleet-tiny")
         transcript = run(engine, [a_deliberation(defaults=defaults, rounds=0)])["t1.dev"]

@@ -13,7 +13,7 @@ from fleet_pipeline.inference.options import VllmConfig
 from fleet_pipeline.models.conversion import get
 from fleet_pipeline.models.facts import read_facts
 from fleet_pipeline.models.registry import FLEET_TINY, models_folder, packed_folder, resolve
-from fleet_pipeline.services.engines import VllmProvider
+from fleet_pipeline.services.engines import ModelProvider
 from fleet_pipeline.services.models_here import models_here
 
 pytestmark = pytest.mark.unit
@@ -39,7 +39,7 @@ def test_a_packed_model_is_never_fetched_unless_asked_and_the_error_says_how() -
     with pytest.raises(ModelUnavailable, match=f"{PACKED} is not on this machine yet: fleet models get {PACKED}"):
         resolve(PACKED)
     assert not models_folder().exists()
-    provider = VllmProvider(VllmConfig(model=PACKED))
+    provider = ModelProvider(VllmConfig(model=PACKED))
     provider.identity(PACKED)  # planning a run is no reason to fail: starting its engine is
     with pytest.raises(ModelUnavailable):
         provider.start(PACKED)

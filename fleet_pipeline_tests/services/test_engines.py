@@ -8,7 +8,7 @@ import pytest
 from fleet_pipeline.common.errors import InvalidInput
 from fleet_pipeline.deliberation.sampling import Sampling
 from fleet_pipeline.inference.options import ModelOptions, VllmConfig
-from fleet_pipeline.services.engines import VllmProvider
+from fleet_pipeline.services.engines import ModelProvider
 from fleet_pipeline.settings import load_settings
 
 pytestmark = pytest.mark.unit
@@ -28,16 +28,16 @@ OWN = set(ModelOptions.model_fields)
 
 
 def test_options_of_the_run_s_model_do_not_reach_a_task_s_other_model() -> None:
-    other = VllmProvider(OF_THE_RUN).config_of("org/small")
+    other = ModelProvider(OF_THE_RUN).config_of("org/small")
     assert other.model == "org/small"
     assert other.model_dump(include=OWN) == ModelOptions().model_dump()
     assert (other.max_num_seqs, other.gpu_memory_utilization) == (7, 0.5)
-    assert VllmProvider(OF_THE_RUN).config_of("org/large") == OF_THE_RUN
+    assert ModelProvider(OF_THE_RUN).config_of("org/large") == OF_THE_RUN
 
 
 def test_a_model_named_in_the_settings_has_its_own_options() -> None:
     models = {"org/small": ModelOptions(dtype="bfloat16"), "org/large": ModelOptions(revision="v3")}
-    provider = VllmProvider(OF_THE_RUN, models)
+    provider = ModelProvider(OF_THE_RUN, models)
     assert provider.config_of("org/small").model_dump(include=OWN) == ModelOptions(dtype="bfloat16").model_dump()
     large = provider.config_of("org/large")
     assert (large.revision, large.dtype, large.max_model_len) == ("v3", "float16", 4_096)
@@ -46,15 +46,15 @@ def test_a_model_named_in_the_settings_has_its_own_options() -> None:
 def test_what_a_model_s_options_change_in_its_answers_changes_its_identity(tmp_path: Path) -> None:
     template = tmp_path / "chat.jinja"
     template.write_text("{{ messages }}")
-    plain = VllmProvider(VllmConfig(model="run")).identity(str(tmp_path))
+    plain = ModelProvider(VllmConfig(model="run")).identity(str(tmp_path))
     own = [
         ModelOptions(dtype="float32"),
         ModelOptions(sampling=Sampling(top_p=0.5)),
         ModelOptions(chat_template=str(template)),
     ]
-    seen = [VllmProvider(VllmConfig(model="run"), {str(tmp_path): one}).identity(str(tmp_path)) for one in own]
+    seen = [ModelProvider(VllmConfig(model="run"), {str(tmp_path): one}).identity(str(tmp_path)) for one in own]
     template.write_text("{{ messages }}!")
-    seen.append(VllmProvider(VllmConfig(model="run"), {str(tmp_path): own[-1]}).identity(str(tmp_path)))
+    seen.append(ModelProvider(VllmConfig(model="run"), {str(tmp_path): own[-1]}).identity(str(tmp_path)))
     assert len({plain, *seen}) == 5
 
 
@@ -76,7 +76,7 @@ def test_a_template_that_is_no_text_is_named_before_anything_runs(tmp_path: Path
 
 def test_sampling_of_a_model_stands_before_that_of_the_engine_and_does_not_wipe_it_out() -> None:
     config = VllmConfig(model="run", sampling=Sampling(temperature=0.3, max_tokens=100))
-    provider = VllmProvider(config, {"run": ModelOptions(sampling=Sampling(temperature=0.9))})
+    provider = ModelProvider(config, {"run": ModelOptions(sampling=Sampling(temperature=0.9))})
     assert provider.config_of("run").sampling == Sampling(temperature=0.9, max_tokens=100)
 
 

@@ -20,6 +20,8 @@ class Clock:
 class Backend:
     """Answers a request after as many steps as `length` says; records what it saw."""
 
+    down_seconds = 0.0
+
     def __init__(self, length: Callable[[Heard], int] = lambda _: 1, clock: Clock | None = None) -> None:
         self.length = length
         self.clock = clock or Clock()

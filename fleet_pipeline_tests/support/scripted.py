@@ -28,6 +28,7 @@ class ScriptedEngine:
     synthetic = True
     checks: frozenset[PromptCheck] = frozenset()
     start_seconds = 0.0
+    down_seconds = 0.0
 
     def __init__(self, script: Script = echo, *, batch: int = 16, max_in_flight: int = 32, restarts: int = 5) -> None:
         self.script = script
