@@ -39,3 +39,19 @@ def test_the_example_backlogs_hold_no_line_that_is_refused() -> None:
     assert len(found) == 2
     refused = [refusal for backlog in found.values() for refusal in backlog.refused if refusal.field != "task_id"]
     assert refused == []
+
+
+def test_the_example_of_models_by_role_is_valid_and_names_every_role(monkeypatch: pytest.MonkeyPatch) -> None:
+    from fleet_pipeline.deliberation.council import CouncilDefaults, seat_council
+    from fleet_pipeline.deliberation.roles import BUILT_IN_ROLES
+    from fleet_pipeline.ingest.roles import read_roles
+    from fleet_pipeline.settings import load_settings
+    from fleet_pipeline_tests.support.councils import a_task
+
+    monkeypatch.setenv("FLEET_CONFIG_FILE", str(ROOT / "examples/models.toml"))
+    models = load_settings().models
+    roles = read_roles(str(ROOT / "examples/roles-by-model.toml"))
+    assert roles.keys() == BUILT_IN_ROLES.keys()
+    for name, role in roles.items():
+        assert set(seat_council(a_task(roles=[name]), role, CouncilDefaults(model="none")).models) <= models.keys()
+        assert role.perspectives == BUILT_IN_ROLES[name].perspectives

@@ -9,6 +9,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import IO, Any, NamedTuple, get_args
@@ -37,6 +38,13 @@ from fleet_pipeline.settings import Settings, load_settings
     metavar="NAME_OR_PATH",
     help="A hub name, a local folder, or fleet-tiny, the demonstrator that comes with the package.",
 )
+@click.option(
+    "--server",
+    "servers",
+    metavar="URL",
+    multiple=True,
+    help="The model is at this OpenAI-compatible server, such as http://gpu:8000/v1; several share the work.",
+)
 @click.option("--nats", metavar="URL|embedded|off", help="Broker for completion events; embedded starts one.")
 @click.option(
     "--resume",
@@ -45,6 +53,7 @@ from fleet_pipeline.settings import Settings, load_settings
     "missing or failed; never, everything.",
 )
 @click.option("--seed", type=click.IntRange(min=0), help="Run seed. Another one makes the councils speak anew.")
+@click.option("--plan", is_flag=True, help="Say what would run, on which models and in which order, and start nothing.")
 @json_option
 @click.option("--verbose", is_flag=True, help="Show the logs of Dagster and vLLM.")
 def run(
@@ -54,9 +63,11 @@ def run(
     strict: bool | None,
     storage: str | None,
     model: str | None,
+    servers: tuple[str, ...],
     nats: str | None,
     resume: str | None,
     seed: int | None,
+    plan: bool,
     as_json: bool,
     verbose: bool,
 ) -> None:
@@ -70,6 +81,7 @@ def run(
     \b
     fleet run examples/backlog.jsonl --model Qwen/Qwen3-0.6B
     fleet run tasks.csv --storage s3://bucket/fleet --nats nats://broker:4222
+    fleet run tasks.jsonl --model Qwen/Qwen3-32B --server http://gpu-1:8000/v1 --server http://gpu-2:8000/v1
     head -5 tasks.jsonl | fleet run - --model fleet-tiny --json | jq .deliberations
     gh issue list --json number,title,body,labels | fleet run - --preset github
     """
@@ -77,6 +89,7 @@ def run(
         flags(
             storage=storage,
             engine__model=model,
+            engine__server__urls=list(servers) or None,
             council__seed=seed,
             council__resume=resume,
             nats__url=nats if _is_url(nats) else None,
@@ -90,6 +103,9 @@ def run(
         if as_json:
             click.echo(json.dumps(_document(None, settings, [], parsed, None), indent=2))
         fail(f"{', '.join(backlogs)}: no valid task in it", INVALID)
+    if plan:
+        _show_plan(settings, parsed, as_json)
+        sys.exit(COMPLETED if not parsed.refused else SOME_FAILED)
     with ExitStack() as stack:
         plain_terminal = nullcontext(_Terminal(sys.stdout, sys.stderr))
         terminal = stack.enter_context(plain_terminal if verbose else _logs_to_file())
@@ -100,6 +116,13 @@ def run(
             broker = NatsOptions(url=stack.enter_context(embedded_server()))
         exit_code = _run(settings, parsed, broker, as_json, terminal)
     sys.exit(exit_code)
+
+
+def _show_plan(settings: Settings, backlog: Reading, as_json: bool) -> None:
+    from fleet_pipeline.services.plan import plan_of
+
+    plan = plan_of(settings, backlog.tasks)
+    click.echo(json.dumps(asdict(plan), indent=2) if as_json else printable(str(plan)))
 
 
 def _run(settings: Settings, backlog: Reading, broker: NatsOptions, as_json: bool, terminal: _Terminal) -> int:
@@ -152,7 +175,7 @@ def _run(settings: Settings, backlog: Reading, broker: NatsOptions, as_json: boo
     elif not result.broke:
         out.print()
         out.print(run_table(rows))
-        out.print(Text(f"\n{_summary(result.progress)}\nresults in {settings.storage}"))
+        out.print(Text(f"\n{_summary(result.progress, _cost(rows))}\nresults in {settings.storage}"))
         if published.receipts:
             stored, duplicates = published.receipts.stored, published.receipts.duplicates
             out.print(Text(f"{len(stored)} events published, {len(duplicates)} already known to the broker"))
@@ -194,6 +217,7 @@ def _document(
             "cached": progress.cached_tokens if progress else 0,
             "completion": progress.completion_tokens if progress else 0,
         },
+        "cost": _cost(rows),
         "tokens_per_second": round(progress.tokens_per_second, 1) if progress else 0.0,
         "engine_start_seconds": round(progress.engine_start_seconds, 2) if progress else 0.0,
     }
@@ -218,7 +242,13 @@ def _how_to_go_on(settings: Settings, interrupted: bool) -> str:
     return same if interrupted else f"once that is mended, {same}"
 
 
-def _summary(progress: Progress) -> str:
+def _cost(rows: list[OutcomeRow]) -> float | None:
+    """What all that was said cost, results of before included; None where no model has a price."""
+    costs = [row.cost for row in rows if row.cost is not None]
+    return round(sum(costs), 6) if costs else None
+
+
+def _summary(progress: Progress, cost: float | None) -> str:
     if not progress.engine_starts:
         return f"{progress.done} deliberations, all of them done before: the engine was not started"
     return (
@@ -226,6 +256,7 @@ def _summary(progress: Progress) -> str:
         f"{progress.completion_tokens:,} tokens generated in {progress.generating_seconds:.1f} s "
         f"({progress.tokens_per_second:,.0f} a second), {progress.cache_hit_rate:.0%} of prompt tokens from the cache; "
         f"{progress.engine_starts} engine start{'s' if progress.engine_starts > 1 else ''}, {progress.engine_start_seconds:.1f} s"
+        + (f"; it cost {cost:,.4f}" if cost is not None else "")
     )
 
 

@@ -19,7 +19,7 @@ from fleet_pipeline.deliberation.sampling import Sampling
 from fleet_pipeline.events.publisher import CHUNK
 from fleet_pipeline.events.receiver import DeliveryPolicy
 from fleet_pipeline.inference.engine import Engine, EngineProvider, RewardModel
-from fleet_pipeline.inference.options import ModelOptions, VllmConfig
+from fleet_pipeline.inference.options import ModelOptions, Price, VllmConfig
 from fleet_pipeline.ingest.columns import BacklogOptions
 from fleet_pipeline.ingest.options import RequestOptions
 from fleet_pipeline.instance.event_log import PAGE
@@ -62,8 +62,11 @@ class EngineResource(_resource(VllmConfig)):  # type: ignore[misc]
     price: dict[str, Any] = Field(default_factory=dict, description="What its tokens cost.")
     models: dict[str, Any] = Field(default_factory=dict, description="Options of models by their names.")
 
-    def start(self, model: str) -> Engine:
-        return self._provider().start(model)
+    def price_of(self, model: str) -> Price | None:
+        return self._provider().price_of(model)
+
+    def start(self, *models: str) -> Engine:
+        return self._provider().start(*models)
 
     def start_reward(self, model: str) -> RewardModel:
         return self._provider().start_reward(model)

@@ -4,19 +4,22 @@ import hashlib
 import json
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from pydantic import Field
 
 from fleet_pipeline.common.strict_model import StrictModel
 from fleet_pipeline.deliberation.answers import Truncated
-from fleet_pipeline.deliberation.roles import Perspective, Role
+from fleet_pipeline.deliberation.roles import Perspective, PhaseName, Role
 from fleet_pipeline.deliberation.sampling import Sampling
 from fleet_pipeline.deliberation.task import Task, deliberation_id
 
 # Raise this number when the same inputs would lead to other prompts or to another sequence of phases.
 # Transcripts stored under an older number are then generated again.
 PROTOCOL_VERSION = 3
+
+# What chooses models and their sampling. Its effect is in a deliberation's own fields.
+_MODELS = {"model", "sampling", "seats", "phases"}
 
 # The last seat of a diverse council samples at 1.3 times the base temperature, as in the system that this
 # project replaces. The first seat samples at the base temperature; the others are spaced evenly in between.
@@ -64,6 +67,14 @@ class CouncilDefaults(CouncilOptions):
     model: str = Field(min_length=1)
 
 
+class SeatModels(NamedTuple):
+    """The models with which one seat speaks, by phase."""
+
+    propose: str
+    critique: str
+    revise: str
+
+
 @dataclass(frozen=True)
 class Seat:
     """One agent of a council. Its peers know only its `label`, a letter."""
@@ -73,11 +84,12 @@ class Seat:
     label: str
     perspective: Perspective | None = None
     temperature_scale: float = 1.0
+    models: SeatModels | None = None  # None: the deliberation's
 
 
 @dataclass(frozen=True)
 class Deliberation:
-    """One task for one role's council, with every input that affects the deliberation."""
+    """One task for one role's council, with every input that affects the deliberation. `model` is that of the first seat."""
 
     task: Task
     role: Role
@@ -98,6 +110,15 @@ class Deliberation:
     @property
     def rounds(self) -> int:
         return self.task.rounds
+
+    @cached_property
+    def models(self) -> tuple[str, ...]:
+        """All models that speak, that of the first seat first."""
+        spoken = [model for seat in self.seats for model in seat.models or ()]
+        return tuple(dict.fromkeys([self.model, *spoken]))
+
+    def model_of(self, seat: Seat, phase: PhaseName) -> str:
+        return str(getattr(seat.models, phase)) if seat.models else self.model
 
     @property
     def quorum(self) -> int:
@@ -121,12 +142,12 @@ class Deliberation:
         A completed deliberation with the same fingerprint need not run again. The hash omits the deadline and what
         happens at it: they decide how far a deliberation gets, and not what is said until then.
         """
-        task = self.task.model_dump(mode="json", exclude={"roles", "quorum", "model", "sampling"})
+        task = self.task.model_dump(mode="json", exclude={"roles", "quorum", *_MODELS})
         task["constraints"].pop("timeout_seconds")
         content = {
             "protocol": PROTOCOL_VERSION,
             "task": task,
-            "role": self.role.model_dump(mode="json", exclude={"model", "sampling"}),
+            "role": self.role.model_dump(mode="json", exclude={*_MODELS}),
             "seats": [(seat.label, seat.temperature_scale) for seat in self.seats],
             "quorum": self.quorum,
             "model": self.model,
@@ -136,6 +157,8 @@ class Deliberation:
             "retries": self.retries,
             "truncated": self.truncated,
         }
+        if len(self.models) > 1:  # fingerprints of before stand
+            content["models"] = [seat.models for seat in self.seats]
         canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
@@ -143,6 +166,8 @@ class Deliberation:
 def seat_council(task: Task, role: Role, defaults: CouncilDefaults) -> Deliberation:
     """The deliberation of `role`'s council on `task`. Settings of the task override the role's, then `defaults`."""
     n = task.num_agents
+    models = [_models(task, role, defaults.model, index) for index in range(n)]
+    mixed = len({model for seat in models for model in seat}) > 1
     seats = tuple(
         Seat(
             index=index,
@@ -150,6 +175,7 @@ def seat_council(task: Task, role: Role, defaults: CouncilDefaults) -> Deliberat
             label=_letters(index),
             perspective=role.perspectives[index % len(role.perspectives)] if task.diversity else None,
             temperature_scale=round(1 + (HOTTEST - 1) * index / (n - 1), 4) if task.diversity and n > 1 else 1.0,
+            models=models[index] if mixed else None,
         )
         for index in range(n)
     )
@@ -157,7 +183,7 @@ def seat_council(task: Task, role: Role, defaults: CouncilDefaults) -> Deliberat
         task=task,
         role=role,
         seats=seats,
-        model=task.model or role.model or defaults.model,
+        model=models[0].propose,
         sampling=task.sampling.over(role.sampling).over(defaults.sampling),
         seed=defaults.seed,
         retries=defaults.retries,
@@ -165,6 +191,22 @@ def seat_council(task: Task, role: Role, defaults: CouncilDefaults) -> Deliberat
         on_timeout=defaults.on_timeout,
         truncated=defaults.truncated,
     )
+
+
+def _models(task: Task, role: Role, default: str, index: int) -> SeatModels:
+    """Of a seat: what the task says wins over what the role says, a phase over a seat, and a seat over all."""
+
+    def chosen(phase: PhaseName) -> str:
+        for choices, seats, model in ((task.phases, task.seats, task.model), (role.phases, role.seats, role.model)):
+            if phase in choices:
+                return choices[phase].model
+            if seats:
+                return seats[index % len(seats)].model
+            if model:
+                return model
+        return default
+
+    return SeatModels(chosen("propose"), chosen("critique"), chosen("revise"))
 
 
 def _letters(index: int) -> str:

@@ -24,9 +24,11 @@ from typing import Any
 from fleet_pipeline.deliberation.council import Deliberation
 from fleet_pipeline.deliberation.exchange import UNFINISHED, AgentError, Dialogue, Exchange, Request
 from fleet_pipeline.deliberation.prompts import DEFAULT_MAX_TOKENS, Phase, Turn, critique, propose, revise, token_limit
+from fleet_pipeline.deliberation.roles import PhaseName
 from fleet_pipeline.deliberation.seeds import derive_seed
 from fleet_pipeline.deliberation.transcript import RETRY_HELPS, Status, Transcript, Utterance, classify, rescued
 
+_PHASES: dict[Phase, PhaseName] = {Phase.PROPOSE: "propose", Phase.CRITIQUE: "critique", Phase.REVISE: "revise"}
 # A seat whose answer looped is asked again with at least this repetition penalty. Of 43 answers of SmolLM2-135M that were,
 # one looped again, and three, of the seats with higher temperatures, were word salad (docs/models.md). No other value was tried.
 PENALTY_AFTER_LOOP = 1.1
@@ -125,7 +127,7 @@ def _request(deliberation: Deliberation, turn: Turn, attempt: int, looped: bool)
     agent, phase, round_ = turn.seat.agent_id, turn.phase, turn.round
     return Request(
         name=request_name(deliberation.id, agent, phase, round_, turn.about.agent_id, attempt),
-        model=deliberation.model,
+        model=deliberation.model_of(turn.seat, _PHASES[phase]),
         messages=turn.messages,
         sampling=deliberation.sampling,
         default_max_tokens=DEFAULT_MAX_TOKENS[phase],

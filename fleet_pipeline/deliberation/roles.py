@@ -7,7 +7,7 @@ a perspective of its own. The five built-in roles are those of the system this p
 
 import tomllib
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError
 
@@ -28,6 +28,15 @@ class Perspective(StrictModel):
     )
 
 
+class ModelChoice(StrictModel):
+    """Which model speaks."""
+
+    model: str = Field(min_length=1, max_length=500, description="A name of [models], a hub name or a folder.")
+
+
+PhaseName = Literal["propose", "critique", "revise"]
+
+
 class Role(StrictModel):
     """What the members of a council are."""
 
@@ -36,6 +45,12 @@ class Role(StrictModel):
     expertise: str = Field(min_length=1, max_length=4_000)
     perspectives: tuple[Perspective, ...] = Field(min_length=1, max_length=64)
     model: str | None = Field(default=None, description="Model for councils of this role; the run's model when absent.")
+    seats: tuple[ModelChoice, ...] = Field(
+        default=(), max_length=64, description="Models of the seats in turn, from the first again; win over model."
+    )
+    phases: dict[PhaseName, ModelChoice] = Field(
+        default_factory=dict, description="Models of phases, such as a stronger critic; win over seats."
+    )
     sampling: Sampling = Field(
         default=Sampling(), description="Sampling for this role; wins over the run's, loses to the task's."
     )

@@ -51,6 +51,7 @@ RoundsDone = Annotated[int | None, "Rounds of critique and revision that came to
 PromptTokens = Annotated[int, "Tokens of the prompt."]
 CachedTokens = Annotated[int, "Prompt tokens that came from the prefix cache."]
 CompletionTokens = Annotated[int, "Tokens generated, reasoning included."]
+Cost = Annotated[float | None, "What its tokens cost, by the model's price; null without one."]
 Temperature = Annotated[float | None, "Sampling temperature used."]
 Seed = Annotated[int, "Sampling seed used."]
 PromptSha256 = Annotated[str, "Hash of the messages sent."]
@@ -116,6 +117,7 @@ class UtteranceRow:
     prompt_sha256: PromptSha256
     started_at: StartedAt
     finished_at: FinishedAt
+    cost: Cost = None
     not_checked: NotChecked
     model: Model
     engine: EngineKind
@@ -270,11 +272,14 @@ class OutcomeRow:
     prompt_tokens: Annotated[int, "Tokens of all prompts."] = 0
     cached_tokens: Annotated[int, "Of those, tokens from the prefix cache."] = 0
     completion_tokens: Annotated[int, "Tokens generated."] = 0
+    cost: Annotated[
+        float | None, "What they cost, by the prices of the models; null without any. A judge's are not in it."
+    ] = None
     started_at: Annotated[datetime | None, "When its first request entered the engine."] = None
     finished_at: Annotated[datetime | None, "When its last answer was complete."] = None
     wall_s: Annotated[float | None, "Seconds between the two."] = None
     timeout_seconds: TimeoutSeconds = None
-    model: Annotated[str | None, "Model that spoke, as configured."] = None
+    model: Annotated[str | None, "Model that spoke, as configured; several with commas."] = None
     engine: Annotated[str | None, _ENGINE] = None
     run_id: RunId
     fingerprint: Annotated[str | None, _FINGERPRINT] = None
@@ -328,6 +333,7 @@ class JudgementRow:
     prompt_sha256: PromptSha256
     started_at: StartedAt
     finished_at: FinishedAt
+    cost: Cost = None
     not_checked: NotChecked
     model: Model
     engine: EngineKind

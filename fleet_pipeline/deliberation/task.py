@@ -7,11 +7,11 @@ refused. Every text and list has a size limit, because a backlog comes from outs
 import re
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from fleet_pipeline.common.errors import InvalidInput
 from fleet_pipeline.common.json_input import JsonObject
-from fleet_pipeline.deliberation.roles import BUILT_IN_ROLES
+from fleet_pipeline.deliberation.roles import BUILT_IN_ROLES, ModelChoice, PhaseName
 from fleet_pipeline.deliberation.sampling import Sampling
 
 MAX_AGENTS = 64
@@ -138,12 +138,32 @@ class Task(_Input):
     context: str = Field(default="", max_length=500_000, description="Background shown to every agent.")
     constraints: Constraints = Constraints()
     model: str | None = Field(default=None, min_length=1, max_length=500)
+    seats: tuple[ModelChoice, ...] = Field(
+        default=(), max_length=MAX_AGENTS, description="The model of each seat, in order; as many as num_agents."
+    )
+    phases: dict[PhaseName, ModelChoice] = Field(
+        default_factory=dict, description="Models of phases, such as a stronger critic; win over seats."
+    )
     sampling: Sampling = Sampling()
 
     @property
     def needed(self) -> int:
         """Number of seats that must answer: the quorum, or a majority if none is set."""
         return self.quorum or self.num_agents // 2 + 1
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_many_agents_as_seats(cls, value: Any) -> Any:
+        if isinstance(value, dict) and isinstance(seats := value.get("seats"), (list, tuple)) and seats:
+            return {"num_agents": len(seats)} | value
+        return value
+
+    @field_validator("seats")
+    @classmethod
+    def _one_for_each_agent(cls, value: tuple[ModelChoice, ...], info: ValidationInfo) -> tuple[ModelChoice, ...]:
+        if value and len(value) != info.data.get("num_agents", len(value)):
+            raise ValueError(f"{len(value)} of them for num_agents {info.data['num_agents']}; leave num_agents out")
+        return value
 
     @field_validator("task_id")
     @classmethod

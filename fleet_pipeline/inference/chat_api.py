@@ -21,6 +21,7 @@ from fleet_pipeline.inference.sampling import LOOP_TOKENS, parameters
 HOTTEST = 2.0  # the highest temperature that the API takes
 _FINISHED = {"stop", "length", "repetition"}
 _TOO_LONG = ("context_length_exceeded", "maximum context length", "context length", "too many tokens")
+LONGEST_LINE = 2**20  # bytes; a server may send a whole answer at once
 _MOST = 500  # characters of a server's message
 
 
@@ -96,6 +97,16 @@ class Stream:
     logprobs: list[float] = field(default_factory=list)
     finish_reason: str = ""
     done: bool = False
+    _rest: bytes = b""  # of a line that has not ended
+
+    def take(self, part: bytes) -> None:
+        """Take what has arrived, which may end anywhere. Raises as `feed` does."""
+        *lines, self._rest = (self._rest + part).split(b"\n")
+        if len(self._rest) > LONGEST_LINE:
+            raise ServerFailed(f"a line of its answer has more than {LONGEST_LINE} bytes")
+        for line in lines:
+            if line:
+                self.feed(line)
 
     def feed(self, line: bytes) -> None:
         """Take a line. Raises `ServerFailed` for what is no part of such a stream, and `Refused`."""

@@ -6,6 +6,7 @@ from typing import Generic, Literal, NamedTuple, Protocol, Self, get_args
 
 from fleet_pipeline.deliberation.exchange import Completion, Dialogue, Message, Result
 from fleet_pipeline.deliberation.transcript import SYNTHETIC
+from fleet_pipeline.inference.options import Price
 
 
 @dataclass(frozen=True)
@@ -51,14 +52,25 @@ def ignore(_: Completion) -> None:
     """Do nothing. For callers that do not need each completion."""
 
 
-class Engine(Protocol):
-    """Runs many dialogues at once on one model. As a context manager it frees the model at exit."""
+class Origin(NamedTuple):
+    """What rows say of the engine that made them: its kind, and what it could not check of prompts; None if it checks all."""
 
-    kind: str  # such as "vllm"
-    synthetic: bool  # no model answers: the engine of a test
-    checks: frozenset[PromptCheck]  # those it does; rows name the others
-    start_seconds: float  # total over all starts
-    crashes: list[str]  # the reason for each restart
+    engine: str
+    not_checked: str | None
+
+
+class Engine(Protocol):
+    """Runs many dialogues at once on one model, or on several. As a context manager it frees them at exit."""
+
+    @property
+    def start_seconds(self) -> float:
+        """Total over all starts."""
+        ...
+
+    @property
+    def crashes(self) -> list[str]:
+        """The reason for each restart."""
+        ...
 
     def run(self, jobs: Iterable[Job[Result]], on_completion: OnCompletion = ignore) -> Generator[Finished[Result]]:
         """Run every job. Read the next one from `jobs` only when there is room for it.
@@ -70,19 +82,19 @@ class Engine(Protocol):
         """
         ...
 
+    def origin(self, model: str) -> Origin:
+        """Of what `model` says here."""
+        ...
+
     def __enter__(self) -> Self: ...
 
     def __exit__(self, *_: object) -> None: ...
 
 
-def recorded_kind(engine: Engine) -> str:
-    """What rows call the engine that made them."""
-    return f"{SYNTHETIC}{engine.kind}" if engine.synthetic else engine.kind
-
-
-def not_checked(engine: Engine) -> str | None:
-    """What rows say that the engine could not check, in the order of `PromptCheck`. None if it checks all."""
-    return ", ".join(name for name in get_args(PromptCheck) if name not in engine.checks) or None
+def origin_of(kind: str, checks: frozenset[PromptCheck], *, synthetic: bool = False) -> Origin:
+    """`kind` is such as "vllm"; of a `synthetic` engine no model answers. `checks` are those that it does."""
+    missing = ", ".join(name for name in get_args(PromptCheck) if name not in checks)  # in their order
+    return Origin(f"{SYNTHETIC}{kind}" if synthetic else kind, missing or None)
 
 
 class Reward(NamedTuple):
@@ -120,7 +132,11 @@ class EngineProvider(Protocol):
         """The longest answer that the options of `model` ask for; None where they say nothing."""
         ...
 
-    def start(self, model: str) -> Engine: ...
+    def price_of(self, model: str) -> Price | None: ...
+
+    def start(self, *models: str) -> Engine:
+        """An engine on which all of `models` speak."""
+        ...
 
     def start_reward(self, model: str) -> RewardModel:
         """Load a reward model, when no engine holds the memory."""

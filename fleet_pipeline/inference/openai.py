@@ -29,7 +29,7 @@ import aiohttp
 from fleet_pipeline.common.errors import EngineError, ModelUnavailable
 from fleet_pipeline.deliberation.exchange import AgentError, Completion, Request, Result
 from fleet_pipeline.inference.chat_api import Busy, NoAccess, Refused, ServerFailed, Stream, body_of, failure_of
-from fleet_pipeline.inference.engine import Finished, Job, OnCompletion, PromptCheck, ignore
+from fleet_pipeline.inference.engine import Finished, Job, OnCompletion, Origin, PromptCheck, ignore, origin_of
 from fleet_pipeline.inference.loop import drive
 from fleet_pipeline.inference.options import ServerOptions, VllmConfig
 from fleet_pipeline.inference.prompt_checks import LocalChecks, PromptChecks, ServerChecks, Unchecked
@@ -43,14 +43,10 @@ FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 30.0
 # At the start a person waits: a URL that is wrong shall say so soon. A run is started again where it may help.
 START_TRIES = 3
 _MOST_ERROR_BYTES = 64 * 2**10
-_LONGEST_LINE = 2**20  # bytes; a server may send a whole answer at once
 
 
 class OpenAIEngine:
     """A model on its servers. Create it with `OpenAIEngine.start` and use it as a context manager."""
-
-    kind = "openai"
-    synthetic = False
 
     def __init__(self, config: VllmConfig, options: ServerOptions) -> None:
         weights = options.weights or (1.0,) * len(options.urls)
@@ -96,6 +92,9 @@ class OpenAIEngine:
         # Slightly more than the servers take, so that a prompt is ready when a place becomes free.
         limit = self.options.max_in_flight * len(self.options.urls) + 8
         return drive(jobs, self, max_in_flight=limit, on_completion=on_completion)
+
+    def origin(self, model: str) -> Origin:
+        return origin_of("openai", self.checks)
 
     def submit(self, request_id: str, request: Request) -> Completion | None:
         self._loop.call_soon_threadsafe(self._begin, request_id, request)
@@ -155,7 +154,6 @@ class OpenAIEngine:
             timeout=aiohttp.ClientTimeout(
                 sock_connect=CONNECT_SECONDS, sock_read=self.options.silence_seconds, total=None
             ),
-            read_bufsize=_LONGEST_LINE,
         )
         listed = await self._listed()
         entry = next((one for one in listed if one.get("id") == self.config.target), None)
@@ -269,8 +267,8 @@ class OpenAIEngine:
             stream = Stream(body["temperature"], prepared.opened)
             self._streams[request_id] = stream
             async with self._post(server, "/chat/completions", body) as response:
-                async for line in response.content:
-                    stream.feed(line)
+                async for part in response.content.iter_any():
+                    stream.take(part)
                     if stream.done:
                         break
             return stream.completion()
@@ -365,8 +363,8 @@ class _Posted:
         await self._request.__aexit__(*details)
 
 
-# `ValueError`: aiohttp's of a line that is too long. A refusal is none of these.
-_FAILURES = (ServerFailed, aiohttp.ClientError, TimeoutError, OSError, ValueError)
+# A refusal is none of these.
+_FAILURES = (ServerFailed, aiohttp.ClientError, TimeoutError, OSError)
 
 
 def _reason(error: BaseException) -> str:

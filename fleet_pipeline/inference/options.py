@@ -11,6 +11,8 @@ from pydantic import Field, field_validator, model_validator
 from fleet_pipeline.common.strict_model import StrictModel
 from fleet_pipeline.deliberation.sampling import Sampling
 
+# Arguments of vLLM's engine that the pipeline sets, and without which it would not work as it says.
+_OURS = {"runner", "enable_lora", "max_lora_rank", "max_loras", "seed", "tokenizer", "skip_tokenizer_init"}
 # The cache for keys and values on a CPU, where neither `cpu_kv_cache_gib` nor VLLM_CPU_KVCACHE_SPACE says another.
 CPU_CACHE_GIB = 2
 
@@ -134,6 +136,30 @@ class ModelOptions(StrictModel):
         default=Sampling(), description="In place of the model's generation_config; run, role and task win over it."
     )
 
+    lora: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Folder of a LoRA adapter of the model; of one on a server name the adapter in stands_for.",
+    )
+    engine_args: dict[str, Any] = Field(
+        default_factory=dict,
+        description="Further arguments of vLLM's engine, by its own names, such as kv_cache_dtype.",
+    )
+
+    @field_validator("engine_args")
+    @classmethod
+    def _have_no_option_of_their_own(cls, value: dict[str, Any]) -> dict[str, Any]:
+        if own := sorted(value.keys() & (VllmConfig.model_fields.keys() - {"tensor_parallel_size"} | _OURS)):
+            raise ValueError(f"{', '.join(own)}: has an option of its own, or is set by the pipeline; take it out")
+        return value
+
+    @field_validator("lora")
+    @classmethod
+    def _is_an_adapter(cls, value: str | None) -> str | None:
+        if value is not None and not Path(value, "adapter_config.json").is_file():
+            raise ValueError(f"{value} has no adapter_config.json; name the folder of an adapter in PEFT's format")
+        return value
+
     @field_validator("chat_template")
     @classmethod
     def _can_be_read(cls, value: str | None) -> str | None:
@@ -201,6 +227,7 @@ class VllmConfig(ModelOptions):
             "sampling": self.sampling.model_dump(exclude_none=True),
             "chat_template": self.template,
             "reasoning_parser": self.reasoning_parser,
+            "engine_args": self.engine_args,
         }
         return json.dumps(
             self.model_dump(include=names) | {name: value for name, value in later.items() if value}, sort_keys=True

@@ -30,7 +30,16 @@ from fleet_pipeline.deliberation.answers import LOOP_COUNT
 from fleet_pipeline.deliberation.exchange import AgentError, Completion, Request, Result
 from fleet_pipeline.inference.certainty import certainty
 from fleet_pipeline.inference.chat_format import ChatFormat
-from fleet_pipeline.inference.engine import ALL_CHECKS, Finished, Job, OnCompletion, PromptCheck, ignore
+from fleet_pipeline.inference.engine import (
+    ALL_CHECKS,
+    Finished,
+    Job,
+    OnCompletion,
+    Origin,
+    PromptCheck,
+    ignore,
+    origin_of,
+)
 from fleet_pipeline.inference.loading import free, load, shut_down
 from fleet_pipeline.inference.loop import drive
 from fleet_pipeline.inference.options import VllmConfig
@@ -41,8 +50,6 @@ from fleet_pipeline.inference.threads import Threads
 class VllmEngine:
     """A loaded model. Create it with `VllmEngine.start` and use it as a context manager."""
 
-    kind = "vllm"
-    synthetic = False
     down_seconds = 0.0
 
     def __init__(self, config: VllmConfig) -> None:
@@ -78,6 +85,7 @@ class VllmEngine:
             self.checks = self.format.checks
             self.max_model_len: int = llm.model_config.max_model_len
             self.vocabulary: int = llm.model_config.get_vocab_size()
+            self.lora = _lora(self.config.lora)
             own = self.config.sampling.model_dump(exclude_none=True)
             recommended = llm.model_config.get_diff_sampling_param()
             # Of a model's recommendations all but this: prompts name a length, and deadlines follow from it.
@@ -96,6 +104,9 @@ class VllmEngine:
         limit = self.config.max_num_seqs + 8
         return drive(jobs, self, max_in_flight=limit, restarts=self.config.max_restarts, on_completion=on_completion)
 
+    def origin(self, model: str) -> Origin:
+        return origin_of("vllm", self.checks)
+
     def submit(self, request_id: str, request: Request) -> Completion | None:
         try:
             tokens = self.format.encode(request.messages)
@@ -111,7 +122,7 @@ class VllmEngine:
         except Exception as error:  # noqa: BLE001 - as above
             return _failed_completion(error, len(tokens))
         try:
-            self.core.add_request(request_id, rendered, params)
+            self.core.add_request(request_id, rendered, params, lora_request=self.lora)
         except ValueError as error:  # vLLM does not accept this prompt
             return _failed_completion(error, len(tokens))
         except Exception as error:  # noqa: BLE001 - the engine has crashed; the next step raises
@@ -241,6 +252,12 @@ class VllmEngine:
             logprobs=self.config.certainty,
             flat_logprobs=True,
         )
+
+
+def _lora(folder: str | None) -> Any:
+    from vllm.lora.request import LoRARequest
+
+    return LoRARequest(lora_name="adapter", lora_int_id=1, lora_path=folder) if folder else None
 
 
 def _watch(client: Any) -> None:

@@ -214,7 +214,8 @@ def _figures(outcome: OutcomeRow) -> Text:
         f"mean distance {number(outcome.initial_mean_distance)}, then {number(outcome.mean_distance)}",
         f"{outcome.completion_tokens:,} tokens generated, {prompt:,} read"
         + (f", {cached / prompt:.0%} of them from the prefix cache" if prompt else "")
-        + (f"; {outcome.wall_s:.1f} s" if outcome.wall_s is not None else ""),
+        + (f"; {outcome.wall_s:.1f} s" if outcome.wall_s is not None else "")
+        + (f"; it cost {outcome.cost:,.4f}" if outcome.cost is not None else ""),
     ]
     return Text("\n".join(lines), style="dim")
 

@@ -8,6 +8,7 @@
     intake          turns requests into runs; `inbox` reads requests from files, `backlog_diff` from a backlog
     status          the status of deliberations and requests
     retention       prunes old results
+    plan            what a run would do, without starting anything
     run_report      the HTML report of a run
     metrics         gauges for Prometheus
     doctor          diagnoses this machine's setup

@@ -17,7 +17,6 @@ from urllib.parse import urlsplit
 
 from fleet_pipeline.common.errors import EngineError, ModelUnavailable, StorageError
 from fleet_pipeline.events.options import without_secrets
-from fleet_pipeline.inference.engine import not_checked
 from fleet_pipeline.inference.gpu import gpu_memory
 from fleet_pipeline.inference.threads import are_chosen
 from fleet_pipeline.models.identity import commit
@@ -167,7 +166,7 @@ def _model(settings: Settings, setting: str, name: str) -> Diagnosis:
 def _served(provider: ModelProvider, name: str, place: str) -> Diagnosis:
     try:
         with provider.start(name) as engine:
-            unchecked = not_checked(engine)
+            unchecked = engine.origin(name).not_checked
     except EngineError as error:
         return fail(str(error), "start the server, or correct the options of the model")
     if unchecked:

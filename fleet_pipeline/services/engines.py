@@ -1,13 +1,17 @@
 """Starts engines from their options."""
 
 from collections.abc import Mapping
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
 
 from fleet_pipeline.common.errors import ModelUnavailable
-from fleet_pipeline.inference.engine import Engine, RewardModel
-from fleet_pipeline.inference.options import ModelOptions, VllmConfig
+from fleet_pipeline.inference.engine import ALL_CHECKS, Engine, RewardModel, origin_of
+from fleet_pipeline.inference.options import ModelOptions, Price, ServerOptions, VllmConfig
 from fleet_pipeline.inference.reward import VllmRewardModel
+from fleet_pipeline.inference.router import Router, Speaker
 from fleet_pipeline.inference.vllm import VllmEngine
-from fleet_pipeline.models.identity import identity
+from fleet_pipeline.models.identity import folder_digest, identity
 from fleet_pipeline.models.registry import resolve
 
 
@@ -29,7 +33,26 @@ class ModelProvider:
     def max_tokens(self, model: str) -> int | None:
         return self.config_of(model).sampling.max_tokens
 
-    def start(self, model: str) -> Engine:
+    def price_of(self, model: str) -> Price | None:
+        return self.config_of(model).price
+
+    def start(self, *models: str) -> Engine:
+        if len(models) == 1:
+            return self._speaker(models[0])
+        configs = {model: self.config_of(model) for model in models}
+        served, local = {}, {}
+        for model, config in configs.items():
+            if config.server is None:
+                resolve(config.target)  # one that is missing is found before hours of work
+                local[model] = partial(self._speaker, model)
+        with ExitStack() as connected:
+            for model in configs.keys() - local.keys():
+                served[model] = connected.enter_context(self._speaker(model))
+            connected.pop_all()
+        limit = self.config.max_num_seqs + sum(_limit(one.server) for one in configs.values() if one.server)
+        return Router(served, local, origin_of("vllm", ALL_CHECKS), limit, self.config.max_restarts)
+
+    def _speaker(self, model: str) -> Speaker:
         config = self.config_of(model)
         if config.server is None:
             return VllmEngine.start(_located(config))
@@ -52,7 +75,12 @@ class ModelProvider:
             location = resolve(config.target)
         except ModelUnavailable:  # starting it says so
             return config.output_options
-        return config.output_options + identity(location, config.revision)
+        adapter = folder_digest(Path(config.lora)) if config.lora else ""
+        return config.output_options + identity(location, config.revision) + adapter
+
+
+def _limit(server: ServerOptions) -> int:
+    return server.max_in_flight * len(server.urls)
 
 
 def _located(config: VllmConfig) -> VllmConfig:

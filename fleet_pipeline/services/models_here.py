@@ -58,6 +58,12 @@ class _Memory:
     words: str
 
 
+def usable_memory(engine: VllmConfig) -> str:
+    """How much weights this machine can hold, for people."""
+    memory = _memory(engine)
+    return f"{max(memory.usable_bytes, 0) / GIB:.1f} GiB of {memory.words} for weights"
+
+
 def _memory(engine: VllmConfig) -> _Memory:
     """How many bytes of weights this machine can hold."""
     if gpus := gpu_memories():

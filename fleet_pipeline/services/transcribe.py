@@ -7,6 +7,7 @@ from the answers that were heard (`fleet_pipeline.services.recollection`), so th
 what was being generated is lost.
 """
 
+import json
 import logging
 import time
 from collections.abc import Callable, Collection, Generator, Iterator, Sequence
@@ -31,15 +32,7 @@ from fleet_pipeline.deliberation.memory import remembered
 from fleet_pipeline.deliberation.protocol import deliberate, most_tokens
 from fleet_pipeline.deliberation.rows import JudgementsFooter, TranscriptFooter
 from fleet_pipeline.deliberation.transcript import Status, Transcript
-from fleet_pipeline.inference.engine import (
-    Engine,
-    EngineProvider,
-    Finished,
-    Job,
-    OnCompletion,
-    not_checked,
-    recorded_kind,
-)
+from fleet_pipeline.inference.engine import Engine, EngineProvider, Finished, Job, OnCompletion
 from fleet_pipeline.inference.gpu import gpu_memory
 from fleet_pipeline.services.progress import OnProgress, Progress
 from fleet_pipeline.services.recollection import Recollection
@@ -56,13 +49,13 @@ def _ignore(_: str) -> None:
     """Do nothing, for callers that look at the results when all are there."""
 
 
-# (kind of the engine, what it could not check)
-MadeBy = tuple[str, str | None]
+# The models that councils speak with, of which each needs an engine.
+Models = tuple[str, ...]
 
 
 @dataclass
 class _Work:
-    """Keys to deliberate and to judge on one model."""
+    """Keys to deliberate and to judge on the same models."""
 
     deliberate: list[str] = field(default_factory=list)
     judge: list[str] = field(default_factory=list)
@@ -125,8 +118,8 @@ class Transcription:
         trusted = self.lineage if self.resume == "never" else None
         self.recollection = Recollection(self.store, self.run_id, wanted, trusted)
         try:
-            for model, work in missing.items():
-                self._run_on_or_fail(model, work)
+            for models, work in missing.items():
+                self._run_on_or_fail(models, work)
             self._rate()
         except BaseException:
             # What this run has completed is shown all the same, and the next run makes up for verdicts and rewards.
@@ -139,23 +132,27 @@ class Transcription:
         self.on_progress(self.progress)
         return self.progress
 
-    def _run_on_or_fail(self, model: str, work: _Work) -> None:
+    def plan(self, keys: Sequence[str]) -> dict[Models, tuple[list[str], list[str]]]:
+        """By models, in the order of their engines: the keys that would be deliberated, and those that would be judged."""
+        return {models: (work.deliberate, work.judge) for models, work in self._missing(keys).items()}
+
+    def _run_on_or_fail(self, models: Models, work: _Work) -> None:
         if not work.deliberate:  # what it is to judge may have failed meanwhile
             work.judge = [key for key in work.judge if key in self.waiting]
         if not (work.deliberate or work.judge):
             return
         try:
-            self._run_on(model, work)
+            self._run_on(models, work)
         except EngineError as error:
-            if model != self.defaults.model:
+            if models != (self.defaults.model,):
                 # A model that a task or role names for itself costs only its own deliberations.
                 self._fail(work.deliberate, str(error))
-            if model in (self.defaults.model, self._judge_of("")):
+            if models in ((self.defaults.model,), (self.judging.model,)):
                 raise
 
-    def _missing(self, keys: Sequence[str]) -> dict[str, _Work]:
-        """Keys still to run, by model. A key without a valid task is left to its outcome, which says why."""
-        missing: dict[str, _Work] = {}
+    def _missing(self, keys: Sequence[str]) -> dict[Models, _Work]:
+        """Keys still to run, by their models. A key without a valid task is left to its outcome, which says why."""
+        missing: dict[Models, _Work] = {}
         for key in keys:
             try:
                 seated = seat_council(*self.tasks.get(key), self.defaults)
@@ -168,21 +165,21 @@ class Transcription:
                 self.progress.reused += 1
                 if self.judging.enabled and not self._is_judged(deliberation, stored):
                     self.waiting[key] = None
-                    missing.setdefault(self._judge_of(deliberation.model), _Work()).judge.append(key)
+                    missing.setdefault(self._judges_of(deliberation), _Work()).judge.append(key)
                 elif self.rewards and not self.rewards.stand(key):
                     self.waiting[key] = None
                 else:
                     self.found(key)
             else:
-                missing.setdefault(deliberation.model, _Work()).deliberate.append(key)
-                missing.setdefault(self._judge_of(deliberation.model), _Work()).judge.append(key)
-        if (judge_model := self._judge_of("")) in missing:  # after all that it judges
-            missing[judge_model] = missing.pop(judge_model)
+                missing.setdefault(deliberation.models, _Work()).deliberate.append(key)
+                missing.setdefault(self._judges_of(deliberation), _Work()).judge.append(key)
+        if self.judging.enabled and self.judging.model and (judges := (self.judging.model,)) in missing:
+            missing[judges] = missing.pop(judges)  # after all that it judges
         return missing
 
-    def _judge_of(self, model: str) -> str:
-        """The model that judges the proposals of `model`, or `model` where nobody judges."""
-        return self.judging.model or model if self.judging.enabled else model
+    def _judges_of(self, deliberation: Deliberation) -> Models:
+        """The models of the engine that judges: the judge, or the council's where it has none or nobody judges."""
+        return (self.judging.model,) if self.judging.enabled and self.judging.model else deliberation.models
 
     def _reusable(self, deliberation: Deliberation) -> TranscriptFooter | None:
         """The state of the stored transcript, or None if a new transcript must be made.
@@ -208,13 +205,12 @@ class Transcription:
         except CorruptFile:  # a torn or foreign file counts as missing
             return None
 
-    def _run_on(self, model: str, work: _Work) -> None:
+    def _run_on(self, models: Models, work: _Work) -> None:
         progress = self.progress
         progress.models_found = True
-        progress.phase = f"starting the engine with {model}"
+        progress.phase = f"starting the engine with {' and '.join(models)}"
         self.on_progress(progress)
-        with self.source.start(model) as engine:
-            made_by = (recorded_kind(engine), not_checked(engine))  # before anything is generated: it may not say
+        with self.source.start(*models) as engine:
             starts, seconds, crashes = progress.engine_starts, progress.engine_start_seconds, progress.engine_crashes
             progress.phase = "deliberating"
             progress.generating_since = time.monotonic()
@@ -228,15 +224,15 @@ class Transcription:
                 self._count_tokens(answer)
 
             try:
-                self._keep_all(engine.run(self._jobs(work.deliberate, under_way), on_completion), under_way, made_by)
+                self._keep_all(engine.run(self._jobs(work.deliberate, under_way), on_completion), under_way, engine)
                 if self.judging.enabled and work.judge:
-                    self._judge(engine, work.judge, on_completion, made_by)
+                    self._judge(engine, work.judge, on_completion)
             finally:
                 progress.gpu_memory = gpu_memory()
                 progress.generating_seconds = progress.seconds
                 progress.generating_since = None
 
-    def _judge(self, engine: Engine, keys: Sequence[str], on_completion: OnCompletion, made_by: MadeBy) -> None:
+    def _judge(self, engine: Engine, keys: Sequence[str], on_completion: OnCompletion) -> None:
         """Judge after all deliberations, so that an interrupted judging costs no deliberation."""
         self.progress.phase = "judging"
         self.on_progress(self.progress)
@@ -262,8 +258,7 @@ class Transcription:
                 continue  # what is stored stands, and what was heard stays in the answer log
             if (not judgements and finished.error) or any(one.utterance.error in NOT_ANSWERED for one in judgements):
                 fingerprint = ""  # stored for people to read; the next run asks again
-            provenance = self._provenance(deliberation, made_by)
-            provenance = replace(provenance, model=self._judge_of(deliberation.model))
+            provenance = self._provenance(deliberation, engine, self.judging.model or deliberation.model)
             footer = JudgementsFooter(judged=fingerprint, identity=self._identity_of_judge())
             write_judgements(self.store, deliberation, judgements, provenance, footer)
             if fingerprint:
@@ -337,18 +332,20 @@ class Transcription:
 
     def _identified(self, deliberation: Deliberation) -> Deliberation:
         """`deliberation` with all that decides what its model says. Raises `InvalidInput` for wrong options."""
-        model = deliberation.model
-        identity = self._identity(model)
-        limit = deliberation.sampling.max_tokens or self.source.max_tokens(model)
+        identities = [self._identity(model) for model in deliberation.models]
+        identity = identities[0] if len(identities) == 1 else json.dumps(identities)
+        # Of models that limit answers to different lengths the shortest is named to all seats.
+        limits = [limit for model in deliberation.models if (limit := self.source.max_tokens(model))]
+        limit = deliberation.sampling.max_tokens or min(limits, default=None)
         sampling = deliberation.sampling.model_copy(update={"max_tokens": limit})
         return replace(deliberation, inference=identity, sampling=sampling)
 
     def _keep_all(
-        self, stream: Generator[Finished[Transcript]], under_way: dict[str, Deliberation], made_by: MadeBy
+        self, stream: Generator[Finished[Transcript]], under_way: dict[str, Deliberation], engine: Engine
     ) -> None:
         try:
             for finished in stream:
-                self._keep(under_way.pop(finished.key), finished, made_by)
+                self._keep(under_way.pop(finished.key), finished, engine)
                 self.on_progress(self.progress)
         except BaseException as stop:
             # It may have come while a result was stored, and then the engine knows nothing of it.
@@ -356,15 +353,15 @@ class Transcription:
                 finished = stream.throw(stop)
                 while True:
                     with suppress(StorageError):
-                        self._keep(under_way.pop(finished.key), finished, made_by)
+                        self._keep(under_way.pop(finished.key), finished, engine)
                     finished = next(stream)
             raise
 
-    def _keep(self, deliberation: Deliberation, finished: Finished[Transcript], made_by: MadeBy) -> None:
+    def _keep(self, deliberation: Deliberation, finished: Finished[Transcript], engine: Engine) -> None:
         transcript = finished.result or Transcript(
             deliberation.id, Status.FAILED, (), f"the deliberation broke: {finished.error!r}"
         )
-        provenance = self._provenance(deliberation, made_by)
+        of_models = {model: self._provenance(deliberation, engine, model) for model in deliberation.models}
         stopped = any(one.error is AgentError.CANCELLED for one in transcript.utterances)
         if stopped and self._has_result(deliberation.id):
             return  # it stands, and what was heard for the next one stays in the answer log
@@ -372,7 +369,9 @@ class Transcription:
         asked = [one.completion.started_at for one in transcript.utterances if one.completion.started_at]
         started_at = min([finished.started_at, *asked])
         written = write_transcript(
-            self.store, deliberation, transcript, provenance, started_at, finished.finished_at, finished.timeout_seconds
+            *(self.store, deliberation, transcript, of_models[deliberation.model], started_at, finished.finished_at),
+            finished.timeout_seconds,
+            of_models,
         )
         if written:
             self.recollection.fold(deliberation.id, deliberation.fingerprint)
@@ -403,9 +402,11 @@ class Transcription:
             return footer is not None and footer.status is Status.COMPLETED
         return False
 
-    def _provenance(self, deliberation: Deliberation, made_by: MadeBy) -> Provenance:
-        kind, unchecked = made_by
-        return Provenance(deliberation.model, kind, self.run_id, deliberation.fingerprint, unchecked)
+    def _provenance(self, deliberation: Deliberation, engine: Engine, model: str) -> Provenance:
+        kind, unchecked = engine.origin(model)
+        price = self.source.price_of(model)
+        fingerprint = deliberation.fingerprint
+        return Provenance(model, kind, self.run_id, fingerprint, unchecked, price.of if price else None)
 
     def _log(self, transcript: Transcript, seconds: float) -> None:
         """Log one line per ended deliberation, and one per answer with an error."""

@@ -95,11 +95,11 @@ def _arrow_type(type_: Any) -> pa.DataType:
     return _TYPES[type_]
 
 
-UTTERANCES = Table("utterances", 6, UtteranceRow, TranscriptFooter)
+UTTERANCES = Table("utterances", 7, UtteranceRow, TranscriptFooter)
 PROPOSALS = Table("proposals", 6, ProposalRow, ProposalsFooter)
-DELIBERATIONS = Table("deliberations", 6, OutcomeRow, OutcomeFooter)
+DELIBERATIONS = Table("deliberations", 7, OutcomeRow, OutcomeFooter)
 SCORES = Table("scores", 2, ScoreRow, NoFooter)
-JUDGEMENTS = Table("judgements", 4, JudgementRow, JudgementsFooter)
+JUDGEMENTS = Table("judgements", 5, JudgementRow, JudgementsFooter)
 REWARDS = Table("rewards", 1, RewardRow, RewardsFooter)
 
 TABLES: Mapping[TableName, Table[Any, Any]] = {
@@ -158,6 +158,11 @@ def _with_confidence(rows: pa.Table) -> pa.Table:
     return _with_nulls(rows, {"confidence": pa.float64(), "clear_winner": pa.bool_()})
 
 
+def _with_cost(rows: pa.Table) -> pa.Table:
+    """Until then no model had a price."""
+    return _with_nulls(rows, {"cost": pa.float64()})
+
+
 def _with_marks_by_criterion(rows: pa.Table) -> pa.Table:
     """Until then there was one mark over all criteria."""
     for name in ("first_mark", "second_mark"):
@@ -186,4 +191,7 @@ UPGRADES: Mapping[tuple[TableName, int], Callable[[pa.Table], pa.Table]] = {
     ("deliberations", 5): _with_confidence,
     ("proposals", 5): _with_rewards,
     ("judgements", 3): _with_marks_by_criterion,
+    ("utterances", 6): _with_cost,
+    ("deliberations", 6): _with_cost,
+    ("judgements", 4): _with_cost,
 }

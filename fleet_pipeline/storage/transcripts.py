@@ -1,11 +1,14 @@
 """Transcripts and judgements as rows of the tables `utterances` and `judgements`."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from types import MappingProxyType
+from typing import Any
 
 from fleet_pipeline.common.errors import CorruptFile
 from fleet_pipeline.deliberation.council import Deliberation
+from fleet_pipeline.deliberation.exchange import Completion
 from fleet_pipeline.deliberation.judging import Judgement
 from fleet_pipeline.deliberation.rows import JudgementRow, JudgementsFooter, TranscriptFooter, UtteranceRow
 from fleet_pipeline.deliberation.task import checked_id
@@ -15,16 +18,27 @@ from fleet_pipeline.storage.schemas import JUDGEMENTS, UTTERANCES
 from fleet_pipeline.storage.store import Store
 from fleet_pipeline.storage.tables import parse_file, table_path, write_rows
 
+# What (prompt tokens, those of them from a cache, completion tokens) cost.
+PriceOf = Callable[[int, int, int], float]
+
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where a row comes from, and what its engine could not check. The tables have these as columns."""
+    """Where a row comes from, and what its engine could not check. The tables have these as columns, and the cost for
+    the price.
+    """
 
     model: str
     engine: str
     run_id: str
     fingerprint: str
     not_checked: str | None = None
+    price: PriceOf | None = None
+
+    def columns(self, completion: Completion) -> dict[str, Any]:
+        tokens = completion.prompt_tokens, completion.cached_tokens, completion.completion_tokens
+        own = {name: value for name, value in vars(self).items() if name != "price"}
+        return own | {"cost": self.price(*tokens) if self.price else None}
 
 
 def write_transcript(
@@ -35,11 +49,13 @@ def write_transcript(
     started_at: float,
     finished_at: float,
     timeout_seconds: float | None = None,
+    of_models: Mapping[str, Provenance] = MappingProxyType({}),
 ) -> bool:
     """Write a finished deliberation in one atomic file: rows, and their state in the footer. Returns whether it did.
 
     `timeout_seconds` is the deadline that was in force at its end. Two runs may race: a complete transcript that was
-    made from the same inputs is never replaced by an incomplete one, or by one of fewer rounds.
+    made from the same inputs is never replaced by an incomplete one, or by one of fewer rounds. `of_models` has the
+    provenance of what the models of a mixed council said.
 
     An earlier attempt is kept in `attempts/<deliberation_id>.<number of the attempt>.parquet`, with the same
     columns. It is copied there before it is replaced. After a crash in between, the next write copies it again.
@@ -70,7 +86,10 @@ def write_transcript(
         rounds_done=transcript.rounds_done,
         timeout_seconds=timeout_seconds,
     )
-    rows = [_utterance_row(deliberation, utterance, provenance) for utterance in transcript.utterances]
+    rows = [
+        _utterance_row(deliberation, utterance, of_models.get(utterance.request.model, provenance))
+        for utterance in transcript.utterances
+    ]
     write_rows(store, UTTERANCES, key, rows, footer)
     return True
 
@@ -147,7 +166,7 @@ def _utterance_row(deliberation: Deliberation, utterance: Utterance, provenance:
         prompt_sha256=prompt_sha256(utterance.request.messages),
         started_at=utc(completion.started_at),
         finished_at=utc(completion.finished_at),
-        **vars(provenance),
+        **provenance.columns(completion),
     )
 
 
@@ -177,5 +196,5 @@ def _judgement_row(deliberation: Deliberation, judgement: Judgement, provenance:
         prompt_sha256=prompt_sha256(utterance.request.messages),
         started_at=utc(completion.started_at),
         finished_at=utc(completion.finished_at),
-        **vars(provenance),
+        **provenance.columns(completion),
     )

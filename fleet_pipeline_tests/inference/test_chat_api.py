@@ -3,6 +3,7 @@
 import json
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -46,7 +47,7 @@ DONE = b"data: [DONE]\n"
 def fed(*lines: bytes) -> Stream:
     stream = Stream(temperature=0.7)
     for one in lines:
-        stream.feed(one)
+        stream.take(one)
     return stream
 
 
@@ -112,10 +113,23 @@ def test_no_bytes_of_a_server_raise_anything_else(lines: list[bytes]) -> None:
     stream = Stream(temperature=0.7)
     try:
         for one in lines:
-            stream.feed(one)
+            stream.take(one + b"\n")
         stream.completion()
     except (ServerFailed, Busy, Refused, NoAccess):
         pass
+
+
+@given(st.lists(st.integers(0, 400), max_size=8))
+def test_where_a_network_cuts_a_stream_makes_no_difference(cuts: list[int]) -> None:
+    whole = b"".join([delta(content="Grüße, "), delta(content="Welt"), END, USAGE, DONE])
+    places = [0, *sorted(min(cut, len(whole)) for cut in cuts), len(whole)]
+    parts = [whole[start:end] for start, end in pairwise(places)]
+    assert fed(*parts).completion() == fed(whole).completion()
+
+
+def test_a_line_without_an_end_is_not_kept_for_ever() -> None:
+    with pytest.raises(ServerFailed, match="a line of its answer"):
+        fed(*[b"data: " + b"x" * 300_000] * 4)
 
 
 def test_an_error_in_the_midst_of_a_stream_is_what_its_status_would_be() -> None:

@@ -15,10 +15,8 @@ from fleet_pipeline.deliberation.exchange import AgentError, Completion, Message
 from fleet_pipeline.deliberation.sampling import Sampling
 from fleet_pipeline.deliberation.transcript import Status, Transcript
 from fleet_pipeline.inference import openai
-from fleet_pipeline.inference.engine import not_checked
 from fleet_pipeline.inference.openai import OpenAIEngine
 from fleet_pipeline.inference.options import ServerOptions, VllmConfig
-from fleet_pipeline.inference.servers import FAILURES
 from fleet_pipeline_tests.support.councils import a_deliberation, a_job
 from fleet_pipeline_tests.support.model_servers import ScriptedServer
 
@@ -61,7 +59,7 @@ def refusal(status: int, **headers: str) -> Callable[[], web.Response]:
 def test_councils_deliberate_and_rows_say_what_a_server_without_a_tokenizer_could_not_check() -> None:
     with ScriptedServer(lambda body: WORDS) as server, OpenAIEngine.start(config(server.url)) as engine:
         transcripts, counted = deliberated(engine)
-        assert not_checked(engine) == "length, control_tokens"
+        assert engine.origin("served").not_checked == "length, control_tokens"
     assert {one.status for one in transcripts} == {Status.COMPLETED}
     assert {u.text for one in transcripts for u in one.utterances} == {"Use a token bucket."}
     assert len(counted) == 27
@@ -126,23 +124,6 @@ def test_a_server_that_goes_away_and_comes_back_costs_nothing_but_time() -> None
         assert engine.down_seconds > 0
     assert {one.status for one in transcripts} == {Status.COMPLETED}
     assert len(counted) == 36
-
-
-def test_while_a_breaker_is_open_a_server_gets_one_request_at_a_time() -> None:
-    broken = threading.Event()
-    broken.set()
-
-    def script(body: dict[str, Any]) -> Any:
-        if len(server.requests) > 60:
-            broken.clear()
-        return refusal(500)() if broken.is_set() else WORDS
-
-    server = ScriptedServer(script)
-    with server, OpenAIEngine.start(config(server.url, tries=100, max_in_flight=20)) as engine:
-        engine.servers.servers[0].failures = FAILURES - 1
-        transcripts, _ = deliberated(engine, 8, rounds=0)
-    assert {one.status for one in transcripts} == {Status.COMPLETED}
-    assert engine.servers.servers[0].opened == 1
 
 
 def test_a_run_ends_with_the_reason_when_no_server_answers_for_too_long() -> None:

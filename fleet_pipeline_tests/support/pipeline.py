@@ -38,11 +38,12 @@ class Pipeline:
         pipeline = self
 
         class Source(ScriptedProvider):
-            def start(self, model: str):
-                if model in pipeline.unavailable:
-                    raise ModelUnavailable(f"{model} is not here")
+            def start(self, *models: str):
+                for model in models:
+                    if model in pipeline.unavailable:
+                        raise ModelUnavailable(f"{model} is not here")
                 pipeline.starts += 1
-                return super().start(model)
+                return super().start(*models)
 
         self.source = Source(self._script)
         self.configure()

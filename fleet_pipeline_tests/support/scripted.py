@@ -5,11 +5,12 @@ Every row that it produces has `engine = "synthetic: scripted"`.
 """
 
 from collections.abc import Callable, Generator, Iterable, Sequence
-from typing import Self
+from typing import ClassVar, Self
 
 from fleet_pipeline.deliberation.exchange import Completion, Message, Request
-from fleet_pipeline.inference.engine import Finished, Job, OnCompletion, PromptCheck, Result, Reward, ignore
+from fleet_pipeline.inference.engine import Finished, Job, OnCompletion, Origin, Result, Reward, ignore, origin_of
 from fleet_pipeline.inference.loop import drive
+from fleet_pipeline.inference.options import Price
 from fleet_pipeline_tests.support.heard import Heard
 
 Script = Callable[[Heard], Completion]
@@ -24,9 +25,6 @@ def echo(prompt: Heard) -> Completion:
 class ScriptedEngine:
     """Answers prompts with a function, in order, at most `batch` per step."""
 
-    kind = "scripted"
-    synthetic = True
-    checks: frozenset[PromptCheck] = frozenset()
     start_seconds = 0.0
     down_seconds = 0.0
 
@@ -37,6 +35,9 @@ class ScriptedEngine:
         self.max_in_flight = max_in_flight
         self.queue: dict[str, Heard] = {}
         self.crashes: list[str] = []
+
+    def origin(self, model: str) -> Origin:
+        return origin_of("scripted", frozenset(), synthetic=True)
 
     def submit(self, request_id: str, request: Request) -> Completion | None:
         self.queue[request_id] = Heard(request)
@@ -73,6 +74,7 @@ class ScriptedProvider:
     model = "scripted"
     synthetic = True
     batch = 16  # answers in a step
+    prices: ClassVar[dict[str, Price]] = {}
 
     def __init__(self, script: Script = echo) -> None:
         self.script = script
@@ -83,7 +85,10 @@ class ScriptedProvider:
     def max_tokens(self, model: str) -> int | None:
         return None
 
-    def start(self, model: str) -> ScriptedEngine:
+    def price_of(self, model: str) -> Price | None:
+        return self.prices.get(model)
+
+    def start(self, *models: str) -> ScriptedEngine:
         return ScriptedEngine(self.script, batch=self.batch)
 
     def start_reward(self, model: str) -> "ScriptedRewards":

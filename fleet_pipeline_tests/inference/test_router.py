@@ -1,0 +1,178 @@
+"""Several models in one run, on backends whose every step is visible."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from hypothesis import given, strategies as st
+
+from fleet_pipeline.common.errors import EngineCrashed, EngineError
+from fleet_pipeline.deliberation.council import CouncilDefaults
+from fleet_pipeline.deliberation.exchange import AgentError, Completion, Request
+from fleet_pipeline.deliberation.roles import ModelChoice
+from fleet_pipeline.deliberation.transcript import Status
+from fleet_pipeline.inference.engine import ALL_CHECKS, origin_of
+from fleet_pipeline.inference.router import Router
+from fleet_pipeline_tests.support.councils import a_deliberation, a_job, said
+from fleet_pipeline_tests.support.scripted import ScriptedEngine
+
+pytestmark = pytest.mark.unit
+VLLM = origin_of("vllm", ALL_CHECKS)
+
+
+class Machine:
+    """Where models are loaded: at most one local one at a time."""
+
+    def __init__(self, served: Sequence[str], local: Sequence[str]) -> None:
+        self.loads: list[str] = []
+        self.here: set[str] = set()
+        self.crash: dict[str, int] = {}  # steps until the engine of a model crashes
+        self.missing: set[str] = set()
+        self.asked: list[tuple[str, str]] = []  # (model of the engine, model of the request)
+        self.router = Router(
+            {name: Loaded(self, name) for name in served},
+            {name: lambda name=name: self._load(name) for name in local},
+            VLLM,
+            max_in_flight=8,
+            max_restarts=5,
+        )
+
+    def _load(self, name: str) -> "Loaded":
+        assert not self.here, "one model at a time"
+        if name in self.missing:
+            raise EngineError(f"{name} cannot be loaded")
+        self.loads.append(name)
+        self.here.add(name)
+        return Loaded(self, name)
+
+
+class Loaded(ScriptedEngine):
+    def __init__(self, machine: Machine, name: str) -> None:
+        super().__init__(lambda heard: said(f"{name} says {heard.phase}"), batch=4)
+        self.machine, self.name, self.start_seconds = machine, name, 1.0
+
+    def submit(self, request_id: str, request: Request) -> Completion | None:
+        self.machine.asked.append((self.name, request.model))
+        if "refuse me" in request.messages[-1].content:
+            return Completion(error=AgentError.OVERLONG, error_message="too long")
+        return super().submit(request_id, request)
+
+    def step(self, patience_seconds: float) -> list[tuple[str, Completion]]:
+        left = self.machine.crash.get(self.name)
+        if left is not None:
+            self.machine.crash[self.name] = left - 1
+            if left == 0:
+                raise EngineCrashed(f"{self.name} broke")
+        return super().step(patience_seconds)
+
+    def __exit__(self, *_: object) -> None:
+        self.machine.here.discard(self.name)
+
+
+def councils(count: int, models: Sequence[str], critic: str | None = None, **fields: Any) -> list[Any]:
+    phases = {"critique": ModelChoice(model=critic)} if critic else {}
+    seats = [ModelChoice(model=models[index % len(models)]) for index in range(3)]
+    fields = {"seats": seats, "phases": phases} | fields
+    return [a_deliberation(f"t{n}", defaults=CouncilDefaults(model="default"), **fields) for n in range(count)]
+
+
+def run(machine: Machine, deliberations: Sequence[Any]) -> dict[str, Any]:
+    with machine.router as router:
+        finished = {one.key: one.result for one in router.run([a_job(one) for one in deliberations])}
+    assert not machine.here
+    return finished
+
+
+def test_every_request_goes_to_the_engine_of_its_model_and_every_council_ends() -> None:
+    machine = Machine(["far"], ["a", "b"])
+    finished = run(machine, councils(20, ["a", "b", "far"]))
+    assert {one.status for one in finished.values()} == {Status.COMPLETED}
+    assert all(engine == model for engine, model in machine.asked)
+    for transcript in finished.values():
+        assert {u.request.model: u.text.split()[0] for u in transcript.utterances} == {"a": "a", "b": "b", "far": "far"}
+
+
+def test_models_of_one_process_take_turns_for_all_councils_and_not_for_each() -> None:
+    machine = Machine([], ["a", "b"])
+    run(machine, councils(100, ["a"], critic="b"))
+    assert machine.loads == ["a", "b", "a"]
+
+
+def test_a_model_on_a_server_answers_while_another_is_loaded_here() -> None:
+    machine = Machine(["far"], ["a"])
+    run(machine, councils(10, ["a", "far"]))
+    assert machine.loads == ["a"]
+
+
+def test_a_refusal_of_a_request_that_waited_for_its_model_reaches_its_seat() -> None:
+    machine = Machine([], ["a", "b"])
+    (refused,) = run(machine, councils(1, ["a", "a", "b"], context="refuse me")).values()
+    assert {u.error for u in refused.utterances} == {AgentError.OVERLONG}
+
+
+def test_an_engine_that_crashes_is_started_again_and_the_others_keep_their_requests() -> None:
+    machine = Machine(["far"], ["a", "b"])
+    machine.crash["b"] = 2
+    finished = run(machine, councils(12, ["a", "b", "far"]))
+    assert {one.status for one in finished.values()} == {Status.COMPLETED}
+    assert machine.router.crashes == ["b broke"]
+
+
+def test_a_model_that_cannot_be_loaded_ends_the_councils_that_need_it_with_the_reason() -> None:
+    machine = Machine([], ["a", "b"])
+    machine.missing = {"b"}
+    ended: list[Any] = []
+    with machine.router as router, pytest.raises(EngineError, match="b cannot be loaded"):
+        ended.extend(router.run([a_job(one) for one in councils(3, ["a", "b", "b"])]))
+    assert {u.error for one in ended for u in one.result.utterances if u.error} == {AgentError.CANCELLED}
+    assert len(ended) == 3
+
+
+def test_what_is_waiting_for_its_model_can_be_given_up() -> None:
+    machine = Machine([], ["a", "b"])
+    with machine.router as router:
+        stream = router.run([a_job(one) for one in councils(5, ["a", "b"])])
+        next(stream)
+        stream.close()
+        assert not any(router._parked.values())
+        assert not any(router._asked.values())
+
+
+def test_rows_know_the_engine_of_each_model_and_starts_are_counted_over_all() -> None:
+    machine = Machine(["far"], ["a", "b"])
+    run(machine, councils(2, ["a", "b", "far"]))
+    assert machine.router.origin("far").engine == "synthetic: scripted"
+    assert machine.router.start_seconds == len(machine.loads) + 1
+
+
+@given(
+    st.lists(
+        st.tuples(st.lists(st.sampled_from("abfg"), min_size=3, max_size=3), st.sampled_from(["", "a", "b", "f"])),
+        min_size=1,
+        max_size=12,
+    ),
+    st.dictionaries(st.sampled_from("ab"), st.integers(0, 12), max_size=2),
+)
+def test_any_mixture_of_councils_ends_with_every_seat_answered_by_its_model(
+    casts: list[tuple[list[str], str]], crashes: dict[str, int]
+) -> None:
+    machine = Machine(["f", "g"], ["a", "b"])
+    machine.crash = crashes
+    deliberations = [
+        a_deliberation(
+            f"t{n}",
+            seats=[ModelChoice(model=model) for model in models],
+            phases={"critique": ModelChoice(model=critic)} if critic else {},
+        )
+        for n, (models, critic) in enumerate(casts)
+    ]
+    finished = run(machine, deliberations)
+    assert len(finished) == len(deliberations)
+    for deliberation in deliberations:
+        transcript = finished[deliberation.id]
+        assert transcript.status is Status.COMPLETED
+        assert len(transcript.utterances) == 9
+        for u in transcript.utterances:
+            assert u.text.split()[0] == u.request.model
+            assert u.request.model == deliberation.model_of(u.turn.seat, str(u.turn.phase))
+    assert all(engine == model for engine, model in machine.asked)
