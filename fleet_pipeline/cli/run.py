@@ -96,6 +96,9 @@ def run(
             **option_flags(preset, mappings, strict),
         )
     )
+    own = settings.models.get(settings.engine.model)
+    if servers and own and own.server:
+        fail(f"--server: [models.{settings.engine.model}] names servers of its own; change them there", INVALID)
     parsed = read(backlogs, settings)
     if not as_json:
         report(parsed)

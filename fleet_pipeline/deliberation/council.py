@@ -113,8 +113,9 @@ class Deliberation:
 
     @cached_property
     def models(self) -> tuple[str, ...]:
-        """All models that speak, that of the first seat first."""
-        spoken = [model for seat in self.seats for model in seat.models or ()]
+        """All models that speak, that of the first seat first. Without rounds nobody criticises or revises."""
+        phases = slice(None) if self.rounds else slice(1)
+        spoken = [model for seat in self.seats for model in (seat.models or ())[phases]]
         return tuple(dict.fromkeys([self.model, *spoken]))
 
     def model_of(self, seat: Seat, phase: PhaseName) -> str:

@@ -19,14 +19,20 @@ from fleet_pipeline.inference.options import VllmConfig
 from fleet_pipeline.inference.sampling import LOOP_TOKENS, parameters
 
 HOTTEST = 2.0  # the highest temperature that the API takes
+_NO_ACCESS = (HTTPStatus.UNAUTHORIZED, HTTPStatus.PAYMENT_REQUIRED, HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND)
 _FINISHED = {"stop", "length", "repetition"}
 _TOO_LONG = ("context_length_exceeded", "maximum context length", "context length", "too many tokens")
+LONGEST_ANSWER = 2**26  # bytes of a stream; the longest answer of 131,072 tokens has half of it
 LONGEST_LINE = 2**20  # bytes; a server may send a whole answer at once
 _MOST = 500  # characters of a server's message
 
 
 class ServerFailed(Exception):
-    """A server that broke, or a connection. Another try may do better."""
+    """A server that broke, or its connection. Another try may do better. `gone`: nobody was there to answer."""
+
+    def __init__(self, reason: str, *, gone: bool = False) -> None:
+        super().__init__(reason)
+        self.gone = gone
 
 
 @dataclass
@@ -45,7 +51,11 @@ class Refused(Exception):
 
 
 class NoAccess(Exception):
-    """A server that refuses everything: the key, or the model's name, is wrong."""
+    """A server that refuses, as it seems, everything: the key, the model's name or the URL is wrong, or it wants money."""
+
+    def __init__(self, reason: str, status: int) -> None:
+        super().__init__(reason)
+        self.status = status
 
 
 def body_of(
@@ -98,9 +108,13 @@ class Stream:
     finish_reason: str = ""
     done: bool = False
     _rest: bytes = b""  # of a line that has not ended
+    _size: int = 0  # bytes
 
     def take(self, part: bytes) -> None:
         """Take what has arrived, which may end anywhere. Raises as `feed` does."""
+        self._size += len(part)
+        if self._size > LONGEST_ANSWER:
+            raise ServerFailed(f"its answer has more than {LONGEST_ANSWER} bytes")
         *lines, self._rest = (self._rest + part).split(b"\n")
         if len(self._rest) > LONGEST_LINE:
             raise ServerFailed(f"a line of its answer has more than {LONGEST_LINE} bytes")
@@ -128,7 +142,7 @@ class Stream:
                 self._count(usage)
             elif event["choices"]:
                 self.completion_tokens += 1  # servers that do not count send a token at a time
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise ServerFailed(f"its answer cannot be read ({type(error).__name__}: {data[:80]!r})") from error
 
     def _add(self, choice: Mapping[str, Any]) -> None:
@@ -144,9 +158,10 @@ class Stream:
             self.finish_reason = _text(finish)
 
     def _count(self, usage: Mapping[str, Any]) -> None:
-        self.prompt_tokens = int(usage.get("prompt_tokens") or 0)
-        self.completion_tokens = int(usage.get("completion_tokens") or 0)
-        self.cached_tokens = int((usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0)
+        self.prompt_tokens = _count(usage.get("prompt_tokens"))
+        self.completion_tokens = _count(usage.get("completion_tokens"))
+        cached = _count((usage.get("prompt_tokens_details") or {}).get("cached_tokens"))
+        self.cached_tokens = min(cached, self.prompt_tokens)
 
     def _error(self, error: Any) -> Exception:
         fields = error if isinstance(error, Mapping) else {"message": str(error)}
@@ -173,8 +188,8 @@ class Stream:
 
     def _so_far(self, **fields: Any) -> Completion:
         return Completion(
-            text="".join(self.text),
-            reasoning="".join(self.reasoning) if self.reasoning else None,
+            text=_joined(self.text),
+            reasoning=_joined(self.reasoning) or None,
             opened=self.opened,
             prompt_tokens=self.prompt_tokens,
             cached_tokens=self.cached_tokens,
@@ -192,14 +207,16 @@ def failure_of(status: int, body: str, headers: Mapping[str, str]) -> Exception:
         status == HTTPStatus.TOO_MANY_REQUESTS or "Retry-After" in headers
     ):
         return Busy(_seconds(headers.get("Retry-After")))
+    if status in (HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.GATEWAY_TIMEOUT):
+        return ServerFailed(said, gone=True)
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR or status in (
         HTTPStatus.REQUEST_TIMEOUT,
         HTTPStatus.CONFLICT,
         HTTPStatus.TOO_EARLY,
     ):
         return ServerFailed(said)
-    if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND):
-        return NoAccess(said)
+    if status in _NO_ACCESS or status < HTTPStatus.BAD_REQUEST:  # a redirect would take prompts to another place
+        return NoAccess(said, status)
     if status in (HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_ENTITY_TOO_LARGE) and any(
         mark in body.lower() for mark in _TOO_LONG
     ):
@@ -236,3 +253,16 @@ def _text(value: Any) -> str:
     if not isinstance(value, str):
         raise TypeError("no text")
     return value
+
+
+def _count(value: Any) -> int:
+    """A number of tokens. Raises `ValueError` for one that no answer has."""
+    count = int(value or 0)
+    if not 0 <= count < 2**31:
+        raise ValueError("no number of tokens")
+    return count
+
+
+def _joined(pieces: list[str]) -> str:
+    """The text of its pieces. JSON can hold halves of characters, which no file could store."""
+    return "".join(pieces).encode("utf-16", "surrogatepass").decode("utf-16", "replace")

@@ -133,16 +133,16 @@ class _Loop:
         try:
             while True:
                 while self.finished:
-                    before = self.monotonic()
+                    before = self._now()
                     yield self.finished.popleft()
                     # The engine stands still while the caller stores a result. Slow storage must not use up deadlines.
-                    self.idle += self.monotonic() - before
+                    self.idle += self._now() - before
                 if self.crash is not None and not self._restart(more_jobs):
                     return
                 while more_jobs and len(self.owners) < self.max_in_flight and not self.finished:
-                    before = self.monotonic()
+                    before = self._now()
                     job = next(intake, None)
-                    self.idle += self.monotonic() - before
+                    self.idle += self._now() - before
                     if job is None:
                         more_jobs = False
                     else:

@@ -20,11 +20,13 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
+from http import HTTPStatus
 from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import Any, Self, TypeVar
 
 import aiohttp
+from pydantic import SecretStr
 
 from fleet_pipeline.common.errors import EngineError, ModelUnavailable
 from fleet_pipeline.deliberation.exchange import AgentError, Completion, Request, Result
@@ -42,7 +44,7 @@ CONNECT_SECONDS = 10.0
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 30.0
 # At the start a person waits: a URL that is wrong shall say so soon. A run is started again where it may help.
 START_TRIES = 3
-_MOST_ERROR_BYTES = 64 * 2**10
+_MOST_ERROR_BYTES, _LONGEST_ANSWER = 64 * 2**10, 64 * 2**20
 
 
 class OpenAIEngine:
@@ -62,7 +64,10 @@ class OpenAIEngine:
         self._prompts: PromptChecks = Unchecked(None)
         self._is_vllm = False
         self._answers: SimpleQueue[tuple[str, Completion] | None] = SimpleQueue()
+        self._ready: dict[str, Completion] = {}  # taken from `_answers`, and not yet asked for
         self._fatal: EngineError | None = None
+        self._key = SecretStr("")
+        self._has_answered = False
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._streams: dict[str, Stream] = {}  # by request id, of the try under way
         self._loop = asyncio.new_event_loop()
@@ -101,25 +106,31 @@ class OpenAIEngine:
         return None
 
     def step(self, patience_seconds: float) -> list[tuple[str, Completion]]:
-        found: list[tuple[str, Completion]] = []
-        with suppress(Empty):
-            answer = self._answers.get(timeout=patience_seconds)
-            while True:
-                if answer is not None:
-                    found.append(answer)
-                answer = self._answers.get_nowait()
+        self._take_answers(0.0 if self._ready else patience_seconds)
+        found, self._ready = list(self._ready.items()), {}
         if self._fatal is not None and not found:
             raise self._fatal
         return found
 
+    def _take_answers(self, patience_seconds: float) -> None:
+        with suppress(Empty):
+            answer = self._answers.get(timeout=patience_seconds) if patience_seconds else self._answers.get_nowait()
+            while True:
+                if answer is not None:
+                    self._ready[answer[0]] = answer[1]
+                answer = self._answers.get_nowait()
+
     def abort(self, request_ids: list[str]) -> dict[str, Completion]:
+        if not request_ids or self._loop.is_closed():
+            return {}
         partials = {
             request_id: self._read(stream.partial())
             for request_id in request_ids
             if (stream := self._streams.get(request_id)) is not None
         }
-        if request_ids:
-            self._loop.call_soon_threadsafe(self._cancel, list(request_ids))
+        self._take_answers(0.0)  # servers go on while nobody asks: an answer may be whole by now
+        partials |= {request_id: self._ready.pop(request_id) for request_id in request_ids if request_id in self._ready}
+        self._loop.call_soon_threadsafe(self._cancel, list(request_ids))
         return partials
 
     def restart(self, reason: str) -> None:
@@ -163,7 +174,8 @@ class OpenAIEngine:
         entry = entry or {}
         self._is_vllm = entry.get("owned_by") == "vllm"
         told = entry.get("max_model_len")
-        context = self.config.max_model_len or (told if type(told) is int else None)
+        contexts = [one for one in (told, self.config.max_model_len) if type(one) is int]
+        context = min(contexts, default=None)
         if self.options.tokenizer:
             self._prompts = await asyncio.to_thread(LocalChecks, self.config, self.options.tokenizer, context)
         else:
@@ -182,6 +194,7 @@ class OpenAIEngine:
             raise EngineError(f"server.api_key_env names {variable}, which is not set; set it to the servers' key")
         if not (key.isascii() and key.isprintable()):
             raise EngineError(f"{variable} holds characters that no key has; set it to the servers' key alone")
+        self._key = SecretStr(key)
         return {"Authorization": f"Bearer {key}"}
 
     async def _listed(self) -> list[dict[str, Any]]:
@@ -195,15 +208,15 @@ class OpenAIEngine:
                     return await self._models(server)
                 except NoAccess as error:
                     raise self._no_access(error) from None
-                except _FAILURES as error:
-                    reasons[server.url] = _reason(error)
+                except (Busy, Refused, *_FAILURES) as error:
+                    reasons[server.url] = self._reason(error)
         said = "; ".join(f"{url}: {reason}" for url, reason in reasons.items())
         raise EngineError(f"no server of model {self.config.model!r} answers ({said})")
 
     async def _models(self, server: Server) -> list[dict[str, Any]]:
         assert self._session is not None
-        async with self._session.get(f"{server.url}/models") as response:
-            content = await response.content.read(2**20)
+        async with self._session.get(f"{server.url}/models", allow_redirects=False) as response:
+            content = await _content(response, _LONGEST_ANSWER)
             if response.status == 404:
                 return []
             if response.status != 200:
@@ -240,7 +253,7 @@ class OpenAIEngine:
         try:
             completion = await self._completion(request_id, request)
         except Refused as refused:
-            completion = Completion(error=refused.error, error_message=refused.message)
+            completion = Completion(error=refused.error, error_message=self._masked(refused.message))
         except EngineError as error:
             self._fatal = error
             self._answers.put(None)
@@ -250,7 +263,7 @@ class OpenAIEngine:
             self._answers.put(None)
             return
         except Exception as error:  # noqa: BLE001 - a template may fail on one text; other prompts must go on
-            completion = Completion(error=AgentError.ENGINE, error_message=_reason(error))
+            completion = Completion(error=AgentError.ENGINE, error_message=self._reason(error))
         self._answers.put((request_id, completion))
 
     async def _completion(self, request_id: str, request: Request) -> Completion:
@@ -271,6 +284,8 @@ class OpenAIEngine:
                     stream.take(part)
                     if stream.done:
                         break
+                else:
+                    stream.take(b"\n")
             return stream.completion()
 
         # A deliberation's requests have its name in common, and most of their prompts.
@@ -279,7 +294,7 @@ class OpenAIEngine:
     def _read(self, completion: Completion) -> Completion:
         if completion.reasoning is not None:  # the server has split it off
             return completion
-        reasoning, text = self._prompts.read(completion.text)
+        reasoning, text = self._prompts.read(self._masked(completion.text))
         return replace(completion, reasoning=reasoning, text=text)
 
     async def _ask(self, path: str, body: Mapping[str, Any]) -> Any:
@@ -288,58 +303,87 @@ class OpenAIEngine:
         async def ask(server: Server) -> Any:
             try:
                 async with self._post(server, path, body, above=True) as response:
-                    return json.loads(await response.content.read())
+                    return json.loads(await _content(response, _LONGEST_ANSWER))
             except NoAccess as error:
                 raise Refused(AgentError.ENGINE, str(error)) from None
             except ValueError as error:
                 raise ServerFailed(f"its answer to {path} cannot be read: {error}") from error
 
-        return await self._try(path, ask)
+        return await self._try(path, ask, generates=False)
 
     def _post(self, server: Server, path: str, body: Mapping[str, Any], *, above: bool = False) -> _Posted:
         assert self._session is not None
         base = server.url.removesuffix("/v1") if above else server.url
-        return _Posted(self._session.post(f"{base}{path}", json=body))
+        return _Posted(self._session.post(f"{base}{path}", json=body, allow_redirects=False))
 
-    async def _try(self, key: str, send: Callable[[Server], Awaitable[T]]) -> T:
-        """What `send` returns, from a server that answers. Raises `Refused`, `NoAccess` or `EngineError`."""
-        failures, busy_since = 0, None
+    async def _try(self, key: str, send: Callable[[Server], Awaitable[T]], *, generates: bool = True) -> T:
+        """What `send` returns, from a server that answers. Raises `Refused`, `NoAccess` or `EngineError`.
+
+        Of a question that `generates` nothing an answer closes no breaker: a server may tokenize and not generate.
+        """
+        failures, attempts, busy_since = 0, 0, None
         while True:
-            server = await self.servers.acquire(key)
+            place = await self.servers.acquire(key)
+            server = place.server
             try:
                 result = await send(server)
-                await self.servers.answered(server)
+                if generates:
+                    self._has_answered = True
+                    self.servers.answered(server)
                 return result
-            except (Refused, NoAccess):
-                await self.servers.answered(server)
+            except Refused:
+                if generates:
+                    self.servers.answered(server)
                 raise
             except Busy as busy:
-                await self.servers.answered(server)
+                if generates:
+                    self.servers.answered(server)
                 busy_since = busy_since or time.monotonic()
                 if time.monotonic() - busy_since > self.options.patience_seconds:
                     why = f"for {self.options.patience_seconds:g} s the servers were too busy (server.patience_seconds)"
                     raise Refused(AgentError.ENGINE, why) from None
                 if busy.after_seconds is not None:
                     self.servers.rest(server, busy.after_seconds)
-            except _FAILURES as error:
+            except (NoAccess, *_FAILURES) as error:
+                if isinstance(error, NoAccess):
+                    self._look_at(error)
                 busy_since = None
-                failures += 1
-                reason = _reason(error)
-                self.servers.failed(server, reason)
-                _log.debug("%s failed: %s", server.url, reason)
+                reason = self._reason(error)
+                self.servers.failed(place, reason)
+                # While all are gone, waiting for them is a matter of `patience_seconds`.
+                failures += not (self.servers.is_down and _is_gone(error))
                 if failures >= self.options.tries:
                     why = f"it was sent {failures} times (server.tries), the last time to {server.url}: {reason}"
                     raise Refused(AgentError.ENGINE, why) from None
             finally:
-                await self.servers.release(server)
-            longest = min(FIRST_PAUSE_SECONDS * 2.0**failures, LONGEST_PAUSE_SECONDS)
+                self.servers.release(place)
+            attempts += 1
+            longest = min(FIRST_PAUSE_SECONDS * 2.0 ** min(attempts, 10), LONGEST_PAUSE_SECONDS)
             await asyncio.sleep(random.uniform(0, longest))
+
+    def _look_at(self, error: NoAccess) -> None:
+        """Where servers have answered, one that forbids means this prompt, and one that knows no model is out of order."""
+        if self._has_answered and error.status == HTTPStatus.FORBIDDEN:
+            raise Refused(AgentError.ENGINE, f"the server refuses it with {error}") from None
+        if not (self._has_answered and error.status == HTTPStatus.NOT_FOUND):
+            raise error
+
+    def _masked(self, text: str) -> str:
+        """`text` of a server, without the key that it may send back."""
+        key = self._key.get_secret_value()
+        return text.replace(key, "***") if key else text
+
+    def _reason(self, error: BaseException) -> str:
+        """On one line. aiohttp's errors name the host and never a header."""
+        if isinstance(error, TimeoutError):
+            return "it said nothing for too long"
+        return self._masked(" ".join(str(error).split()) or type(error).__name__)[:300]
 
     def _no_access(self, error: NoAccess) -> EngineError:
         key = self.options.api_key_env
         with_key = f"the key in {key}" if key else "no key; name the variable that holds one in server.api_key_env"
         return EngineError(
-            f"{self._place} refuses model {self.config.target!r} ({error}); it was asked with {with_key}"
+            f"{self._place} refuses model {self.config.target!r} ({self._masked(str(error))}); it was asked with {with_key}"
         )
 
 
@@ -354,7 +398,7 @@ class _Posted:
         if response.status == 200:
             return response
         try:
-            content = await response.content.read(_MOST_ERROR_BYTES)
+            content = await _content(response, _MOST_ERROR_BYTES)
             raise failure_of(response.status, content.decode(errors="replace"), response.headers)
         finally:
             response.close()
@@ -367,8 +411,16 @@ class _Posted:
 _FAILURES = (ServerFailed, aiohttp.ClientError, TimeoutError, OSError)
 
 
-def _reason(error: BaseException) -> str:
-    """On one line. aiohttp's errors name the host and never a header."""
-    if isinstance(error, TimeoutError):
-        return "it said nothing for too long"
-    return (" ".join(str(error).split()) or type(error).__name__)[:300]
+def _is_gone(error: BaseException) -> bool:
+    """Whether nobody was there to answer."""
+    return error.gone if isinstance(error, ServerFailed) else not isinstance(error, NoAccess)
+
+
+async def _content(response: aiohttp.ClientResponse, most: int) -> bytes:
+    """The body, up to `most` bytes: `read` gives what has arrived."""
+    content = bytearray()
+    async for part in response.content.iter_any():
+        content += part
+        if len(content) >= most:
+            break
+    return bytes(content[:most])

@@ -43,7 +43,7 @@ class ServerOptions(StrictModel):
     )
     api_key_env: str | None = Field(
         default=None,
-        min_length=1,
+        pattern="^[A-Za-z_][A-Za-z0-9_]*$",
         description="Name of the environment variable that holds the key. Never the key itself.",
     )
     max_in_flight: int = Field(default=64, ge=1, le=4_096, description="Requests at a time, of each server.")
@@ -152,6 +152,19 @@ class ModelOptions(StrictModel):
         if own := sorted(value.keys() & (VllmConfig.model_fields.keys() - {"tensor_parallel_size"} | _OURS)):
             raise ValueError(f"{', '.join(own)}: has an option of its own, or is set by the pipeline; take it out")
         return value
+
+    @model_validator(mode="after")
+    def _has_an_effect(self) -> Self:
+        if self.server is not None:
+            if idle := [name for name in ("lora", "engine_args") if getattr(self, name)]:
+                raise ValueError(
+                    f"{' and '.join(idle)}: of a model on a server they belong to the server's own options"
+                )
+            if self.reasoning_parser and not self.server.tokenizer:
+                raise ValueError(
+                    "reasoning_parser: name server.tokenizer as well, or let the server split reasoning off"
+                )
+        return self
 
     @field_validator("lora")
     @classmethod

@@ -66,7 +66,7 @@ class LocalChecks:
         from transformers import AutoTokenizer
 
         try:
-            loaded = AutoTokenizer.from_pretrained(tokenizer, revision=config.revision)
+            loaded = AutoTokenizer.from_pretrained(tokenizer)
         except (OSError, ValueError) as error:
             raise ModelUnavailable(f"server.tokenizer {tokenizer!r} cannot be loaded: {error}") from error
         self._format = ChatFormat(
@@ -105,33 +105,38 @@ class ServerChecks:
         asked = _template_of(config) | {"model": config.target, "return_token_strs": True}
         user, system = {"role": "user", "content": "b"}, {"role": "system", "content": PROBE}
         try:
-            context = int((await ask("/tokenize", asked | {"messages": [user]}))["max_model_len"])
+            counted = await ask("/tokenize", asked | {"messages": [user]})
+            context = int(counted["max_model_len"])
+            counted["token_strs"][0]  # servers of before 2025 do not tell them
         except (Refused, LookupError, TypeError, ValueError):
             return None
         try:
             folds = PROBE not in "".join((await ask("/tokenize", asked | {"messages": [system, user]}))["token_strs"])
         except (Refused, LookupError, TypeError):
             folds = True
-        return cls(ask, config, folds_system=folds, context=context)
+        return cls(ask, config, folds_system=folds, context=min(context, config.max_model_len or context))
 
     async def prepare(self, messages: Sequence[Message]) -> Prepared:
         candidates = {found for message in messages for found in _CANDIDATE.findall(message.content)}
-        await self._learn([one for one in candidates if one not in self._known])
-        control = sorted((one for one in candidates if self._known.get(one)), key=len, reverse=True)
+        verdicts = {one: self._known[one] for one in candidates if one in self._known}
+        verdicts |= await self._learn(sorted(candidates - verdicts.keys()))
+        control = sorted((one for one in candidates if verdicts[one]), key=len, reverse=True)
         chat = as_chat(messages, control, folds_system=self._folds_system)
         counted = await self._ask("/tokenize", self._asked | {"messages": chat, "return_token_strs": True})
         end = "".join(counted["token_strs"][-24:]).rstrip("ĊĠ▁\n ")
         return Prepared(chat, int(counted["count"]), opening_at_end(end))
 
-    async def _learn(self, unknown: list[str]) -> None:
+    async def _learn(self, unknown: list[str]) -> dict[str, bool]:
         if not unknown:
-            return
+            return {}
         text = "\n".join(f"a{one}a" for one in unknown)
         asked = {"model": self._asked["model"], "prompt": text, "add_special_tokens": False, "return_token_strs": True}
         tokens = set((await self._ask("/tokenize", asked))["token_strs"])
-        self._known |= {one: one in tokens for one in unknown}
+        verdicts = {one: one in tokens for one in unknown}
+        self._known |= verdicts
         while len(self._known) > _KNOWN:
             self._known.popitem(last=False)
+        return verdicts
 
     def read(self, text: str) -> tuple[str | None, str]:
         return None, text

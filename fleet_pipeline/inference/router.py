@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Generator, Iterable, Mapping
 from typing import Protocol, Self
 
+from fleet_pipeline.common.errors import EngineError
 from fleet_pipeline.deliberation.exchange import Completion, Request, Result
 from fleet_pipeline.inference.engine import Engine, Finished, Job, OnCompletion, Origin, ignore
 from fleet_pipeline.inference.loop import Backend, drive
@@ -47,7 +48,8 @@ class Router:
         self._at_once: list[tuple[str, Completion]] = []  # refusals of requests that had been parked
         self._max_in_flight = max(WAVE, max_in_flight) if len(local) > 1 else max_in_flight
         self._max_restarts = max_restarts
-        self._loading_seconds = 0.0
+        self._failure: EngineError | None = None  # met in a step that had answers as well
+        self._down, self._downs = 0.0, [engine.down_seconds for engine in served.values()]
         self._released_crashes: list[str] = []
         self._released_start_seconds = sum(one.start_seconds for one in served.values())
 
@@ -62,8 +64,15 @@ class Router:
     @property
     def down_seconds(self) -> float:
         """While a model is loaded, or any model's servers are gone, the clocks of deadlines stand still."""
-        # Not their sum: they overlap, and a clock must not run backwards.
-        return max([self._loading_seconds, *(engine.down_seconds for engine in self._served.values())])
+        self._count_down()
+        return self._down
+
+    def _count_down(self, loading_seconds: float = 0.0) -> None:
+        """Add what has passed since the last call. Where several stood still at a time, it counts once."""
+        downs = [engine.down_seconds for engine in self._served.values()]
+        grown = [after - before for before, after in zip(self._downs, downs, strict=True)]
+        self._down += max([loading_seconds, *grown])
+        self._downs = downs
 
     def origin(self, model: str) -> Origin:
         return self._origins[model]
@@ -82,6 +91,9 @@ class Router:
         return self._ask(model, engine, request_id, request)
 
     def step(self, patience_seconds: float) -> list[tuple[str, Completion]]:
+        if self._failure is not None:
+            failure, self._failure = self._failure, None
+            raise failure
         if any(self._parked.values()) and (self._loaded is None or not self._asked[self._loaded[0]]):
             self._change()
         answers, self._at_once = self._at_once, []
@@ -89,8 +101,15 @@ class Router:
         patience = patience_seconds / max(len(busy), 1) if len(busy) < 2 else _SHORT_SECONDS
         for model in busy:
             engine = self._engine_of(model)
-            if engine is not None:
+            if engine is None:
+                continue
+            try:
                 answers += engine.step(0.0 if answers else patience)
+            except EngineError as error:
+                if not answers:
+                    raise
+                self._failure = error  # the answers of the others are delivered first
+                break
         for request_id, _ in answers:
             self._forget(request_id)
         return answers
@@ -139,13 +158,14 @@ class Router:
 
     def _change(self) -> None:
         """Release the loaded model, and load the one that most requests wait for. Raises `EngineError`."""
+        self._count_down()
         began = time.monotonic()
         model = max(self._parked, key=lambda name: len(self._parked[name]))
         self._release()
         engine = self._local[model]()
         self._loaded = model, engine
         self._origins[model] = engine.origin(model)
-        self._loading_seconds += time.monotonic() - began
+        self._count_down(time.monotonic() - began)
         waiting, self._parked[model] = self._parked[model], {}
         for request_id, request in waiting.items():
             refused = self._ask(model, engine, request_id, request)

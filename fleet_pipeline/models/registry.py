@@ -55,12 +55,16 @@ def resolve(model: str) -> str:
         if not is_model(folder):
             raise ModelUnavailable(f"{model} is not on this machine yet: fleet models get {model}")
         return str(folder)
+    if "/" not in model and is_model(packed_folder(model)):  # made by `fleet models convert`
+        return str(packed_folder(model))
     return model
 
 
 def known_folders() -> dict[str, Path]:
     """Where each model that this package knows by name is, or would be."""
-    return _BUILT_IN | {name: packed_folder(name) for name in PACKED}
+    found = models_folder().iterdir() if models_folder().is_dir() else ()
+    converted = {path.name: path for path in sorted(found) if is_model(path)}
+    return _BUILT_IN | {name: packed_folder(name) for name in PACKED} | converted
 
 
 def packed_folder(name: str) -> Path:

@@ -147,7 +147,7 @@ class Transcription:
             if models != (self.defaults.model,):
                 # A model that a task or role names for itself costs only its own deliberations.
                 self._fail(work.deliberate, str(error))
-            if models in ((self.defaults.model,), (self.judging.model,)):
+            if models == (self.defaults.model,) or (self.judging.enabled and models == (self.judging.model,)):
                 raise
 
     def _missing(self, keys: Sequence[str]) -> dict[Models, _Work]:
@@ -171,7 +171,7 @@ class Transcription:
                 else:
                     self.found(key)
             else:
-                missing.setdefault(deliberation.models, _Work()).deliberate.append(key)
+                missing.setdefault(_together(deliberation), _Work()).deliberate.append(key)
                 missing.setdefault(self._judges_of(deliberation), _Work()).judge.append(key)
         if self.judging.enabled and self.judging.model and (judges := (self.judging.model,)) in missing:
             missing[judges] = missing.pop(judges)  # after all that it judges
@@ -179,7 +179,7 @@ class Transcription:
 
     def _judges_of(self, deliberation: Deliberation) -> Models:
         """The models of the engine that judges: the judge, or the council's where it has none or nobody judges."""
-        return (self.judging.model,) if self.judging.enabled and self.judging.model else deliberation.models
+        return (self.judging.model,) if self.judging.enabled and self.judging.model else _together(deliberation)
 
     def _reusable(self, deliberation: Deliberation) -> TranscriptFooter | None:
         """The state of the stored transcript, or None if a new transcript must be made.
@@ -444,6 +444,11 @@ class Transcription:
             self._log(transcript, 0.0)
             self.progress.failed += 1
             self.made(deliberation.id)
+
+
+def _together(deliberation: Deliberation) -> Models:
+    """The models of its engine. Councils of the same ones share it, whichever speaks first."""
+    return tuple(sorted(deliberation.models))
 
 
 def _is_far_enough(footer: TranscriptFooter, deliberation: Deliberation) -> bool:

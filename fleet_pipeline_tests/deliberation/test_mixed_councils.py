@@ -70,6 +70,10 @@ def test_a_council_of_one_model_is_the_same_however_it_is_named() -> None:
     assert len(fingerprints) == 1
 
 
+def test_without_rounds_no_critic_is_needed() -> None:
+    assert council({"rounds": 0, "phases": {"critique": {"model": "never"}}}).models == ("default",)
+
+
 def test_another_model_of_any_seat_or_phase_is_another_council() -> None:
     casts: list[dict[str, Any]] = [
         {},

@@ -127,6 +127,30 @@ def test_where_a_network_cuts_a_stream_makes_no_difference(cuts: list[int]) -> N
     assert fed(*parts).completion() == fed(whole).completion()
 
 
+def test_counts_that_no_answer_has_are_a_failure_and_more_cached_than_read_is_all() -> None:
+    for count in (-1, 10**30, 1e999):
+        usage = b'data: {"choices": [], "usage": {"prompt_tokens": %s}}\n' % json.dumps(count).encode()
+        with pytest.raises(ServerFailed):
+            fed(usage)
+    usage = {"prompt_tokens": 3, "prompt_tokens_details": {"cached_tokens": 9}}
+    assert fed(line({"choices": [], "usage": usage})).partial().cached_tokens == 3
+
+
+def test_half_a_character_is_replaced_and_one_in_two_events_is_whole() -> None:
+    assert (
+        fed(delta(content="a\ud83d"), delta(content="\ude00"), delta(content="\ud800!")).partial().text == "a😀\ufffd!"
+    )
+
+
+def test_an_answer_is_not_kept_without_end() -> None:
+    with pytest.raises(ServerFailed, match="its answer has more than"):
+        fed(*[b": keep-alive\n" * 80_000] * 100)
+
+
+def test_reasoning_of_nothing_leaves_the_marks_in_the_text_to_tell() -> None:
+    assert fed(delta(reasoning_content=""), delta(content="<think>x</think>y")).partial().reasoning is None
+
+
 def test_a_line_without_an_end_is_not_kept_for_ever() -> None:
     with pytest.raises(ServerFailed, match="a line of its answer"):
         fed(*[b"data: " + b"x" * 300_000] * 4)
@@ -152,7 +176,7 @@ def test_errors_of_a_server_are_worth_another_try(status: int) -> None:
     assert isinstance(failure_of(status, "", {}), ServerFailed)
 
 
-@pytest.mark.parametrize("status", [401, 403, 404])
+@pytest.mark.parametrize("status", [301, 307, 401, 402, 403, 404])
 def test_a_wrong_key_or_name_ends_the_run(status: int) -> None:
     assert isinstance(failure_of(status, "", {}), NoAccess)
 
@@ -238,6 +262,7 @@ def test_a_price_is_per_million_tokens_and_cached_ones_may_cost_less() -> None:
         ({"urls": ["http://a/v1", "http://b/v1"], "weights": [1]}, "one above 0 for each"),
         ({"urls": ["http://a/v1"], "weights": [0]}, "one above 0 for each"),
         ({"urls": ["http://gpu:8000/v1"], "api_key_env": "KEY"}, "use https"),
+        ({"urls": ["https://gpu/v1"], "api_key_env": "sk-secret"}, "pattern"),
         ({"urls": ["http://10.0.0.1/v1"], "api_key_env": "KEY"}, "use https"),
     ],
 )

@@ -1,6 +1,7 @@
 """The engine for servers, against a scripted server that is not vLLM's: faults, limits, secrets, cancels."""
 
 import asyncio
+import json
 import logging
 import threading
 from collections.abc import AsyncIterator, Callable, Generator
@@ -211,6 +212,72 @@ def test_the_key_goes_to_the_server_and_nowhere_else(
     seen = caplog.text + str(refused.value) + repr(options) + options.output_options + repr(engine.__dict__)
     assert KEY not in seen
     assert "0815" not in seen
+
+
+def test_a_server_that_sends_the_key_back_does_not_get_it_into_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("A_KEY", KEY)
+    refused = web.json_response({"error": {"message": f"no such thing for Bearer {KEY}"}}, status=422)
+    script = once_each(lambda: refused, lambda: ["Bearer ", KEY])
+    with (
+        ScriptedServer(script, key=KEY) as server,
+        OpenAIEngine.start(config(server.url, api_key_env="A_KEY")) as engine,
+    ):
+        ((transcript,), _) = deliberated(engine, 1, num_agents=2, rounds=0, quorum=1)
+    said = [u.text + (u.error_message or "") for u in transcript.utterances]
+    assert any("Bearer ***" in one for one in said)
+    assert not any(KEY in one for one in said)
+
+
+def test_no_redirect_takes_a_prompt_to_another_place() -> None:
+    other = ScriptedServer(lambda body: WORDS)
+    moved = lambda: web.Response(status=307, headers={"Location": f"{other.url}/chat/completions"})  # noqa: E731
+    with other, ScriptedServer(lambda body: moved()) as server, OpenAIEngine.start(config(server.url)) as engine:
+        stream = engine.run([a_job(a_deliberation("t"))])
+        next(stream)
+        with pytest.raises(EngineError, match="307"):
+            next(stream)
+    assert other.requests == []
+
+
+def test_a_prompt_that_a_server_forbids_costs_its_own_seat_where_others_were_answered() -> None:
+    script = once_each(lambda: WORDS, refusal(403))
+    with ScriptedServer(script) as server, OpenAIEngine.start(config(server.url, max_in_flight=1)) as engine:
+        ((transcript,), _) = deliberated(engine, 1, rounds=0)
+    assert transcript.status is Status.COMPLETED
+    assert [u.error for u in transcript.utterances if u.error] == [AgentError.ENGINE]
+
+
+def test_an_outage_costs_no_tries_and_no_answer() -> None:
+    script = once_each(*[refusal(503)] * 25)
+    with ScriptedServer(script) as server, OpenAIEngine.start(config(server.url, tries=6, max_in_flight=1)) as engine:
+        ((transcript,), _) = deliberated(engine, 1, num_agents=1, rounds=0)
+        assert engine.servers.servers[0].opened == 1
+    assert transcript.status is Status.COMPLETED
+    assert len(server.requests) == 26
+
+
+def test_an_answer_that_came_while_nobody_asked_is_kept_when_the_run_is_stopped() -> None:
+    with ScriptedServer(lambda body: WORDS) as server, OpenAIEngine.start(config(server.url)) as engine:
+        engine.submit("1", Request("t a", "served", (Message("user", "Hello"),), Sampling()))
+        while engine._answers.empty():
+            threading.Event().wait(0.01)
+        assert engine.abort(["1"])["1"].text == "Use a token bucket."
+        assert engine.step(0.0) == []
+
+
+def test_a_list_of_models_that_arrives_in_parts_is_read_to_its_end() -> None:
+    class Many(ScriptedServer):
+        async def _models(self, request: web.Request) -> web.StreamResponse:
+            response = web.StreamResponse()
+            await response.prepare(request)
+            names = ["x" * 50] * 3_000 + [self.model]
+            text = json.dumps({"data": [{"id": name} for name in names]}).encode()
+            for start in range(0, len(text), 4_096):
+                await response.write(text[start : start + 4_096])
+            return response
+
+    with Many(lambda body: WORDS) as server, OpenAIEngine.start(config(server.url)) as engine:
+        deliberated(engine, 1, rounds=0)
 
 
 def test_a_key_with_a_line_break_is_refused_without_showing_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -118,6 +118,30 @@ def test_an_engine_that_crashes_is_started_again_and_the_others_keep_their_reque
     assert machine.router.crashes == ["b broke"]
 
 
+def test_an_answer_is_delivered_before_another_engine_s_crash_of_the_same_step() -> None:
+    machine = Machine(["far"], ["a"])
+    machine.crash["a"] = 0
+    with machine.router as router:
+        for name in ("far", "a"):
+            deliberation = councils(1, [name], rounds=0)[0]
+            exchange = next(a_job(deliberation).course)[0]
+            router.submit(name, next(exchange))
+        assert [request_id for request_id, _ in router.step(0.5)] == ["far"]
+        with pytest.raises(EngineCrashed):
+            router.step(0.5)
+
+
+def test_time_in_which_several_stand_still_counts_once_and_of_each_it_counts() -> None:
+    machine = Machine(["far", "near"], ["a"])
+    far, near = (machine.router._served[name] for name in ("far", "near"))
+    far.down_seconds = 500.0
+    assert machine.router.down_seconds == 500.0
+    far.down_seconds, near.down_seconds = 530.0, 30.0
+    assert machine.router.down_seconds == 530.0
+    near.down_seconds = 90.0
+    assert machine.router.down_seconds == 590.0
+
+
 def test_a_model_that_cannot_be_loaded_ends_the_councils_that_need_it_with_the_reason() -> None:
     machine = Machine([], ["a", "b"])
     machine.missing = {"b"}

@@ -23,7 +23,10 @@ from fleet_pipeline_tests.support.engine import CONTEXT
 from fleet_pipeline_tests.support.http import free_port
 
 # As `VllmEngine` loads a model on CPU.
-AS_THE_ENGINE = ("--enforce-eager", "--no-enable-chunked-prefill", "--block-size=32", "--dtype=auto")
+AS_THE_ENGINE = (
+    *("--enforce-eager", "--no-enable-chunked-prefill", "--block-size=32", "--dtype=auto"),
+    '--structured-outputs-config={"backend": "xgrammar", "disable_any_whitespace": true}',
+)
 
 
 @contextmanager
