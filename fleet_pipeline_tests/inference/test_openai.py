@@ -29,6 +29,7 @@ WORDS = ["Use ", "a ", "token ", "bucket."]
 @pytest.fixture(autouse=True)
 def no_long_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(openai, "FIRST_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(openai, "LONGEST_PAUSE_SECONDS", 0.05)
     monkeypatch.setattr("fleet_pipeline.inference.servers.PAUSE_SECONDS", 0.2)
     monkeypatch.setattr("fleet_pipeline.inference.servers._LOOK_SECONDS", 0.05)
 
