@@ -63,7 +63,9 @@ class EngineError(FleetError):
 
 
 class EngineCrashed(EngineError):
-    """An engine that crashed while generating."""
+    """An engine that crashed while generating. `request_ids` are those it was at work on; None: all that there were."""
+
+    request_ids: frozenset[str] | None = None
 
 
 class ModelUnavailable(EngineError):

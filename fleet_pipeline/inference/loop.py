@@ -282,11 +282,12 @@ class _Loop:
             self._end(active, AgentError.CANCELLED, f"the run was stopped while this was being generated{why}")
 
     def _on_crash(self, crash: EngineCrashed) -> None:
-        """Withdraw all deliberations under way. If one of them certainly caused the crash, end it."""
+        """Withdraw the deliberations under way on what has crashed. If one of them certainly caused it, end it."""
         self.crash = str(crash)  # not the exception: its frames would keep the crashed engine's memory
         self.crashes_in_a_row += 1
         crashed_at = self._now()
-        under_way = self._under_way()
+        hit = self.owners.keys() if crash.request_ids is None else crash.request_ids
+        under_way = [active for active in self._under_way() if hit & active.waiting.keys()]
         for active in under_way:
             self._withdraw(active)
             active.crashes += 1
@@ -301,7 +302,7 @@ class _Loop:
         """Restart the engine if any work is left. Return whether there is."""
         crash, interrupted = str(self.crash), self.interrupted
         self.crash, self.interrupted = None, []
-        if not (more_jobs or interrupted or self.quarantined):
+        if not (more_jobs or interrupted or self.quarantined or self.owners):
             return False
         if self.crashes_in_a_row > self.restarts:
             raise EngineError(

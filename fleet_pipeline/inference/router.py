@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Generator, Iterable, Mapping
 from typing import Protocol, Self
 
-from fleet_pipeline.common.errors import EngineError
+from fleet_pipeline.common.errors import EngineCrashed, EngineError
 from fleet_pipeline.deliberation.exchange import Completion, Request, Result
 from fleet_pipeline.inference.engine import Engine, Finished, Job, OnCompletion, Origin, ignore
 from fleet_pipeline.inference.loop import Backend, drive
@@ -106,6 +106,8 @@ class Router:
             try:
                 answers += engine.step(0.0 if answers else patience)
             except EngineError as error:
+                if isinstance(error, EngineCrashed):  # councils that wait for other engines have no part in it
+                    error.request_ids = frozenset(self._asked[model])
                 if not answers:
                     raise
                 self._failure = error  # the answers of the others are delivered first

@@ -40,6 +40,8 @@ class Stopped(BaseException):
 class Counted:
     """An engine whose steps are the clock, and which counts the tokens that vLLM's core puts out."""
 
+    down_seconds = 0.0
+
     def __init__(self, engine: VllmEngine, at_step: Callable[[int], None] = lambda _: None) -> None:
         self.engine = engine
         self.at_step = at_step

@@ -118,6 +118,18 @@ def test_an_engine_that_crashes_is_started_again_and_the_others_keep_their_reque
     assert machine.router.crashes == ["b broke"]
 
 
+def test_a_crash_here_takes_nothing_from_councils_that_speak_at_servers_only() -> None:
+    machine = Machine(["far"], ["a"])
+    machine.crash["a"] = 0
+    far = councils(5, ["far"])
+    near = a_deliberation("near", defaults=CouncilDefaults(model="a"))
+    finished = run(machine, [*far, near])
+    assert {one.status for one in finished.values()} == {Status.COMPLETED}
+    assert machine.router.crashes == ["a broke"]
+    assert machine.asked.count(("far", "far")) == 5 * 9
+    assert machine.asked.count(("a", "a")) == 9 + 3
+
+
 def test_an_answer_is_delivered_before_another_engine_s_crash_of_the_same_step() -> None:
     machine = Machine(["far"], ["a"])
     machine.crash["a"] = 0
