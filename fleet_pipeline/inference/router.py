@@ -93,7 +93,7 @@ class Router:
     def step(self, patience_seconds: float) -> list[tuple[str, Completion]]:
         if self._failure is not None:
             failure, self._failure = self._failure, None
-            raise failure
+            raise self._concerning(failure)
         if any(self._parked.values()) and (self._loaded is None or not self._asked[self._loaded[0]]):
             self._change()
         answers, self._at_once = self._at_once, []
@@ -106,15 +106,22 @@ class Router:
             try:
                 answers += engine.step(0.0 if answers else patience)
             except EngineError as error:
-                if isinstance(error, EngineCrashed):  # councils that wait for other engines have no part in it
-                    error.request_ids = frozenset(self._asked[model])
                 if not answers:
-                    raise
+                    raise self._concerning(error) from None
                 self._failure = error  # the answers of the others are delivered first
                 break
         for request_id, _ in answers:
             self._forget(request_id)
         return answers
+
+    def _concerning(self, error: EngineError) -> EngineError:
+        """Of a crash of the engine in this process: councils that wait for other engines have no part in it.
+
+        Asked when it is told: the answers that went before it may have led to further requests.
+        """
+        if isinstance(error, EngineCrashed) and self._loaded is not None:
+            error.request_ids = frozenset(self._asked[self._loaded[0]])
+        return error
 
     def abort(self, request_ids: list[str]) -> dict[str, Completion]:
         partials: dict[str, Completion] = {}

@@ -143,6 +143,15 @@ def test_an_answer_is_delivered_before_another_engine_s_crash_of_the_same_step()
             router.step(0.5)
 
 
+def test_what_is_asked_between_a_crash_and_its_telling_is_asked_again() -> None:
+    """Councils of both engines: an answer of the one that goes on leads to requests of the one that has crashed."""
+    machine = Machine(["far"], ["a"])
+    machine.crash["a"] = 0
+    finished = run(machine, councils(4, ["a", "far"], critic="a"))
+    assert {one.status for one in finished.values()} == {Status.COMPLETED}
+    assert all(u.text for one in finished.values() for u in one.utterances)
+
+
 def test_time_in_which_several_stand_still_counts_once_and_of_each_it_counts() -> None:
     machine = Machine(["far", "near"], ["a"])
     far, near = (machine.router._served[name] for name in ("far", "near"))
