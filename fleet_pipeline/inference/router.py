@@ -17,7 +17,7 @@ from fleet_pipeline.deliberation.exchange import Completion, Request, Result
 from fleet_pipeline.inference.engine import Engine, Finished, Job, OnCompletion, Origin, ignore
 from fleet_pipeline.inference.loop import Backend, drive
 
-# Requests that may wait at a time: with three agents, councils in a wave.
+# Requests that may be under way or wait for their model at a time: some 340 councils of three agents in a wave.
 WAVE = 1_024
 # How long the engine of this process is waited for while servers are answering as well.
 _SHORT_SECONDS = 0.02
