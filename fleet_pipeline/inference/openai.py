@@ -292,9 +292,10 @@ class OpenAIEngine:
         return self._read(await self._try(request.name.partition(" ")[0], stream_from))
 
     def _read(self, completion: Completion) -> Completion:
+        text = self._masked(completion.text)
         if completion.reasoning is not None:  # the server has split it off
-            return completion
-        reasoning, text = self._prompts.read(self._masked(completion.text))
+            return replace(completion, reasoning=self._masked(completion.reasoning), text=text)
+        reasoning, text = self._prompts.read(text)
         return replace(completion, reasoning=reasoning, text=text)
 
     async def _ask(self, path: str, body: Mapping[str, Any]) -> Any:
@@ -304,8 +305,6 @@ class OpenAIEngine:
             try:
                 async with self._post(server, path, body, above=True) as response:
                     return json.loads(await _content(response, _LONGEST_ANSWER))
-            except NoAccess as error:
-                raise Refused(AgentError.ENGINE, str(error)) from None
             except ValueError as error:
                 raise ServerFailed(f"its answer to {path} cannot be read: {error}") from error
 

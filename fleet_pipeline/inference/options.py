@@ -73,11 +73,11 @@ class ServerOptions(StrictModel):
     def _can_be_asked(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for url in value:
             parts = urlsplit(url)
+            if "@" in url or parts.query or parts.fragment:
+                # It goes into run records and error messages: this one, too.
+                raise ValueError("a URL holds credentials or a query; name the variable with the key in api_key_env")
             if parts.scheme not in ("http", "https") or not parts.hostname:
                 raise ValueError(f"{url[:200]!r}: expected a URL such as http://host:8000/v1")
-            if "@" in parts.netloc or parts.query or parts.fragment:
-                # It goes into run records and error messages.
-                raise ValueError("a URL holds credentials or a query; name the variable with the key in api_key_env")
         return tuple(url.rstrip("/") for url in value)
 
     @model_validator(mode="after")

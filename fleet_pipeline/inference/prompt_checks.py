@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Protocol
 
 from fleet_pipeline.common.errors import ModelUnavailable
 from fleet_pipeline.deliberation.exchange import Message
-from fleet_pipeline.inference.chat_api import Refused
+from fleet_pipeline.inference.chat_api import NoAccess, Refused
 from fleet_pipeline.inference.chat_format import PROBE, ChatFormat, as_chat, opening_at_end
 from fleet_pipeline.inference.engine import ALL_CHECKS, PromptCheck
 from fleet_pipeline.inference.options import VllmConfig
@@ -20,7 +20,7 @@ from fleet_pipeline.inference.options import VllmConfig
 _CANDIDATE = re.compile(r"<[^<>\s]{1,60}>|\[[^\[\]\s]{1,60}\]")
 _KNOWN = 200_000  # candidates whose nature is remembered: more than the longest prompt has
 
-# Posts JSON to a path of a server and returns the JSON of its answer. Raises `Refused`.
+# Posts JSON to a path of a server and returns the JSON of its answer. Raises `Refused`, `NoAccess`.
 Ask = Callable[[str, Mapping[str, Any]], Awaitable[Any]]
 
 
@@ -108,11 +108,11 @@ class ServerChecks:
             counted = await ask("/tokenize", asked | {"messages": [user]})
             context = int(counted["max_model_len"])
             counted["token_strs"][0]  # servers of before 2025 do not tell them
-        except (Refused, LookupError, TypeError, ValueError):
+        except (Refused, NoAccess, LookupError, TypeError, ValueError):
             return None
         try:
             folds = PROBE not in "".join((await ask("/tokenize", asked | {"messages": [system, user]}))["token_strs"])
-        except (Refused, LookupError, TypeError):
+        except (Refused, NoAccess, LookupError, TypeError):
             folds = True
         return cls(ask, config, folds_system=folds, context=min(context, config.max_model_len or context))
 

@@ -98,7 +98,7 @@ class Router:
             self._change()
         answers, self._at_once = self._at_once, []
         busy = [name for name, asked in self._asked.items() if asked]
-        patience = patience_seconds / max(len(busy), 1) if len(busy) < 2 else _SHORT_SECONDS
+        patience = patience_seconds if len(busy) < 2 else _SHORT_SECONDS
         for model in busy:
             engine = self._engine_of(model)
             if engine is None:

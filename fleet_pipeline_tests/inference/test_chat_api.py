@@ -256,6 +256,8 @@ def test_a_price_is_per_million_tokens_and_cached_ones_may_cost_less() -> None:
     [
         ({"urls": ["http://user:secret@host/v1"]}, "api_key_env"),
         ({"urls": ["http://host/v1?key=secret"]}, "api_key_env"),
+        ({"urls": ["ftp://user:secret@host"]}, "api_key_env"),
+        ({"urls": ["user:secret@host:8000"]}, "api_key_env"),
         ({"urls": ["ftp://host"]}, "expected a URL"),
         ({"urls": ["host:8000"]}, "expected a URL"),
         ({"urls": []}, "at least 1"),

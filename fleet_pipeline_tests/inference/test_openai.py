@@ -296,6 +296,29 @@ def test_a_key_that_is_refused_in_the_midst_of_a_run_ends_it() -> None:
             next(stream)
 
 
+def test_a_key_that_the_tokenizer_of_a_server_refuses_in_a_run_ends_it_and_fails_no_council() -> None:
+    class Tokenizing(ScriptedServer):
+        left = 3
+
+        def _app(self) -> web.Application:
+            app = super()._app()
+            app.router.add_post("/tokenize", self._tokenize)
+            return app
+
+        async def _tokenize(self, _: web.Request) -> web.Response:
+            self.left -= 1
+            if self.left < 0:
+                return web.json_response({"error": {"message": "key revoked"}}, status=401)
+            return web.json_response({"count": 9, "max_model_len": 4_096, "token_strs": ["Zwetschgenmus"]})
+
+    with Tokenizing(lambda body: WORDS) as server, OpenAIEngine.start(config(server.url)) as engine:
+        assert engine.origin("served").not_checked is None
+        stream = engine.run([a_job(a_deliberation("t"))])
+        assert {u.error for u in next(stream).result.utterances if u.error} == {AgentError.CANCELLED}
+        with pytest.raises(EngineError, match="key revoked"):
+            next(stream)
+
+
 def test_a_model_that_the_server_does_not_have_is_named_beside_those_it_has() -> None:
     with (
         ScriptedServer(lambda body: WORDS, model="org/other") as server,
