@@ -116,6 +116,12 @@ class ModelOptions(StrictModel):
     price: Price | None = Field(default=None, description="What its tokens cost; absent, costs are not counted.")
     revision: str | None = Field(default=None, description="Branch, tag or commit of a hub model.")
     dtype: str = Field(default="auto", description="auto, bfloat16, float16 or float32.")
+    gpu_memory_utilization: float | None = Field(
+        default=None,
+        gt=0,
+        le=1,
+        description="Share of GPU memory for this model, in place of the run's; models of a run whose shares fit stay loaded together.",
+    )
     max_model_len: int | None = Field(
         default=None, ge=256, description="Longest prompt plus answer, in tokens; as much as fits when absent."
     )
@@ -219,6 +225,9 @@ class VllmConfig(ModelOptions):
         """
         unset = {} if model == self.model else dict(ModelOptions())
         own = {name: getattr(options, name) for name in options.model_fields_set}
+        if options.gpu_memory_utilization is None:  # the machine's, and no model's
+            unset.pop("gpu_memory_utilization", None)
+            own.pop("gpu_memory_utilization", None)
         if "sampling" in own and model == self.model:
             own["sampling"] = options.sampling.over(self.sampling)
         return self.model_copy(update=unset | own | {"model": model})

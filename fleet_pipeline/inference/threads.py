@@ -8,6 +8,7 @@ fewer 72 % were left. (Waiting without spinning left 82 % of a rate that was 38 
 import os
 import time
 from collections.abc import Callable, Sequence
+from functools import cache
 
 # How often the load is looked at. A look reads two files of /proc (0.06 ms).
 EVERY_SECONDS = 0.2
@@ -25,7 +26,7 @@ def fitting(threads: int, cores: int, others: float) -> int:
 
 
 class Threads:
-    """The threads of an engine whose steps are called from this thread.
+    """The threads of engines whose steps are called from this thread.
 
     `others` says how many of the cores other processes have used since it was called last.
     """
@@ -59,8 +60,9 @@ def are_chosen() -> bool:
     return "OMP_NUM_THREADS" in os.environ or not hasattr(os, "sched_getaffinity")
 
 
+@cache
 def shared_cores() -> Threads:
-    """The threads of the engine that has been started in this process."""
+    """The threads of the engines in this process, as many as the first one has started with."""
     from threadpoolctl import ThreadpoolController
 
     libraries = ThreadpoolController().select(user_api="openmp").lib_controllers

@@ -9,10 +9,11 @@ from fleet_pipeline.common.errors import ModelUnavailable
 from fleet_pipeline.inference.engine import ALL_CHECKS, Engine, RewardModel, origin_of
 from fleet_pipeline.inference.options import ModelOptions, Price, ServerOptions, VllmConfig
 from fleet_pipeline.inference.reward import VllmRewardModel
-from fleet_pipeline.inference.router import Router, Speaker
+from fleet_pipeline.inference.router import LocalModel, Router, Speaker, fit_together
 from fleet_pipeline.inference.vllm import VllmEngine
 from fleet_pipeline.models.identity import folder_digest, identity
 from fleet_pipeline.models.registry import resolve
+from fleet_pipeline.services.memory import share_of_memory
 
 
 class ModelProvider:
@@ -43,13 +44,14 @@ class ModelProvider:
         served, local = {}, {}
         for model, config in configs.items():
             if config.server is None:
-                resolve(config.target)  # one that is missing is found before hours of work
-                local[model] = partial(self._speaker, model)
+                folder = Path(resolve(config.target))  # one that is missing is found before hours of work
+                local[model] = LocalModel(partial(self._speaker, model), share_of_memory(config, folder))
         with ExitStack() as connected:
             for model in configs.keys() - local.keys():
                 served[model] = connected.enter_context(self._speaker(model))
             connected.pop_all()
-        limit = self.config.max_num_seqs + sum(_limit(one.server) for one in configs.values() if one.server)
+        together = len(local) if fit_together(one.share for one in local.values()) else 1
+        limit = self.config.max_num_seqs * together + sum(_limit(one.server) for one in configs.values() if one.server)
         return Router(served, local, origin_of("vllm", ALL_CHECKS), limit, self.config.max_restarts)
 
     def _speaker(self, model: str) -> Speaker:

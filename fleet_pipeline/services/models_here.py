@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import psutil
-
 from fleet_pipeline.common.errors import InvalidInput
-from fleet_pipeline.inference.gpu import GIB, gpu_memories
-from fleet_pipeline.inference.options import CPU_CACHE_GIB, VllmConfig
+from fleet_pipeline.inference.gpu import GIB
+from fleet_pipeline.inference.options import VllmConfig
 from fleet_pipeline.models.facts import ModelFacts, read_facts
 from fleet_pipeline.models.registry import FLEET_TINY, PACKED, is_model, known_folders
+from fleet_pipeline.services.memory import Memory
 
 Kind = Literal["built-in", "converted", "hub cache", "folder"]
-# What an engine needs besides the weights: activations, CUDA graphs and libraries on a GPU (vLLM 0.32: 1 to 3 GiB), this
-# process and its libraries on a CPU.
-BESIDES_GIB = 2.0
 
 
 @dataclass(frozen=True)
@@ -39,7 +34,7 @@ def models_here(engine: VllmConfig, folders: Sequence[Path] = ()) -> Iterator[Mo
 
     Raises `InvalidInput` for a folder that does not exist.
     """
-    memory = _memory(engine)
+    memory = Memory.of(engine)
     for name, folder in known_folders().items():
         kind: Kind = "built-in" if name == FLEET_TINY else "converted"
         if is_model(folder):
@@ -52,36 +47,14 @@ def models_here(engine: VllmConfig, folders: Sequence[Path] = ()) -> Iterator[Mo
         yield from (_here(str(found), "folder", found, memory) for found in _in(folder))
 
 
-@dataclass(frozen=True)
-class _Memory:
-    usable_bytes: float
-    words: str
-
-
-def usable_memory(engine: VllmConfig) -> str:
-    """How much weights this machine can hold, for people."""
-    memory = _memory(engine)
-    return f"{max(memory.usable_bytes, 0) / GIB:.1f} GiB of {memory.words} for weights"
-
-
-def _memory(engine: VllmConfig) -> _Memory:
-    """How many bytes of weights this machine can hold."""
-    if gpus := gpu_memories():
-        count = min(engine.tensor_parallel_size, len(gpus))
-        total = sum(memory.total for memory in gpus[:count]) * engine.gpu_memory_utilization
-        return _Memory(total - BESIDES_GIB * GIB * count, f"{count} GPU{'s' if count > 1 else ''}")
-    cache = engine.cpu_kv_cache_gib or float(os.environ.get("VLLM_CPU_KVCACHE_SPACE") or CPU_CACHE_GIB)
-    return _Memory(psutil.virtual_memory().total - (cache + BESIDES_GIB) * GIB, "memory")
-
-
-def _here(name: str, kind: Kind, folder: Path, memory: _Memory) -> ModelHere:
+def _here(name: str, kind: Kind, folder: Path, memory: Memory) -> ModelHere:
     facts = read_facts(folder)
-    fits = facts.weight_bytes <= memory.usable_bytes if facts.weight_bytes else None
+    fits = facts.weight_bytes <= memory.for_weights if facts.weight_bytes else None
     remarks = []
     if fits is None:
         remarks.append("no weights")
     elif not fits:
-        most = max(memory.usable_bytes, 0) / GIB
+        most = max(memory.for_weights, 0) / GIB
         remarks.append(
             f"too large: {facts.weight_bytes / GIB:.1f} GiB of weights, {most:.1f} GiB of {memory.words} for them"
         )

@@ -11,11 +11,12 @@ from fleet_pipeline.deliberation.roles import Role
 from fleet_pipeline.deliberation.task import Task
 from fleet_pipeline.inference.gpu import GIB
 from fleet_pipeline.inference.options import VllmConfig
+from fleet_pipeline.inference.router import fit_together
 from fleet_pipeline.models.facts import read_facts
 from fleet_pipeline.models.registry import resolve
 from fleet_pipeline.services.engines import ModelProvider
 from fleet_pipeline.services.fleet import Fleet
-from fleet_pipeline.services.models_here import usable_memory
+from fleet_pipeline.services.memory import Memory, share_of_memory
 from fleet_pipeline.services.transcribe import Transcription
 from fleet_pipeline.settings import Settings
 from fleet_pipeline.storage.task_store import Spec, TaskStore, specs
@@ -28,6 +29,7 @@ class PlannedModel:
     name: str
     servers: list[str]  # empty: it is loaded into the run's process
     weight_gib: float | None
+    share: float  # of the memory for models, with its cache; 0 on a server
     remark: str  # what keeps it from being loaded, or ""
 
     def __str__(self) -> str:
@@ -50,11 +52,15 @@ class Step:
             f"{len(keys)} to {what}" for keys, what in ((self.deliberate, "deliberate"), (self.judge, "judge")) if keys
         ]
         lines = [", ".join(asked), *(f"  {model}" for model in self.models)]
-        if len(local := [model.name for model in self.models if not model.servers]) > 1:
-            lines.append(
-                f"  one after another in its memory: {', '.join(local)}, each released before the next, once for each phase "
-                "that needs it"
-            )
+        local = [model for model in self.models if not model.servers]
+        if len(local) > 1:
+            shares = ", ".join(f"{model.name} ({model.share:.0%})" for model in local)
+            if fit_together(model.share for model in local):
+                lines.append(f"  side by side in its memory: {shares}")
+            else:
+                lines.append(
+                    f"  as many at a time as its memory holds: {shares}; each is loaded once for each phase that needs it"
+                )
         return "\n".join(lines)
 
 
@@ -127,7 +133,7 @@ def plan_of(settings: Settings, tasks: Sequence[Task]) -> Plan:
     return Plan(
         total=len(stored.parsed),
         done=transcription.progress.reused,
-        memory=usable_memory(settings.engine),
+        memory=str(Memory.of(settings.engine)),
         steps=steps,
         reward=_planned(provider.config_of(reward)) if reward else None,
     )
@@ -135,10 +141,10 @@ def plan_of(settings: Settings, tasks: Sequence[Task]) -> Plan:
 
 def _planned(config: VllmConfig) -> PlannedModel:
     if config.server is not None:
-        return PlannedModel(config.model, list(config.server.urls), None, "")
+        return PlannedModel(config.model, list(config.server.urls), None, 0.0, "")
     try:
         folder = Path(resolve(config.target))
     except ModelUnavailable as error:
-        return PlannedModel(config.model, [], None, str(error))
+        return PlannedModel(config.model, [], None, share_of_memory(config, None), str(error))
     weights = read_facts(folder).weight_bytes / GIB if folder.is_dir() else 0.0
-    return PlannedModel(config.model, [], round(weights, 3) or None, "")
+    return PlannedModel(config.model, [], round(weights, 3) or None, round(share_of_memory(config, folder), 3), "")

@@ -1,6 +1,7 @@
 """Whole runs of mixed councils and of models with a price, on the scripted engine."""
 
 import json
+import re
 
 import pytest
 from click.testing import CliRunner
@@ -62,13 +63,14 @@ def test_a_plan_names_models_places_and_order_and_starts_nothing(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "fleet.toml").write_text(
-        '[engine]\nmodel = "fleet-tiny"\n[models.far]\nstands_for = "org/far"\nserver = { urls = ["https://far/v1"] }\n'
+        '[engine]\nmodel = "fleet-tiny"\n[models.copy]\nstands_for = "fleet-tiny"\n'
+        '[models.far]\nstands_for = "org/far"\nserver = { urls = ["https://far/v1"] }\n'
     )
     lines = [
         {
             "task_id": "mixed",
             "description": "d",
-            "seats": [{"model": "fleet-tiny"}, {"model": "far"}, {"model": "smollm2-135m"}],
+            "seats": [{"model": "fleet-tiny"}, {"model": "far"}, {"model": "copy"}],
         },
         {"task_id": "plain", "description": "d"},
     ]
@@ -80,8 +82,11 @@ def test_a_plan_names_models_places_and_order_and_starts_nothing(
     assert "2 deliberations, 0 of them done before" in shown.stdout
     assert "far at https://far/v1" in shown.stdout
     assert "fleet-tiny in the run's process, 0.01 GiB of weights" in shown.stdout
-    assert "one after another in its memory: fleet-tiny, smollm2-135m" in shown.stdout
+    assert re.search(r"side by side in its memory: copy \(\d+%\), fleet-tiny \(\d+%\)", shown.stdout)
     document = json.loads(CliRunner().invoke(main, [*plan, "--json"]).stdout)
+    assert all(0 < model["share"] < 0.5 for model in document["steps"][0]["models"] if not model["servers"])
+    monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "9000")
+    assert "as many at a time as its memory holds: copy" in CliRunner().invoke(main, plan).stdout
     assert [step["deliberate"] for step in document["steps"]] == [["mixed.dev"], ["plain.dev"]]
     assert not storage.exists()
     assert not (tmp_path / ".fleet").exists()

@@ -1,4 +1,4 @@
-"""Several real models in one run: two that take turns in the run's process, and one on vLLM's server."""
+"""Several real models in one run: two side by side in the run's process, or in turns, and one on vLLM's server."""
 
 import json
 import os
@@ -6,13 +6,16 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import duckdb
 import pytest
 
 from fleet_pipeline.common.errors import EngineError
+from fleet_pipeline.inference.engine import ALL_CHECKS, origin_of
 from fleet_pipeline.inference.options import ModelOptions, VllmConfig
+from fleet_pipeline.inference.router import LocalModel, Router
 from fleet_pipeline.services.engines import ModelProvider
 from fleet_pipeline_tests.support.councils import a_deliberation, a_job
 from fleet_pipeline_tests.support.model_servers import vllm_server
@@ -64,6 +67,23 @@ def test_a_mixed_council_is_killed_and_goes_on_and_each_row_names_its_model(rand
 def _heard(folder: Path) -> bool:
     """Whether an answer of the run has been written down."""
     return any(path.stat().st_size for path in (folder / ".fleet/storage/answers").glob("*"))
+
+
+def test_models_that_do_not_fit_together_take_turns_and_one_that_is_released_leaves_the_rest_whole(
+    random_model: str,
+) -> None:
+    """Engines of one process share vLLM's distributed state, which the end of one takes down."""
+    provider = ModelProvider(VllmConfig(model="a"), {name: ModelOptions(stands_for=random_model) for name in "abc"})
+    shares = {"a": 0.3, "b": 0.4, "c": 0.6}
+    local = {name: LocalModel(partial(provider.start, name), share) for name, share in shares.items()}
+    council = a_deliberation(
+        "t", rounds=1, seats=[{"model": "a"}, {"model": "b"}, {"model": "a"}], phases={"critique": {"model": "c"}}
+    )
+    with Router({}, local, origin_of("vllm", ALL_CHECKS), 8, 0) as router:
+        (finished,) = router.run([a_job(council)])
+        assert set(router._loaded) == {"a", "b"}  # c was there in between, and a all the time
+    assert {u.error for u in finished.result.utterances} == {None}
+    assert {u.request.model for u in finished.result.utterances} == {"a", "b", "c"}
 
 
 def test_arguments_of_vllm_pass_through_under_their_names_and_its_objection_is_told_whole(random_model: str) -> None:

@@ -1,6 +1,6 @@
 """Several models in one run, on backends whose every step is visible."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -12,7 +12,7 @@ from fleet_pipeline.deliberation.exchange import AgentError, Completion, Request
 from fleet_pipeline.deliberation.roles import ModelChoice
 from fleet_pipeline.deliberation.transcript import Status
 from fleet_pipeline.inference.engine import ALL_CHECKS, origin_of
-from fleet_pipeline.inference.router import Router
+from fleet_pipeline.inference.router import LocalModel, Router
 from fleet_pipeline_tests.support.councils import a_deliberation, a_job, said
 from fleet_pipeline_tests.support.scripted import ScriptedEngine
 
@@ -21,24 +21,26 @@ VLLM = origin_of("vllm", ALL_CHECKS)
 
 
 class Machine:
-    """Where models are loaded: at most one local one at a time."""
+    """Where models are loaded: at most as many local ones at a time as fit. `shares` of memory are 1 where not given."""
 
-    def __init__(self, served: Sequence[str], local: Sequence[str]) -> None:
+    def __init__(self, served: Sequence[str], local: Sequence[str], shares: Mapping[str, float] | None = None) -> None:
         self.loads: list[str] = []
         self.here: set[str] = set()
+        self.shares = dict.fromkeys(local, 1.0) | dict(shares or {})
         self.crash: dict[str, int] = {}  # steps until the engine of a model crashes
         self.missing: set[str] = set()
         self.asked: list[tuple[str, str]] = []  # (model of the engine, model of the request)
         self.router = Router(
             {name: Loaded(self, name) for name in served},
-            {name: lambda name=name: self._load(name) for name in local},
+            {name: LocalModel(lambda name=name: self._load(name), self.shares[name]) for name in local},
             VLLM,
             max_in_flight=8,
             max_restarts=5,
         )
 
     def _load(self, name: str) -> "Loaded":
-        assert not self.here, "one model at a time"
+        assert name not in self.here
+        assert not self.here or sum(self.shares[one] for one in (*self.here, name)) <= 1.001, "more than fit"
         if name in self.missing:
             raise EngineError(f"{name} cannot be loaded")
         self.loads.append(name)
@@ -96,6 +98,32 @@ def test_models_of_one_process_take_turns_for_all_councils_and_not_for_each() ->
     machine = Machine([], ["a", "b"])
     run(machine, councils(100, ["a"], critic="b"))
     assert machine.loads == ["a", "b", "a"]
+
+
+def test_models_that_fit_into_memory_stay_there_side_by_side() -> None:
+    machine = Machine([], ["a", "b", "c"], dict.fromkeys("abc", 1 / 3))
+    run(machine, councils(100, ["a", "b"], critic="c"))
+    assert sorted(machine.loads) == ["a", "b", "c"]
+
+
+def test_of_models_that_fit_only_in_part_no_more_are_released_than_must_be() -> None:
+    machine = Machine([], ["a", "b", "c"], {"a": 0.3, "b": 0.4, "c": 0.6})
+    run(machine, councils(100, ["a"], critic="c"))  # b is not asked
+    assert machine.loads == ["a", "c"]
+    machine = Machine([], ["a", "b", "c"], {"a": 0.3, "b": 0.4, "c": 0.6})
+    run(machine, councils(100, ["a", "b"], critic="c"))
+    assert (machine.loads.count("a"), machine.loads.count("c")) == (1, 1)
+    assert machine.loads.count("b") == 2
+
+
+def test_of_two_engines_here_the_one_that_crashes_is_started_again_and_the_other_keeps_its_requests() -> None:
+    machine = Machine([], ["a", "b"], {"a": 0.5, "b": 0.5})
+    machine.crash["a"] = 1
+    quiet = a_deliberation("quiet", defaults=CouncilDefaults(model="b"))
+    finished = run(machine, [*councils(3, ["a"]), quiet])
+    assert {one.status for one in finished.values()} == {Status.COMPLETED}
+    assert machine.router.crashes == ["a broke"]
+    assert machine.asked.count(("b", "b")) == 9
 
 
 def test_a_model_on_a_server_answers_while_another_is_loaded_here() -> None:
@@ -192,16 +220,19 @@ def test_rows_know_the_engine_of_each_model_and_starts_are_counted_over_all() ->
 
 @given(
     st.lists(
-        st.tuples(st.lists(st.sampled_from("abfg"), min_size=3, max_size=3), st.sampled_from(["", "a", "b", "f"])),
+        st.tuples(
+            st.lists(st.sampled_from("abcfg"), min_size=3, max_size=3), st.sampled_from(["", "a", "b", "c", "f"])
+        ),
         min_size=1,
         max_size=12,
     ),
-    st.dictionaries(st.sampled_from("ab"), st.integers(0, 12), max_size=2),
+    st.dictionaries(st.sampled_from("abc"), st.integers(0, 12), max_size=2),
+    st.dictionaries(st.sampled_from("abc"), st.floats(0.05, 1.2), max_size=3),
 )
 def test_any_mixture_of_councils_ends_with_every_seat_answered_by_its_model(
-    casts: list[tuple[list[str], str]], crashes: dict[str, int]
+    casts: list[tuple[list[str], str]], crashes: dict[str, int], shares: dict[str, float]
 ) -> None:
-    machine = Machine(["f", "g"], ["a", "b"])
+    machine = Machine(["f", "g"], ["a", "b", "c"], shares)
     machine.crash = crashes
     deliberations = [
         a_deliberation(

@@ -8,7 +8,10 @@ import pytest
 from fleet_pipeline.common.errors import InvalidInput
 from fleet_pipeline.deliberation.sampling import Sampling
 from fleet_pipeline.inference.options import ModelOptions, VllmConfig
+from fleet_pipeline.inference.router import fit_together
+from fleet_pipeline.models.registry import resolve
 from fleet_pipeline.services.engines import ModelProvider
+from fleet_pipeline.services.memory import share_of_memory
 from fleet_pipeline.settings import load_settings
 
 pytestmark = pytest.mark.unit
@@ -24,13 +27,13 @@ OF_THE_RUN = VllmConfig(
     max_num_seqs=7,
     gpu_memory_utilization=0.5,
 )
-OWN = set(ModelOptions.model_fields)
+OWN = set(ModelOptions.model_fields) - {"gpu_memory_utilization"}  # the machine's where a model has none
 
 
 def test_options_of_the_run_s_model_do_not_reach_a_task_s_other_model() -> None:
     other = ModelProvider(OF_THE_RUN).config_of("org/small")
     assert other.model == "org/small"
-    assert other.model_dump(include=OWN) == ModelOptions().model_dump()
+    assert other.model_dump(include=OWN) == ModelOptions().model_dump(include=OWN)
     assert (other.max_num_seqs, other.gpu_memory_utilization) == (7, 0.5)
     assert ModelProvider(OF_THE_RUN).config_of("org/large") == OF_THE_RUN
 
@@ -38,9 +41,29 @@ def test_options_of_the_run_s_model_do_not_reach_a_task_s_other_model() -> None:
 def test_a_model_named_in_the_settings_has_its_own_options() -> None:
     models = {"org/small": ModelOptions(dtype="bfloat16"), "org/large": ModelOptions(revision="v3")}
     provider = ModelProvider(OF_THE_RUN, models)
-    assert provider.config_of("org/small").model_dump(include=OWN) == ModelOptions(dtype="bfloat16").model_dump()
+    assert provider.config_of("org/small").model_dump(include=OWN) == ModelOptions(dtype="bfloat16").model_dump(
+        include=OWN
+    )
     large = provider.config_of("org/large")
     assert (large.revision, large.dtype, large.max_model_len) == ("v3", "float16", 4_096)
+
+
+def test_a_model_has_the_share_of_memory_that_is_named_for_it_or_the_run_s() -> None:
+    models = {"org/small": ModelOptions(gpu_memory_utilization=0.3), "org/other": ModelOptions(dtype="bfloat16")}
+    provider = ModelProvider(OF_THE_RUN, models)
+    assert provider.config_of("org/small").gpu_memory_utilization == 0.3
+    assert provider.config_of("org/other").gpu_memory_utilization == 0.5
+
+
+@pytest.mark.parametrize(("gib", "together"), [("1", True), ("9000", False)])
+def test_on_a_cpu_a_model_s_share_of_memory_follows_its_weights_and_cache(
+    gib: str, together: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", gib)
+    config = VllmConfig(model="fleet-tiny")
+    share = share_of_memory(config, Path(resolve("fleet-tiny")))
+    assert fit_together([share, share]) is together
+    assert share_of_memory(config, None) == 1.0
 
 
 def test_what_a_model_s_options_change_in_its_answers_changes_its_identity(tmp_path: Path) -> None:
