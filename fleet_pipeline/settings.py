@@ -36,6 +36,7 @@ from fleet_pipeline.inference.options import ModelOptions, VllmConfig
 from fleet_pipeline.ingest.columns import BacklogOptions
 from fleet_pipeline.ingest.options import RequestOptions
 from fleet_pipeline.scoring.options import CouncilCheckOptions, ScoringOptions, Weights
+from fleet_pipeline.tools.options import ToolOptions
 
 _log = logging.getLogger(__name__)
 CONFIG_FILE_VARIABLE = "FLEET_CONFIG_FILE"
@@ -161,6 +162,7 @@ class Settings(BaseSettings):
     logs: LogSettings = LogSettings()
     reports: ReportSettings = ReportSettings()
     pods: PodSettings = PodSettings()
+    tools: ToolOptions = ToolOptions()
     owners: tuple[str, ...] = Field(
         default=("team:fleet",), description="Of the assets, as the UI shows them: e-mail addresses or team:NAME."
     )

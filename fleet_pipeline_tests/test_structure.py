@@ -3,7 +3,7 @@
     cli  api  defs                                        programs: commands, services, Dagster definitions
       └────┴───┴──> services                              the use cases
                       └──> settings                       composes the rooms' own options
-                             └──> events inference models scoring storage ingest reports instance
+                             └──> events inference models scoring storage ingest reports instance tools
                                     └──> deliberation     the domain
                                            └──> common
 
@@ -26,14 +26,14 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "fleet_pipeline"
 TESTS = ROOT / "fleet_pipeline_tests"
 
-ROOMS = ("events", "inference", "models", "scoring", "storage", "ingest", "reports", "instance")
+ROOMS = ("events", "inference", "models", "scoring", "storage", "ingest", "reports", "instance", "tools")
 GROUND = {"common", "deliberation"}
 BELOW_SERVICES = {*GROUND, *ROOMS, "settings"}
 MAY_IMPORT: dict[str, set[str]] = {
     "common": set(),
     "deliberation": {"common"},
     **dict.fromkeys(ROOMS, GROUND),
-    "settings": {*GROUND, "events", "inference", "ingest", "scoring"},
+    "settings": {*GROUND, "events", "inference", "ingest", "scoring", "tools"},
     "services": BELOW_SERVICES,
     "defs": {*BELOW_SERVICES, "services"},
     "api": {*BELOW_SERVICES, "services"},

@@ -10,7 +10,7 @@ compile() { # compile NAME ARGUMENTS...
   local new="python_full_version < '3.14' and \\(\\($arm\\) or \\($intel\\)\\)"
   sed -E -i "s/ ; ($old|$new)$//" "requirements/$1.lock"
 }
-everything=(--extra dev --extra embeddings --extra models)
+everything=(--extra dev --extra embeddings --extra models --extra tools)
 compile cpu requirements/cpu.in --extra cpu "${everything[@]}" --override requirements/cpu-overrides.txt
 compile gpu requirements/gpu.in --extra gpu "${everything[@]}"
 # The control image of k8s/: no engine. What it shares with the others has their versions.

@@ -14,6 +14,8 @@
     │   ├── BrokerUnavailable        the broker cannot be reached, or did not acknowledge
     │   └── StreamMismatch           a stream on the server would lose messages
     ├── EmbeddingsUnavailable      the embedding model cannot be loaded
+    ├── Refused                    a tool's call is not carried out; the text goes back to who called
+    ├── SandboxUnavailable         nothing confines a program here, so none is run
     ├── MissingExtra               a part of the installation that was left out is needed
     └── SyntheticEngineRefused     production definitions would run an engine without a model
 
@@ -88,6 +90,14 @@ class EmbeddingsUnavailable(FleetError):
     """An embedding model that cannot be loaded."""
 
 
+class Refused(FleetError):
+    """A call of a tool that is not carried out. The text says why, and goes back to who called."""
+
+
+class SandboxUnavailable(FleetError):
+    """No layer works here, so nothing that executes can be run."""
+
+
 class MissingExtra(FleetError):
     """A package of an extra that is not installed."""
 
@@ -120,6 +130,7 @@ _TREATMENTS: dict[type[BaseException], Treatment] = {
     ModelUnavailable: Treatment(BROKE, retry=False, service_code="500"),
     BrokerUnavailable: Treatment(BROKE, retry=True, service_code="503"),
     StreamMismatch: Treatment(BROKE, retry=False, service_code="500"),
+    Refused: Treatment(INVALID, retry=False, service_code="400"),
     FleetError: Treatment(BROKE, retry=False, service_code="500"),
     # For example: the user's output file cannot be written.
     OSError: Treatment(BROKE, retry=False, service_code="500"),

@@ -361,6 +361,29 @@ class RewardRow:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ToolCallRow:
+    """One call of a tool, allowed or refused."""
+
+    call_id: Annotated[str, "Of this call, and of no other."]
+    run_id: Annotated[str, "Of the run; empty for a call by hand."]
+    deliberation_id: Annotated[str, "Of the deliberation; empty for a call by hand."]
+    agent_id: Annotated[str, "Of the agent; empty for a call by hand."]
+    workspace: Annotated[str, "The workspace that it was called on."]
+    family: Annotated[str, "files, git, tests, http, db, docker, or what was called in their place."]
+    operation: Annotated[str, "Of the family."]
+    arguments: Annotated[str, "JSON, with secrets masked and long texts cut."]
+    read_only: Annotated[bool, "Whether it might change nothing."]
+    sandbox: Annotated[str, "The layers around programs, such as landlock-7+seccomp; none where nothing could be run."]
+    started_at: Annotated[datetime, "When it began."]
+    outcome: Annotated[
+        str, "ok, failed, refused, broke (a bug of the tool), or unfinished: its process ended before it did."
+    ]
+    error: Annotated[str, "Why it was refused or failed."]
+    output_bytes: Annotated[int, "Characters of its output."]
+    seconds: Annotated[float | None, "How long it took; null if it is unfinished."]
+
+
+@dataclass(frozen=True, kw_only=True)
 class TranscriptFooter:
     """The state of a transcript, readable without its rows. Times are seconds since the epoch.
 

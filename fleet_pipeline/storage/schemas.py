@@ -30,12 +30,13 @@ from fleet_pipeline.deliberation.rows import (
     RewardRow,
     RewardsFooter,
     ScoreRow,
+    ToolCallRow,
     TranscriptFooter,
     UtteranceRow,
 )
 
 # A literal type, so that the type checker finds a misspelt table.
-TableName = Literal["utterances", "proposals", "deliberations", "scores", "judgements", "rewards"]
+TableName = Literal["utterances", "proposals", "deliberations", "scores", "judgements", "rewards", "tool_calls"]
 Row = TypeVar("Row")
 Footer = TypeVar("Footer")
 
@@ -101,6 +102,8 @@ DELIBERATIONS = Table("deliberations", 7, OutcomeRow, OutcomeFooter)
 SCORES = Table("scores", 2, ScoreRow, NoFooter)
 JUDGEMENTS = Table("judgements", 5, JudgementRow, JudgementsFooter)
 REWARDS = Table("rewards", 1, RewardRow, RewardsFooter)
+# One file for each process that called tools, and not for each deliberation.
+TOOL_CALLS = Table("tool_calls", 1, ToolCallRow, NoFooter)
 
 TABLES: Mapping[TableName, Table[Any, Any]] = {
     table.name: table for table in (UTTERANCES, PROPOSALS, DELIBERATIONS, SCORES, JUDGEMENTS, REWARDS)

@@ -1,0 +1,172 @@
+"""The audit: every call, allowed or refused, written before it begins and completed after.
+
+One file of JSON Lines for each process that calls tools. A line is written at once, so that after a kill the last call begun
+stands there without its end. Arguments are kept with secrets masked, and long ones by their first characters and their length.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import threading
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+CallOutcome = Literal["ok", "failed", "refused", "broke", "unfinished"]
+_LONG = 2_000
+# Names of arguments, headers and variables whose values are secrets.
+_SECRET_NAME = re.compile(
+    r"pass(word|wd)?$|secret|token|api[-_]?key|credential|authorization|cookie|private[-_]?key", re.IGNORECASE
+)
+# Values that are, whatever their name: credentials in a URL, keys of well-known makers, tokens of JWT, PEM.
+_SECRET_VALUE = re.compile(
+    r"(?P<url>\b[a-z][a-z0-9+.-]*://)[^\s/@:]*:[^\s/@]+@"
+    r"|\b(?:sk-|ghp_|gho_|github_pat_|glpat-|xox[abp]-|AKIA|hf_)[A-Za-z0-9_-]{12,}"
+    r"|\beyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]*"
+    r"|-----BEGIN [A-Z ]*PRIVATE KEY-----[\s\S]*?(?:-----END [A-Z ]*PRIVATE KEY-----|$)"
+    r"|(?P<bearer>\b(?:Bearer|Basic) )[A-Za-z0-9._~+/=-]{8,}"
+)
+
+
+@dataclass(frozen=True)
+class Caller:
+    """On whose behalf tools are called. Empty for a person."""
+
+    run_id: str = ""
+    deliberation_id: str = ""
+    agent_id: str = ""
+
+
+@dataclass(frozen=True)
+class Begun:
+    """The first half of a call's record."""
+
+    call_id: str
+    caller: Caller
+    workspace: str
+    family: str
+    operation: str
+    arguments: str  # JSON, masked
+    read_only: bool
+    sandbox: str  # the layers that there are
+    started_at: float  # seconds since 1970
+
+
+@dataclass(frozen=True)
+class Call:
+    """A call as the audit tells it. `seconds` is None for one that was cut off."""
+
+    begun: Begun
+    outcome: CallOutcome
+    error: str
+    output_bytes: int
+    seconds: float | None
+
+
+class Audit:
+    """Writes one file. Threads may share it."""
+
+    def __init__(self, folder: Path, caller: Caller = Caller()) -> None:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.path = folder / f"{time.time_ns()}-{uuid.uuid4().hex[:8]}.jsonl"
+        self.caller = caller
+        self._file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        fcntl.flock(self._file, fcntl.LOCK_EX)  # let go of when the process is killed
+        self._lock = threading.Lock()
+
+    @staticmethod
+    @contextmanager
+    def finished(path: Path) -> Iterator[bool]:
+        """Whether nobody writes to this file any more; nobody else takes it meanwhile."""
+        with path.open("rb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield False
+                return
+            yield path.exists()
+
+    def close(self) -> None:
+        os.close(self._file)
+
+    def begin(
+        self, workspace: str, family: str, operation: str, arguments: Mapping[str, Any], read_only: bool, sandbox: str
+    ) -> Begun:
+        shown = json.dumps(masked(arguments), ensure_ascii=False, default=str)
+        begun = Begun(
+            *(
+                uuid.uuid4().hex,
+                self.caller,
+                workspace,
+                family,
+                operation,
+                shown,
+                read_only,
+                sandbox,
+                round(time.time(), 6),
+            )
+        )
+        self._write(asdict(begun))
+        return begun
+
+    def end(self, begun: Begun, outcome: CallOutcome, error: str, output_bytes: int, seconds: float) -> None:
+        shown = _masked_text(error)
+        self._write(
+            {
+                "ends": begun.call_id,
+                "outcome": outcome,
+                "error": shown,
+                "output_bytes": output_bytes,
+                "seconds": round(seconds, 6),
+            }
+        )
+
+    def _write(self, line: Mapping[str, Any]) -> None:
+        content = (json.dumps(line, ensure_ascii=True) + "\n").encode()
+        with self._lock:
+            while content:
+                content = content[os.write(self._file, content) :]
+
+
+def read_calls(path: Path) -> Iterator[Call]:
+    """The calls of one file, in the order in which they began. A torn last line, as a kill leaves it, is passed over."""
+    begun: dict[str, Begun] = {}
+    ends: dict[str, dict[str, Any]] = {}
+    for line in path.read_text(encoding="utf-8").splitlines():
+        with suppress(ValueError, TypeError, KeyError):
+            values = json.loads(line)
+            if "ends" in values:
+                ends[values["ends"]] = values
+            else:
+                begun[values["call_id"]] = Begun(**values | {"caller": Caller(**values["caller"])})
+    for call_id, one in begun.items():
+        end = ends.get(call_id)
+        if end is None:
+            yield Call(one, "unfinished", "the process ended before the call did", 0, None)
+        else:
+            yield Call(one, end["outcome"], end["error"], end["output_bytes"], end["seconds"])
+
+
+def masked(value: Any, name: str = "") -> Any:
+    """Arguments as they may be shown: secrets are `***`, and a long text has its first characters and its length."""
+    if _SECRET_NAME.search(name) and value not in (None, "", [], {}):
+        return "***"
+    if isinstance(value, Mapping):
+        return {_masked_text(str(key)): masked(one, str(key)) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [masked(one, name) for one in value]
+    return _masked_text(value) if isinstance(value, str) else value
+
+
+def _masked_text(text: str) -> str:
+    shown = _SECRET_VALUE.sub(
+        lambda found: (found["url"] or found["bearer"] or "") + "***" + ("@" if found["url"] else ""), text
+    )
+    return shown if len(shown) <= _LONG else f"{shown[:_LONG]}[... {len(text) - _LONG:,} more characters]"

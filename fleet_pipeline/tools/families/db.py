@@ -1,0 +1,199 @@
+"""Databases that the settings name, and SQLite files of the workspace.
+
+A call names a database and never its address: addresses hold passwords. In read-only mode, and for a database that is not
+`writable`, the server itself refuses changes: PostgreSQL in a read-only transaction, Neo4j in a session for reading. Redis knows
+no such mode, so only commands that its server calls read-only are sent. One statement a call: the protocols used take no second.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from importlib.util import find_spec
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from fleet_pipeline.common.errors import Refused
+from fleet_pipeline.tools.families.files import PathArgument
+from fleet_pipeline.tools.operation import Box, Family, Output, checked_argument
+from fleet_pipeline.tools.options import DatabaseOptions
+
+FAMILY = Family("db", "Query databases that the settings name, and SQLite files of the workspace.")
+Name = Annotated[str, Field(min_length=1, max_length=100, description="A database of the settings.")]
+Statement = Annotated[str, Field(min_length=1, max_length=100_000, description="One statement.")]
+Seconds = Annotated[float, Field(gt=0, le=600)]
+MOST_ROWS = 1_000
+
+
+@FAMILY.operation()
+def postgresql_query(
+    box: Box,
+    database: Name,
+    query: Statement,
+    params: Annotated[tuple[Any, ...], Field(max_length=1_000, description="For %s in the statement.")] = (),
+    timeout: Seconds = 30.0,
+) -> Output:
+    """Run one SQL statement, and get up to 1,000 rows."""
+    url, changes = _named(box, database, "postgresql", "psycopg")
+    import psycopg
+
+    milliseconds = int(timeout * 1_000)
+    try:
+        with psycopg.connect(
+            url, connect_timeout=min(int(timeout) + 1, 30), autocommit=True, application_name="fleet-tools"
+        ) as link:
+            link.execute(f"SET statement_timeout = {milliseconds}")
+            link.execute("BEGIN READ WRITE" if changes else "BEGIN READ ONLY")
+            # A prepared statement goes by the extended protocol, which takes one statement and no second.
+            cursor = link.execute(query.encode(), params or None, prepare=True)
+            rows = cursor.fetchmany(MOST_ROWS + 1) if cursor.description else []
+            columns = [column.name for column in cursor.description or ()]
+            count = cursor.rowcount
+            link.execute("COMMIT" if changes else "ROLLBACK")
+    except psycopg.Error as error:
+        return Output("", ok=False, error=_without(url, f"postgresql: {error}"))
+    return _rows(columns, rows, count)
+
+
+@FAMILY.operation()
+def redis_command(
+    box: Box,
+    database: Name,
+    command: Annotated[tuple[str, ...], Field(min_length=1, max_length=1_000, description="Such as [GET, key].")],
+    timeout: Seconds = 30.0,
+) -> Output:
+    """Send one command to Redis."""
+    url, changes = _named(box, database, "redis", "redis")
+    import redis
+
+    try:
+        with redis.Redis.from_url(
+            url, socket_timeout=timeout, socket_connect_timeout=timeout, decode_responses=True
+        ) as link:
+            facts = link.execute_command("COMMAND", "INFO", command[0])
+            flags = {str(flag) for flag in _flags(facts)}
+            if not flags or flags & {"admin", "dangerous", "blocking", "pubsub", "noscript"}:
+                raise Refused(f"redis {command[0]!r}: is unknown there, or for administrators")
+            if not changes and "readonly" not in flags:
+                raise Refused(f"redis {command[0]!r}: may change something, and {database} is only read here")
+            answer = link.execute_command(*command)
+    except redis.RedisError as error:
+        return Output("", ok=False, error=_without(url, f"redis: {error}"))
+    return Output(json.dumps(answer, default=str)[:1_000_000])
+
+
+@FAMILY.operation()
+def neo4j_query(
+    box: Box,
+    database: Name,
+    query: Statement,
+    params: Annotated[dict[str, Any], Field(max_length=1_000)] = {},  # noqa: B006 - pydantic copies it
+    timeout: Seconds = 30.0,
+) -> Output:
+    """Run one Cypher statement, and get up to 1,000 records."""
+    url, changes = _named(box, database, "neo4j", "neo4j")
+    import neo4j
+
+    try:
+        with neo4j.GraphDatabase.driver(url, connection_timeout=timeout) as driver:
+            access = neo4j.WRITE_ACCESS if changes else neo4j.READ_ACCESS
+            with driver.session(default_access_mode=access) as session:
+                result = session.run(neo4j.Query(query, timeout=timeout), params)
+                records = [dict(record) for record in result.fetch(MOST_ROWS + 1)]
+    except neo4j.exceptions.Neo4jError as error:
+        return Output("", ok=False, error=_without(url, f"neo4j: {error}"))
+    columns = list(records[0]) if records else []
+    return _rows(columns, [tuple(record.values()) for record in records], len(records))
+
+
+# Runs in the sandbox: SQLite reads any file that it is told to (ATTACH, readfile), and its C code reads a file of anybody's.
+_SQLITE = """
+import json, sqlite3, sys
+path, query, params, most, changes = json.load(sys.stdin)
+link = sqlite3.connect(path if changes else f"file:{path}?mode=ro", uri=not changes)
+link.execute("PRAGMA trusted_schema = OFF")
+rows = link.execute(query, params)
+found = rows.fetchmany(most + 1)
+link.commit()
+print(json.dumps([[c[0] for c in rows.description or ()], found, rows.rowcount], default=repr))
+"""
+
+
+@FAMILY.operation(executes=True)
+def sqlite_query(
+    box: Box,
+    path: PathArgument,
+    query: Statement,
+    params: Annotated[tuple[Any, ...], Field(max_length=1_000, description="For ? in the statement.")] = (),
+    timeout: Seconds = 30.0,
+) -> Output:
+    """Run one SQL statement on a SQLite file of the workspace."""
+    checked_argument(path, "path")
+    own = box.workspace
+    writable = [own.home] if box.read_only else [own.tree_folder, own.home]
+    if box.read_only:
+        own.tree.status(path)
+    policy = box.sandbox.policy(
+        *(
+            (sys.executable, "-I", "-S", "-c", _SQLITE),
+            own.tree_folder,
+            writable,
+            box.limits(timeout),
+            [own.tree_folder],
+            own.home,
+        )
+    )
+    question = json.dumps([path, query, params, MOST_ROWS, not box.read_only]).encode()
+    done = box.sandbox.run(policy, question)
+    if not done.ok:
+        said = done.errors.decode(errors="replace").strip().splitlines()
+        return Output(
+            "", ok=False, error=f"stopped by the bound on {done.stopped}" if done.stopped else (said or ["broke"])[-1]
+        )
+    try:
+        columns, rows, count = json.loads(done.output)
+    except ValueError:
+        return Output("", ok=False, error="sqlite: more rows than can be told; select fewer")
+    return _rows(columns, rows, count)
+
+
+def _named(box: Box, name: str, kind: str, package: str) -> tuple[str, bool]:
+    """The address, and whether anything may be changed. Raises `Refused`."""
+    known = box.options.databases
+    if name not in known or known[name].kind != kind:
+        there = ", ".join(sorted(one for one, options in known.items() if options.kind == kind)) or "none"
+        raise Refused(f"database {name!r}: is none of the settings' ({kind}: {there}); name it in tools.databases")
+    if find_spec(package) is None:
+        raise Refused(f"{kind}: the package {package} is not installed here")
+    options: DatabaseOptions = known[name]
+    url = os.environ.get(options.url_env)
+    if not url:
+        raise Refused(f"database {name!r}: the environment variable {options.url_env} is not set")
+    return url, options.writable and not box.read_only
+
+
+def _flags(facts: Any) -> list[Any]:
+    """Of Redis' COMMAND INFO, as the client's versions hand it over."""
+    if isinstance(facts, dict):
+        return [flag for one in facts.values() for flag in one.get("flags", [])]
+    return [flag for one in facts or [] if one for flag in one[2]]
+
+
+def _without(url: str, text: str) -> str:
+    """An error of a driver, without the address and its password."""
+    from urllib.parse import unquote, urlsplit
+
+    password = urlsplit(url).password
+    for secret in filter(None, (url, password, unquote(password) if password else None)):
+        text = text.replace(secret, "***")
+    return text.strip()[:2_000]
+
+
+def _rows(columns: list[str], rows: list[Any], count: int) -> Output:
+    more = len(rows) > MOST_ROWS
+    kept = [list(row) for row in rows[:MOST_ROWS]]
+    text = json.dumps({"columns": columns, "rows": kept}, default=str, ensure_ascii=False)
+    note = f"\n(only the first {MOST_ROWS:,} rows)" if more else ""
+    return Output(text + note, facts={"rows": len(kept), "rows_affected": count})

@@ -1,0 +1,224 @@
+"""The workspace's repository, by git in the sandbox.
+
+The repository lies beside the tree, where no operation and no program can write but these. Hooks, filters, helpers and the
+user's configuration are off; `origin` is the repository as it was when the workspace was made. Nothing goes over a network:
+`push` keeps a branch at the workspace's own origin, and what becomes of it is the pipeline's to decide.
+"""
+
+import re
+import shutil
+from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import Field
+
+from fleet_pipeline.common.errors import Refused
+from fleet_pipeline.tools.families.files import PathArgument
+from fleet_pipeline.tools.operation import Box, Family, Output, checked_argument
+from fleet_pipeline.tools.sandbox.sandbox import Outcome
+from fleet_pipeline.tools.workspace import BASE, GIT_ENVIRONMENT, GIT_OPTIONS, ORIGIN
+
+FAMILY = Family(
+    "git",
+    "The workspace's repository: status, history, branches and commits.",
+    lambda box: "" if shutil.which("git") else "git is not installed here",
+)
+Branch = Annotated[str, Field(min_length=1, max_length=200, description="The name of a branch.")]
+_BRANCH = re.compile(r"[\w][\w./+-]*")
+
+
+@FAMILY.operation(executes=True)
+def status(box: Box, short: Annotated[bool, Field(description="One line a file.")] = False) -> Output:
+    """Which files are changed, added or removed."""
+    return _said(_git(box, "status", *(["--short"] if short else [])))
+
+
+@FAMILY.operation(writes=True, executes=True)
+def add(box: Box, paths: Annotated[tuple[str, ...], Field(max_length=1_000, description="Empty: all.")] = ()) -> Output:
+    """Take changes of files into the next commit."""
+    return _said(_git(box, "add", "--all", "--", *(_within(box, path) for path in paths or (".",))))
+
+
+@FAMILY.operation(writes=True, executes=True)
+def commit(
+    box: Box,
+    message: Annotated[str, Field(min_length=1, max_length=10_000)],
+    author: Annotated[str, Field(max_length=200, description="As Name <address>.")] = "fleet agent <agent@localhost>",
+) -> Output:
+    """Commit what was added. The commit's id is among the facts."""
+    if not re.fullmatch(r"[^<>\x00-\x1f-][^<>\x00-\x1f]*<[^<>\x00-\x1f ]*>", author):
+        raise Refused(f"author {author!r}: give it as Name <address>")
+    name, _, address = author[:-1].partition("<")
+    who = ("-c", f"user.name={name.strip()}", "-c", f"user.email={address}")
+    done = _git(box, "commit", f"--message={message}", "--no-verify", before=who)
+    if not done.ok:
+        return _said(done)
+    sha = _git(box, "rev-parse", "HEAD").output.decode().strip()
+    return Output(_text(done), facts={"commit": sha})
+
+
+@FAMILY.operation(executes=True)
+def log(
+    box: Box,
+    max_count: Annotated[int, Field(ge=1, le=1_000)] = 10,
+    oneline: Annotated[bool, Field(description="One line a commit.")] = False,
+) -> Output:
+    """The history, newest first."""
+    return _said(
+        _git(box, "log", f"--max-count={max_count}", "--no-show-signature", *(["--oneline"] if oneline else []))
+    )
+
+
+@FAMILY.operation(executes=True)
+def diff(
+    box: Box,
+    cached: Annotated[bool, Field(description="What was added, against the last commit.")] = False,
+    files: Annotated[tuple[str, ...], Field(max_length=1_000, description="Empty: all.")] = (),
+) -> Output:
+    """What is changed, as a unified diff."""
+    which = ["--cached"] if cached else []
+    return _said(
+        _git(box, "diff", "--no-ext-diff", "--no-textconv", *which, "--", *(_within(box, one) for one in files))
+    )
+
+
+@FAMILY.operation(executes=True)
+def show(box: Box, commit: Annotated[str, Field(max_length=200, description="A commit or branch.")] = "HEAD") -> Output:
+    """One commit: its message and its changes."""
+    return _said(_git(box, "show", "--no-ext-diff", "--no-textconv", _reference(commit), "--"))
+
+
+@FAMILY.operation(executes=True)
+def branch(
+    box: Box,
+    list_all: Annotated[bool, Field(description="Those of origin as well.")] = False,
+    delete: Annotated[str | None, Field(max_length=200, description="A branch to delete.")] = None,
+) -> Output:
+    """List branches, or delete one."""
+    if delete is not None:
+        box.must_change("git.branch with delete")
+        return _said(_git(box, "branch", "--delete", "--force", "--", _branch(delete)))
+    return _said(_git(box, "branch", "--list", *(["--all"] if list_all else [])))
+
+
+@FAMILY.operation(writes=True, executes=True)
+def checkout(box: Box, branch: Branch, create: Annotated[bool, Field(description="Make it first.")] = False) -> Output:
+    """Change to a branch."""
+    return _said(_git(box, "switch", "--no-guess", *(["--create"] if create else []), _branch(branch)))
+
+
+@FAMILY.operation(writes=True, executes=True)
+def restore(box: Box, paths: Annotated[tuple[PathArgument, ...], Field(min_length=1, max_length=1_000)]) -> Output:
+    """Undo changes of files since the last commit."""
+    return _said(
+        _git(box, "restore", "--staged", "--worktree", "--source=HEAD", "--", *(_within(box, one) for one in paths))
+    )
+
+
+@FAMILY.operation(writes=True, executes=True)
+def push(box: Box, branch: Annotated[str | None, Field(max_length=200, description="The current one when absent.")] = None,
+         force: Annotated[bool, Field(description="Also where origin's branch has other commits.")] = False) -> Output:  # fmt: skip
+    """Keep a branch at the workspace's origin, from where the pipeline takes it."""
+    name = _branch(branch) if branch else _current(box)
+    if not force:
+        behind = _git(box, "merge-base", "--is-ancestor", f"{ORIGIN}{name}", f"refs/heads/{name}")
+        if behind.code == 1:
+            return Output(
+                "", ok=False, error=f"git.push: origin's {name} has commits that yours lacks; pull first, or force"
+            )
+    done = _git(box, "update-ref", f"{ORIGIN}{name}", f"refs/heads/{name}")
+    return Output(f"{name} is kept at origin") if done.ok else _said(done)
+
+
+@FAMILY.operation(writes=True, executes=True)
+def pull(
+    box: Box, branch: Annotated[str | None, Field(max_length=200, description="The current one when absent.")] = None
+) -> Output:
+    """Take over what origin's branch has."""
+    name = _branch(branch) if branch else _current(box)
+    return _said(_git(box, "merge", "--ff-only", "--no-verify-signatures", f"{ORIGIN}{name}"))
+
+
+@FAMILY.operation(writes=True, executes=True)
+def clone(
+    box: Box, branch: Annotated[str, Field(max_length=200, description="A branch of origin.")] = "main"
+) -> Output:
+    """Begin again: the tree as origin's branch has it. Everything that is not committed is lost."""
+    done = _git(box, "switch", "--force-create", _branch(branch), f"{ORIGIN}{branch}", "--discard-changes")
+    return _said(done) if not done.ok else _said(_git(box, "clean", "-ffdxq"))
+
+
+@dataclass(frozen=True)
+class Artifacts:
+    """What has become of a workspace since it was made."""
+
+    commits: tuple[str, ...]  # newest first
+    files_changed: tuple[str, ...]
+    diff: str
+
+
+def artifacts(box: Box) -> Artifacts:
+    """Takes everything that is not committed into the index, new files included: call it when the work is done."""
+    _git(box, "add", "--all")
+    commits = _git(box, "log", "--format=%H", f"{BASE}..HEAD").output.decode().split()
+    names = _git(box, "diff", "--cached", "--name-only", "-z", "--no-ext-diff", BASE).output.decode(errors="replace")
+    diff = _git(box, "diff", "--cached", "--no-ext-diff", "--no-textconv", BASE)
+    return Artifacts(tuple(commits), tuple(filter(None, names.split("\0"))), _text(diff))
+
+
+def _git(box: Box, *arguments: str, before: tuple[str, ...] = ()) -> Outcome:
+    own = box.workspace
+    limits = box.limits()
+    command = (
+        "git",
+        f"--git-dir={own.git_folder}",
+        f"--work-tree={own.tree_folder}",
+        *GIT_OPTIONS,
+        *before,
+        *arguments,
+    )
+    # In read-only mode the repository is read-only as well. GIT_OPTIONAL_LOCKS keeps `status` from writing to it.
+    writable = [own.home] if box.read_only else [own.tree_folder, own.git_folder, own.home]
+    policy = box.sandbox.policy(
+        *(command, own.tree_folder, writable, limits, [own.tree_folder, own.git_folder], own.home),
+        environment=GIT_ENVIRONMENT,
+    )
+    return box.sandbox.run(policy)
+
+
+def _text(done: Outcome) -> str:
+    return done.output.decode(errors="replace") + ("\n(cut)" if done.cut else "")
+
+
+def _said(done: Outcome) -> Output:
+    if done.ok:
+        return Output(_text(done))
+    why = done.errors.decode(errors="replace").strip() or _text(done).strip()
+    return Output(_text(done), ok=False, error=f"stopped by the bound on {done.stopped}" if done.stopped else why)
+
+
+def _branch(name: str) -> str:
+    if not _BRANCH.fullmatch(name) or ".." in name or "//" in name or name.endswith((".lock", "/", ".")):
+        raise Refused(f"branch {name!r}: is no name for one")
+    return name
+
+
+def _reference(name: str) -> str:
+    if not re.fullmatch(r"[\w][\w./+~^-]*", name) or ".." in name:
+        raise Refused(f"commit {name!r}: give a branch, a tag or an id")
+    return name
+
+
+def _within(box: Box, path: str) -> str:
+    """A path of the tree, taken literally: git's own patterns begin with a colon."""
+    checked_argument(path, "path")
+    if path.startswith("/") or ".." in path.split("/"):
+        raise Refused(f"path {path!r}: leads out of the workspace")
+    return f":(literal){path}"
+
+
+def _current(box: Box) -> str:
+    done = _git(box, "symbolic-ref", "--short", "HEAD")
+    if not done.ok:
+        raise Refused("no branch is checked out; name one")
+    return _branch(done.output.decode().strip())

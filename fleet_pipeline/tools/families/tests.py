@@ -1,0 +1,152 @@
+"""Test runners, in the sandbox. In read-only mode they cannot change the tree, whatever a target or a script does."""
+
+import re
+import sys
+import xml.etree.ElementTree as ET
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from fleet_pipeline.common.errors import Refused
+from fleet_pipeline.tools.families.files import PathArgument
+from fleet_pipeline.tools.operation import Box, Family, Output, checked_argument
+from fleet_pipeline.tools.sandbox.sandbox import Outcome
+from fleet_pipeline.tools.tree import Tree
+
+FAMILY = Family("tests", "Run the workspace's tests, and count them where the runner tells.")
+Seconds = Annotated[float | None, Field(gt=0, le=7_200, description="Time limit; the settings' when absent.")]
+Verbose = Annotated[bool, Field(description="Name each test.")]
+_TARGET = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:/-]{0,100}")
+_REPORT = "fleet-junit.xml"
+_REPORT_BYTES = 20_000_000
+
+
+@FAMILY.operation(executes=True)
+def pytest(
+    box: Box,
+    path: PathArgument = ".",
+    markers: Annotated[str | None, Field(max_length=200, description="As pytest's -m takes them.")] = None,
+    verbose: Verbose = False,
+    timeout: Seconds = None,
+) -> Output:
+    """Run Python tests with pytest."""
+    box.workspace.tree.status(path)
+    marked = ["-m", checked_argument(markers, "markers")] if markers else []
+    report = box.workspace.home / _REPORT
+    done = box.execute(
+        *(sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--color=no", f"--junit-xml={report}", *marked),
+        *(["-v"] if verbose else ["-q"]),
+        *("--", path),
+        seconds=timeout,
+        PYTHONDONTWRITEBYTECODE="1",
+    )
+    return _result(done, _counts(box))
+
+
+@FAMILY.operation(executes=True)
+def unittest(box: Box, path: PathArgument = ".", verbose: Verbose = False, timeout: Seconds = None) -> Output:
+    """Run Python tests with unittest, found below a folder."""
+    done = box.execute(
+        *(sys.executable, "-m", "unittest", "discover", "-s", path, *(["-v"] if verbose else [])),
+        seconds=timeout,
+        PYTHONDONTWRITEBYTECODE="1",
+    )
+    ran = re.search(rb"^Ran (\d+) tests?", done.errors, re.MULTILINE)
+    return _result(done, {"tests": int(ran[1])} if ran else {})
+
+
+@FAMILY.operation(executes=True)
+def go_test(
+    box: Box,
+    package: Annotated[str, Field(max_length=200)] = "./...",
+    verbose: Verbose = False,
+    race: Annotated[bool, Field(description="With the race detector.")] = False,
+    timeout: Seconds = None,
+) -> Output:
+    """Run Go tests. Modules must be in the workspace (vendor): there is no network."""
+    options = [*(["-v"] if verbose else []), *(["-race"] if race else [])]
+    home = str(box.workspace.home)
+    return _result(
+        box.execute(
+            *("go", "test", *options, checked_argument(package, "package")),
+            seconds=timeout,
+            GOPROXY="off",
+            GOCACHE=f"{home}/go-build",
+            GOPATH=f"{home}/go",
+        ),
+        {},
+    )
+
+
+@FAMILY.operation(executes=True)
+def npm_test(
+    box: Box, script: Annotated[str, Field(description="A script of package.json.")] = "test", timeout: Seconds = None
+) -> Output:
+    """Run a script of package.json. Packages must be in the workspace: there is no network."""
+    return _result(
+        box.execute("npm", "run", "--offline", "--no-audit", "--no-fund", _target(script), seconds=timeout), {}
+    )
+
+
+@FAMILY.operation(executes=True)
+def cargo_test(
+    box: Box,
+    package: Annotated[str | None, Field(max_length=200, description="One of a workspace of Cargo.")] = None,
+    timeout: Seconds = None,
+) -> Output:
+    """Run Rust tests. Crates must be in the workspace (vendor): there is no network."""
+    which = ["--package", checked_argument(package, "package")] if package else []
+    target = "target" if not box.read_only else str(box.workspace.home / "target")
+    return _result(
+        box.execute(
+            "cargo", "test", "--offline", *which, seconds=timeout, CARGO_TARGET_DIR=target, CARGO_TERM_COLOR="never"
+        ),
+        {},
+    )
+
+
+@FAMILY.operation(executes=True)
+def make_test(
+    box: Box, target: Annotated[str, Field(description="A target of the Makefile.")] = "test", timeout: Seconds = None
+) -> Output:
+    """Run a target of the Makefile."""
+    return _result(box.execute("make", "--", _target(target), seconds=timeout), {})
+
+
+def _target(name: str) -> str:
+    if not _TARGET.fullmatch(name):
+        raise Refused(f"{name!r} is no target: letters, digits, dots, colons and dashes")
+    return name
+
+
+def _result(done: Outcome, counts: dict[str, Any]) -> Output:
+    text = "\n".join(part for part in (_decoded(done.output), _decoded(done.errors)) if part)
+    if done.cut:
+        text += "\n(cut)"
+    error = f"stopped by the bound on {done.stopped}" if done.stopped else f"exit code {done.code}" if done.code else ""
+    return Output(text, ok=done.ok, error=error, facts={"exit_code": done.code, **counts})
+
+
+def _decoded(content: bytes) -> str:
+    return content.decode(errors="replace").strip()
+
+
+def _counts(box: Box) -> dict[str, int]:
+    """From the report that pytest has written. A test may have written it as well: what counts is run by the pipeline again."""
+    with Tree(box.workspace.home) as home:
+        try:
+            content = home.read(_REPORT, _REPORT_BYTES)
+            home.remove(_REPORT)
+        except Refused:
+            return {}
+    if b"<!" in content.split(b"<testsuite", 1)[0]:  # no document type, so no entities that grow
+        return {}
+    try:
+        suites = list(ET.fromstring(content).iter("testsuite"))  # noqa: S314 - see above
+        totals = {
+            name: sum(int(suite.get(name, "0")) for suite in suites)
+            for name in ("tests", "failures", "errors", "skipped")
+        }
+    except (ET.ParseError, ValueError):
+        return {}
+    return totals | {"passed": totals["tests"] - totals["failures"] - totals["errors"] - totals["skipped"]}

@@ -1,0 +1,139 @@
+"""What an operation is: a typed function, declared once.
+
+    @operation(writes=True)
+    def delete_file(box: Box, path: Annotated[str, Field(description="...")]) -> Output:
+        \"""Remove a file.\"""
+
+From its signature come the argument model (so validation, the schema for prompts and structured output, and docs/tools.md),
+and from its docstring what a model is told of it.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, get_type_hints
+
+from pydantic import BaseModel, ConfigDict, create_model
+
+from fleet_pipeline.common.errors import Refused
+from fleet_pipeline.tools.options import FamilyName, ToolOptions
+from fleet_pipeline.tools.sandbox.policy import Limits
+from fleet_pipeline.tools.sandbox.sandbox import Outcome, Sandbox
+from fleet_pipeline.tools.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class Output:
+    """What an operation has to say. `facts` are the same for programs, such as counts of tests."""
+
+    text: str
+    ok: bool = True
+    error: str = ""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Box:
+    """What a call works on, and what it may do."""
+
+    workspace: Workspace
+    sandbox: Sandbox
+    options: ToolOptions = field(default_factory=ToolOptions)
+    read_only: bool = False
+
+    def must_change(self, what: str) -> None:
+        """Raises `Refused` in read-only mode."""
+        if self.read_only:
+            raise Refused(f"{what}: nothing may be changed here (read-only)")
+
+    def limits(self, seconds: float | None = None) -> Limits:
+        most = self.options.limits
+        return Limits(
+            seconds=min(seconds or most.seconds, most.seconds),
+            memory_mib=most.memory_mib,
+            processes=most.processes,
+            disk_mib=most.disk_mib,
+            output_bytes=most.output_kib * 1_024,
+        )
+
+    def execute(self, *command: str, folder: str = ".", seconds: float | None = None, **environment: str) -> Outcome:
+        """Run a program on the tree. In read-only mode it can change nothing but its own HOME.
+
+        Raises `Refused` for a program that is not there, and `SandboxUnavailable`.
+        """
+        own = self.workspace
+        at = own.tree.folder_of(folder)
+        writable = [own.home] if self.read_only else [own.tree_folder, own.home]
+        try:
+            policy = self.sandbox.policy(
+                *(command, at, writable, self.limits(seconds), [own.tree_folder], own.home), environment=environment
+            )
+        except FileNotFoundError as error:
+            raise Refused(str(error)) from None
+        return self.sandbox.run(policy)
+
+
+Function = Callable[..., Output]
+
+
+@dataclass(frozen=True)
+class Operation:
+    """`writes`: refused in read-only mode. `executes`: it needs a sandbox that works."""
+
+    name: str
+    function: Function
+    writes: bool
+    executes: bool
+
+    @cached_property
+    def help(self) -> str:
+        return inspect.cleandoc(self.function.__doc__ or "")
+
+    @cached_property
+    def arguments(self) -> type[BaseModel]:
+        hints = get_type_hints(self.function, include_extras=True)
+        parameters = list(inspect.signature(self.function).parameters.values())[1:]
+        fields: dict[str, Any] = {
+            one.name: (hints[one.name], ... if one.default is one.empty else one.default) for one in parameters
+        }
+        return create_model(f"{self.name}_arguments", __config__=ConfigDict(extra="forbid", frozen=True), **fields)
+
+    @cached_property
+    def schema(self) -> dict[str, Any]:
+        """The arguments' JSON schema, without titles: a prompt holds it."""
+        schema: dict[str, Any] = _untitled(self.arguments.model_json_schema())
+        return {**schema, "additionalProperties": False}
+
+
+def _untitled(schema: Any) -> Any:
+    if isinstance(schema, dict):
+        return {key: _untitled(value) for key, value in schema.items() if key != "title" or not isinstance(value, str)}
+    return [_untitled(one) for one in schema] if isinstance(schema, list) else schema
+
+
+@dataclass
+class Family:
+    """Operations of one kind. `missing` says why they cannot be called here; empty when they can."""
+
+    name: FamilyName
+    help: str
+    missing: Callable[[Box], str] = lambda box: ""
+    operations: dict[str, Operation] = field(default_factory=dict)
+
+    def operation(self, *, writes: bool = False, executes: bool = False) -> Callable[[Function], Function]:
+        def declare(function: Function) -> Function:
+            name = function.__name__.strip("_")
+            self.operations[name] = Operation(name, function, writes, executes)
+            return function
+
+        return declare
+
+
+def checked_argument(value: str, what: str) -> str:
+    """A value that becomes an argument of a program: it is no option, whatever a model writes. Raises `Refused`."""
+    if not value or value.startswith("-") or any(ord(char) < 32 or ord(char) == 127 for char in value):
+        raise Refused(f"{what} {value!r}: must not be empty, begin with a dash, or hold control characters")
+    return value

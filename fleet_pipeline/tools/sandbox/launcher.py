@@ -1,0 +1,194 @@
+"""The process between the pipeline and a confined program: it starts it, watches it, and leaves no process behind.
+
+    python -I -S launcher.py POLICY STATUS_FD          watch
+    python -I -S launcher.py --become POLICY           become the program (inside bubblewrap)
+
+A program's children that lose their parent become the launcher's (PR_SET_CHILD_SUBREAPER), also those with a session of
+their own, so all of them can be ended. It ends them when the program has ended, when a bound is passed, and when the
+pipeline is gone. The way it ended goes to STATUS_FD, as one line of JSON.
+"""
+
+import ctypes
+import errno
+import json
+import os
+import signal
+import sys
+import time
+from contextlib import suppress
+from dataclasses import asdict, replace
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).parents[3]))
+
+from fleet_pipeline.tools.sandbox.confine import become
+from fleet_pipeline.tools.sandbox.policy import End, Limits, Policy, Stop
+
+_SUBREAPER = 36
+# How often the bounds are looked at: processes and memory, and what has been written. A bomb of forks makes some 400
+# processes in the first.
+_LOOK_SECONDS, _DISK_SECONDS = 0.02, 0.5
+_MIB = 2**20
+NOT_STARTED = 125  # what `become` could not do is said on the pipe of errors
+
+
+def watch(policy: Policy, status: int) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.prctl(_SUBREAPER, 1, 0, 0, 0)
+    owner = os.getppid()
+    os.set_inheritable(status, False)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
+    reading, errors = os.pipe()
+    program = os.fork()
+    if program == 0:
+        _start(policy, errors)
+    os.close(errors)
+    end = _until_it_ends(policy, program, owner)
+    _end_all()
+    with open(reading, "rb") as said:
+        error = said.read(2_000).decode(errors="replace")
+    if error:
+        end = End(NOT_STARTED, None, error)
+    elif end.stopped is None and _written(policy) > policy.limits.disk_mib * _MIB:
+        end = replace(end, stopped="disk")
+    with suppress(BrokenPipeError):
+        os.write(status, json.dumps(asdict(end)).encode())
+
+
+def _start(policy: Policy, errors: int) -> None:
+    """In the child: never returns."""
+    try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
+        if policy.bubblewrap is None:
+            become(policy)
+        arguments = _bubblewrap(policy)
+        os.execve(arguments[0], arguments, policy.environment)  # noqa: S606 - an argument list, and no shell
+    except BaseException as error:  # noqa: BLE001 - whatever it is, the program must not run unconfined
+        with suppress(OSError):
+            os.write(errors, f"{type(error).__name__}: {error}".encode())
+    os._exit(NOT_STARTED)
+
+
+def _bubblewrap(policy: Policy) -> list[str]:
+    """A root of its own, with nothing in it but what may be read; no network, and no process of others in sight."""
+    assert policy.bubblewrap is not None
+    arguments = [policy.bubblewrap, "--unshare-all", "--die-with-parent", "--new-session", "--cap-drop", "ALL"]
+    for path in policy.readable:
+        if not path.startswith(("/dev/", "/proc/")):
+            arguments += ["--ro-bind-try", path, path]
+    arguments += ["--dev", "/dev", "--proc", "/proc", "--tmpfs", "/tmp"]  # noqa: S108 - of its own
+    # What runs `--become` must be readable as well.
+    for path in {sys.prefix, sys.base_prefix, str(Path(__file__).parents[2])}:
+        arguments += ["--ro-bind-try", path, path]
+    for path in policy.writable:
+        if not path.startswith("/dev/"):
+            arguments += ["--bind", path, path]
+    return [*arguments, "--", sys.executable, "-I", "-S", __file__, "--become", policy.to_json()]
+
+
+def _until_it_ends(policy: Policy, program: int, owner: int) -> End:
+    ends_at = time.monotonic() + policy.limits.seconds
+    next_disk = time.monotonic() + _DISK_SECONDS
+    while True:
+        signal.sigtimedwait({signal.SIGCHLD}, _LOOK_SECONDS)
+        ended = _reap(program)
+        if ended is not None:
+            return End(os.waitstatus_to_exitcode(ended))
+        now = time.monotonic()
+        stop: Stop | None = "owner" if os.getppid() != owner else "time" if now > ends_at else _passed(policy.limits)
+        if stop is None and now > next_disk:
+            next_disk = now + _DISK_SECONDS
+            stop = "disk" if _written(policy) > policy.limits.disk_mib * _MIB else None
+        if stop is not None:
+            return End(-signal.SIGKILL, stop)
+
+
+def _passed(limits: Limits) -> Stop | None:
+    """The bound that the processes together have passed."""
+    processes, threads = descendants()
+    if threads > limits.processes:
+        return "processes"
+    return "memory" if sum(map(_resident, processes)) > limits.memory_mib * _MIB else None
+
+
+def _reap(program: int) -> int | None:
+    """The status of the program, if it has ended. Orphans that have ended go as well."""
+    found: int | None = None
+    with suppress(ChildProcessError):
+        while True:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+            if pid == 0:
+                break
+            if pid == program:
+                found = status
+    return found
+
+
+def _end_all() -> None:
+    """Kill until no child is left: those of a killed process become this one's, and are killed in the next round."""
+    while True:
+        for pid in descendants()[0]:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        try:
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+        except ChildProcessError:
+            return
+        signal.sigtimedwait({signal.SIGCHLD}, 0.005)
+
+
+def descendants() -> tuple[list[int], int]:
+    """All processes below this one, and their threads together. One that has just lost its parent is found by the next look."""
+    found: list[int] = []
+    count = 0
+    waiting = [os.getpid()]
+    while waiting:
+        pid = waiting.pop()
+        try:
+            threads = os.listdir(f"/proc/{pid}/task")
+        except OSError:
+            continue
+        count += len(threads)
+        for thread in threads:
+            with suppress(OSError), open(f"/proc/{pid}/task/{thread}/children") as children:
+                own = [int(child) for child in children.read().split()]
+                found += own
+                waiting += own
+    return found, count - 1  # without this one
+
+
+def _resident(pid: int) -> int:
+    try:
+        with open(f"/proc/{pid}/statm") as facts:
+            return int(facts.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError, IndexError):  # it has ended
+        return 0
+
+
+def _written(policy: Policy) -> int:
+    """Bytes on the disk in all folders that the program can write to."""
+    total = 0
+    waiting = [path for path in policy.writable if not path.startswith("/dev/")]
+    while waiting:
+        try:
+            with os.scandir(waiting.pop()) as entries:
+                for entry in entries:
+                    total += 4_096 if entry.is_symlink() else entry.stat(follow_symlinks=False).st_blocks * 512
+                    if entry.is_dir(follow_symlinks=False):
+                        waiting.append(entry.path)
+        except OSError as error:
+            if error.errno == errno.ENAMETOOLONG:  # what is below cannot be seen from here
+                return sys.maxsize
+    return total
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "--become":
+        try:
+            become(Policy.from_json(sys.argv[2]))
+        except OSError as failure:
+            sys.stderr.write(f"the program could not be confined: {failure}\n")
+            sys.exit(NOT_STARTED)
+    else:
+        watch(Policy.from_json(sys.argv[1]), int(sys.argv[2]))

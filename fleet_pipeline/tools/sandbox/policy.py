@@ -1,0 +1,55 @@
+"""What a confined program may do: the message from the sandbox to its launcher, as JSON."""
+
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Literal
+
+# What ended a program before it did itself.
+Stop = Literal["time", "memory", "processes", "disk", "owner"]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bounds of one call. Memory and processes are of all its processes together, watched and not reserved."""
+
+    seconds: float = 60.0
+    memory_mib: int = 2_048
+    processes: int = 512  # and threads
+    open_files: int = 512
+    file_mib: int = 256  # the largest file it can write
+    disk_mib: int = 1_024  # what it may have written when it ends, in all writable folders
+    output_bytes: int = 1_000_000  # of each stream; the rest is dropped
+
+
+@dataclass(frozen=True)
+class Policy:
+    """A program, its surroundings and its bounds."""
+
+    command: tuple[str, ...]
+    folder: str
+    environment: dict[str, str]
+    readable: tuple[str, ...]
+    writable: tuple[str, ...]
+    limits: Limits = field(default_factory=Limits)
+    landlock: bool = True
+    bubblewrap: str | None = None  # its path, where it is the second layer
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> "Policy":
+        values = json.loads(text)
+        values["limits"] = Limits(**values["limits"])
+        for name in ("command", "readable", "writable"):
+            values[name] = tuple(values[name])
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class End:
+    """How a program ended. `code` is its exit code, or minus the number of the signal that ended it."""
+
+    code: int
+    stopped: Stop | None = None
+    error: str = ""  # it could not be confined or started, and has not run

@@ -1,0 +1,67 @@
+"""Attempts to get out of the sandbox: each is refused or harmless, and nothing outside is read or changed."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from fleet_pipeline_tests.support import attempts
+from fleet_pipeline_tests.support.tool_world import World, a_world
+
+pytestmark = pytest.mark.unit
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    with a_world(tmp_path_factory.mktemp("world")) as one:
+        assert one.box.sandbox.works, one.box.sandbox.reason
+        yield one
+
+
+@pytest.mark.parametrize("name", attempts.ALL)
+def test_an_attempt_reaches_nothing_outside(world: World, name: str) -> None:
+    outcome = world.run(attempts.ALL[name])
+    world.unharmed(outcome.output, outcome.errors)
+    assert b"SyntaxError" not in outcome.errors
+    assert b"NameError" not in outcome.errors
+    for canary in (Path("/dev/shm/fleet-canary"), Path("/tmp/fleet-canary")):
+        assert not canary.exists() or world.box.sandbox.bubblewrap
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can try it as another user")
+def test_the_same_attempts_by_an_ordinary_user_reach_nothing_either(tmp_path: Path) -> None:
+    """In one process, because a world is expensive. Attempts that take all of the time or memory are left to root's run."""
+    quick = {name: code for name, code in attempts.ALL.items() if "memory" not in name and "bomb" not in name}
+    place = tmp_path / "nobody"
+    place.mkdir()
+    os.chown(place, 65534, 65534)
+    for folder in (tmp_path, *tmp_path.parents):
+        if folder.stat().st_mode & 0o005 != 0o005:
+            folder.chmod(0o755) if folder.is_relative_to(tmp_path.parents[1]) else pytest.skip(
+                f"nobody may not enter {folder}"
+            )
+    tried = subprocess.run(
+        [*_python_for_others(), "-m", "fleet_pipeline_tests.support.tool_world", str(place / "world")],
+        input=json.dumps(quick), capture_output=True, text=True, user=65534, group=65534, extra_groups=[],
+        env={"HOME": str(place), "PATH": os.defpath, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}, cwd=Path(__file__).parents[2], check=False,
+    )  # fmt: skip
+    assert tried.returncode == 0, tried.stderr[-2_000:]
+    results = [json.loads(line) for line in tried.stdout.splitlines()]
+    assert len(results) == len(quick)
+    assert [one for one in results if one["error"]] == []
+
+
+def _python_for_others() -> list[str]:
+    """The interpreter, or the system's of the same version where the interpreter is in a folder of root's."""
+    for command in ([sys.executable], [f"/usr/bin/python3.{sys.version_info.minor}"]):
+        try:
+            subprocess.run([*command, "-c", "import pydantic"], check=True, user=65534, group=65534, extra_groups=[],
+                           env={"PYTHONPATH": os.pathsep.join(filter(None, sys.path))})  # fmt: skip
+        except (OSError, subprocess.CalledProcessError):
+            continue
+        return command
+    pytest.skip("no Python here that an ordinary user may start")
