@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, create_model
+from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from fleet_pipeline.common.errors import Refused
 from fleet_pipeline.tools.options import FamilyName, ToolOptions
@@ -96,9 +96,7 @@ class Operation:
     def arguments(self) -> type[BaseModel]:
         hints = get_type_hints(self.function, include_extras=True)
         parameters = list(inspect.signature(self.function).parameters.values())[1:]
-        fields: dict[str, Any] = {
-            one.name: (hints[one.name], ... if one.default is one.empty else one.default) for one in parameters
-        }
+        fields: dict[str, Any] = {one.name: (hints[one.name], _default(one)) for one in parameters}
         return create_model(f"{self.name}_arguments", __config__=ConfigDict(extra="forbid", frozen=True), **fields)
 
     @cached_property
@@ -106,6 +104,12 @@ class Operation:
         """The arguments' JSON schema, without titles: a prompt holds it."""
         schema: dict[str, Any] = _untitled(self.arguments.model_json_schema())
         return {**schema, "additionalProperties": False}
+
+
+def _default(parameter: inspect.Parameter) -> Any:
+    if isinstance(parameter.default, Mapping):  # read-only in the signature: no call may change what the next one gets
+        return Field(default_factory=dict)
+    return ... if parameter.default is parameter.empty else parameter.default
 
 
 def _untitled(schema: Any) -> Any:

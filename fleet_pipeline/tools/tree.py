@@ -12,10 +12,11 @@ import errno
 import os
 import stat
 import struct
-import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
+from itertools import count
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -25,6 +26,7 @@ _OPENAT2 = 437  # the same number on every architecture
 _BENEATH, _NO_MAGIC_LINKS = 0x08, 0x02
 _FLAGS = os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK  # a pipe with a name blocks nobody
 _TEMPORARY = ".fleet-writing-"
+_COUNT = count()
 _REFUSALS = {
     errno.EXDEV: "leads out of the workspace",
     errno.ELOOP: "is a link that leads out of the workspace, or around in a circle",
@@ -82,15 +84,9 @@ class Tree:
         if make_folders and folder != ".":
             self.make_folder(folder)
         with self._folder(folder, path) as parent:
-            with suppress(FileNotFoundError):
-                old = os.lstat(name, dir_fd=parent)
-                if not stat.S_ISREG(old.st_mode):
-                    raise Refused(f"{path}: is no ordinary file")
-            mode = 0o600
-            with suppress(FileNotFoundError):
-                mode = stat.S_IMODE(os.lstat(name, dir_fd=parent).st_mode) & 0o777
-            temporary = _TEMPORARY + next(tempfile._get_candidate_names())  # type: ignore[attr-defined]
+            temporary = f"{_TEMPORARY}{os.getpid()}-{threading.get_ident()}-{next(_COUNT)}"
             try:
+                mode = _mode_of_old(parent, name, path)
                 descriptor = os.open(
                     temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode, dir_fd=parent
                 )
@@ -245,6 +241,17 @@ def _ordinary(descriptor: int, path: str) -> os.stat_result:
     if not stat.S_ISREG(status.st_mode):
         raise Refused(f"{path}: is no ordinary file")
     return status
+
+
+def _mode_of_old(parent: int, name: str, path: str) -> int:
+    """The mode that a file keeps when it is replaced; a new one is its owner's alone."""
+    try:
+        old = os.lstat(name, dir_fd=parent)
+    except FileNotFoundError:
+        return 0o600
+    if not stat.S_ISREG(old.st_mode):
+        raise Refused(f"{path}: is no ordinary file")
+    return stat.S_IMODE(old.st_mode) & 0o777
 
 
 def _refusal(path: str, error: OSError) -> Refused:

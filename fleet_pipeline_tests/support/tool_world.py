@@ -147,7 +147,7 @@ def processes_in(place: Path) -> list[int]:
         if process.name.isdigit() and process.name != str(os.getpid()):
             with suppress(OSError):
                 if (
-                    os.readlink(process / "cwd").startswith(str(place))
+                    str((process / "cwd").readlink()).startswith(str(place))
                     or f"{place}/".encode() in (process / "environ").read_bytes()
                 ):
                     found.append(int(process.name))

@@ -10,7 +10,9 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Mapping
 from importlib.util import find_spec
+from types import MappingProxyType
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -89,7 +91,7 @@ def neo4j_query(
     box: Box,
     database: Name,
     query: Statement,
-    params: Annotated[dict[str, Any], Field(max_length=1_000)] = {},  # noqa: B006 - pydantic copies it
+    params: Annotated[Mapping[str, Any], Field(max_length=1_000)] = MappingProxyType({}),
     timeout: Seconds = 30.0,
 ) -> Output:
     """Run one Cypher statement, and get up to 1,000 records."""
@@ -100,7 +102,7 @@ def neo4j_query(
         with neo4j.GraphDatabase.driver(url, connection_timeout=timeout) as driver:
             access = neo4j.WRITE_ACCESS if changes else neo4j.READ_ACCESS
             with driver.session(default_access_mode=access) as session:
-                result = session.run(neo4j.Query(query, timeout=timeout), params)
+                result = session.run(neo4j.Query(query, timeout=timeout), dict(params))
                 records = [dict(record) for record in result.fetch(MOST_ROWS + 1)]
     except neo4j.exceptions.Neo4jError as error:
         return Output("", ok=False, error=_without(url, f"neo4j: {error}"))

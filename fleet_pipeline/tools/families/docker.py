@@ -8,6 +8,8 @@ import os
 import re
 import shutil
 import subprocess
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Annotated
 
 from pydantic import Field
@@ -59,7 +61,7 @@ def run(
     box: Box,
     image: Annotated[str, Field(max_length=200, description="One of the settings', or one that was built here.")],
     command: Command = (),
-    env: Annotated[dict[str, str], Field(max_length=100)] = {},  # noqa: B006 - pydantic copies it
+    env: Annotated[Mapping[str, str], Field(max_length=100)] = MappingProxyType({}),
     detach: Annotated[bool, Field(description="Leave it running.")] = False,
     name: Annotated[str, Field(max_length=60)] = "main",
     timeout: Seconds = None,

@@ -11,6 +11,7 @@ import json
 import time
 from collections.abc import Mapping
 from importlib.util import find_spec
+from types import MappingProxyType
 from typing import Annotated, Any, Literal
 from urllib.parse import urlencode, urljoin, urlsplit
 
@@ -25,12 +26,12 @@ Method = Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
 Url = Annotated[
     str, Field(min_length=1, max_length=8_192, description="http:// or https://, of a host that the settings name.")
 ]
-Headers = Annotated[dict[str, str], Field(max_length=64)]
-Query = Annotated[dict[str, str], Field(max_length=256, description="Added to the URL.")]
+Headers = Annotated[Mapping[str, str], Field(max_length=64)]
+Query = Annotated[Mapping[str, str], Field(max_length=256, description="Added to the URL.")]
 Body = Annotated[str | None, Field(max_length=10_000_000, description="Text of the body.")]
 Json = Annotated[Any, Field(description="A JSON value as the body, in place of data.")]
 
-_NONE: dict[str, str] = {}
+_NONE: Mapping[str, str] = MappingProxyType({})
 _MOST_REDIRECTS = 5
 _READS = ("GET", "HEAD")
 # Headers that say where a request goes or how long it is: the client sets them.
@@ -156,7 +157,7 @@ def _checked_headers(headers: Mapping[str, str]) -> dict[str, str]:
 def _body(options: HttpOptions, data: str | None, json_data: Any) -> tuple[bytes, dict[str, str]]:
     if data is not None and json_data is not None:
         raise Refused("data and json_data: give one of them")
-    headers = _NONE if json_data is None else {"content-type": "application/json"}
+    headers: dict[str, str] = {} if json_data is None else {"content-type": "application/json"}
     try:
         body = (data or "").encode() if json_data is None else json.dumps(json_data).encode()
     except UnicodeEncodeError:
