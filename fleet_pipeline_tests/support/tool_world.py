@@ -68,14 +68,17 @@ class World:
         self.tools = Toolbox(self.box, self.audit)
         self.before = self._state()
 
-    def call(self, name: str, **arguments: Any) -> Result:
+    def call(self, name: str, /, **arguments: Any) -> Result:
         return self.tools.call(name, arguments)
+
+    def facts(self) -> dict[str, Any]:
+        """What a program that tries to get out may know."""
+        return {"outside": str(self.outside), "secret": str(self.outside / "secret.txt"), "pid": self.process.pid,
+                "owner": os.getpid(), "port": self.port, "abstract": self.abstract}  # fmt: skip
 
     def run(self, code: str, seconds: float = 20.0) -> Outcome:
         """Python in the sandbox, as a test of the workspace would run."""
-        facts = {"outside": str(self.outside), "pid": self.process.pid, "owner": os.getpid(), "port": self.port,
-                 "abstract": self.abstract, "secret": str(self.outside / "secret.txt")}  # fmt: skip
-        names = "\n".join(f"{name} = {value!r}" for name, value in facts.items())
+        names = "\n".join(f"{name} = {value!r}" for name, value in self.facts().items())
         return self.box.execute(sys.executable, "-c", f"{names}\n{code}", seconds=seconds)
 
     def unharmed(self, *said: bytes | str) -> None:

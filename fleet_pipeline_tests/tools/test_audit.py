@@ -1,0 +1,115 @@
+"""The audit: what stands in it, what does not, and what a kill leaves of it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pytest
+from hypothesis import given, strategies as st
+
+from fleet_pipeline.services.tool_calls import store_calls
+from fleet_pipeline.storage.store import Store
+from fleet_pipeline.tools.audit import Audit, Caller, masked, read_calls
+from fleet_pipeline_tests.support.tool_world import World
+
+pytestmark = pytest.mark.unit
+
+
+def test_every_call_stands_there_with_its_caller_arguments_outcome_and_sandbox(world: World) -> None:
+    world.audit.caller = Caller("run-1", "t.dev", "agent-dev-001")
+    world.call("files.read_file", path="app.py")
+    world.call("files.read_file", path="../x")
+    world.call("tests.make_test")
+    read, refused, failed = read_calls(world.audit.path)
+    assert (read.begun.family, read.begun.operation, read.outcome, read.output_bytes) == (
+        "files",
+        "read_file",
+        "ok",
+        24,
+    )
+    assert read.begun.caller == Caller("run-1", "t.dev", "agent-dev-001")
+    assert json.loads(read.begun.arguments) == {"path": "app.py"}
+    assert (refused.outcome, refused.error) == ("refused", "../x: leads out of the workspace")
+    assert (failed.outcome, failed.begun.sandbox) == ("failed", world.box.sandbox.level)
+    assert failed.seconds > 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "secret"),
+    [
+        ({"password": "hunter22hunter"}, "hunter22hunter"),
+        ({"headers": {"Authorization": "Basic aGVsbG86d29ybGQ="}}, "aGVsbG86d29ybGQ"),
+        ({"headers": {"X-Api-Key": "abc123secret"}}, "abc123secret"),
+        ({"url": "postgres://u:passw0rd9@host/db"}, "passw0rd9"),
+        ({"content": "key = sk-abcdefghijklmnop1234"}, "sk-abcdefghijklmnop1234"),
+        ({"content": "t: ghp_0123456789abcdef0123"}, "ghp_0123456789abcdef0123"),
+        ({"content": "-----BEGIN RSA PRIVATE KEY-----\nMIIEabc\n-----END RSA PRIVATE KEY-----"}, "MIIEabc"),
+        ({"content": "curl -H 'Authorization: Bearer eyJhbGciOi.JIUzI1NiJ9.xyzzy123'"}, "JIUzI1NiJ9"),
+        ({"env": {"AWS_SECRET_ACCESS_KEY": "abcd/efgh"}}, "abcd/efgh"),
+        ({"command": ["AUTH", "x"], "client_token": ["tok-1"]}, "tok-1"),
+    ],
+)
+def test_a_secret_is_masked_and_the_rest_is_kept(tmp_path: Path, arguments: dict[str, Any], secret: str) -> None:
+    audit = Audit(tmp_path)
+    audit.begin("w", "f", "o", {"kept": "plain text", **arguments}, read_only=False, sandbox="none")
+    text = audit.path.read_text()
+    audit.close()
+    assert secret not in text
+    assert "***" in text
+    assert "plain text" in text
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+)
+
+
+@given(st.dictionaries(st.text(), VALUES))
+def test_arguments_of_any_kind_can_be_kept_and_read_again(
+    tmp_path_factory: pytest.TempPathFactory, arguments: dict[str, Any]
+) -> None:
+    audit = Audit(tmp_path_factory.mktemp("audit"))
+    begun = audit.begin("w", "f", "o", arguments, read_only=False, sandbox="none")
+    audit.end(begun, "ok", "", 0, 0.1)
+    audit.close()
+    (call,) = read_calls(audit.path)
+    assert call.begun == begun
+
+
+def test_a_long_text_is_kept_by_its_beginning_and_length() -> None:
+    (text,) = masked({"content": "x" * 10_000}).values()
+    assert text == "x" * 2_000 + "[... 8,000 more characters]"
+
+
+def test_a_torn_last_line_hides_nothing_that_stands_before_it(tmp_path: Path) -> None:
+    audit = Audit(tmp_path)
+    for number in range(3):
+        begun = audit.begin("w", "f", str(number), {}, read_only=False, sandbox="none")
+        audit.end(begun, "ok", "", 0, 0.0)
+    audit.close()
+    content = audit.path.read_bytes()
+    for length in range(len(content)):
+        audit.path.write_bytes(content[:length])
+        calls = list(read_calls(audit.path))
+        assert [call.begun.operation for call in calls] == [str(n) for n in range(len(calls))]
+        whole = content[:length].rpartition(b"\n")[0].count(b'"call_id"')
+        assert whole <= len(calls) <= whole + 1  # without its line break a line may be whole, too
+
+
+def test_finished_files_become_a_table_and_those_in_use_stay(tmp_path: Path, world: World) -> None:
+    world.call("files.read_file", path="app.py")
+    folder = world.audit.path.parent
+    store = Store(str(tmp_path / "storage"))
+    assert store_calls(store, folder) == 0  # its process is still there
+    other = Audit(folder, Caller("r", "t.qa", "a"))
+    other.begin("w", "git", "commit", {"message": "m"}, read_only=False, sandbox="landlock-7+seccomp")
+    other.close()
+    assert store_calls(store, folder) == 1
+    assert store_calls(store, folder) == 0
+    assert list(folder.glob("*.jsonl")) == [world.audit.path]
+    rows = duckdb.sql(
+        f"select family, operation, outcome, seconds, agent_id from '{tmp_path}/storage/tool_calls/*.parquet'"
+    ).fetchall()
+    assert rows == [("git", "commit", "unfinished", None, "a")]

@@ -1,0 +1,102 @@
+"""Databases: one statement, one database of the settings, and in read-only mode nothing that changes anything."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from fleet_pipeline.tools.operation import Box
+from fleet_pipeline.tools.options import ToolOptions
+from fleet_pipeline.tools.toolbox import Toolbox
+from fleet_pipeline_tests.support import postgres
+from fleet_pipeline_tests.support.tool_world import World
+
+pytestmark = [pytest.mark.instance, pytest.mark.skipif(not postgres.is_installed(), reason="Postgres is not installed")]
+OPTIONS = ToolOptions(
+    databases={
+        "main": {"kind": "postgresql", "url_env": "MAIN_URL", "writable": True},
+        "frozen": {"kind": "postgresql", "url_env": "MAIN_URL"},
+        "unset": {"kind": "postgresql", "url_env": "NOT_SET"},
+        "gone": {"kind": "postgresql", "url_env": "GONE_URL"},
+        "cache": {"kind": "redis", "url_env": "CACHE_URL"},
+    }
+)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[postgres.Server]:
+    with postgres.a_server() as one:
+        yield one
+
+
+@pytest.fixture
+def tools(world: World, server: postgres.Server, monkeypatch: pytest.MonkeyPatch) -> Toolbox:
+    monkeypatch.setenv("MAIN_URL", f"postgresql://fleet@/postgres?host={server.folder}")
+    monkeypatch.setenv("GONE_URL", "postgresql://fleet:s3cret-word@127.0.0.1:1/postgres")
+    monkeypatch.setenv("CACHE_URL", "redis://:s3cret-word@127.0.0.1:1/0")
+    own = Toolbox(Box(world.workspace, world.box.sandbox, OPTIONS), world.audit)
+    own.call("db.postgresql_query", {"database": "main", "query": "create table if not exists t(a int)"})
+    own.call("db.postgresql_query", {"database": "main", "query": "delete from t"})
+    return own
+
+
+def query(tools: Toolbox, text: str, database: str = "main", **more: Any) -> Any:
+    return tools.call("db.postgresql_query", {"database": database, "query": text, **more})
+
+
+def count(tools: Toolbox) -> int:
+    return json.loads(query(tools, "select count(*) from t").output)["rows"][0][0]
+
+
+def test_a_statement_with_values_changes_and_tells_rows(tools: Toolbox) -> None:
+    assert query(tools, "insert into t values (%s), (%s)", params=[1, 2]).facts["rows_affected"] == 2
+    assert json.loads(query(tools, "select a from t order by a").output) == {"columns": ["a"], "rows": [[1], [2]]}
+    many = query(tools, "select generate_series(1, 5000)")
+    assert many.facts["rows"] == 1_000
+    assert "only the first 1,000" in many.output
+    assert "syntax error" in query(tools, "selec 1").error
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("insert into t values (1)", "delete from t", "drop table t", "truncate t", "create table u(a int)", "select 1; delete from t"),
+        *("commit", "commit; delete from t", "rollback; delete from t", "begin read write", "set transaction read write"),
+        *("set session characteristics as transaction read write", "set default_transaction_read_only = off; delete from t"),
+        *("with d as (delete from t returning a) select * from d", "do $$ begin delete from t; end $$", "do $$ begin commit; delete from t; end $$"),
+        *("copy t from program 'echo 9'", "copy (select 1) to '/tmp/fleet-pg'", "copy t to program 'cat > /tmp/fleet-pg'", "-- x\ndelete from t"),
+        *("/* x */ delete from t", "explain analyze delete from t", "select nextval('s')", "select lo_create(0)", "vacuum", "lock table t"),
+        *("prepare p as delete from t", "alter system set work_mem = '1MB'", "select set_config('transaction_read_only', 'off', false)"),
+    ],
+)  # fmt: skip
+def test_a_database_that_is_only_read_is_not_changed_by_any_statement(tools: Toolbox, text: str) -> None:
+    query(tools, "insert into t values (7)")
+    for own, database in (
+        (tools, "frozen"),
+        (Toolbox(Box(tools.box.workspace, tools.box.sandbox, OPTIONS, read_only=True), tools.audit), "main"),
+    ):
+        query(own, text, database)
+        assert query(own, "insert into t values (8)", database).ok is False  # nor does it last into the next call
+    assert count(tools) == 1
+
+
+def test_a_second_statement_is_never_run(tools: Toolbox) -> None:
+    assert not query(tools, "insert into t values (1); insert into t values (2)").ok
+    assert not query(tools, "select 1; -- x").output.startswith("[")
+    assert count(tools) == 0
+
+
+def test_a_statement_that_takes_its_time_is_stopped(tools: Toolbox) -> None:
+    assert "statement timeout" in query(tools, "select pg_sleep(60)", timeout=1).error
+
+
+def test_what_cannot_be_reached_is_told_without_its_password(tools: Toolbox) -> None:
+    for name, arguments in {"db.postgresql_query": {"database": "gone", "query": "select 1"}, "db.redis_command": {"database": "cache", "command": ["GET", "a"]}}.items():  # fmt: skip
+        result = tools.call(name, {**arguments, "timeout": 2})
+        assert result.outcome == "failed", result
+        assert "s3cret-word" not in result.error
+    assert "NOT_SET is not set" in query(tools, "select 1", "unset").error
+    assert "is none of the settings'" in query(tools, "select 1", "postgresql://u:p@host/db").error
+    assert "is none of the settings'" in query(tools, "select 1", "cache").error
+    assert tools.call("db.neo4j_query", {"database": "x", "query": "return 1"}).outcome == "refused"

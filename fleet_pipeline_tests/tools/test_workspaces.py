@@ -1,0 +1,239 @@
+"""Workspaces: made from anything, copied, bounded, and removed whatever happens."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from fleet_pipeline.common.errors import InvalidInput, Refused
+from fleet_pipeline.tools.audit import Audit, read_calls
+from fleet_pipeline.tools.operation import Box
+from fleet_pipeline.tools.sandbox.sandbox import Sandbox
+from fleet_pipeline.tools.toolbox import Toolbox
+from fleet_pipeline.tools.workspace import Source, Workspaces, open_kept
+from fleet_pipeline_tests.support.tool_world import processes_in
+
+pytestmark = pytest.mark.unit
+
+
+def a_repository(folder: Path) -> Path:
+    folder.mkdir()
+    (folder / "app.py").write_text("x = 1\n")
+    (folder / "link").symlink_to("app.py")
+    (folder / "run.sh").write_text("#!/bin/sh\n")
+    (folder / "run.sh").chmod(0o755)
+    run = ["git", "-c", "user.name=n", "-c", "user.email=e", "-C", str(folder)]
+    for command in (
+        ["init", "-q", "-b", "trunk"],
+        ["add", "."],
+        ["commit", "-qm", "First"],
+        ["commit", "-qm", "Second", "--allow-empty"],
+    ):
+        subprocess.run([*run, *command], check=True)
+    (folder / "app.py").write_text("x = 2\n")
+    return folder
+
+
+def tools(workspace, tmp_path: Path) -> Toolbox:
+    return Toolbox(Box(workspace, Sandbox.find()), Audit(tmp_path / "audit"))
+
+
+def test_a_folder_with_a_repository_comes_with_its_history_and_its_open_changes(tmp_path: Path) -> None:
+    source = Source(folder=a_repository(tmp_path / "source"))
+    with Workspaces(tmp_path / "ws").make("one", source) as one:
+        own = tools(one, tmp_path)
+        assert [line.split(" ", 1)[1] for line in own.call("git.log", {"oneline": True}).output.splitlines()] == [
+            "Second",
+            "First",
+        ]
+        assert "+x = 2" in own.call("git.diff", {}).output
+        assert (one.tree_folder / "link").readlink() == Path("app.py")
+        assert os.access(one.tree_folder / "run.sh", os.X_OK)
+        assert not (one.tree_folder / ".git").exists()
+    assert list((tmp_path / "ws").iterdir()) == []
+
+
+def test_copies_of_a_workspace_are_apart_from_it_and_from_each_other(tmp_path: Path) -> None:
+    workspaces = Workspaces(tmp_path / "ws")
+    with workspaces.make("base", Source(folder=a_repository(tmp_path / "source"))) as base:
+        copies = [workspaces.copy(f"agent-{n}", base) for n in range(3)]
+        for number, copy in enumerate(copies):
+            own = tools(copy, tmp_path)
+            own.call("files.write_file", {"path": "app.py", "content": f"x = {number}0\n"})
+            own.call("git.add", {})
+            assert own.call("git.commit", {"message": f"m{number}"}).ok
+        for number, copy in enumerate(copies):
+            assert (copy.tree_folder / "app.py").read_text() == f"x = {number}0\n"
+            assert tools(copy, tmp_path).call("git.log", {"oneline": True}).output.count("\n") == 3
+            copy.close()
+        assert (base.tree_folder / "app.py").read_text() == "x = 2\n"
+        assert tools(base, tmp_path).call("git.log", {"oneline": True}).output.count("\n") == 2
+
+
+def test_an_empty_workspace_has_a_repository_as_well(tmp_path: Path) -> None:
+    with Workspaces(tmp_path / "ws").make("one") as one:
+        assert tools(one, tmp_path).call("git.status", {}).ok
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ({"url": "file:///etc"}, "https or ssh"),
+        ({"url": "ext::sh -c id"}, "https or ssh"),
+        ({"url": "https://user:secret-1@host/x.git"}, "holds credentials"),
+        ({"url": "ssh://-oProxyCommand=id/x"}, "https or ssh"),
+        ({"url": "https://host/x.git", "reference": "--upload-pack=id"}, "a branch, a tag or a commit"),
+        ({"folder": Path("/nowhere")}, "/nowhere is no folder"),
+    ],
+)
+def test_a_source_that_cannot_be_had_is_told_with_the_remedy(tmp_path: Path, source: dict, said: str) -> None:
+    with pytest.raises(InvalidInput, match=said) as caught:
+        Workspaces(tmp_path / "ws").make("one", Source(**source))
+    assert "secret-1" not in str(caught.value)
+    assert not (tmp_path / "ws/one").exists()
+
+
+def test_a_source_that_is_too_large_is_refused_before_it_is_copied_whole(tmp_path: Path) -> None:
+    (tmp_path / "source").mkdir()
+    for number in range(10):
+        (tmp_path / f"source/{number}").write_bytes(bytes(100_000))
+    with pytest.raises(InvalidInput, match="more than 250,000 bytes"):
+        Workspaces(tmp_path / "ws").make("one", Source(folder=tmp_path / "source"), most_bytes=250_000)
+    assert list((tmp_path / "ws").iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["", "..", ".", "a/b", "-x", "x" * 200, "a\nb"])
+def test_a_name_that_is_a_path_is_none(tmp_path: Path, name: str) -> None:
+    with pytest.raises(InvalidInput, match="is no name for a workspace"):
+        Workspaces(tmp_path / "ws").make(name)
+
+
+def test_a_workspace_in_use_is_neither_opened_again_nor_swept(tmp_path: Path) -> None:
+    workspaces = Workspaces(tmp_path / "ws")
+    with workspaces.make("one") as one:
+        with pytest.raises(Refused, match="in use"):
+            workspaces.make("one")
+        assert Workspaces(tmp_path / "ws").swept == []
+        assert one.tree_folder.is_dir()
+
+
+def test_a_kept_workspace_stays_and_is_opened_again(tmp_path: Path) -> None:
+    place = tmp_path / "mine"
+    with open_kept(place, Source(folder=a_repository(tmp_path / "source"))) as one:
+        one.tree.write("new", b"x")
+        with pytest.raises(Refused, match="in use"):
+            open_kept(place)
+    with open_kept(place) as one:
+        assert one.tree.read("new", 10) == b"x"
+    with pytest.raises(InvalidInput, match="a workspace already"):
+        open_kept(place, Source())
+    with pytest.raises(InvalidInput, match="--from"):
+        open_kept(tmp_path / "source")
+    with pytest.raises(InvalidInput):
+        open_kept(tmp_path / "bad", Source(folder=Path("/nowhere")))
+    with open_kept(tmp_path / "bad"):
+        pass
+
+
+_WORKING = """
+import sys, time
+from pathlib import Path
+from fleet_pipeline.tools.audit import Audit
+from fleet_pipeline.tools.operation import Box
+from fleet_pipeline.tools.sandbox.sandbox import Sandbox
+from fleet_pipeline.tools.toolbox import Toolbox
+from fleet_pipeline.tools.workspace import Source, Workspaces
+root = Path(sys.argv[1])
+workspaces = Workspaces(root / "ws")
+audit = Audit(root / "audit")
+print("ready", flush=True)
+base = workspaces.make("base", Source(folder=root / "source"))
+for number in range(1000):
+    with workspaces.copy(f"agent-{number}", base) as own:
+        tools = Toolbox(Box(own, Sandbox.find()), audit)
+        tools.call("files.write_file", {"path": "test_x.py", "content": "def test_x():\\n    import os, time\\n    os.fork(); os.setsid(); time.sleep(100)\\n" if number % 2 else "x = 1"})
+        tools.call("git.add", {})
+        tools.call("git.commit", {"message": "m"})
+        if number % 2:
+            tools.call("tests.pytest", {"timeout": 3})
+"""
+
+
+def test_a_kill_at_any_moment_leaves_nothing_behind_and_the_last_call_begun_in_the_audit(tmp_path: Path) -> None:
+    (tmp_path / "source").mkdir()
+    for number in range(50):
+        (tmp_path / f"source/{number}.txt").write_text(str(number))
+    chance = random.Random(7)
+    found = {"unfinished": 0, "swept": 0}
+    for _ in range(12):
+        process = subprocess.Popen(
+            [sys.executable, "-c", _WORKING, str(tmp_path)], stdout=subprocess.PIPE, start_new_session=True
+        )
+        assert process.stdout
+        assert process.stdout.readline() == b"ready\n"
+        time.sleep(chance.uniform(0.0, 1.2))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+        while processes_in(tmp_path / "ws"):  # the launcher sees it at its next look, and ends
+            time.sleep(0.01)
+        found["swept"] += len(Workspaces(tmp_path / "ws").swept)
+        assert list((tmp_path / "ws").iterdir()) == []
+        (log,) = (tmp_path / "audit").glob("*.jsonl")
+        calls = list(read_calls(log))
+        lines = [json.loads(line) for line in log.read_text().splitlines()]
+        assert sum("call_id" in line for line in lines) == len(calls)
+        assert all(call.outcome != "unfinished" for call in calls[:-1])
+        found["unfinished"] += sum(call.outcome == "unfinished" for call in calls)
+        log.unlink()
+    assert found["swept"] >= 10
+    assert found["unfinished"] >= 3
+
+
+def test_what_a_killed_launcher_has_left_is_ended_by_the_sweeper(tmp_path: Path) -> None:
+    """The launcher itself is killed, with its program's daemon below it."""
+    place = tmp_path / "ws/orphaned"
+    for part in ("tree", "git", "home"):
+        (place / part).mkdir(parents=True)
+    daemon = subprocess.Popen(["sleep", "1000"], cwd=place / "tree", start_new_session=True)
+    elsewhere = subprocess.Popen(["sleep", "1000"], cwd="/", env={"HOME": str(place / "home")}, start_new_session=True)
+    bystander = subprocess.Popen(["sleep", "1000"], cwd=tmp_path)
+    try:
+        assert Workspaces(tmp_path / "ws").swept == ["orphaned"]
+        assert daemon.wait() == elsewhere.wait() == -signal.SIGKILL
+        assert bystander.poll() is None
+    finally:
+        for process in (daemon, elsewhere, bystander):
+            process.kill()
+            process.wait()
+
+
+def test_two_processes_that_sweep_and_make_workspaces_at_a_time_do_not_take_each_others(tmp_path: Path) -> None:
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom fleet_pipeline.tools.workspace import Workspaces\n"
+        "for n in range(40):\n w = Workspaces(Path(sys.argv[1]))\n"
+        " with w.make(f'{sys.argv[2]}-{n}') as own:\n  own.tree.write('x', b'1'); w.sweep(); assert own.tree.read('x', 9) == b'1'\n"
+    )
+    both = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "ws"), name]) for name in ("a", "b")]
+    assert [process.wait() for process in both] == [0, 0]
+    assert list((tmp_path / "ws").iterdir()) == []
+
+
+@pytest.mark.skipif(not shutil.which("git"), reason="git is not installed")
+def test_a_hundred_workspaces_with_ten_operations_each_are_made_used_and_removed(tmp_path: Path) -> None:
+    workspaces = Workspaces(tmp_path / "ws")
+    with workspaces.make("base", Source(folder=a_repository(tmp_path / "source"))) as base:
+        for number in range(100):
+            with workspaces.copy(f"agent-{number}", base) as one:
+                own = tools(one, tmp_path)
+                for step in range(5):
+                    assert own.call("files.write_file", {"path": f"{step}.txt", "content": str(number)}).ok
+                    assert own.call("files.read_file", {"path": f"{step}.txt"}).output == str(number)
+    assert list((tmp_path / "ws").iterdir()) == []
