@@ -59,22 +59,22 @@ def list_tools(role: str | None, read_only: bool, as_json: bool) -> None:
     from rich.text import Text
 
     from fleet_pipeline.services.tool_calls import scratch
-    from fleet_pipeline.tools.toolbox import FAMILIES
 
     with scratch(load_settings({}).tools, role, read_only) as toolbox:
         available = toolbox.available()
-        missing = {name: family.missing(toolbox.box) for name, family in FAMILIES.items()}
+        families = toolbox.known
+        missing = {name: family.missing(toolbox.box) for name, family in families.items()}
         sandbox = toolbox.box.sandbox
     document: dict[str, Any] = {
         "sandbox": sandbox.level,
         "reason": sandbox.reason,
         "families": [
-            {"name": name, "help": family.help, "missing": missing[name]} for name, family in FAMILIES.items()
+            {"name": name, "help": family.help, "missing": missing[name]} for name, family in families.items()
         ],
         "operations": [
             {"name": f"{family.name}.{one.name}", "help": one.help.splitlines()[0], "writes": one.writes, "executes": one.executes,
              "available": f"{family.name}.{one.name}" in available}
-            for family in FAMILIES.values() for one in family.operations.values()
+            for family in families.values() for one in family.operations.values()
         ],
     }  # fmt: skip
     if as_json:
@@ -82,7 +82,7 @@ def list_tools(role: str | None, read_only: bool, as_json: bool) -> None:
         return
     out = console()
     out.print(f"sandbox: {sandbox.level}" + (f" ({sandbox.reason})" if sandbox.reason else ""))
-    for name, family in FAMILIES.items():
+    for name, family in families.items():
         why = missing[name] or ("" if name in toolbox.families else f"not for the role {role}")
         out.print(Text(f"\n{name}: {family.help}", style="bold"), Text(f"  {why}", style="yellow") if why else "")
         for one in family.operations.values():
@@ -101,12 +101,12 @@ def show(name: str, as_json: bool) -> None:
     fleet tools show git.commit
     fleet tools show git.commit --json | jq .arguments
     """
-    from fleet_pipeline.tools.toolbox import FAMILIES, prompt_text
+    from fleet_pipeline.services.tool_calls import scratch
+    from fleet_pipeline.tools.toolbox import prompt_text
 
     family, _, operation = name.partition(".")
-    if family not in FAMILIES or operation not in FAMILIES[family].operations:
-        raise InvalidInput(f"{name}: there is no such operation; `fleet tools list` shows them")
-    one = FAMILIES[family].operations[operation]
+    with scratch(load_settings({}).tools, None, False) as toolbox:
+        one = toolbox.find(family, operation)
     if as_json:
         click.echo(json.dumps({"name": name, "help": one.help, "writes": one.writes, "executes": one.executes, "arguments": one.schema}, indent=2))  # fmt: skip
         return
@@ -164,6 +164,24 @@ def call(
             click.echo(f"fleet: {printable(result.error)}", err=True)
     if not result.ok:
         sys.exit(INVALID if result.outcome == "refused" else SOME_FAILED)
+
+
+@tools.command()
+@workspace_option
+@from_option
+@role_option
+@read_only_option
+def serve(workspace: Path, source: str | None, role: str | None, read_only: bool) -> None:
+    """Offer the operations as an MCP server on standard input and output, on one workspace.
+
+    \b
+    fleet tools serve --workspace ws --from ~/project --role DEV
+    In a client's settings: {"command": "fleet", "args": ["tools", "serve", "--workspace", "ws"]}
+    """
+    from fleet_pipeline.services.tool_server import serve_stdio
+
+    with _toolbox(workspace, source, role, read_only) as toolbox:
+        serve_stdio(toolbox)
 
 
 @tools.command()

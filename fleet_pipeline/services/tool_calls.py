@@ -14,6 +14,7 @@ from fleet_pipeline.storage.schemas import TOOL_CALLS
 from fleet_pipeline.storage.store import Store
 from fleet_pipeline.storage.tables import write_rows
 from fleet_pipeline.tools.audit import Audit, Call, read_calls
+from fleet_pipeline.tools.mcp_servers import connected
 from fleet_pipeline.tools.operation import Box
 from fleet_pipeline.tools.options import ToolOptions
 from fleet_pipeline.tools.sandbox.sandbox import Sandbox
@@ -37,8 +38,10 @@ def by_hand(
     options = settings.tools
     with open_kept(place, _source(source), options.workspace_mib * MIB) as workspace:
         audit = Audit(audit_folder(options))
+        box = Box(workspace, Sandbox.find(options.toolchains), options, read_only)
         try:
-            yield Toolbox(Box(workspace, Sandbox.find(options.toolchains), options, read_only), audit, role)
+            with connected(box) as servers:
+                yield Toolbox(box, audit, role, servers)
         finally:
             audit.close()
             store_calls(Store(settings.storage), audit_folder(options))
@@ -52,7 +55,9 @@ def scratch(options: ToolOptions, role: str | None, read_only: bool) -> Iterator
         Workspaces(Path(name) / "workspaces").make("scratch") as workspace,
         closing(Audit(Path(name) / AUDIT)) as audit,
     ):
-        yield Toolbox(Box(workspace, Sandbox.find(options.toolchains), options, read_only), audit, role)
+        box = Box(workspace, Sandbox.find(options.toolchains), options, read_only)
+        with connected(box) as servers:
+            yield Toolbox(box, audit, role, servers)
 
 
 def _source(text: str | None) -> Source | None:

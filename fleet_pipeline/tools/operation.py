@@ -16,10 +16,11 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, Field, create_model
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from fleet_pipeline.common.errors import Refused
-from fleet_pipeline.tools.options import FamilyName, ToolOptions
+from fleet_pipeline.common.validation import describe
+from fleet_pipeline.tools.options import ToolOptions
 from fleet_pipeline.tools.sandbox.policy import Limits
 from fleet_pipeline.tools.sandbox.sandbox import Outcome, Sandbox
 from fleet_pipeline.tools.workspace import Workspace
@@ -99,6 +100,14 @@ class Operation:
         fields: dict[str, Any] = {one.name: (hints[one.name], _default(one)) for one in parameters}
         return create_model(f"{self.name}_arguments", __config__=ConfigDict(extra="forbid", frozen=True), **fields)
 
+    def run(self, box: Box, arguments: Mapping[str, Any]) -> Output:
+        """Raises `Refused` for arguments that do not fit, or a call that is not carried out."""
+        try:
+            values = self.arguments.model_validate(arguments)
+        except ValidationError as error:
+            raise Refused(describe(error)) from None
+        return self.function(box, **{name: getattr(values, name) for name in self.arguments.model_fields})
+
     @cached_property
     def schema(self) -> dict[str, Any]:
         """The arguments' JSON schema, without titles: a prompt holds it."""
@@ -122,7 +131,7 @@ def _untitled(schema: Any) -> Any:
 class Family:
     """Operations of one kind. `missing` says why they cannot be called here; empty when they can."""
 
-    name: FamilyName
+    name: str
     help: str
     missing: Callable[[Box], str] = lambda box: ""
     operations: dict[str, Operation] = field(default_factory=dict)
@@ -134,6 +143,11 @@ class Family:
             return function
 
         return declare
+
+
+def absent(name: str, help_text: str, why: str) -> Family:
+    """A family that is known and cannot be called."""
+    return Family(name, help_text, lambda box: why)
 
 
 def checked_argument(value: str, what: str) -> str:

@@ -2,13 +2,14 @@
 
 import re
 from ipaddress import ip_network
-from typing import Literal
+from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from fleet_pipeline.common.strict_model import StrictModel
 
-FamilyName = Literal["files", "git", "tests", "http", "db", "docker"]
+FamilyName = Annotated[str, Field(pattern=r"[a-z][a-z0-9_-]{0,40}")]
 _HOST = re.compile(r"(\*\.)?[A-Za-z0-9_.-]+(:\d{1,5})?|\[[0-9a-f:]+\](:\d{1,5})?")
 
 
@@ -61,6 +62,28 @@ class DatabaseOptions(StrictModel):
     writable: bool = Field(default=False, description="Whether it may be changed, where the call may change anything.")
 
 
+class McpOptions(StrictModel):
+    """A server of the Model Context Protocol, whose tools are a family under its name."""
+
+    command: tuple[str, ...] = Field(
+        default=(),
+        max_length=100,
+        description="Program and arguments: started in the sandbox, on the workspace's tree, without network.",
+    )
+    url: str | None = Field(default=None, description="Or the address of one that runs: it sees what is sent to it.")
+    seconds: float = Field(
+        default=60.0, gt=0, le=3_600, description="Of one call, and for the server to answer at all."
+    )
+
+    @model_validator(mode="after")
+    def _is_one_of_both(self) -> Self:
+        if bool(self.command) == bool(self.url):
+            raise ValueError("give command, or url")
+        if self.url is not None and (urlsplit(self.url).scheme not in ("http", "https") or urlsplit(self.url).username):
+            raise ValueError(f"{self.url[:100]!r}: expected an http or https URL without credentials")
+        return self
+
+
 class ToolOptions(StrictModel):
     """What tools may do. Without any setting: files, git and tests in a workspace, and nothing outside of it."""
 
@@ -77,6 +100,7 @@ class ToolOptions(StrictModel):
     limits: LimitOptions = LimitOptions()
     http: HttpOptions = HttpOptions()
     databases: dict[str, DatabaseOptions] = Field(default_factory=dict, description="By the names that calls use.")
+    mcp: dict[FamilyName, McpOptions] = Field(default_factory=dict, description="By the names of their families.")
     images: tuple[str, ...] = Field(
         default=(),
         max_length=1_000,
@@ -98,8 +122,5 @@ class ToolOptions(StrictModel):
                 raise ValueError(f"{folder!r}: name an absolute folder, such as /opt/go")
         return value
 
-    def families_of(self, role: str | None) -> tuple[FamilyName, ...]:
-        """None: a person, who may call all."""
-        if role is None:
-            return ("files", "git", "tests", "http", "db", "docker")
+    def families_of(self, role: str) -> tuple[str, ...]:
         return self.roles.get(role.upper(), ("files",))

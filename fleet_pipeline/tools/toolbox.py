@@ -6,18 +6,42 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
+from importlib.metadata import entry_points
+from types import MappingProxyType
 from typing import Any
 
-from pydantic import ValidationError
-
-from fleet_pipeline.common.errors import Refused, SandboxUnavailable
+from fleet_pipeline.common.errors import InvalidInput, Refused, SandboxUnavailable
 from fleet_pipeline.common.text import printable
-from fleet_pipeline.common.validation import describe
 from fleet_pipeline.tools.audit import Audit, CallOutcome
 from fleet_pipeline.tools.families import db, docker, files, git, http, tests
-from fleet_pipeline.tools.operation import Box, Family, Operation, Output
+from fleet_pipeline.tools.operation import Box, Family, Operation, Output, absent
 
 FAMILIES: dict[str, Family] = {one.FAMILY.name: one.FAMILY for one in (files, git, tests, http, db, docker)}
+
+_NONE: Mapping[str, Family] = MappingProxyType({})
+ENTRY_POINTS = "fleet_pipeline.tools"
+
+
+@cache
+def installed_families() -> Mapping[str, Family]:
+    """The families of this package, and those of installed packages: entry points of `fleet_pipeline.tools`, each a `Family`.
+
+    One that cannot be loaded is there without operations, and says why.
+    """
+    found = dict(FAMILIES)
+    for point in entry_points(group=ENTRY_POINTS):
+        if point.name in FAMILIES:
+            continue  # the names of this package's own stay what they are
+        try:
+            family = point.load()
+            if not isinstance(family, Family):
+                raise TypeError(f"{point.value} is no Family")
+        except Exception as error:  # noqa: BLE001 - another's package
+            why = f"{point.value} cannot be loaded: {type(error).__name__}: {error}"
+            family = absent(point.name, "Of an installed package.", why)
+        found[point.name] = family
+    return MappingProxyType(found)
 
 
 @dataclass(frozen=True)
@@ -35,11 +59,21 @@ class Result:
 class Toolbox:
     """The operations that `role` may call (None: a person, all), on one workspace, with every call in the audit."""
 
-    def __init__(self, box: Box, audit: Audit, role: str | None = None) -> None:
+    def __init__(self, box: Box, audit: Audit, role: str | None = None, servers: Mapping[str, Family] = _NONE) -> None:
+        """`servers`: the families of MCP servers, which are connected. Raises `InvalidInput` for options that name no family."""
         self.box = box
         self.audit = audit
         self.role = role
-        self.families = {name: FAMILIES[name] for name in box.options.families_of(role)}
+        self.known = {**installed_families(), **servers}
+        options = box.options
+        if (
+            unknown := {name for names in options.roles.values() for name in names}
+            - self.known.keys()
+            - options.mcp.keys()
+        ):
+            raise InvalidInput(f"tools.roles: there is no family {min(unknown)!r}; known are {', '.join(self.known)}")
+        wanted = self.known if role is None else options.families_of(role)
+        self.families = {name: self.known[name] for name in wanted if name in self.known}
 
     def call(self, name: str, arguments: Mapping[str, Any]) -> Result:
         """Call `family.operation`. Never raises for what a model may have written: it goes back as the result's error."""
@@ -63,25 +97,26 @@ class Toolbox:
 
     def _call(self, family_name: str, name: str, arguments: Mapping[str, Any]) -> Output:
         operation = self.find(family_name, name)
-        if missing := FAMILIES[family_name].missing(self.box):
+        if missing := self.known[family_name].missing(self.box):
             raise Refused(f"{family_name}: {missing}")
         if operation.executes and not self.box.sandbox.works:
             raise Refused(f"{family_name}.{name} runs a program, and no sandbox works here: {self.box.sandbox.reason}")
         if operation.writes:
             self.box.must_change(f"{family_name}.{name}")
         try:
-            values = operation.arguments.model_validate(arguments)
-        except ValidationError as error:
-            raise Refused(f"{family_name}.{name}: {describe(error)}") from None
-        return operation.function(self.box, **{one: getattr(values, one) for one in operation.arguments.model_fields})
+            return operation.run(self.box, arguments)
+        except Refused as refusal:
+            if str(refusal).partition(":")[0] in operation.schema.get("properties", {}):  # of an argument
+                raise Refused(f"{family_name}.{name}: {refusal}") from None
+            raise
 
     def find(self, family: str, name: str) -> Operation:
         """Raises `Refused` for what there is not, or what the role may not call."""
-        if family not in FAMILIES or name not in FAMILIES[family].operations:
+        if family not in self.known or name not in self.known[family].operations:
             raise Refused(f"{family}.{name}: there is no such operation; `fleet tools list` shows them")
         if family not in self.families:
             raise Refused(f"{family}: the role {self.role} may call {', '.join(self.families)} alone (tools.roles)")
-        return FAMILIES[family].operations[name]
+        return self.known[family].operations[name]
 
     def available(self) -> dict[str, Operation]:
         """By full name, what can be called here now."""

@@ -1,11 +1,11 @@
 """The process between the pipeline and a confined program: it starts it, watches it, and leaves no process behind.
 
-    python -I -S launcher.py POLICY STATUS_FD          watch
+    python -I -S launcher.py POLICY [STATUS_FD]        watch
     python -I -S launcher.py --become POLICY           become the program (inside bubblewrap)
 
 A program's children that lose their parent become the launcher's (PR_SET_CHILD_SUBREAPER), also those with a session of
 their own, so all of them can be ended. It ends them when the program has ended, when a bound is passed, and when the
-pipeline is gone. The way it ended goes to STATUS_FD, as one line of JSON.
+pipeline is gone. The way it ended goes to STATUS_FD, or to standard error, as one line of JSON.
 """
 
 import ctypes
@@ -29,15 +29,18 @@ _SUBREAPER = 36
 # processes in the first.
 _LOOK_SECONDS, _DISK_SECONDS = 0.02, 0.5
 _MIB = 2**20
+# An end of a child, and what the owner's library sends to a server that does not end: its children must not outlive it.
+_AWAITED = {signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
 NOT_STARTED = 125  # what `become` could not do is said on the pipe of errors
 
 
-def watch(policy: Policy, status: int) -> None:
+def watch(policy: Policy, status: int | None) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl(_SUBREAPER, 1, 0, 0, 0)
     owner = os.getppid()
-    os.set_inheritable(status, False)
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
+    if status is not None:
+        os.set_inheritable(status, False)
+    signal.pthread_sigmask(signal.SIG_BLOCK, _AWAITED)
     reading, errors = os.pipe()
     program = os.fork()
     if program == 0:
@@ -51,6 +54,9 @@ def watch(policy: Policy, status: int) -> None:
         end = End(NOT_STARTED, None, error)
     elif end.stopped is None and _written(policy) > policy.limits.disk_mib * _MIB:
         end = replace(end, stopped="disk")
+    if status is None:
+        sys.stderr.write(f"{json.dumps(asdict(end))}\n")
+        return
     with suppress(BrokenPipeError):
         os.write(status, json.dumps(asdict(end)).encode())
 
@@ -58,7 +64,7 @@ def watch(policy: Policy, status: int) -> None:
 def _start(policy: Policy, errors: int) -> None:
     """In the child: never returns."""
     try:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _AWAITED)
         if policy.bubblewrap is None:
             become(policy)
         arguments = _bubblewrap(policy)
@@ -90,12 +96,15 @@ def _until_it_ends(policy: Policy, program: int, owner: int) -> End:
     ends_at = time.monotonic() + policy.limits.seconds
     next_disk = time.monotonic() + _DISK_SECONDS
     while True:
-        signal.sigtimedwait({signal.SIGCHLD}, _LOOK_SECONDS)
+        came = signal.sigtimedwait(_AWAITED, _LOOK_SECONDS)
         ended = _reap(program)
         if ended is not None:
             return End(os.waitstatus_to_exitcode(ended))
         now = time.monotonic()
-        stop: Stop | None = "owner" if os.getppid() != owner else "time" if now > ends_at else _passed(policy.limits)
+        is_told_to = came is not None and came.si_signo != signal.SIGCHLD
+        stop: Stop | None = (
+            "owner" if is_told_to or os.getppid() != owner else "time" if now > ends_at else _passed(policy.limits)
+        )
         if stop is None and now > next_disk:
             next_disk = now + _DISK_SECONDS
             stop = "disk" if _written(policy) > policy.limits.disk_mib * _MIB else None
@@ -135,7 +144,7 @@ def _end_all() -> None:
                 pass
         except ChildProcessError:
             return
-        signal.sigtimedwait({signal.SIGCHLD}, 0.005)
+        signal.sigtimedwait(_AWAITED, 0.005)
 
 
 def descendants() -> tuple[list[int], int]:
@@ -191,4 +200,4 @@ if __name__ == "__main__":
             sys.stderr.write(f"the program could not be confined: {failure}\n")
             sys.exit(NOT_STARTED)
     else:
-        watch(Policy.from_json(sys.argv[1]), int(sys.argv[2]))
+        watch(Policy.from_json(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else None)

@@ -112,9 +112,9 @@ class Sandbox:
         return _run(policy, stdin)
 
 
-def launch(policy: Policy, status: int) -> list[str]:
-    """The command that runs `policy` and writes its end to the descriptor `status`."""
-    return [sys.executable, "-I", "-S", _LAUNCHER, policy.to_json(), str(status)]
+def launch(policy: Policy, *status: int) -> list[str]:
+    """The command that runs `policy` and writes its end to the descriptor `status`, or to standard error."""
+    return [sys.executable, "-I", "-S", _LAUNCHER, policy.to_json(), *map(str, status)]
 
 
 def _run(policy: Policy, stdin: bytes = b"") -> Outcome:

@@ -1,0 +1,177 @@
+"""Tools of users' own: MCP servers and installed packages; and the pipeline's tools as an MCP server."""
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fleet_pipeline.tools.mcp_servers import connected
+from fleet_pipeline.tools.operation import Box
+from fleet_pipeline.tools.options import McpOptions, ToolOptions
+from fleet_pipeline.tools.toolbox import Toolbox
+from fleet_pipeline_tests.support.tool_world import SECRET, World
+
+pytestmark = pytest.mark.unit
+
+SERVER = """
+import os, time
+from mcp.server.mcpserver import MCPServer
+from mcp.types import ToolAnnotations
+server = MCPServer("own")
+
+@server.tool(annotations=ToolAnnotations(readOnlyHint=True))
+def shout(text: str, times: int = 1) -> str:
+    "Say it loud."
+    return text.upper() * times
+
+@server.tool()
+def peek(path: str) -> str:
+    return open(path).read()
+
+@server.tool()
+def keep(path: str, text: str) -> str:
+    open(path, "w").write(text)
+    return "kept"
+
+@server.tool()
+def environment() -> str:
+    return str(dict(os.environ))
+
+@server.tool()
+def sleep(seconds: float) -> str:
+    time.sleep(seconds)
+    return "slept"
+
+if os.environ.get("HOME"):
+    os.fork() or (os.setsid(), time.sleep(1000))
+server.run("stdio")
+"""
+
+
+def options(**more: Any) -> ToolOptions:
+    return ToolOptions(
+        limits={"seconds": 20}, mcp={"own": {"command": [sys.executable, "server.py"], "seconds": 20, **more}}
+    )
+
+
+def box(world: World, given: ToolOptions, read_only: bool = False) -> Box:
+    (world.workspace.tree_folder / "server.py").write_text(SERVER)
+    return Box(world.workspace, world.box.sandbox, given, read_only)
+
+
+def test_a_server_s_tools_are_a_family_in_the_sandbox_with_its_calls_in_the_audit(world: World) -> None:
+    own = box(world, options())
+    with connected(own) as servers:
+        tools = Toolbox(own, world.audit, servers=servers)
+        assert "own.shout" in tools.available()
+        assert tools.find("own", "shout").schema["required"] == ["text"]
+        assert tools.call("own.shout", {"text": "ab", "times": 2}).output == "ABAB"
+        wrong = tools.call("own.shout", {"text": 3})
+        assert (wrong.outcome, "text" in wrong.error) == ("failed", True)
+        peeked = tools.call("own.peek", {"path": str(world.outside / "secret.txt")})
+        assert not peeked.ok
+        assert tools.call("own.keep", {"path": "made.txt", "text": "x"}).ok
+        assert (world.workspace.tree_folder / "made.txt").read_text() == "x"
+        assert SECRET not in tools.call("own.environment", {}).output
+        assert tools.call("own.none", {}).outcome == "refused"
+        world_calls = world.audit.path.read_text()
+        assert world_calls.count('"family": "own"') == 6
+    world.unharmed(peeked.output, peeked.error)  # its daemon has ended as well
+
+
+def test_a_server_where_nothing_may_be_changed_offers_what_only_reads(world: World) -> None:
+    own = box(world, options(), read_only=True)
+    with connected(own) as servers:
+        tools = Toolbox(own, world.audit, servers=servers)
+        assert tools.call("own.shout", {"text": "a"}).ok
+        assert tools.call("own.keep", {"path": "made.txt", "text": "x"}).outcome == "refused"
+
+
+def test_a_call_that_takes_too_long_is_given_up(world: World) -> None:
+    own = box(world, options(seconds=5))
+    with connected(own) as servers:
+        result = Toolbox(own, world.audit, servers=servers).call("own.sleep", {"seconds": 60})
+    assert result.outcome == "failed"
+    world.unharmed()
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [(["no-such-program"], "is not installed"), ([sys.executable, "-c", "print('hello')"], "does not answer"), ([sys.executable, "-c", "import time; time.sleep(99)"], "does not answer")],
+)  # fmt: skip
+def test_a_server_that_does_not_answer_is_named_with_the_reason_and_the_rest_goes_on(
+    world: World, command: list[str], said: str
+) -> None:
+    own = box(world, options(command=command, seconds=3))
+    with connected(own) as servers:
+        tools = Toolbox(own, world.audit, servers=servers)
+        assert said in servers["own"].missing(own)
+        assert tools.call("files.list_files", {}).ok
+    world.unharmed()
+
+
+@pytest.mark.parametrize(
+    "wrong", [{}, {"command": ["x"], "url": "http://x"}, {"url": "ftp://x"}, {"url": "https://u:p@x"}]
+)
+def test_a_server_has_a_command_or_an_address(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="command|URL"):
+        McpOptions(**wrong)
+
+
+def test_a_family_of_an_installed_package_is_there_and_a_broken_one_says_why(tmp_path: Path) -> None:
+    (tmp_path / "own_tools.py").write_text(
+        "from fleet_pipeline.tools.operation import Box, Family, Output\n"
+        "FAMILY = Family('weather', 'The weather.')\n"
+        "@FAMILY.operation()\ndef ask(box: Box, place: str) -> Output:\n    'Ask for it.'\n    return Output(f'sun in {place}')\n"
+    )
+    info = tmp_path / "own_tools-1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: own-tools\nVersion: 1\n")
+    (info / "entry_points.txt").write_text(
+        "[fleet_pipeline.tools]\nweather = own_tools:FAMILY\nbroken = own_tools:ABSENT\nfiles = own_tools:FAMILY\n"
+    )
+    fleet = [str(Path(sys.executable).with_name("fleet")), "tools"]
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    listed = json.loads(
+        subprocess.run(
+            [*fleet, "list", "--json"], env=environment, cwd=tmp_path, capture_output=True, check=True
+        ).stdout
+    )
+    missing = {one["name"]: one["missing"] for one in listed["families"]}
+    assert missing["weather"] == ""
+    assert "cannot be loaded: AttributeError" in missing["broken"]
+    assert "files.read_file" in {one["name"] for one in listed["operations"]}
+    called = subprocess.run([*fleet, "call", "weather.ask", '{"place": "Graz"}', "--workspace", "ws"], env=environment, cwd=tmp_path, capture_output=True, check=True)  # fmt: skip
+    assert called.stdout == b"sun in Graz\n"
+
+
+def test_the_tools_are_offered_to_any_client_of_the_protocol(tmp_path: Path) -> None:
+    from mcp import Client, StdioServerParameters
+
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source/a.txt").write_text("content of a")
+    arguments = ["tools", "serve", "--workspace", "ws", "--from", "source", "--role", "DEV"]
+    target = StdioServerParameters(command=str(Path(sys.executable).with_name("fleet")), args=arguments, cwd=tmp_path)
+
+    async def talk() -> tuple[set[str], Any, Any, Any]:
+        async with Client(target) as client:
+            names = {tool.name for tool in (await client.list_tools()).tools}
+            return (
+                names,
+                await client.call_tool("files.read_file", {"path": "a.txt"}),
+                await client.call_tool("files.read_file", {"path": "../x"}),
+                await client.call_tool("http.get", {"url": "http://x/"}),
+            )
+
+    names, read, refused, others = asyncio.run(talk())
+    assert {"files.read_file", "git.commit", "tests.pytest"} <= names
+    assert not [name for name in names if name.startswith(("http.", "db.", "docker."))]
+    assert (read.is_error, read.content[0].text) == (False, "content of a")
+    assert (refused.is_error, refused.content[0].text) == (True, "../x: leads out of the workspace")
+    assert others.is_error
+    assert list((tmp_path / ".fleet/storage/tool_calls").glob("*.parquet"))
