@@ -5,7 +5,9 @@ after a restart. A result file is read once, and again after it has changed.
 """
 
 import threading
+from collections import Counter
 from collections.abc import Iterable
+from contextlib import suppress
 from datetime import datetime
 from typing import NamedTuple
 
@@ -22,8 +24,9 @@ from fleet_pipeline.instance.names import TRANSCRIPTS
 from fleet_pipeline.instance.partitions import STARTED, UNFINISHED
 from fleet_pipeline.services.publishing import unpublished
 from fleet_pipeline.services.status import StatusService, requests_at_the_broker
-from fleet_pipeline.storage.schemas import DELIBERATIONS
+from fleet_pipeline.storage.schemas import DELIBERATIONS, TOOL_CALLS
 from fleet_pipeline.storage.tables import read_rows
+from fleet_pipeline.tools.toolbox import installed_families
 
 TOKENS = ("prompt", "cached", "completion")
 QUANTILES = (0.5, 0.95)
@@ -33,6 +36,11 @@ _LAST_RUN_GAUGES = {
     "fleet_last_run_prefix_cache_hit_ratio": (metadata_keys.CACHE_HIT_RATE, "Share of prompt tokens from the cache."),
     "fleet_last_run_engine_start_seconds": (metadata_keys.ENGINE_START_SECONDS, "Seconds of all engine starts."),
 }
+
+
+def _family(name: str) -> str:
+    """What a model has called in place of a family is no label: there would be no end of them."""
+    return name if name in installed_families() else "other"
 
 
 class _Result(NamedTuple):
@@ -50,6 +58,7 @@ class FleetCollector(Collector):
         self.status_service = status_service
         self.nats = nats
         self._one_at_a_time = threading.Lock()
+        self._calls: dict[str, Counter[tuple[str, str]]] = {}  # by file of the audit
         self._read: dict[str, tuple[datetime, _Result]] = {}  # by id, with the modification time of its file
 
     def collect(self) -> Iterable[Metric]:
@@ -78,8 +87,22 @@ class FleetCollector(Collector):
             for quantile in QUANTILES if durations else ():
                 seconds.add_metric([role, str(quantile)], durations[int(quantile * (len(durations) - 1))])
         yield seconds
+        yield self._tool_calls()
         yield from self._queue()
         yield from self._last_run()
+
+    def _tool_calls(self) -> Metric:
+        """Files of the audit never change: each is read once."""
+        store = self.status_service.store
+        for key in store.mtimes(TOOL_CALLS.name, ".parquet").keys() - self._calls.keys():
+            with suppress(CorruptFile):
+                self._calls[key] = Counter(
+                    (_family(row.family), row.outcome) for row in read_rows(store, TOOL_CALLS, key)
+                )
+        calls = GaugeMetricFamily("fleet_tool_calls", "Calls of tools in the audit.", labels=["family", "outcome"])
+        for (family, outcome), count in sorted(sum(self._calls.values(), Counter[tuple[str, str]]()).items()):
+            calls.add_metric([family, outcome], count)
+        return calls
 
     def _read_results(self) -> None:
         mtimes = {

@@ -16,6 +16,8 @@ from fleet_pipeline.deliberation.exchange import AgentError, Completion
 from fleet_pipeline.events.options import NatsOptions
 from fleet_pipeline.services.metrics import FleetCollector
 from fleet_pipeline.services.status import StatusService
+from fleet_pipeline.services.tool_calls import store_calls
+from fleet_pipeline.tools.audit import Audit
 from fleet_pipeline_tests.support.deployment import environment, eventually, make_home
 from fleet_pipeline_tests.support.http import ask, free_port
 from fleet_pipeline_tests.support.pipeline import Pipeline
@@ -119,3 +121,19 @@ def test_the_endpoint_answers_until_it_is_told_to_stop(tmp_path: Path) -> None:
         assert ask(port, "/") == (404, "/healthz /readyz /metrics\n")
         process.send_signal(signal.SIGTERM)
         assert process.wait() == 0
+
+
+def test_calls_of_tools_are_counted_by_family_and_outcome_and_what_is_no_family_is_one_label(
+    pipeline: Pipeline, registry: CollectorRegistry, tmp_path: Path
+) -> None:
+    for number in range(2):
+        audit = Audit(tmp_path / "audit")
+        for family, outcome in (("files", "ok"), ("files", "ok"), ("git", "refused"), (f"made-up-{number}", "refused")):
+            audit.end(audit.begin("w", family, "x", {}, read_only=False, sandbox="none"), outcome, "", 0, 0.1)
+        audit.begin("w", "tests", "pytest", {}, read_only=False, sandbox="none")
+        audit.close()
+        store_calls(pipeline.tasks.store, tmp_path / "audit")
+        assert figure(registry, "fleet_tool_calls", family="files", outcome="ok") == 2 * (number + 1)
+    assert figure(registry, "fleet_tool_calls", family="git", outcome="refused") == 2
+    assert figure(registry, "fleet_tool_calls", family="tests", outcome="unfinished") == 2
+    assert figure(registry, "fleet_tool_calls", family="other", outcome="refused") == 2

@@ -14,6 +14,7 @@ from fleet_pipeline.tools.operation import Box
 from fleet_pipeline.tools.options import ToolOptions
 from fleet_pipeline.tools.sandbox.sandbox import Sandbox
 from fleet_pipeline.tools.toolbox import FAMILIES, Toolbox, call_schema, prompt_text
+from fleet_pipeline_tests.support import tools_page
 from fleet_pipeline_tests.support.tool_world import World
 
 pytestmark = pytest.mark.unit
@@ -370,3 +371,21 @@ def test_the_grammar_takes_what_validation_takes(world: World) -> None:
     assert "http.get" not in world.tools.available()
     named = Box(world.workspace, world.box.sandbox, ToolOptions(http={"hosts": ["example.com"]}))
     assert "http.get" in Toolbox(named, world.audit).available()
+
+
+def test_the_page_of_tools_has_the_operations_as_they_are_declared() -> None:
+    text = tools_page.PAGE.read_text(encoding="utf-8")
+    assert text == tools_page.with_table(text), "run: python -m fleet_pipeline_tests.support.tools_page"
+    assert tools_page.EARLIER.keys() <= ALL.keys()
+
+
+def test_every_operation_of_the_earlier_system_is_there() -> None:
+    earlier = {
+        "git": "clone status add commit push pull checkout branch diff log",
+        "files": "read_file write_file append_file search_in_files list_files edit_file delete_file mkdir file_info diff_files",
+        "tests": "pytest go_test npm_test cargo_test make_test",
+        "docker": "build run exec ps logs stop rm",
+        "http": "get post put patch delete head request",
+        "db": "postgresql_query redis_command neo4j_query",
+    }
+    assert {f"{family}.{name}" for family, names in earlier.items() for name in names.split()} <= ALL.keys()

@@ -16,9 +16,9 @@ LABEL org.opencontainers.image.title="Fleet Pipeline, engine on CPU" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}" \
       org.opencontainers.image.licenses="Apache-2.0"
-# vLLM's kernels for CPUs are linked against it, and slim images lack it. Debian keeps one version at a time, so none is named.
+# vLLM's kernels for CPUs are linked against libnuma, and workspaces of tools are kept with git; slim images lack both. Debian keeps one version at a time, so none is named.
 # hadolint ignore=DL3008
-RUN apt-get update && apt-get install -y --no-install-recommends libnuma1 && rm -rf /var/lib/apt/lists/*
+RUN apt-get update && apt-get install -y --no-install-recommends git libnuma1 && rm -rf /var/lib/apt/lists/*
 COPY --from=build /opt/fleet /opt/fleet
 ENV PATH=/opt/fleet/.venv/bin:$PATH PYTHONUNBUFFERED=1 HOME=/tmp
 USER 10001:10001
