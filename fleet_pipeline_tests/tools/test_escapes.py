@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from fleet_pipeline_tests.support import attempts
 from fleet_pipeline_tests.support.tool_world import World, a_world
 
 pytestmark = pytest.mark.unit
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -47,11 +49,41 @@ def test_the_same_attempts_by_an_ordinary_user_reach_nothing_either(tmp_path: Pa
     tried = subprocess.run(
         [*_python_for_others(), "-m", "fleet_pipeline_tests.support.tool_world", str(place / "world")],
         input=json.dumps(quick), capture_output=True, text=True, user=65534, group=65534, extra_groups=[],
-        env={"HOME": str(place), "PATH": os.defpath, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}, cwd=Path(__file__).parents[2], check=False,
+        env={"HOME": str(place), "PATH": os.defpath, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}, cwd=ROOT, check=False,
     )  # fmt: skip
     assert tried.returncode == 0, tried.stderr[-2_000:]
     results = [json.loads(line) for line in tried.stdout.splitlines()]
     assert len(results) == len(quick)
+    assert [one for one in results if one["error"]] == []
+
+
+POD = """
+umount /sys/fs/cgroup/unified 2>/dev/null
+mount -t tmpfs none /mnt && mkdir /mnt/upper /mnt/work /mnt/root
+mount -t overlay o -o lowerdir=/,upperdir=/mnt/upper,workdir=/mnt/work /mnt/root || exit 9
+exec podman run --rm -i --cap-drop=all --security-opt no-new-privileges --user 10001:10001 --read-only --network=none \\
+    --tmpfs /tmp:mode=1777 -e PYTHONPATH="$WHERE" -e HOME=/tmp -v "$ROOT:$ROOT:ro" -w "$ROOT" --rootfs /mnt/root \\
+    "$PYTHON" -m fleet_pipeline_tests.support.tool_world /tmp/world
+"""
+# podman inside of a container: crun refuses a hybrid cgroup mount, and no limit may be raised there.
+ENGINE = '[containers]\ndefault_ulimits=[]\n[engine]\nruntime="crun"\ncgroup_manager="cgroupfs"\nevents_logger="file"\n'
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    os.geteuid() != 0 or not all(map(shutil.which, ("podman", "crun"))), reason="needs root, podman and crun"
+)
+def test_the_same_attempts_in_a_hardened_pod_reach_nothing_either(tmp_path: Path) -> None:
+    """No capabilities, no new privileges, a root that is read only, another user, and podman's filter of system calls."""
+    (tmp_path / "containers.conf").write_text(ENGINE)
+    quick = {name: code for name, code in attempts.ALL.items() if "memory" not in name and "bomb" not in name}
+    tried = subprocess.run(
+        ["unshare", "-m", "sh", "-c", POD], input=json.dumps(quick), capture_output=True, text=True, check=False,
+        env=os.environ | {"CONTAINERS_CONF": str(tmp_path / "containers.conf"), "ROOT": str(ROOT), "PYTHON": _python_for_others()[0],
+                          "WHERE": os.pathsep.join(filter(None, sys.path))},
+    )  # fmt: skip
+    results = [json.loads(line) for line in tried.stdout.splitlines()]
+    assert len(results) == len(quick), tried.stderr[-2_000:]
     assert [one for one in results if one["error"]] == []
 
 
