@@ -12,7 +12,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -93,7 +93,7 @@ def _target(options: McpOptions, box: Box) -> Any:
     own = box.workspace
     writable = [own.home] if box.read_only else [own.tree_folder, own.home]
     try:
-        limits = replace(box.limits(), seconds=_SERVER_SECONDS)
+        limits = box.limits()._replace(seconds=_SERVER_SECONDS)
         policy = box.sandbox.policy(options.command, own.tree_folder, writable, limits, [own.tree_folder], own.home)
     except FileNotFoundError as error:
         raise Refused(str(error)) from None

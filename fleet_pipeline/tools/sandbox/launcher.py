@@ -16,13 +16,12 @@ import signal
 import sys
 import time
 from contextlib import suppress
-from dataclasses import asdict, replace
-from pathlib import Path
 
-sys.path.append(str(Path(__file__).parents[3]))
+_PACKAGE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+sys.path.append(os.path.dirname(_PACKAGE))
 
-from fleet_pipeline.tools.sandbox.confine import become
-from fleet_pipeline.tools.sandbox.policy import End, Limits, Policy, Stop
+from fleet_pipeline.tools.sandbox.confine import become  # noqa: E402 - found by the line above
+from fleet_pipeline.tools.sandbox.policy import End, Limits, Policy, Stop  # noqa: E402
 
 _SUBREAPER = 36
 # How often the bounds are looked at: processes and memory, and what has been written. A bomb of forks makes some 400
@@ -53,12 +52,12 @@ def watch(policy: Policy, status: int | None) -> None:
     if error:
         end = End(NOT_STARTED, None, error)
     elif end.stopped is None and _written(policy) > policy.limits.disk_mib * _MIB:
-        end = replace(end, stopped="disk")
+        end = end._replace(stopped="disk")
     if status is None:
-        sys.stderr.write(f"{json.dumps(asdict(end))}\n")
+        sys.stderr.write(f"{json.dumps(end._asdict())}\n")
         return
     with suppress(BrokenPipeError):
-        os.write(status, json.dumps(asdict(end)).encode())
+        os.write(status, json.dumps(end._asdict()).encode())
 
 
 def _start(policy: Policy, errors: int) -> None:
@@ -84,7 +83,7 @@ def _bubblewrap(policy: Policy) -> list[str]:
             arguments += ["--ro-bind-try", path, path]
     arguments += ["--dev", "/dev", "--proc", "/proc", "--tmpfs", "/tmp"]  # noqa: S108 - of its own
     # What runs `--become` must be readable as well.
-    for path in {sys.prefix, sys.base_prefix, str(Path(__file__).parents[2])}:
+    for path in {sys.prefix, sys.base_prefix, _PACKAGE}:
         arguments += ["--ro-bind-try", path, path]
     for path in policy.writable:
         if not path.startswith("/dev/"):

@@ -1,15 +1,16 @@
-"""What a confined program may do: the message from the sandbox to its launcher, as JSON."""
+"""What a confined program may do: the message from the sandbox to its launcher, as JSON.
+
+Named tuples, because importing `dataclasses` takes 11 ms, of 45 that a start took.
+"""
 
 import json
-from dataclasses import asdict, dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 # What ended a program before it did itself.
 Stop = Literal["time", "memory", "processes", "disk", "owner"]
 
 
-@dataclass(frozen=True)
-class Limits:
+class Limits(NamedTuple):
     """Bounds of one call. Memory and processes are of all its processes together, watched and not reserved."""
 
     seconds: float = 60.0
@@ -21,8 +22,7 @@ class Limits:
     output_bytes: int = 1_000_000  # of each stream; the rest is dropped
 
 
-@dataclass(frozen=True)
-class Policy:
+class Policy(NamedTuple):
     """A program, its surroundings and its bounds."""
 
     command: tuple[str, ...]
@@ -30,12 +30,12 @@ class Policy:
     environment: dict[str, str]
     readable: tuple[str, ...]
     writable: tuple[str, ...]
-    limits: Limits = field(default_factory=Limits)
+    limits: Limits = Limits()
     landlock: bool = True
     bubblewrap: str | None = None  # its path, where it is the second layer
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self))
+        return json.dumps(self._replace(limits=self.limits._asdict())._asdict())  # type: ignore[arg-type]
 
     @classmethod
     def from_json(cls, text: str) -> "Policy":
@@ -46,8 +46,7 @@ class Policy:
         return cls(**values)
 
 
-@dataclass(frozen=True)
-class End:
+class End(NamedTuple):
     """How a program ended. `code` is its exit code, or minus the number of the signal that ended it."""
 
     code: int

@@ -12,7 +12,7 @@ Numbers are the kernel's (asm/unistd_64.h, asm-generic/unistd.h). They never cha
 
 import ctypes
 import errno
-import platform
+import os
 import struct
 
 # By name: x86_64, aarch64. None: there is no such call there.
@@ -227,9 +227,9 @@ class _Program(ctypes.Structure):
 def install(*, deny_signals: bool) -> None:
     """Filter all further calls of this process and its children. Raises `OSError`; needs `no_new_privs`."""
     try:
-        code = program(platform.machine(), deny_signals=deny_signals)
+        code = program(os.uname().machine, deny_signals=deny_signals)
     except KeyError:
-        raise OSError(errno.ENOSYS, f"no filter for {platform.machine()}") from None
+        raise OSError(errno.ENOSYS, f"no filter for {os.uname().machine}") from None
     buffer = ctypes.create_string_buffer(code, len(code))
     wanted = _Program(len(code) // 8, ctypes.cast(buffer, ctypes.c_void_p))
     libc = ctypes.CDLL(None, use_errno=True)
