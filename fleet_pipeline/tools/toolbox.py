@@ -91,9 +91,9 @@ class Toolbox:
         except Exception as error:  # noqa: BLE001 - a bug in one operation must not end the run of all agents
             output = Output("", ok=False, error=f"{name} broke: {type(error).__name__}: {error}"[:1_000])
         finally:
-            error_text = printable(output.error)
+            error_text = _shown(output.error)
             self.audit.end(begun, outcome, error_text, len(output.text), time.monotonic() - began)
-        return Result(output.ok, printable(output.text), error_text, box.sandbox.level, outcome, output.facts)
+        return Result(output.ok, _shown(output.text), error_text, box.sandbox.level, outcome, output.facts)
 
     def _call(self, family_name: str, name: str, arguments: Mapping[str, Any]) -> Output:
         operation = self.find(family_name, name)
@@ -129,6 +129,11 @@ class Toolbox:
                     continue
                 found[f"{family.name}.{operation.name}"] = operation
         return found
+
+
+def _shown(text: str) -> str:
+    """Without control characters, and without the half characters that stand for bytes of a file's name: no encoder takes them."""
+    return printable(text.encode("utf-8", "backslashreplace").decode())
 
 
 def call_schema(operations: Mapping[str, Operation], further: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:

@@ -106,6 +106,8 @@ PROCESSES = {
     "privileges by a filter of its own": _C + "say(libc.prctl(22, 2, 0, 0, 0)); say(libc.prctl(38, 0, 0, 0, 0))",
     "memory without end": "a = []\nwhile True: a.append(bytearray(10**7))",
     "memory in many processes": "import os, time\nfor _ in range(20): os.fork() if os.getppid() else 0\na = bytearray(3 * 10**8); time.sleep(30)",
+    "a child that is a subreaper": _C + "import time\nlibc.prctl(36, 1, 0, 0, 0)\nif os.fork() == 0:\n os.setsid()\n if os.fork() == 0: time.sleep(1000)\n os._exit(0)",
+    "a child of its launcher's": _C + "import time\nif libc.syscall(56, 0x8000 | 17, 0, 0, 0, 0) == 0: time.sleep(1000)",
     "a great allocation": "bytearray(10**13)",
     "a locked memory": _C + "say(libc.mlockall(3))",
     "the other calls of the machine": _C + "say(libc.syscall(0x40000000 + 1, 1, b'x', 1))",

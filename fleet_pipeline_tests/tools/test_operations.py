@@ -2,13 +2,17 @@
 
 import inspect
 import json
+import os
+import random
 import shutil
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
 import pytest
 from jsonschema import Draft202012Validator
 
+from fleet_pipeline.tools.families import files
 from fleet_pipeline.tools.families.git import artifacts
 from fleet_pipeline.tools.operation import Box
 from fleet_pipeline.tools.options import ToolOptions
@@ -80,6 +84,42 @@ def test_what_is_no_text_or_too_long_is_told_and_not_read(world: World) -> None:
         assert result.outcome == "refused"
         assert result.error.startswith(f"{path}: ")
         assert why in result.error
+
+
+def test_a_replacement_that_would_be_huge_is_refused_before_it_is_made(world: World) -> None:
+    """A gigabyte was made, and then found too long."""
+    world.call("files.write_file", path="a", content="a" * 5_000_000)
+    tracemalloc.start()
+    result = world.call("files.edit_file", path="a", search="a", replace="b" * 1_000_000, count=5_000_000)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert "would have 5,000,000,000,000 bytes" in result.error
+    assert peak < 10**8
+
+
+def test_a_comparison_that_takes_the_square_of_its_lines_ends_at_its_bound(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "_SEARCH_SECONDS", 1.0)
+    lines = [f"line {number % 90_000}" for number in range(180_000)]
+    chance = random.Random(1)
+    for name in ("a", "b"):
+        chance.shuffle(lines)
+        world.call("files.write_file", path=name, content="\n".join(lines))
+    result = world.call("files.diff_files", path="a", other="b")
+    assert result.ok or "stopped by the bound on time" in result.error
+
+
+def test_names_of_any_bytes_are_listed_so_that_every_encoder_takes_them(world: World) -> None:
+    for name in (b"\xff\xfe", b"a\nb", b"\x1b[2J", b"-rf", b"x" * 255):
+        (world.workspace.tree_folder / os.fsdecode(name)).write_text("def\n")
+    for call in ("files.list_files", "git.status", "git.add"):
+        result = world.call(call)
+        assert result.ok, result.error
+        result.output.encode()
+        assert "\x1b" not in result.output
+    assert world.call("files.read_file", path="a\nb").ok
+    assert len(artifacts(world.box).files_changed) == 5
 
 
 # -- git

@@ -1,6 +1,5 @@
 """Files of the workspace. Each path is resolved by the kernel below the workspace's folder, and never leaves it."""
 
-import difflib
 import fnmatch
 import json
 import re
@@ -12,6 +11,7 @@ from pydantic import Field
 
 from fleet_pipeline.common.errors import Refused
 from fleet_pipeline.tools.operation import Box, Family, Output
+from fleet_pipeline.tools.sandbox.sandbox import Outcome
 
 FAMILY = Family("files", "Read, write, search and compare files of the workspace.")
 PathArgument = Annotated[
@@ -82,6 +82,9 @@ def edit_file(
         raise Refused(
             f"{path}: the text to replace occurs {found} times, and not {count}; give more of its surroundings"
         )
+    _must_fit(
+        path, len(text) + found * (len(replace) - len(search))
+    )  # before it is made: it could be a million times as long
     _write(box, path, text.replace(search, replace))
     return Output(f"{path}: replaced {found} times")
 
@@ -168,8 +171,7 @@ def search_in_files(
         seconds=_SEARCH_SECONDS,
     )
     if found.stopped or (found.code > 1 and not found.output):
-        why = found.errors.decode(errors="replace").strip() or f"stopped by the bound on {found.stopped}"
-        return Output("", ok=False, error=f"search: {why}")
+        return Output("", ok=False, error=f"search: {_why(found)}")
     prefix = "" if folder in (".", "./") else folder.rstrip("/") + "/"
     lines = [
         prefix + line.removeprefix("./")[:_LINE_CHARS] for line in found.output.decode(errors="replace").splitlines()
@@ -192,13 +194,22 @@ def file_info(box: Box, path: PathArgument) -> Output:
     return Output(json.dumps(facts), facts=facts)
 
 
-@FAMILY.operation()
+@FAMILY.operation(executes=True)
 def diff_files(box: Box, path: PathArgument, other: PathArgument) -> Output:
     """Compare two text files, as a unified diff."""
-    old, new = (_text(box, one).splitlines(keepends=True) for one in (path, other))
-    if len(old) + len(new) > 40_000:
-        raise Refused(f"{path}, {other}: have {len(old) + len(new):,} lines together; at most 40,000 are compared")
-    return Output("".join(difflib.unified_diff(old, new, path, other)))
+    for one in (path, other):
+        _text(box, one)
+    # In the sandbox, for its bounds: a comparison may take the square of the number of lines.
+    labels = [part for one in (path, other) for part in ("--label", one)]
+    done = box.execute("diff", "-u", *labels, "--", f"./{path}", f"./{other}", seconds=_SEARCH_SECONDS)
+    if done.stopped or done.code > 1:
+        return Output("", ok=False, error=_why(done))
+    return Output(done.output.decode(errors="replace") + ("\n(cut)" if done.cut else ""))
+
+
+def _why(done: Outcome) -> str:
+    said = done.errors.decode(errors="replace").strip()
+    return f"stopped by the bound on {done.stopped}" if done.stopped else said or f"exit code {done.code}"
 
 
 def _text(box: Box, path: str) -> str:
@@ -216,9 +227,13 @@ def _write(box: Box, path: str, text: str, *, make_folders: bool = False) -> Non
         content = text.encode()
     except UnicodeEncodeError as error:
         raise Refused(f"{path}: the text has half a character at {error.start}") from None
-    if len(content) > MOST_BYTES:
-        raise Refused(f"{path}: would have {len(content):,} bytes; at most {MOST_BYTES:,} are written")
+    _must_fit(path, len(content))
     box.workspace.tree.write(path, content, make_folders=make_folders)
+
+
+def _must_fit(path: str, size: int) -> None:
+    if size > MOST_BYTES:
+        raise Refused(f"{path}: would have {size:,} bytes; at most {MOST_BYTES:,} are written")
 
 
 def _exists(box: Box, path: str) -> bool:

@@ -13,6 +13,7 @@ import errno
 import json
 import os
 import signal
+import stat
 import sys
 import time
 from contextlib import suppress
@@ -175,8 +176,8 @@ def _resident(pid: int) -> int:
 
 
 def _written(policy: Policy) -> int:
-    """Bytes on the disk in all folders that the program can write to."""
-    total = 0
+    """Bytes on the disk in all folders that the program can write to, and in open files without a name, on the disk or in memory."""
+    total = sum(_nameless().values())
     waiting = [path for path in policy.writable if not path.startswith("/dev/")]
     while waiting:
         try:
@@ -189,6 +190,19 @@ def _written(policy: Policy) -> int:
             if error.errno == errno.ENAMETOOLONG:  # what is below cannot be seen from here
                 return sys.maxsize
     return total
+
+
+def _nameless() -> dict[tuple[int, int], int]:
+    """By device and number. A file that is removed while it is open takes its place until it is closed."""
+    found: dict[tuple[int, int], int] = {}
+    for pid in descendants()[0]:
+        with suppress(OSError):
+            for descriptor in os.listdir(f"/proc/{pid}/fd"):
+                with suppress(OSError):
+                    status = os.stat(f"/proc/{pid}/fd/{descriptor}")
+                    if stat.S_ISREG(status.st_mode) and status.st_nlink == 0:
+                        found[status.st_dev, status.st_ino] = status.st_blocks * 512
+    return found
 
 
 if __name__ == "__main__":

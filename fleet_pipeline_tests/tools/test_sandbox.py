@@ -1,0 +1,217 @@
+"""The sandbox: what it gives, what it bounds, and what it says where it cannot work."""
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from fleet_pipeline.common.errors import SandboxUnavailable
+from fleet_pipeline.tools.sandbox import landlock, sandbox as sandbox_module, seccomp
+from fleet_pipeline.tools.sandbox.policy import Limits
+from fleet_pipeline.tools.sandbox.sandbox import Outcome, Sandbox, launch
+from fleet_pipeline_tests.support.tool_world import World, processes_in
+
+pytestmark = pytest.mark.unit
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    (tmp_path / "own").mkdir()
+    return (tmp_path / "own").resolve()
+
+
+def run(place: Path, *command: str, stdin: bytes = b"", **limits: float) -> Outcome:
+    own = Sandbox.find()
+    return own.run(own.policy(command, place, [place], Limits(**{"seconds": 20, **limits})), stdin)
+
+
+def python(place: Path, code: str, **limits: float) -> Outcome:
+    return run(place, sys.executable, "-c", code, **limits)
+
+
+def test_a_program_gets_its_input_and_gives_its_output_errors_and_exit_code(place: Path) -> None:
+    done = run(place, "sh", "-c", "cat; echo wrong >&2; exit 7", stdin=b"hello")
+    assert (done.output, done.errors, done.code, done.ok, done.stopped) == (b"hello", b"wrong\n", 7, False, None)
+    assert python(place, "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)").code == -signal.SIGSEGV
+
+
+def test_its_environment_is_clean_and_its_folder_its_own(place: Path) -> None:
+    done = run(place, "env")
+    assert sorted(line.split(b"=")[0] for line in done.output.split()) == [b"HOME", b"LANG", b"PATH", b"TMPDIR"]
+    assert run(place, "pwd").output.decode().strip() == str(place)
+
+
+def test_ordinary_work_is_not_in_its_way(place: Path) -> None:
+    """What test runners and compilers do: copies with modes, threads, processes, pipes, temporary files, links."""
+    code = """
+import os, shutil, subprocess, tempfile, threading, concurrent.futures, socket, asyncio, sqlite3, json
+open("a", "w").write("x"); shutil.copy2("a", "b"); shutil.copytree(".", "../own/c", ignore=lambda *_: ["c"]) if 0 else None
+os.mkdir("d"); os.symlink("a", "l"); os.link("a", "h"); os.rename("b", "d/b"); os.replace("h", "d/h")
+with tempfile.TemporaryDirectory() as t: open(t + "/x", "w").write("y")
+assert subprocess.run(["sh", "-c", "echo hi | tr a-z A-Z"], capture_output=True).stdout == b"HI\\n"
+with concurrent.futures.ThreadPoolExecutor(4) as pool: assert sum(pool.map(lambda n: n, range(10))) == 45
+asyncio.run(asyncio.sleep(0.01))
+a, b = socket.socketpair(); a.send(b"x"); assert b.recv(1) == b"x"
+db = sqlite3.connect("x.db"); db.execute("create table t(a)"); db.commit()
+print("all")
+"""
+    done = python(place, code)
+    assert done.output == b"all\n", done.errors
+
+
+@pytest.mark.parametrize(
+    ("code", "limits", "stopped"),
+    [
+        ("import time; time.sleep(100)", {"seconds": 1}, "time"),
+        ("while True: pass", {"seconds": 1}, "time"),
+        ("a = []\nwhile True: a.append(bytearray(10**7))", {"memory_mib": 200}, "memory"),
+        ("import os, time\nfor n in range(30):\n  if os.fork() == 0: time.sleep(100)\ntime.sleep(100)", {"processes": 10}, "processes"),
+        ("import threading, time\nfor n in range(90): threading.Thread(target=time.sleep, args=(100,)).start()", {"processes": 30}, "processes"),
+        ("import time\nfor n in range(30): open(str(n), 'wb').write(bytes(10**7))\ntime.sleep(100)", {"disk_mib": 50}, "disk"),
+        ("for n in range(30): open(str(n), 'wb').write(bytes(10**7))", {"disk_mib": 50}, "disk"),
+        ("import os, time\nf = []\nfor n in range(30):\n  f.append(open('x', 'wb')); os.unlink('x'); f[-1].write(bytes(10**7)); f[-1].flush()\ntime.sleep(100)", {"disk_mib": 50}, "disk"),
+        ("import os, time\nfd = os.memfd_create('x'); os.write(fd, bytes(10**8)); time.sleep(100)", {"disk_mib": 50}, "disk"),
+        ("import os\nwhile True:\n  os.mkdir('x' * 200); os.chdir('x' * 200)", {"disk_mib": 50}, "disk"),
+    ],
+)  # fmt: skip
+def test_a_program_that_passes_a_bound_is_stopped_with_all_its_processes(
+    place: Path, code: str, limits: dict, stopped: str
+) -> None:
+    done = python(place, code, **limits)
+    assert done.stopped == stopped
+    assert not done.ok
+    assert not processes_in(place)
+
+
+def test_output_without_end_is_dropped_after_its_bound_and_does_not_stop_the_program(place: Path) -> None:
+    done = python(place, "import sys\nfor _ in range(300): sys.stdout.write('x' * 10**6)", output_bytes=1_000)
+    assert (len(done.output), done.cut, done.ok) == (1_000, True, True)
+
+
+def test_a_file_larger_than_its_bound_cannot_be_written(place: Path) -> None:
+    done = python(place, "open('x', 'wb').write(bytes(10**7))", file_mib=5)
+    assert not done.ok
+    assert (place / "x").stat().st_size <= 5 * 2**20
+
+
+def test_a_program_that_is_not_there_is_named(place: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="no-such-program is not installed here"):
+        run(place, "no-such-program")
+
+
+def test_calls_from_many_threads_do_not_see_each_other(place: Path) -> None:
+    said: dict[int, bytes] = {}
+
+    def call(number: int) -> None:
+        said[number] = run(place, "sh", "-c", f"sleep 0.1; echo {number}").output
+
+    threads = [threading.Thread(target=call, args=(number,)) for number in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert said == {number: f"{number}\n".encode() for number in range(16)}
+
+
+def test_a_program_ends_with_its_owner_also_when_that_is_killed(place: Path) -> None:
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom fleet_pipeline.tools.sandbox.policy import Limits\n"
+        "from fleet_pipeline.tools.sandbox.sandbox import Sandbox\nown = Sandbox.find(); p = Path(sys.argv[1])\n"
+        "own.run(own.policy(['sh', '-c', 'touch begun; (sleep 1000; touch ended) & sleep 1000'], p, [p], Limits(seconds=900)))\n"
+    )
+    owner = subprocess.Popen([sys.executable, "-c", code, str(place)])
+    while not (place / "begun").exists():
+        time.sleep(0.01)
+    owner.send_signal(signal.SIGKILL)
+    owner.wait()
+    while processes_in(place):
+        time.sleep(0.01)
+    assert not (place / "ended").exists()
+
+
+def test_a_launcher_that_is_told_to_end_ends_its_program_first(place: Path) -> None:
+    own = Sandbox.find()
+    policy = own.policy(
+        ["sh", "-c", "touch begun; (trap '' TERM; setsid sleep 1000) & sleep 1000"], place, [place], Limits(seconds=900)
+    )
+    launcher = subprocess.Popen(launch(policy), stderr=subprocess.PIPE)
+    while not (place / "begun").exists():
+        time.sleep(0.01)
+    launcher.terminate()
+    _, said = launcher.communicate()
+    assert b'"stopped": "owner"' in said
+    assert not processes_in(place)
+
+
+def test_without_landlock_and_bubblewrap_nothing_is_run_and_the_reason_is_told(
+    monkeypatch: pytest.MonkeyPatch, place: Path
+) -> None:
+    monkeypatch.setattr(landlock, "abi", lambda: 1)
+    monkeypatch.setattr(sandbox_module.shutil, "which", lambda *_, **__: None)
+    sandbox_module._found.cache_clear()
+    try:
+        own = Sandbox.find()
+    finally:
+        sandbox_module._found.cache_clear()
+    assert (own.works, own.level) == (False, "none")
+    assert own.reason == "Landlock has version 1 here (3 needed: Linux 6.2); bubblewrap is not installed"
+    monkeypatch.undo()
+    with pytest.raises(SandboxUnavailable, match="Landlock has version 1"):
+        own.run(Sandbox.find().policy(["true"], place, [place], Limits()))
+
+
+def test_a_layer_that_does_not_hold_is_found_out_by_trying_it(place: Path) -> None:
+    """As where a container's filter lets Landlock's calls fail: the program must not run."""
+    bare = Sandbox(False, None, "nothing")
+    assert "could read what is not its own" in sandbox_module._fault(bare)
+    wrong = Sandbox(True, "/bin/false", "landlock+bubblewrap")
+    assert sandbox_module._fault(wrong)
+
+
+@pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
+def test_the_filter_is_a_valid_program_for_each_architecture(machine: str) -> None:
+    code = seccomp.program(machine, deny_signals=True)
+    assert len(code) % 8 == 0
+    assert len(code) // 8 < 4_096
+    instructions = [code[at : at + 8] for at in range(0, len(code), 8)]
+    for at, one in enumerate(instructions):  # every jump stays within
+        kind, yes, no = int.from_bytes(one[:2], "little"), one[2], one[3]
+        if kind & 0x07 == 0x05:
+            assert at + 1 + max(yes, no) < len(instructions)
+
+
+HEADERS = {"x86_64": "/usr/include/x86_64-linux-gnu/asm/unistd_64.h", "aarch64": "/usr/include/asm-generic/unistd.h"}
+
+
+@pytest.mark.parametrize("machine", HEADERS)
+def test_numbers_of_calls_are_the_kernel_s(machine: str) -> None:
+    header = Path(HEADERS[machine])
+    if not header.exists():
+        pytest.skip(f"{header} is not installed (linux-libc-dev)")
+    words = [
+        line.replace("__NR3264_", "__NR_").split()
+        for line in header.read_text().splitlines()
+        if line.startswith("#define __NR")
+    ]
+    known = {word[1].removeprefix("__NR_"): int(word[2]) for word in words if word[2].isdigit()}
+    column = list(HEADERS).index(machine)
+    for table in (seccomp._REFUSED, seccomp._WITHOUT_EFFECT, seccomp._NO_ATTRIBUTES, seccomp._SIGNALS):
+        for name, numbers in table.items():
+            if numbers[column] is not None and name in known:  # newer ones are not in every header
+                assert known[name] == numbers[column], name
+    if machine == os.uname().machine:
+        libc = ctypes.CDLL(None)
+        assert libc.syscall(39 if machine == "x86_64" else 172) == os.getpid()
+
+
+def test_modes_owners_and_times_are_set_without_effect(world: World) -> None:
+    done = world.run(
+        "import os; os.chmod('app.py', 0o777); os.utime('app.py', (1, 1)); print(oct(os.stat('app.py').st_mode & 0o777))"
+    )
+    assert done.output.strip() != b"0o777"
