@@ -24,6 +24,7 @@ from fleet_pipeline.models.registry import resolve
 from fleet_pipeline.services.engines import ModelProvider
 from fleet_pipeline.services.fleet import Fleet
 from fleet_pipeline.settings import Settings
+from fleet_pipeline.tools.sandbox.sandbox import Sandbox
 
 FREE_GIB = 5  # with less, a night's results or a model download may not fit
 
@@ -70,6 +71,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
         "Dagster": _dagster,
         "NATS": _nats,
         "wire": _wire,
+        "tools": _tools,
     }
     for name, diagnose in diagnoses.items():
         try:
@@ -248,3 +250,15 @@ def _nats(settings: Settings) -> Diagnosis:
         return fail(str(error), "start it or correct nats.url; `fleet events check` says more")
     shown = without_secrets(settings.nats.url)
     return warn("; ".join([shown, *remarks]), "see docs") if remarks else ok(shown)
+
+
+def _tools(settings: Settings) -> Diagnosis:
+    """Whether programs of agents can be confined. Councils do without tools."""
+    sandbox = Sandbox.find(settings.tools.toolchains)
+    if not sandbox.works:
+        return warn(
+            f"programs of tools cannot be confined, and are not run: {sandbox.reason}", "see docs/tools.md, the sandbox"
+        )
+    if shutil.which("git") is None:
+        return warn(f"sandbox {sandbox.level}; git is not installed, and workspaces are kept with it", "install git")
+    return ok(f"sandbox {sandbox.level}")

@@ -30,7 +30,7 @@ def test_a_machine_that_is_well_is_told_so_and_nothing_is_left_behind(examined, 
     code, found = examined("--model", "fleet-tiny", "--storage", str(tmp_path / "storage"), "--nats", nats_url)
     assert code == 0
     assert {what for what, one in found.items() if one["health"] != "ok"} <= {"GPU"}
-    assert list(found) == ["Python", "vLLM", "GPU", "model", "storage", "Dagster", "NATS", "wire"]
+    assert list(found) == ["Python", "vLLM", "GPU", "model", "storage", "Dagster", "NATS", "wire", "tools"]
     assert list((tmp_path / "storage").iterdir()) == []
 
 
@@ -51,7 +51,7 @@ def test_what_is_wrong_is_told_with_its_remedy_and_the_rest_is_looked_at(examine
     assert found[what]["health"] == "fail"
     assert said in found[what]["said"]
     assert found[what]["remedy"]
-    assert len(found) == 8
+    assert len(found) == 9
 
 
 def test_the_models_that_are_loaded_last_are_looked_at_first(examined, monkeypatch) -> None:
