@@ -140,6 +140,10 @@ def test_work_is_committed_and_its_commits_files_and_diff_are_artifacts(world: W
     assert made.commits == (done.facts["commit"],)
     assert made.files_changed == ("app.py", "new file.txt")
     assert "+new" in made.diff
+    assert not made.cut
+    for number in range(100):
+        world.workspace.tree.write(f"{number}-{'x' * 200}", b"")
+    assert artifacts(Box(world.workspace, world.box.sandbox, ToolOptions(limits={"output_kib": 4}))).cut
 
 
 def test_branches_are_made_pushed_pulled_and_deleted_within_the_workspace(world: World) -> None:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,15 +16,18 @@ from fleet_pipeline.common.errors import SandboxUnavailable
 from fleet_pipeline.tools.sandbox import landlock, sandbox as sandbox_module, seccomp
 from fleet_pipeline.tools.sandbox.policy import Limits
 from fleet_pipeline.tools.sandbox.sandbox import Outcome, Sandbox, launch
+from fleet_pipeline.tools.tree import remove_tree
 from fleet_pipeline_tests.support.tool_world import World, processes_in
 
 pytestmark = pytest.mark.unit
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Path:
-    (tmp_path / "own").mkdir()
-    return (tmp_path / "own").resolve()
+def place(tmp_path: Path) -> Iterator[Path]:
+    own = (tmp_path / "own").resolve()
+    own.mkdir()
+    yield own
+    remove_tree(own)  # pytest's own way of removing it fails on a deep one
 
 
 def run(place: Path, *command: str, stdin: bytes = b"", **limits: float) -> Outcome:

@@ -155,15 +155,22 @@ class Artifacts:
     commits: tuple[str, ...]  # newest first
     files_changed: tuple[str, ...]
     diff: str
+    cut: bool  # whether there is more of any than the bound on output lets through
 
 
 def artifacts(box: Box) -> Artifacts:
     """Takes everything that is not committed into the index, new files included: call it when the work is done."""
     _git(box, "add", "--all")
-    commits = _git(box, "log", "--format=%H", f"{BASE}..HEAD").output.decode().split()
-    names = _git(box, "diff", "--cached", "--name-only", "-z", "--no-ext-diff", BASE).output.decode(errors="replace")
+    commits = _git(box, "log", "--format=%H", f"{BASE}..HEAD")
+    names = _git(box, "diff", "--cached", "--name-only", "-z", "--no-ext-diff", BASE)
     diff = _git(box, "diff", "--cached", "--no-ext-diff", "--no-textconv", BASE)
-    return Artifacts(tuple(commits), tuple(filter(None, names.split("\0"))), _text(diff))
+    whole = names.output.rpartition(b"\0")[0].decode(errors="replace")  # without a name that was cut
+    return Artifacts(
+        tuple(commits.output.decode().split()),
+        tuple(filter(None, whole.split("\0"))),
+        _text(diff),
+        any(one.cut or not one.ok for one in (commits, names, diff)),
+    )
 
 
 def _git(box: Box, *arguments: str, before: tuple[str, ...] = ()) -> Outcome:
