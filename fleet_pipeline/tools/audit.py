@@ -20,18 +20,20 @@ from pathlib import Path
 from typing import Any, Literal
 
 CallOutcome = Literal["ok", "failed", "refused", "broke", "unfinished"]
-_LONG = 2_000
+# Of a long text so much is kept, and so much is looked at for secrets: one that begins in the first part ends in the second.
+_LONG, _LOOKED_AT = 2_000, 12_000
+_NAME_CHARS, _DEEPEST = 200, 40
 # Names of arguments, headers and variables whose values are secrets.
 _SECRET_NAME = re.compile(
     r"pass(word|wd)?$|secret|token|api[-_]?key|credential|authorization|cookie|private[-_]?key", re.IGNORECASE
 )
 # Values that are, whatever their name: credentials in a URL, keys of well-known makers, tokens of JWT, PEM.
 _SECRET_VALUE = re.compile(
-    r"(?P<url>\b[a-z][a-z0-9+.-]*://)[^\s/@:]*:[^\s/@]+@"
+    r"(?P<url>(?<![A-Za-z0-9+.-])[A-Za-z][A-Za-z0-9+.-]{0,30}://)[^\s/@]{1,1000}@"
     r"|\b(?:sk-|ghp_|gho_|github_pat_|glpat-|xox[abp]-|AKIA|hf_)[A-Za-z0-9_-]{12,}"
-    r"|\beyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]*"
+    r"|(?<![\w-])eyJ[\w-]{8,4000}\.[\w-]{8,4000}(?:\.[\w-]*)?"
     r"|-----BEGIN [A-Z ]*PRIVATE KEY-----[\s\S]*?(?:-----END [A-Z ]*PRIVATE KEY-----|$)"
-    r"|(?P<bearer>\b(?:Bearer|Basic) )[A-Za-z0-9._~+/=-]{8,}"
+    r"|(?P<bearer>\b(?i:Bearer|Basic) )[A-Za-z0-9._~+/=-]{8,}"
 )
 
 
@@ -99,6 +101,7 @@ class Audit:
     def begin(
         self, workspace: str, family: str, operation: str, arguments: Mapping[str, Any], read_only: bool, sandbox: str
     ) -> Begun:
+        family, operation = (_masked_text(one)[:_NAME_CHARS] for one in (family, operation))
         shown = json.dumps(masked(arguments), ensure_ascii=False, default=str)
         begun = Begun(
             *(
@@ -154,19 +157,25 @@ def read_calls(path: Path) -> Iterator[Call]:
             yield Call(one, end["outcome"], end["error"], end["output_bytes"], end["seconds"])
 
 
-def masked(value: Any, name: str = "") -> Any:
+def masked(value: Any, name: str = "", depth: int = 0) -> Any:
     """Arguments as they may be shown: secrets are `***`, and a long text has its first characters and its length."""
     if _SECRET_NAME.search(name) and value not in (None, "", [], {}):
         return "***"
+    if depth > _DEEPEST and isinstance(value, (Mapping, list, tuple)):
+        return "[...]"
     if isinstance(value, Mapping):
-        return {_masked_text(str(key)): masked(one, str(key)) for key, one in value.items()}
+        return {_masked_text(str(key)): masked(one, str(key), depth + 1) for key, one in value.items()}
     if isinstance(value, (list, tuple)):
-        return [masked(one, name) for one in value]
+        return [masked(one, name, depth + 1) for one in value]
     return _masked_text(value) if isinstance(value, str) else value
 
 
 def _masked_text(text: str) -> str:
     shown = _SECRET_VALUE.sub(
-        lambda found: (found["url"] or found["bearer"] or "") + "***" + ("@" if found["url"] else ""), text
+        lambda found: (found["url"] or found["bearer"] or "") + "***" + ("@" if found["url"] else ""), text[:_LOOKED_AT]
     )
-    return shown if len(shown) <= _LONG else f"{shown[:_LONG]}[... {len(text) - _LONG:,} more characters]"
+    return (
+        shown
+        if len(shown) <= _LONG and len(text) <= _LOOKED_AT
+        else f"{shown[:_LONG]}[... {len(text) - _LONG:,} more characters]"
+    )

@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Any
 
 from fleet_pipeline.common.errors import InvalidInput, Refused, SandboxUnavailable
-from fleet_pipeline.common.text import printable
+from fleet_pipeline.common.text import bounded, printable
 from fleet_pipeline.tools.audit import Audit, CallOutcome
 from fleet_pipeline.tools.families import db, docker, files, git, http, tests
 from fleet_pipeline.tools.operation import Box, Family, Operation, Output, absent
@@ -20,6 +20,7 @@ from fleet_pipeline.tools.operation import Box, Family, Operation, Output, absen
 FAMILIES: dict[str, Family] = {one.FAMILY.name: one.FAMILY for one in (files, git, tests, http, db, docker)}
 
 _NONE: Mapping[str, Family] = MappingProxyType({})
+_ERROR_CHARS = 4_000
 ENTRY_POINTS = "fleet_pipeline.tools"
 
 
@@ -77,7 +78,7 @@ class Toolbox:
 
     def call(self, name: str, arguments: Mapping[str, Any]) -> Result:
         """Call `family.operation`. Never raises for what a model may have written: it goes back as the result's error."""
-        family, _, operation = name.partition(".")
+        family, _, operation = str(name).partition(".")
         box = self.box
         begun = self.audit.begin(box.workspace.name, family, operation, arguments, box.read_only, box.sandbox.level)
         began = time.monotonic()
@@ -88,10 +89,12 @@ class Toolbox:
             outcome = "ok" if output.ok else "failed"
         except (Refused, SandboxUnavailable) as refusal:
             outcome, output = "refused", Output("", ok=False, error=str(refusal))
+        except RecursionError:
+            outcome, output = "refused", Output("", ok=False, error=f"{name}: the arguments are nested too deeply")
         except Exception as error:  # noqa: BLE001 - a bug in one operation must not end the run of all agents
             output = Output("", ok=False, error=f"{name} broke: {type(error).__name__}: {error}"[:1_000])
         finally:
-            error_text = _shown(output.error)
+            error_text = bounded(_shown(output.error), _ERROR_CHARS)
             self.audit.end(begun, outcome, error_text, len(output.text), time.monotonic() - began)
         return Result(output.ok, _shown(output.text), error_text, box.sandbox.level, outcome, output.facts)
 

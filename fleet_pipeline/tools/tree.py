@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import secrets
 import stat
 import struct
 import threading
@@ -314,7 +315,6 @@ def _walk(root: int, path: str, flags: int) -> int:
 def _remove_below(parent: int, name: str) -> None:
     """All that is in a folder, by descriptor. Folders in folders are moved up first: a chain of 100,000 needs no stack."""
     top = _open_up(parent, name)
-    moved = 0
     try:
         while names := os.listdir(top):
             for entry in names:
@@ -326,8 +326,7 @@ def _remove_below(parent: int, name: str) -> None:
                     for below in os.listdir(folder):
                         if stat.S_ISDIR(os.lstat(below, dir_fd=folder).st_mode):
                             os.close(_open_up(folder, below))
-                            moved += 1
-                            os.rename(below, f"{_TEMPORARY}{moved}", src_dir_fd=folder, dst_dir_fd=top)
+                            os.rename(below, _TEMPORARY + secrets.token_hex(12), src_dir_fd=folder, dst_dir_fd=top)
                         else:
                             os.unlink(below, dir_fd=folder)
                 finally:

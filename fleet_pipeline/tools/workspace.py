@@ -37,6 +37,7 @@ _PARTS = ("tree", "git", "home")
 # Nothing of the user's or the repository's own may run: no hook, filter, helper, editor, pager or program of a protocol.
 GIT_OPTIONS = (
     *("-c", "core.hooksPath=/dev/null", "-c", "core.fsmonitor=false", "-c", "core.attributesFile=/dev/null"),
+    *("-c", "core.excludesFile=/dev/null", "-c", "diff.ignoreSubmodules=all"),
     *("-c", "core.pager=cat", "-c", "core.editor=false"),
     *(
         "-c",
@@ -218,6 +219,10 @@ class Workspaces:
             raise
 
 
+# Over whatever attributes the tree has: a filter would run a program, and an encoding that a file lacks keeps `git add` from all others.
+_ATTRIBUTES = "* !filter !working-tree-encoding !ident !diff !merge !export-subst\n"
+
+
 def _fill(source: Source, place: Path, most_bytes: int) -> None:
     """Raises `InvalidInput` for a source that cannot be had, or is larger than `most_bytes`."""
     if source.url is not None:
@@ -229,6 +234,8 @@ def _fill(source: Source, place: Path, most_bytes: int) -> None:
     with Tree(place / "tree") as tree:
         if (size := tree.size()) > most_bytes:
             raise InvalidInput(f"workspace: has {size:,} bytes; at most {most_bytes:,} are taken")
+    (place / "git/info").mkdir(exist_ok=True)
+    (place / "git/info/attributes").write_text(_ATTRIBUTES, encoding="utf-8")
     for reference in (BASE, ORIGIN + "main"):
         git(place, "update-ref", reference, "HEAD")
 
@@ -322,7 +329,7 @@ def _copy(source: Path, target: Path, *, link: bool = False, most_bytes: int = 0
                 total += os.stat(path).st_size
                 if most_bytes and total > most_bytes:
                     raise InvalidInput(f"workspace: {source} has more than {most_bytes:,} bytes")
-                if link and "objects" in Path(folder).parts:
+                if link and "objects" in Path(os.path.relpath(folder, source)).parts:
                     with suppress(OSError):
                         os.link(path, here / name)
                         continue

@@ -5,6 +5,7 @@ import json
 import os
 import random
 import shutil
+import subprocess
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
+from fleet_pipeline.tools.audit import read_calls
 from fleet_pipeline.tools.families import files
 from fleet_pipeline.tools.families.git import artifacts
 from fleet_pipeline.tools.operation import Box
@@ -222,6 +224,65 @@ def test_hooks_filters_and_configuration_that_a_workspace_brings_are_not_used(wo
     assert not mark.exists()
 
 
+def test_a_repository_within_the_tree_runs_nothing_where_the_repository_can_be_written(world: World) -> None:
+    """Once it is a submodule, git follows the configuration that it brings, filters included."""
+    mark = world.workspace.git_folder / "marked"
+    made = world.run(
+        f"""
+import os, subprocess
+os.environ.update(GIT_CONFIG_NOSYSTEM="1", GIT_CONFIG_GLOBAL="/dev/null")
+def git(*a): subprocess.run(["git", "-c", "user.name=n", "-c", "user.email=e", *a], check=True)
+open("run.sh", "w").write("#!/bin/sh\\ntouch {mark}\\ncat\\n")
+git("init", "-q", "sub"); open("sub/f", "w").write("1"); git("-C", "sub", "add", "."); git("-C", "sub", "commit", "-qm", "m")
+git("-C", "sub", "config", "filter.z.clean", "sh " + os.getcwd() + "/run.sh"); git("-C", "sub", "config", "core.fsmonitor", "touch {mark}")
+open("sub/.gitattributes", "w").write("f filter=z\\n"); open("sub/f", "w").write("2")
+"""
+    )
+    assert made.ok, made.errors
+    refused = world.call("git.add")
+    assert refused.outcome == "refused"
+    assert refused.error.startswith("sub: is a repository within the repository")
+    # Even where its link is in the index, as a source with submodules brings it.
+    head = (world.workspace.tree_folder / "sub/.git/refs/heads").glob("*").__next__().read_text().strip()
+    subprocess.run(
+        [
+            "git",
+            f"--git-dir={world.workspace.git_folder}",
+            "update-index",
+            "--add",
+            "--cacheinfo",
+            f"160000,{head},sub",
+        ],
+        check=True,
+    )
+    for name in ("git.status", "git.diff", "git.commit", "git.show", "git.log"):
+        world.call(name, **({"message": "m"} if name == "git.commit" else {}))
+    assert artifacts(world.box).cut
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import os; os.open('locked', os.O_CREAT | os.O_WRONLY, 0)",
+        "open('.gitattributes', 'w').write('enc.txt working-tree-encoding=UTF-16\\n'); open('enc.txt', 'w').write('abc')",
+        "import os\nfor n in ('objects', 'refs'): os.makedirs('sub/.git/' + n)\nopen('sub/.git/HEAD', 'w').write('ref: refs/heads/main')",
+        "import os\nos.makedirs(os.environ['HOME'] + '/.config/git'); open(os.environ['HOME'] + '/.config/git/ignore', 'w').write('*')",
+    ],
+)
+def test_work_that_git_cannot_take_is_not_lost_in_silence(world: World, code: str) -> None:
+    world.run(code)
+    world.call("files.write_file", path="evil.py", content="x")
+    made = artifacts(world.box)
+    assert "evil.py" in made.files_changed
+    assert made.cut is ("locked" in code or "sub" in code)
+
+
+def test_a_git_that_was_stopped_leaves_no_lock_for_the_next_one(world: World) -> None:
+    (world.workspace.git_folder / "index.lock").touch()
+    assert world.call("git.add").ok
+
+
 # -- tests
 
 
@@ -267,12 +328,22 @@ def test_a_test_that_hangs_is_stopped_with_what_it_said(world: World) -> None:
 
 def test_a_report_that_a_test_has_written_itself_is_read_without_harm(world: World) -> None:
     """Entities that grow, and numbers that are none."""
+    hidden = '<?x <testsuite ?><!DOCTYPE r [<!ENTITY a "3">]><r><testsuite tests="&a;"/></r>'
     bomb = '<!DOCTYPE x [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;&a;">]><testsuite tests="&b;"/>'
-    for text in (bomb, '<testsuite tests="many"/>', "<", '<testsuite tests="1"' + " " * 1_000):
+    for text in (
+        bomb,
+        hidden,
+        "<r>" + '<testsuite tests="' + "9" * 4_300 + '"/></r>',
+        '<testsuite tests="many"/>',
+        "<",
+        '<testsuite tests="1"' + " " * 1_000,
+    ):
         code = f"import os\ndef pytest_unconfigure(config):\n    for p in os.listdir(os.environ['HOME']): open(os.path.join(os.environ['HOME'], p), 'w').write({text!r})\n"
         world.call("files.write_file", path="conftest.py", content=code)
         result = world.call("tests.pytest")
         assert result.outcome in ("ok", "failed")
+        assert not result.facts.get("tests"), text
+        json.dumps(dict(result.facts))
 
 
 # -- sqlite
@@ -385,6 +456,23 @@ def test_a_call_that_is_wrong_is_told_what_is_and_ends_in_the_audit(
     result = world.call(name, **arguments)
     assert result.outcome == "refused"
     assert said in result.error
+
+
+def test_a_call_that_no_parser_would_take_is_refused_and_in_the_audit(world: World) -> None:
+    deep: Any = []
+    for _ in range(900):
+        deep = [deep]
+    many = {f"a{number}": 1 for number in range(50_000)}
+    calls = [("http.post", {"url": "http://x/", "json_data": deep}), ("files.read_file", many), ("git.add", {"paths": ["a" * 1_000] * 1_000}),
+             (5, {}), ("https://u:hunter2pw@h/x", {}), ("files." + "x" * 10_000, {})]  # fmt: skip
+    for number, (name, arguments) in enumerate(calls, start=1):
+        result = world.tools.call(name, arguments)
+        assert result.outcome == "refused", name
+        assert len(result.error) < 5_000
+        audited = list(read_calls(world.audit.path))
+        assert len(audited) == number
+        assert len(audited[-1].begun.operation) <= 200
+    assert "hunter2pw" not in world.audit.path.read_text()
 
 
 # -- one declaration

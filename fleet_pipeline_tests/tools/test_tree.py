@@ -154,6 +154,15 @@ def test_folders_of_any_depth_and_without_permissions_are_removed(tmp_path: Path
     remove_tree(root)  # one that is not there is no error
 
 
+def test_a_folder_is_removed_whatever_the_names_in_it_are(tree: Tree) -> None:
+    """Folders are moved up under names that nobody can take first."""
+    for number in range(6):
+        tree.write(f"d/.fleet-writing-{number}/x", b"", make_folders=True)
+        tree.write(f"d/q{number}/z/y", b"", make_folders=True)
+    tree.remove("d", recursive=True)
+    assert list(tree.entries()) == []
+
+
 PARTS = st.sampled_from(["a", "b", "..", ".", "", "link", "out", "c.txt", "/"])
 
 

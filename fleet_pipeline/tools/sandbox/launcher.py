@@ -179,11 +179,12 @@ def _written(policy: Policy) -> int:
     """Bytes on the disk in all folders that the program can write to, and in open files without a name, on the disk or in memory."""
     total = sum(_nameless().values())
     waiting = [path for path in policy.writable if not path.startswith("/dev/")]
-    while waiting:
+    while waiting and total <= policy.limits.disk_mib * _MIB:
         try:
             with os.scandir(waiting.pop()) as entries:
                 for entry in entries:
-                    total += 4_096 if entry.is_symlink() else entry.stat(follow_symlinks=False).st_blocks * 512
+                    # A file without content takes room as well, and so the walk comes to an end.
+                    total += max(entry.stat(follow_symlinks=False).st_blocks * 512, 4_096)
                     if entry.is_dir(follow_symlinks=False):
                         waiting.append(entry.path)
         except OSError as error:

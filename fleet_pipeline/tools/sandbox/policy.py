@@ -31,6 +31,7 @@ class Policy(NamedTuple):
     readable: tuple[str, ...]
     writable: tuple[str, ...]
     limits: Limits = Limits()
+    executable: tuple[str, ...] = ()  # where some are named, nothing else can be executed
     landlock: bool = True
     bubblewrap: str | None = None  # its path, where it is the second layer
 
@@ -41,7 +42,7 @@ class Policy(NamedTuple):
     def from_json(cls, text: str) -> "Policy":
         values = json.loads(text)
         values["limits"] = Limits(**values["limits"])
-        for name in ("command", "readable", "writable"):
+        for name in ("command", "readable", "writable", "executable"):
             values[name] = tuple(values[name])
         return cls(**values)
 

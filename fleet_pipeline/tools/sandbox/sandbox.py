@@ -6,6 +6,7 @@ filter allows. A program is never run with fewer layers than were found.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -20,7 +21,7 @@ from functools import cache
 from pathlib import Path
 from typing import IO
 
-from fleet_pipeline.common.errors import SandboxUnavailable
+from fleet_pipeline.common.errors import Refused, SandboxUnavailable
 from fleet_pipeline.tools.sandbox import landlock
 from fleet_pipeline.tools.sandbox.policy import End, Limits, Policy, Stop
 
@@ -39,6 +40,13 @@ _SYSTEM = (
     ),
     *("/dev/urandom", "/dev/random", "/dev/full", "/proc/cpuinfo", "/proc/meminfo", "/proc/stat"),
     "/sys/devices/system/cpu",
+)
+# The kernel executes a program by its loader.
+_LOADERS = (
+    "/lib64/ld-linux-x86-64.so.2",
+    "/lib/ld-linux-aarch64.so.1",
+    "/lib/ld-musl-x86_64.so.1",
+    "/lib/ld-musl-aarch64.so.1",
 )
 _DEVICES = ("/dev/null", "/dev/zero")
 _PATH = "/usr/local/bin:/usr/bin:/bin"
@@ -87,8 +95,12 @@ class Sandbox:
         readable: Sequence[Path] = (),
         home: Path | None = None,
         environment: dict[str, str] | None = None,
+        executable: Sequence[str] = (),
     ) -> Policy:
-        """For a program found on a fixed search path, with a clean environment. Raises `FileNotFoundError`."""
+        """For a program found on a fixed search path, with a clean environment. Raises `FileNotFoundError`.
+
+        `executable`: what it may execute besides itself, where it may not execute everything.
+        """
         search = os.pathsep.join([_PATH, *(f"{chain}/bin" for chain in self.toolchains)])
         program = shutil.which(command[0], path=search)
         if program is None:
@@ -101,6 +113,7 @@ class Sandbox:
             readable=(*_SYSTEM, sys.prefix, sys.base_prefix, *self.toolchains, *map(str, readable)),
             writable=(*map(str, writable), *_DEVICES),
             limits=limits,
+            executable=(os.path.realpath(program), *_LOADERS, *executable) if executable else (),
             landlock=self.landlock,
             bubblewrap=self.bubblewrap,
         )
@@ -130,8 +143,10 @@ def _run(policy: Policy, stdin: bytes = b"") -> Outcome:
             env={},
             start_new_session=True,
         )
-    except OSError:
+    except OSError as error:
         os.close(reading)
+        if error.errno == errno.E2BIG:
+            raise Refused("the call's arguments are too long for a program: give fewer at a time") from None
         raise
     finally:
         os.close(status)

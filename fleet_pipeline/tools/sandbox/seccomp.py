@@ -136,6 +136,16 @@ _NO_ATTRIBUTES: Numbers = {
     "fremovexattr": (199, 16),
     "removexattrat": (466, 466),
 }
+_ATTRIBUTES_READ: Numbers = {
+    "getxattr": (191, 8),
+    "lgetxattr": (192, 9),
+    "fgetxattr": (193, 10),
+    "getxattrat": (464, 464),
+    "listxattr": (194, 11),
+    "llistxattr": (195, 12),
+    "flistxattr": (196, 13),
+    "listxattrat": (465, 465),
+}
 _SIGNALS: Numbers = {
     "kill": (62, 129),
     "tkill": (200, 130),
@@ -190,7 +200,7 @@ def program(machine: str, *, deny_signals: bool) -> bytes:
 
     refuse, allow = (_RETURN, 0, 0, _ERRNO | errno.EPERM), (_RETURN, 0, 0, _ALLOW)
     answer(_WITHOUT_EFFECT, 0)
-    answer(_NO_ATTRIBUTES, errno.EOPNOTSUPP)
+    answer(_NO_ATTRIBUTES | _ATTRIBUTES_READ, errno.EOPNOTSUPP)
     answer(_REFUSED, errno.EPERM)
     answer({"clone3": _CLONE3}, errno.ENOSYS)
     if deny_signals:
@@ -208,7 +218,19 @@ def program(machine: str, *, deny_signals: bool) -> bytes:
         (_EQUAL, 0, 1, _SOCK_RAW),
         refuse,
     )
-    when(_IOCTL[column], _argument(1), (_EQUAL, 1, 0, _TERMINAL_INPUT[0]), (_EQUAL, 0, 1, _TERMINAL_INPUT[1]), refuse)
+    when(
+        _IOCTL[column],
+        _argument(1),
+        (_EQUAL, 1, 0, _TERMINAL_INPUT[0]),
+        (_EQUAL, 0, 1, _TERMINAL_INPUT[1]),
+        refuse,
+        # Flags, versions and seals of files that may only be read: their kinds are f, X and v.
+        (_AND, 0, 0, 0xFF00),
+        (_EQUAL, 2, 0, ord("f") << 8),
+        (_EQUAL, 1, 0, ord("X") << 8),
+        (_EQUAL, 0, 1, ord("v") << 8),
+        (_RETURN, 0, 0, _ERRNO | errno.ENOTTY),
+    )
     for number in (_PRLIMIT64[column], _SCHED_SETAFFINITY[column]):  # of another process than the caller
         when(number, _argument(0), (_EQUAL, 1, 0, 0), refuse)
     code.append(allow)
