@@ -219,3 +219,29 @@ def test_modes_owners_and_times_are_set_without_effect(world: World) -> None:
         "import os; os.chmod('app.py', 0o777); os.utime('app.py', (1, 1)); print(oct(os.stat('app.py').st_mode & 0o777))"
     )
     assert done.output.strip() != b"0o777"
+
+
+def test_a_bomb_of_forks_on_a_busy_machine_is_ended_before_it_fills_the_machine(place: Path) -> None:
+    """It outran a launcher that only looked: 30,000 processes on two busy cores, and no other program could start."""
+    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2 * (os.cpu_count() or 1))]
+    most = 0
+
+    def watch() -> None:
+        nonlocal most
+        while not ended.is_set():
+            most = max(most, len(processes_in(place)))
+
+    ended = threading.Event()
+    watching = threading.Thread(target=watch)
+    watching.start()
+    try:
+        done = python(place, "import os\nwhile True:\n try: os.fork()\n except OSError: pass", processes=60)
+    finally:
+        ended.set()
+        watching.join()
+        for process in busy:
+            process.kill()
+            process.wait()
+    assert done.stopped == "processes"
+    assert most < 5_000
+    assert not processes_in(place)

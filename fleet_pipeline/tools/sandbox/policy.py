@@ -48,7 +48,9 @@ class Policy(NamedTuple):
 
 
 class End(NamedTuple):
-    """How a program ended. `code` is its exit code, or minus the number of the signal that ended it."""
+    """How a program ended. `code` is its exit code, or minus the number of the signal that ended it.
+
+    Codes over 128 count as signals, as shells tell them."""
 
     code: int
     stopped: Stop | None = None
