@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -21,6 +22,7 @@ from fleet_pipeline.tools.sandbox.sandbox import Sandbox
 from fleet_pipeline.tools.toolbox import Toolbox
 from fleet_pipeline.tools.workspace import Source, Workspaces, open_kept
 
+_log = logging.getLogger(__name__)
 # Beside the workspaces: the storage may be an object store, and a line must be on a disk before its call begins.
 AUDIT = "audit"
 MIB = 2**20
@@ -76,9 +78,13 @@ def store_calls(store: Store, folder: Path) -> int:
         with Audit.finished(path) as finished:
             if not finished:
                 continue
-            calls = list(read_calls(path))
-            if calls:
-                write_rows(store, TOOL_CALLS, f"{path.stem}.audit", [_row(call) for call in calls], NoFooter())
+            try:
+                calls = list(read_calls(path))
+                if calls:
+                    write_rows(store, TOOL_CALLS, f"{path.stem}.audit", [_row(call) for call in calls], NoFooter())
+            except ValueError as error:  # one file must not keep back those of all other processes
+                _log.warning("%s cannot be read, and stays there: %s", path, error)
+                continue
             path.unlink()
             count += len(calls)
     return count

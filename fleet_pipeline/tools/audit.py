@@ -33,6 +33,7 @@ _SECRET_VALUE = re.compile(
     r"|\b(?:sk-|ghp_|gho_|github_pat_|glpat-|xox[abp]-|AKIA|hf_)[A-Za-z0-9_-]{12,}"
     r"|(?<![\w-])eyJ[\w-]{8,4000}\.[\w-]{8,4000}(?:\.[\w-]*)?"
     r"|-----BEGIN [A-Z ]*PRIVATE KEY-----[\s\S]*?(?:-----END [A-Z ]*PRIVATE KEY-----|$)"
+    r"|(?P<pair>(?i:\b(?:api[-_]?key|access[-_]?token|auth[-_]?token|token|password|passwd|secret)[\"']?\s{0,3}[=:]\s{0,3}[\"']?))[^\s\"'&,;}]{3,}"
     r"|(?P<bearer>\b(?i:Bearer|Basic) )[A-Za-z0-9._~+/=-]{8,}"
 )
 
@@ -82,6 +83,7 @@ class Audit:
         self._file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
         fcntl.flock(self._file, fcntl.LOCK_EX)  # let go of when the process is killed
         self._lock = threading.Lock()
+        self._torn = False
 
     @staticmethod
     @contextmanager
@@ -134,8 +136,12 @@ class Audit:
     def _write(self, line: Mapping[str, Any]) -> None:
         content = (json.dumps(line, ensure_ascii=True) + "\n").encode()
         with self._lock:
+            if self._torn:
+                content = b"\n" + content  # what a full disk has cut off must not take this line with it
+            self._torn = True
             while content:
                 content = content[os.write(self._file, content) :]
+            self._torn = False
 
 
 def read_calls(path: Path) -> Iterator[Call]:
@@ -172,8 +178,10 @@ def masked(value: Any, name: str = "", depth: int = 0) -> Any:
 
 def _masked_text(text: str) -> str:
     shown = _SECRET_VALUE.sub(
-        lambda found: (found["url"] or found["bearer"] or "") + "***" + ("@" if found["url"] else ""), text[:_LOOKED_AT]
+        lambda found: (found["url"] or found["pair"] or found["bearer"] or "") + "***" + ("@" if found["url"] else ""),
+        text[:_LOOKED_AT],
     )
+    shown = shown.encode("utf-8", "backslashreplace").decode()  # half a character cannot be stored
     return (
         shown
         if len(shown) <= _LONG and len(text) <= _LOOKED_AT

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import entry_points
@@ -80,7 +81,10 @@ class Toolbox:
         """Call `family.operation`. Never raises for what a model may have written: it goes back as the result's error."""
         family, _, operation = str(name).partition(".")
         box = self.box
-        begun = self.audit.begin(box.workspace.name, family, operation, arguments, box.read_only, box.sandbox.level)
+        try:
+            begun = self.audit.begin(box.workspace.name, family, operation, arguments, box.read_only, box.sandbox.level)
+        except OSError as error:  # without its record no call is made
+            return Result(False, "", f"the audit cannot be written: {error}", box.sandbox.level, "refused")
         began = time.monotonic()
         outcome: CallOutcome = "broke"
         output = Output("")
@@ -95,7 +99,8 @@ class Toolbox:
             output = Output("", ok=False, error=f"{name} broke: {type(error).__name__}: {error}"[:1_000])
         finally:
             error_text = bounded(_shown(output.error), _ERROR_CHARS)
-            self.audit.end(begun, outcome, error_text, len(output.text), time.monotonic() - began)
+            with suppress(OSError):  # the call has been made, and its result is told; the record says unfinished
+                self.audit.end(begun, outcome, error_text, len(output.text), time.monotonic() - began)
         return Result(output.ok, _shown(output.text), error_text, box.sandbox.level, outcome, output.facts)
 
     def _call(self, family_name: str, name: str, arguments: Mapping[str, Any]) -> Output:

@@ -160,8 +160,7 @@ class Tree:
             try:
                 with self._opened(folder, os.O_RDONLY | os.O_DIRECTORY) as descriptor, os.scandir(descriptor) as found:
                     own = sorted(
-                        ((one.name, one.stat(follow_symlinks=False)) for one in found if not _is_temporary(one.name)),
-                        key=lambda pair: pair[0],
+                        ((one.name, one.stat(follow_symlinks=False)) for one in found), key=lambda pair: pair[0]
                     )
             except (Refused, OSError):
                 if folder == path:
@@ -229,10 +228,6 @@ def _split(path: str) -> tuple[str, str]:
     if not parts or parts[-1] == "..":
         raise Refused(f"{path}: names no entry of the workspace")
     return "/".join(parts[:-1]) or ".", parts[-1]
-
-
-def _is_temporary(name: str) -> bool:
-    return name.startswith(_TEMPORARY)
 
 
 def _ordinary(descriptor: int, path: str) -> os.stat_result:
@@ -342,8 +337,13 @@ def _open_up(parent: int, name: str) -> int:
     try:
         folder = os.open(name, flags, dir_fd=parent)
     except PermissionError:
-        os.chmod(name, 0o700, dir_fd=parent)
-        folder = os.open(name, flags, dir_fd=parent)
+        # By descriptor: `chmod` by name follows a link that has taken the folder's place meanwhile.
+        found = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+        try:
+            os.chmod(f"/proc/self/fd/{found}", 0o700)
+            folder = os.open(f"/proc/self/fd/{found}/.", flags & ~os.O_NOFOLLOW)
+        finally:
+            os.close(found)
     if stat.S_IMODE(os.fstat(folder).st_mode) & 0o700 != 0o700:
         with suppress(PermissionError):
             os.fchmod(folder, 0o700)

@@ -1,6 +1,6 @@
 """Workspaces: a folder of its own for each agent, made from a git repository, a folder, or nothing, and removed always.
 
-    <root>/<name>/lock      held while the workspace is in use: the kernel lets go of it when its process is killed
+    <root>/<name>/.fleet-lock held while the workspace is in use: the kernel lets go of it when its process is killed
                   tree/     the files that operations and programs see and change
                   git/      the repository: outside of the tree, so that neither its hooks nor its configuration can be written
                   home/     HOME and TMPDIR of programs
@@ -18,6 +18,7 @@ import re
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -33,6 +34,8 @@ _CLONE_SECONDS = 600
 SCHEMES = ("https", "ssh")
 ORIGIN = "refs/remotes/origin/"
 BASE = "refs/fleet/base"  # the commit that a workspace started from
+_SWEEPS = 1_000  # looks after which whoever has a workspace of the name is no sweeper
+LOCK = ".fleet-lock"  # what has it is a workspace, and may be swept
 _PARTS = ("tree", "git", "home")
 # Nothing of the user's or the repository's own may run: no hook, filter, helper, editor, pager or program of a protocol.
 GIT_OPTIONS = (
@@ -143,7 +146,7 @@ def open_kept(place: Path, source: Source | None = None, most_bytes: int = 10**9
             except BaseException:
                 for part in _PARTS:
                     remove_tree(place / part)
-                (place / "lock").unlink()
+                (place / LOCK).unlink()
                 raise
         return Workspace(place, lock, keep=True)
     except BaseException:
@@ -181,6 +184,14 @@ class Workspaces:
         """Remove workspaces whose process is gone, and end what is still running in them. Their names."""
         removed = []
         for place in sorted(self.root.iterdir()):
+            if place.is_symlink() or not place.is_dir():
+                continue
+            if not (
+                place / LOCK
+            ).is_file():  # of a claim that was killed at once, or somebody's own folder: removed if empty
+                with suppress(OSError):
+                    place.rmdir()
+                continue
             lock = _try_lock(place)
             if lock is None:
                 continue
@@ -196,16 +207,22 @@ class Workspaces:
         if not _NAME.fullmatch(name):
             raise InvalidInput(f"{name!r} is no name for a workspace: letters, digits, dots and dashes")
         place = self.root / name
+        swept = 0
         while True:
             try:
                 place.mkdir(mode=0o700)
             except FileExistsError:
-                raise Refused(f"the workspace {name} is in use") from None
+                if not 0 < swept < _SWEEPS:
+                    raise Refused(f"the workspace {name} is in use") from None
+                time.sleep(0.01)  # until the sweeper has removed it
+                swept += 1
+                continue
             lock = _try_lock(place)
-            if lock is not None and (place / "lock").exists():
+            if lock is not None and _is_at(lock, place / LOCK):
                 return place, lock
-            if lock is not None:  # a sweeper was between: it removes what has no lock yet
+            if lock is not None:
                 os.close(lock)
+            swept += 1  # a sweeper was between: it removes what nobody holds the lock of
 
     def _opened(self, place: Path, lock: int, fill: Callable[[], None]) -> Workspace:
         try:
@@ -352,7 +369,7 @@ def _copy_file(source: str, target: Path) -> None:
 def _try_lock(place: Path) -> int | None:
     """The lock of a workspace, or None where a process holds it, or it is no workspace."""
     try:
-        lock = os.open(place / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        lock = os.open(place / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     except OSError:
         return None
     try:
@@ -363,6 +380,14 @@ def _try_lock(place: Path) -> int | None:
             return None
         raise
     return lock
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    """Whether the open file is still the one at `path`: it may have been removed, and made again by another."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.lstat(path))
+    except FileNotFoundError:
+        return False
 
 
 def _end_processes_in(place: Path) -> None:

@@ -7,6 +7,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from fleet_pipeline.cli import main
+from fleet_pipeline.tools.workspace import LOCK
 
 pytestmark = pytest.mark.unit
 
@@ -90,6 +91,7 @@ def test_a_folder_that_is_no_workspace_is_not_taken_for_one(tmp_path: Path) -> N
 def test_a_sweep_names_what_it_has_removed(tmp_path: Path) -> None:
     assert fleet("sweep").stdout == "nothing was left\n"
     (tmp_path / ".fleet/workspaces/left/tree").mkdir(parents=True)
+    (tmp_path / ".fleet/workspaces/left" / LOCK).touch()
     assert json.loads(fleet("sweep", "--json").stdout) == ["left"]
 
 

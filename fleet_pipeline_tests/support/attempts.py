@@ -61,6 +61,7 @@ CHANGING = {
     "flags of a file": "import fcntl, os, struct\nfd = os.open(secret, os.O_RDONLY); fcntl.ioctl(fd, 0x40086602, struct.pack('l', 16))",
     "flags of its own file that it may only read": "import fcntl, os, struct, sys\nfor path in (secret, sys.prefix + '/pyvenv.cfg', '/usr/bin/env'):\n try: fcntl.ioctl(os.open(path, os.O_RDONLY), 0x40086602, struct.pack('l', 0x80)); print('set')\n except OSError as e: print(e)",
     "a version of a file": "import fcntl, os, struct\nfcntl.ioctl(os.open('/usr/bin/env', os.O_RDONLY), 0x40087602, struct.pack('l', 7)); print('set')",
+    "a lease": "import fcntl, os, signal, sys\nsignal.signal(signal.SIGIO, signal.SIG_IGN)\nfcntl.fcntl(os.open('/usr/bin/env', os.O_RDONLY), 1024, fcntl.F_WRLCK); print('leased')",
     "a device": "import os, stat; os.mknod('dev', 0o600 | stat.S_IFBLK, os.makedev(8, 0)); print(open('dev', 'rb').read(10))",
     "a pipe outside": "import os; os.mkfifo(outside + '/pipe')",
     "a socket outside": "import socket; s = socket.socket(socket.AF_UNIX); s.bind(outside + '/s')",

@@ -1,6 +1,8 @@
 """The audit: what stands in it, what does not, and what a kill leaves of it."""
 
 import json
+import resource
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +52,8 @@ def test_every_call_stands_there_with_its_caller_arguments_outcome_and_sandbox(w
         ({"content": "go to HTTPS://token-17@host/x"}, "token-17"),
         ({"content": "x" * 1_990 + " https://u:passw0rd9@host/"}, "passw0rd9"),
         ({"content": "authorization: bearer abcdefgh1234"}, "abcdefgh1234"),
+        ({"url": "https://h/?api_key=k3y-value&q=1"}, "k3y-value"),
+        ({"data": '{"token": "t0k3n-value"}'}, "t0k3n-value"),
         ({"command": ["AUTH", "x"], "client_token": ["tok-1"]}, "tok-1"),
     ],
 )
@@ -87,6 +91,35 @@ def test_arguments_of_any_kind_can_be_kept_and_read_again(
 def test_a_long_text_that_is_nearly_a_secret_does_not_hold_up_the_audit(text: str) -> None:
     """80,000 characters took two seconds, and ten million would have taken hours: this test would not end."""
     assert len(masked({"content": text})["content"]) < 3_000
+
+
+def test_half_a_character_in_a_call_does_not_keep_the_table_from_all_others(tmp_path: Path, world: World) -> None:
+    for text in ("\ud800", "plain"):
+        audit = Audit(tmp_path / "audit")
+        audit.end(
+            audit.begin("w", "f", text, {"path": text, text: 1}, read_only=False, sandbox="none"), "ok", text, 0, 0.1
+        )
+        audit.close()
+    assert store_calls(Store(str(tmp_path / "storage")), tmp_path / "audit") == 2
+    assert list((tmp_path / "audit").iterdir()) == []
+
+
+def test_a_line_that_a_full_disk_cut_off_takes_no_other_with_it(tmp_path: Path) -> None:
+    audit = Audit(tmp_path)
+    audit.begin("w", "f", "one", {}, read_only=False, sandbox="none")
+    size = audit.path.stat().st_size
+    bounds = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size + 50, bounds[1]))
+    try:
+        with pytest.raises(OSError, match="too large"):
+            audit.begin("w", "f", "two", {}, read_only=False, sandbox="none")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, bounds)
+        signal.signal(signal.SIGXFSZ, before)
+    audit.begin("w", "f", "three", {}, read_only=False, sandbox="none")
+    audit.close()
+    assert [call.begun.operation for call in read_calls(audit.path)] == ["one", "three"]
 
 
 def test_a_long_text_is_kept_by_its_beginning_and_length() -> None:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ pytestmark = [pytest.mark.instance, pytest.mark.skipif(not postgres.is_installed
 OPTIONS = ToolOptions(
     databases={
         "main": {"kind": "postgresql", "url_env": "MAIN_URL", "writable": True},
-        "frozen": {"kind": "postgresql", "url_env": "MAIN_URL"},
+        "frozen": {"kind": "postgresql", "url_env": "READER_URL"},
         "unset": {"kind": "postgresql", "url_env": "NOT_SET"},
         "gone": {"kind": "postgresql", "url_env": "GONE_URL"},
         "cache": {"kind": "redis", "url_env": "CACHE_URL"},
@@ -33,10 +34,13 @@ def server() -> Iterator[postgres.Server]:
 @pytest.fixture
 def tools(world: World, server: postgres.Server, monkeypatch: pytest.MonkeyPatch) -> Toolbox:
     monkeypatch.setenv("MAIN_URL", f"postgresql://fleet@/postgres?host={server.folder}")
+    monkeypatch.setenv("READER_URL", f"postgresql://reader@/postgres?host={server.folder}")
     monkeypatch.setenv("GONE_URL", "postgresql://fleet:s3cret-word@127.0.0.1:1/postgres")
     monkeypatch.setenv("CACHE_URL", "redis://:s3cret-word@127.0.0.1:1/0")
     own = Toolbox(Box(world.workspace, world.box.sandbox, OPTIONS), world.audit)
     own.call("db.postgresql_query", {"database": "main", "query": "create table if not exists t(a int)"})
+    own.call("db.postgresql_query", {"database": "main", "query": "create user reader"})
+    own.call("db.postgresql_query", {"database": "main", "query": "grant all on t to reader"})
     own.call("db.postgresql_query", {"database": "main", "query": "delete from t"})
     return own
 
@@ -81,6 +85,13 @@ def test_a_database_that_is_only_read_is_not_changed_by_any_statement(tools: Too
     assert count(tools) == 1
 
 
+def test_a_user_who_could_run_programs_on_the_server_may_not_read(tools: Toolbox, tmp_path: Path) -> None:
+    """`COPY ... TO PROGRAM` runs one in a read-only transaction, too."""
+    own = Toolbox(Box(tools.box.workspace, tools.box.sandbox, OPTIONS, read_only=True), tools.audit)
+    assert "may run programs" in query(own, "copy (select 1) to program 'true'").error
+    assert query(tools, "select a from t", "frozen").ok
+
+
 def test_a_second_statement_is_never_run(tools: Toolbox) -> None:
     assert not query(tools, "insert into t values (1); insert into t values (2)").ok
     assert not query(tools, "select 1; -- x").output.startswith("[")
@@ -88,7 +99,8 @@ def test_a_second_statement_is_never_run(tools: Toolbox) -> None:
 
 
 def test_a_statement_that_takes_its_time_is_stopped(tools: Toolbox) -> None:
-    assert "statement timeout" in query(tools, "select pg_sleep(60)", timeout=1).error
+    for timeout in (1, 0.0005):
+        assert "statement timeout" in query(tools, "select pg_sleep(60)", timeout=timeout).error
 
 
 def test_what_cannot_be_reached_is_told_without_its_password(tools: Toolbox) -> None:

@@ -153,6 +153,11 @@ def test_requests_carry_what_was_asked_for_and_tell_what_came(world: World, site
             "http://198.18.0.1/",
             "http://192.0.2.1/",
             "http://240.0.0.1/",
+            "http://[fec0::1]/",
+            "http://[3fff::1]/",
+            "http://192.88.99.1/",
+            "http://168.63.129.16/",
+            "http://[2606:4700::5efe:7f00:1]/",
         ),
     ],
 )

@@ -17,7 +17,7 @@ from fleet_pipeline.tools.audit import Audit, read_calls
 from fleet_pipeline.tools.operation import Box
 from fleet_pipeline.tools.sandbox.sandbox import Sandbox
 from fleet_pipeline.tools.toolbox import Toolbox
-from fleet_pipeline.tools.workspace import Source, Workspaces, open_kept
+from fleet_pipeline.tools.workspace import LOCK, Source, Workspaces, open_kept
 from fleet_pipeline_tests.support.tool_world import processes_in
 
 pytestmark = pytest.mark.unit
@@ -203,6 +203,7 @@ def test_what_a_killed_launcher_has_left_is_ended_by_the_sweeper(tmp_path: Path)
     place = tmp_path / "ws/orphaned"
     for part in ("tree", "git", "home"):
         (place / part).mkdir(parents=True)
+    (place / LOCK).touch()
     daemon = subprocess.Popen(["sleep", "1000"], cwd=place / "tree", start_new_session=True)
     elsewhere = subprocess.Popen(["sleep", "1000"], cwd="/", env={"HOME": str(place / "home")}, start_new_session=True)
     bystander = subprocess.Popen(["sleep", "1000"], cwd=tmp_path)
@@ -214,6 +215,18 @@ def test_what_a_killed_launcher_has_left_is_ended_by_the_sweeper(tmp_path: Path)
         for process in (daemon, elsewhere, bystander):
             process.kill()
             process.wait()
+
+
+def test_a_folder_that_is_no_workspace_is_not_swept_and_a_link_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "root/project/src").mkdir(parents=True)
+    (tmp_path / "root/project/src/a.py").write_text("mine")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "root/link").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "root/empty").mkdir()
+    assert Workspaces(tmp_path / "root").swept == []
+    assert (tmp_path / "root/project/src/a.py").read_text() == "mine"
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+    assert not (tmp_path / "root/empty").exists()
 
 
 def test_two_processes_that_sweep_and_make_workspaces_at_a_time_do_not_take_each_others(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ no such mode, so only commands that its server calls read-only are sent. One sta
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 from collections.abc import Mapping
@@ -27,6 +28,10 @@ Name = Annotated[str, Field(min_length=1, max_length=100, description="A databas
 Statement = Annotated[str, Field(min_length=1, max_length=100_000, description="One statement.")]
 Seconds = Annotated[float, Field(gt=0, le=600)]
 MOST_ROWS = 1_000
+_PRIVILEGED = """
+SELECT bool_or(rolsuper OR rolname IN ('pg_execute_server_program', 'pg_write_server_files', 'pg_read_server_files', 'pg_signal_backend'))
+FROM pg_roles WHERE pg_has_role(current_user, oid, 'member')
+"""
 
 
 @FAMILY.operation()
@@ -41,12 +46,17 @@ def postgresql_query(
     url, changes = _named(box, database, "postgresql", "psycopg")
     import psycopg
 
-    milliseconds = int(timeout * 1_000)
+    milliseconds = max(math.ceil(timeout * 1_000), 1)  # 0 means no limit
     try:
         with psycopg.connect(
             url, connect_timeout=min(int(timeout) + 1, 30), autocommit=True, application_name="fleet-tools"
         ) as link:
             link.execute(f"SET statement_timeout = {milliseconds}")
+            if not changes and link.execute(_PRIVILEGED).fetchone() != (False,):
+                raise Refused(
+                    f"{database}: its user may run programs or end others' sessions, also in a read-only transaction; name one without "
+                    "such rights in its URL"
+                )
             link.execute("BEGIN READ WRITE" if changes else "BEGIN READ ONLY")
             # A prepared statement goes by the extended protocol, which takes one statement and no second.
             cursor = link.execute(query.encode(), params or None, prepare=True)

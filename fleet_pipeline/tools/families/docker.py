@@ -45,6 +45,8 @@ def build(
 ) -> Output:
     """Build an image from the workspace, without network. Its name is fleet/<workspace>:<tag>."""
     context = box.workspace.tree.folder_of(context_path)
+    if dockerfile.startswith("/") or ".." in dockerfile.split("/"):
+        raise Refused(f"dockerfile {dockerfile!r}: name one within the context")
     box.workspace.tree.read(f"{context_path.rstrip('/')}/{dockerfile}", 1_000_000)  # it is within the tree
     if not _NAME.fullmatch(tag):
         raise Refused(f"tag {tag!r}: small letters, digits and dashes")

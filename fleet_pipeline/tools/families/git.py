@@ -173,12 +173,14 @@ def artifacts(box: Box) -> Artifacts:
     commits = _git(box, "log", "--format=%H", f"{BASE}..HEAD")
     names = _git(box, "diff", "--cached", "--name-only", "-z", "--no-ext-diff", BASE)
     diff = _git(box, "diff", "--cached", "--no-ext-diff", "--no-textconv", BASE)
+    raw = _git(box, "diff", "--cached", "--raw", "--ignore-submodules=none", "--no-ext-diff", BASE)
+    nested += [":"] if b" 160000 " in raw.output else []
     whole = names.output.rpartition(b"\0")[0].decode(errors="replace")  # without a name that was cut
     return Artifacts(
         tuple(commits.output.decode().split()),
         tuple(filter(None, whole.split("\0"))),
         _text(diff),
-        bool(nested) or any(one.cut or not one.ok for one in (added, commits, names, diff)),
+        bool(nested) or any(one.cut or not one.ok for one in (added, commits, names, diff, raw)),
     )
 
 

@@ -16,7 +16,8 @@ from fleet_pipeline.tools.options import HttpOptions
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 # IPv6 that carries an IPv4 address in its last 32 bits: translation (RFC 6052, RFC 8215).
 _CARRIERS = (ipaddress.ip_network("64:ff9b::/96"), ipaddress.ip_network("64:ff9b:1::/48"))
-_CHUNK = 65_536
+# Of documentation, of relays, and a cloud's host agent: Python's `is_global` takes them for public.
+_NOT_PUBLIC = ("3fff::/20", "192.88.99.0/24", "168.63.129.16/32")
 
 
 def send(
@@ -53,9 +54,9 @@ def send(
             found = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in answer.headers}
             return answer.status, found, bytes(content[:most]), len(content) > most
     except httpcore.TimeoutException:
-        raise Refused(f"{url}: took longer than {options.seconds:g} s") from None
+        raise Refused(f"{_named(url)}: took longer than {options.seconds:g} s") from None
     except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.UnsupportedProtocol, OSError, ValueError) as error:
-        raise Refused(f"{url}: {type(error).__name__}: {error}"[:500]) from None
+        raise Refused(f"{_named(url)}: {type(error).__name__}: {error}"[:500]) from None
 
 
 def _to(address: Address, ends_at: float) -> Any:
@@ -101,6 +102,11 @@ def _to(address: Address, ends_at: float) -> Any:
             return Timed(httpcore.SyncBackend().connect_tcp(str(address), port, left()))
 
     return Network()
+
+
+def _named(url: str) -> str:
+    """Without the query: it may hold a key."""
+    return url.partition("?")[0][:500]
 
 
 def destination(url: str, options: HttpOptions) -> tuple[str, int, Address]:
@@ -157,7 +163,13 @@ def _may_be_reached(address: Address, own: tuple[str, ...]) -> bool:
 
 
 def _is_public(address: Address) -> bool:
-    return address.is_global and not address.is_multicast and not address.is_reserved
+    if isinstance(address, ipaddress.IPv6Address) and (
+        address.is_site_local or (int(address) >> 32) & 0xFFFFFFFF == 0x5EFE
+    ):
+        return False  # the old private ones, and ISATAP, which carries an IPv4 address
+    return address.is_global and not (
+        address.is_multicast or address.is_reserved or any(_is_in(address, one) for one in _NOT_PUBLIC)
+    )
 
 
 def _is_in(address: Address, network: str) -> bool:

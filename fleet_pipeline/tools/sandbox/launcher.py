@@ -210,15 +210,24 @@ def _written(policy: Policy) -> int:
     waiting = [path for path in policy.writable if not path.startswith("/dev/")]
     while waiting and total <= policy.limits.disk_mib * _MIB:
         try:
-            with os.scandir(waiting.pop()) as entries:
+            folder = os.open(waiting[-1], os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        except OSError as error:
+            waiting.pop()
+            if error.errno in (errno.ENAMETOOLONG, errno.EACCES):  # what is below cannot be seen from here
+                return sys.maxsize
+            continue  # removed meanwhile
+        here = waiting.pop()
+        try:
+            with os.scandir(folder) as entries:
                 for entry in entries:
                     # A file without content takes room as well, and so the walk comes to an end.
                     total += max(entry.stat(follow_symlinks=False).st_blocks * 512, 4_096)
                     if entry.is_dir(follow_symlinks=False):
-                        waiting.append(entry.path)
-        except OSError as error:
-            if error.errno == errno.ENAMETOOLONG:  # what is below cannot be seen from here
-                return sys.maxsize
+                        waiting.append(f"{here}/{entry.name}")
+        except OSError:  # removed meanwhile
+            continue
+        finally:
+            os.close(folder)
     return total
 
 

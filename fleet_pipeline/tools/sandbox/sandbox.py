@@ -49,6 +49,7 @@ _LOADERS = (
     "/lib/ld-musl-aarch64.so.1",
 )
 _DEVICES = ("/dev/null", "/dev/zero")
+_LATE_SECONDS = 5.0
 _PATH = "/usr/local/bin:/usr/bin:/bin"
 
 
@@ -162,7 +163,7 @@ def _run(policy: Policy, stdin: bytes = b"") -> Outcome:
         process.wait()
         feeding.join()
         for stream in kept:
-            stream.join()
+            stream.join(None if told else _LATE_SECONDS)  # a launcher that was killed leaves the other ends open
     finally:
         if process.poll() is None:  # interrupted: the launcher ends all when its owner is gone, or now
             process.kill()

@@ -70,6 +70,7 @@ _REFUSED: Numbers = {
     "modify_ldt": (154, None),
     "uselib": (134, None),
     "lookup_dcookie": (212, 18),
+    "io_setup": (206, 0),
     "vhangup": (153, 58),
     # The machine.
     "kexec_load": (246, 104),
@@ -158,6 +159,7 @@ _CLONE3 = (435, 435)
 _CLONE = (56, 220)
 _SOCKETPAIR = (53, 199)
 _IOCTL = (16, 29)
+_FCNTL, _F_SETLEASE, _F_NOTIFY = (72, 25), 1024, 1026
 _PRLIMIT64 = (302, 261)
 _SCHED_SETAFFINITY = (203, 122)
 
@@ -231,6 +233,8 @@ def program(machine: str, *, deny_signals: bool) -> bytes:
         (_EQUAL, 0, 1, ord("v") << 8),
         (_RETURN, 0, 0, _ERRNO | errno.ENOTTY),
     )
+    # A lease on a file that may only be read makes others wait for it, 45 s each time.
+    when(_FCNTL[column], _argument(1), (_EQUAL, 1, 0, _F_SETLEASE), (_EQUAL, 0, 1, _F_NOTIFY), refuse)
     for number in (_PRLIMIT64[column], _SCHED_SETAFFINITY[column]):  # of another process than the caller
         when(number, _argument(0), (_EQUAL, 1, 0, 0), refuse)
     code.append(allow)
