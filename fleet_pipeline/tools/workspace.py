@@ -116,7 +116,7 @@ class Workspace:
     def close(self) -> None:
         self.tree.close()
         if not self._keep:
-            remove_tree(self.place)
+            _remove(self.place)
         os.close(self._lock)
 
 
@@ -197,7 +197,7 @@ class Workspaces:
                 continue
             try:
                 _end_processes_in(place)
-                remove_tree(place)
+                _remove(place)
                 removed.append(place.name)
             finally:
                 os.close(lock)
@@ -231,7 +231,7 @@ class Workspaces:
             fill()
             return Workspace(place, lock)
         except BaseException:
-            remove_tree(place)
+            _remove(place)
             os.close(lock)
             raise
 
@@ -380,6 +380,13 @@ def _try_lock(place: Path) -> int | None:
             return None
         raise
     return lock
+
+
+def _remove(place: Path) -> None:
+    """The lock last: by it the sweeper knows a workspace, also one whose removal was cut off."""
+    for part in _PARTS:
+        remove_tree(place / part)
+    remove_tree(place)
 
 
 def _is_at(descriptor: int, path: Path) -> bool:
