@@ -106,17 +106,15 @@ class Audit:
         family, operation = (_masked_text(one)[:_NAME_CHARS] for one in (family, operation))
         shown = json.dumps(masked(arguments), ensure_ascii=False, default=str)
         begun = Begun(
-            *(
-                uuid.uuid4().hex,
-                self.caller,
-                workspace,
-                family,
-                operation,
-                shown,
-                read_only,
-                sandbox,
-                round(time.time(), 6),
-            )
+            call_id=uuid.uuid4().hex,
+            caller=self.caller,
+            workspace=workspace,
+            family=family,
+            operation=operation,
+            arguments=shown,
+            read_only=read_only,
+            sandbox=sandbox,
+            started_at=round(time.time(), 6),
         )
         self._write(asdict(begun))
         return begun

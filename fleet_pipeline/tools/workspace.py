@@ -38,22 +38,30 @@ _SWEEPS = 1_000  # looks after which whoever has a workspace of the name is no s
 LOCK = ".fleet-lock"  # what has it is a workspace, and may be swept
 _PARTS = ("tree", "git", "home")
 # Nothing of the user's or the repository's own may run: no hook, filter, helper, editor, pager or program of a protocol.
-GIT_OPTIONS = (
-    *("-c", "core.hooksPath=/dev/null", "-c", "core.fsmonitor=false", "-c", "core.attributesFile=/dev/null"),
-    *("-c", "core.excludesFile=/dev/null", "-c", "diff.ignoreSubmodules=all"),
-    *("-c", "core.pager=cat", "-c", "core.editor=false"),
+_SETTINGS = (
     *(
-        "-c",
-        "protocol.ext.allow=never",
-        "-c",
-        "submodule.recurse=false",
-        "-c",
-        "gc.auto=0",
-        "-c",
-        "maintenance.auto=false",
+        "core.hooksPath=/dev/null",
+        "core.fsmonitor=false",
+        "core.attributesFile=/dev/null",
+        "core.excludesFile=/dev/null",
     ),
-    *("-c", "commit.gpgSign=false", "-c", "tag.gpgSign=false", "-c", "credential.helper=", "-c", "safe.directory=*"),
+    *(
+        "core.pager=cat",
+        "core.editor=false",
+        "diff.ignoreSubmodules=all",
+        "submodule.recurse=false",
+        "protocol.ext.allow=never",
+    ),
+    *(
+        "gc.auto=0",
+        "maintenance.auto=false",
+        "commit.gpgSign=false",
+        "tag.gpgSign=false",
+        "credential.helper=",
+        "safe.directory=*",
+    ),
 )
+GIT_OPTIONS = tuple(part for setting in _SETTINGS for part in ("-c", setting))
 GIT_ENVIRONMENT = {
     "GIT_CONFIG_NOSYSTEM": "1",
     "GIT_CONFIG_GLOBAL": "/dev/null",
@@ -247,25 +255,26 @@ def _fill(source: Source, place: Path, most_bytes: int) -> None:
     elif source.folder is not None:
         _take_folder(source.folder, place, most_bytes)
     else:
-        begin(place)
+        _begin(place)
     with Tree(place / "tree") as tree:
         if (size := tree.size()) > most_bytes:
             raise InvalidInput(f"workspace: has {size:,} bytes; at most {most_bytes:,} are taken")
-    (place / "git/info").mkdir(exist_ok=True)
-    (place / "git/info/attributes").write_text(_ATTRIBUTES, encoding="utf-8")
     for reference in (BASE, ORIGIN + "main"):
         git(place, "update-ref", reference, "HEAD")
 
 
-def begin(place: Path) -> None:
-    """A repository with one commit of all that is in the tree."""
+def _init(place: Path) -> None:
     git(place, "init", "--quiet", "--template=", "--initial-branch=main")
+    (place / "git/info").mkdir()
+    (place / "git/info/attributes").write_text(_ATTRIBUTES, encoding="utf-8")
+
+
+def _begin(place: Path) -> None:
+    """A repository with one commit of all that is in the tree."""
+    _init(place)
     git(place, "add", "--all", "--force")
-    git(place, *author(), "commit", "--quiet", "--allow-empty", "--message", "Start of the workspace")
-
-
-def author() -> tuple[str, ...]:
-    return ("-c", "user.name=fleet", "-c", "user.email=fleet@localhost")
+    who = ("-c", "user.name=fleet", "-c", "user.email=fleet@localhost")
+    git(place, *who, "commit", "--quiet", "--allow-empty", "--message", "Start of the workspace")
 
 
 def git(place: Path, *arguments: str, seconds: float = 120) -> str:
@@ -293,7 +302,7 @@ def git(place: Path, *arguments: str, seconds: float = 120) -> str:
 
 def _clone(source: Source, place: Path) -> None:
     assert source.url is not None
-    git(place, "init", "--quiet", "--template=", "--initial-branch=main")
+    _init(place)
     reference = source.reference or "HEAD"
     git(place, "fetch", "--quiet", "--depth=50", "--no-tags", "--", source.url, reference, seconds=_CLONE_SECONDS)
     # No attribute names a filter that is configured, and no hook is found: a checkout writes files, and runs nothing.
@@ -306,22 +315,13 @@ def _take_folder(folder: Path, place: Path, most_bytes: int) -> None:
         raise InvalidInput(f"workspace: {folder} is no folder")
     _copy(folder, place / "tree", most_bytes=most_bytes, without=(".git",))
     if (folder / ".git").is_dir():
-        git(place, "init", "--quiet", "--template=", "--initial-branch=main")
-        git(
-            place,
-            "-c",
-            "protocol.file.allow=always",
-            "fetch",
-            "--quiet",
-            "--no-tags",
-            "--",
-            str(folder.absolute()),
-            "HEAD",
-        )
+        _init(place)
+        from_here = ("-c", "protocol.file.allow=always", "fetch", "--quiet", "--no-tags")
+        git(place, *from_here, "--", str(folder.absolute()), "HEAD")
         git(place, "update-ref", "refs/heads/main", "FETCH_HEAD")
         git(place, "reset", "--quiet", "--mixed")
     else:
-        begin(place)
+        _begin(place)
 
 
 def _copy(source: Path, target: Path, *, link: bool = False, most_bytes: int = 0, without: Sequence[str] = ()) -> None:

@@ -23,7 +23,7 @@ READING = {
     "descriptors that it inherited": "import os\nfor fd in range(3, 300):\n try: print(fd, os.fstat(fd))\n except OSError: pass\n else: print(os.read(fd, 100))",
     "a chain of links": "import os\nos.symlink('/', 'r'); os.symlink('r' + outside, 's'); print(open('s/secret.txt').read())",
     "the system's passwords": "print(open('/etc/shadow').read())",
-    "keys of the user": "import os\nfor name in ('/root/.ssh', '/root/.netrc', '/home', '/var/run/secrets'): print(os.listdir(name))",
+    "keys of the user": "import os, pwd\nhome = pwd.getpwuid(os.getuid()).pw_dir\nfor name in (home, home + '/.ssh', '/home', '/var/run/secrets'):\n try: print(os.listdir(name), 'listed')\n except OSError as e: print(e)",
     "attributes": "import os; print(os.listxattr(secret), os.getxattr(secret, 'user.canary'))",
     "a listing": "import os; print(os.listdir(outside), os.listdir('/tmp'))",
     "a database": "import sqlite3; print(sqlite3.connect(outside + '/data.db').execute('select * from t').fetchall())",

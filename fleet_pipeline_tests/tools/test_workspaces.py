@@ -3,7 +3,6 @@
 import json
 import os
 import random
-import shutil
 import signal
 import subprocess
 import sys
@@ -240,7 +239,6 @@ def test_two_processes_that_sweep_and_make_workspaces_at_a_time_do_not_take_each
     assert list((tmp_path / "ws").iterdir()) == []
 
 
-@pytest.mark.skipif(not shutil.which("git"), reason="git is not installed")
 def test_a_hundred_workspaces_with_ten_operations_each_are_made_used_and_removed(tmp_path: Path) -> None:
     workspaces = Workspaces(tmp_path / "ws")
     with workspaces.make("base", Source(folder=a_repository(tmp_path / "source"))) as base:

@@ -29,9 +29,9 @@ _PDEATHSIG, _SUBREAPER = 1, 36
 # processes in the first.
 _LOOK_SECONDS, _DISK_SECONDS = 0.02, 0.5
 _MIB = 2**20
-# An end of a child, and what the owner's library sends to a server that does not end: its children must not outlive it.
 _NEW_PIDS = 0x20000000
 _SIGNALLED = 128  # as shells tell that a signal ended a program: 128 and its number
+# An end of a child, and what the owner's library sends to a server that does not end: its children must not outlive it.
 _AWAITED = {signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
 NOT_STARTED = 125  # what `become` could not do is said on the pipe of errors
 
@@ -73,7 +73,10 @@ def watch(policy: Policy, status: int | None) -> None:
 
 
 def _be_first(errors: int) -> None:
-    """Return in a child. This process stays between: the kernel spares the first one of a namespace signals and orphans' ends."""
+    """Return in a child, and end as it does.
+
+    The first process of a namespace gets no signal that it does not handle, and every orphan. A program is not written for either.
+    """
     ctypes.CDLL(None).prctl(_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _AWAITED)
     program = os.fork()
@@ -105,13 +108,11 @@ def _bubblewrap(policy: Policy) -> list[str]:
     """A root of its own, with nothing in it but what may be read; no network, and no process of others in sight."""
     assert policy.bubblewrap is not None
     arguments = [policy.bubblewrap, "--unshare-all", "--die-with-parent", "--new-session", "--cap-drop", "ALL"]
-    for path in policy.readable:
+    # First, because what may be read can lie below: an interpreter in /tmp was hidden by it.
+    arguments += ["--dev", "/dev", "--proc", "/proc", "--tmpfs", "/tmp"]  # noqa: S108 - of its own
+    for path in [*policy.readable, sys.prefix, sys.base_prefix, _PACKAGE]:  # the last three for `--become`
         if not path.startswith(("/dev/", "/proc/")):
             arguments += ["--ro-bind-try", path, path]
-    arguments += ["--dev", "/dev", "--proc", "/proc", "--tmpfs", "/tmp"]  # noqa: S108 - of its own
-    # What runs `--become` must be readable as well.
-    for path in {sys.prefix, sys.base_prefix, _PACKAGE}:
-        arguments += ["--ro-bind-try", path, path]
     for path in policy.writable:
         if not path.startswith("/dev/"):
             arguments += ["--bind", path, path]
