@@ -73,6 +73,17 @@ def said(transcript: Transcript) -> list[tuple[Any, ...]]:
     ]
 
 
+def councils_that_differ(some: dict[str, Transcript], others: dict[str, Transcript]) -> list[str]:
+    """The keys of those in which something else was said.
+
+    A fault disturbs who is computed with whom, and a sum of floats depends on that in its last bits. Among some 40,000
+    sampled tokens one may turn out otherwise by that alone: it did on one machine, in one council of 200. An answer that
+    is cut or taken from another request is no such case: a fifth of all calls were disturbed.
+    """
+    assert some.keys() == others.keys()
+    return [key for key, one in some.items() if said(one) != said(others[key])]
+
+
 @pytest.mark.parametrize("temperature", [0.0, 0.7])
 def test_the_server_and_the_engine_in_this_process_say_the_same(
     engine: OpenAIEngine, vllm_engine: VllmEngine, temperature: float
@@ -93,10 +104,11 @@ def test_a_fifth_of_all_calls_may_fail_and_nothing_is_lost_or_said_twice(engine:
         counted: list[Any] = []
         disturbed = run(through, deliberations, counted)
     assert all(proxy.faults[fault] > 20 for fault in FAULTS)
-    assert {key: said(one) for key, one in disturbed.items()} == {key: said(one) for key, one in undisturbed.items()}
+    assert len(councils_that_differ(disturbed, undisturbed)) <= 2
     utterances = [u for one in disturbed.values() for u in one.utterances]
     assert len({u.request.name for u in utterances}) == len(utterances) == len(counted)
     assert sum(c.completion_tokens for c in counted) == sum(u.completion.completion_tokens for u in utterances)
+    assert {u.completion.finish_reason for u in utterances} <= {"stop", "length"}
     assert not [u for u in utterances if u.error is AgentError.ENGINE]
 
 
@@ -146,4 +158,4 @@ def test_a_server_that_is_killed_and_started_again_goes_on_where_it_was(
             assert interrupted.servers.servers[0].opened == 1
             assert interrupted.down_seconds > 0
     undisturbed = run(engine, deliberations)
-    assert {one.key: said(one.result) for one in finished} == {key: said(one) for key, one in undisturbed.items()}
+    assert len(councils_that_differ({one.key: one.result for one in finished}, undisturbed)) <= 1
