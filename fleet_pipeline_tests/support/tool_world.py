@@ -17,6 +17,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from fleet_pipeline.tools.audit import Audit
 from fleet_pipeline.tools.operation import Box
 from fleet_pipeline.tools.options import ToolOptions
@@ -159,6 +161,18 @@ def processes_in(place: Path) -> list[int]:
                 ):
                     found.append(int(process.name))
     return found
+
+
+def python_for_others() -> list[str]:
+    """The interpreter, or the system's of the same version where the interpreter is in a folder of root's."""
+    for command in ([sys.executable], [f"/usr/bin/python3.{sys.version_info.minor}"]):
+        try:
+            subprocess.run([*command, "-c", "import pydantic"], check=True, user=65534, group=65534, extra_groups=[],
+                           env={"PYTHONPATH": os.pathsep.join(filter(None, sys.path))})  # fmt: skip
+        except (OSError, subprocess.CalledProcessError):
+            continue
+        return command
+    pytest.skip("no Python here that an ordinary user may start")
 
 
 @contextmanager

@@ -14,7 +14,7 @@ import pytest
 
 from fleet_pipeline.tools.sandbox.sandbox import Sandbox, _fault
 from fleet_pipeline_tests.support import attempts
-from fleet_pipeline_tests.support.tool_world import World, a_world
+from fleet_pipeline_tests.support.tool_world import World, a_world, python_for_others
 
 pytestmark = pytest.mark.unit
 ROOT = Path(__file__).parents[2]
@@ -64,7 +64,7 @@ def test_the_same_attempts_by_an_ordinary_user_reach_nothing_either() -> None:
         place = Path(name)
         os.chown(place, 65534, 65534)
         tried = subprocess.run(
-            [*_python_for_others(), "-m", "fleet_pipeline_tests.support.tool_world", str(place / "world")],
+            [*python_for_others(), "-m", "fleet_pipeline_tests.support.tool_world", str(place / "world")],
             input=json.dumps(quick), capture_output=True, text=True, user=65534, group=65534, extra_groups=[],
             env={"HOME": name, "PATH": os.defpath, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}, cwd=ROOT, check=False,
         )  # fmt: skip
@@ -96,21 +96,9 @@ def test_the_same_attempts_in_a_hardened_pod_reach_nothing_either(tmp_path: Path
     quick = {name: code for name, code in attempts.ALL.items() if "memory" not in name and "bomb" not in name}
     tried = subprocess.run(
         ["unshare", "-m", "sh", "-c", POD], input=json.dumps(quick), capture_output=True, text=True, check=False,
-        env=os.environ | {"CONTAINERS_CONF": str(tmp_path / "containers.conf"), "ROOT": str(ROOT), "PYTHON": _python_for_others()[0],
+        env=os.environ | {"CONTAINERS_CONF": str(tmp_path / "containers.conf"), "ROOT": str(ROOT), "PYTHON": python_for_others()[0],
                           "WHERE": os.pathsep.join(filter(None, sys.path))},
     )  # fmt: skip
     results = [json.loads(line) for line in tried.stdout.splitlines()]
     assert len(results) == len(quick), tried.stderr[-2_000:]
     assert [one for one in results if one["error"]] == []
-
-
-def _python_for_others() -> list[str]:
-    """The interpreter, or the system's of the same version where the interpreter is in a folder of root's."""
-    for command in ([sys.executable], [f"/usr/bin/python3.{sys.version_info.minor}"]):
-        try:
-            subprocess.run([*command, "-c", "import pydantic"], check=True, user=65534, group=65534, extra_groups=[],
-                           env={"PYTHONPATH": os.pathsep.join(filter(None, sys.path))})  # fmt: skip
-        except (OSError, subprocess.CalledProcessError):
-            continue
-        return command
-    pytest.skip("no Python here that an ordinary user may start")

@@ -19,6 +19,7 @@ _READ = _EXECUTE | _READ_FILE | _READ_DIR
 # Below this one, `open` with O_TRUNC empties a file that may only be read.
 LEAST_ABI = 3
 SIGNALS_ABI = 6
+_ABSTRACT_SOCKETS, _SIGNALS = 1, 2
 
 
 def abi() -> int:
@@ -38,7 +39,7 @@ def restrict(readable: Sequence[str], writable: Sequence[str], executable: Seque
         raise OSError(errno.ENOSYS, f"Landlock has version {version} here, and {LEAST_ABI} is needed")
     every = (1 << 15) - 1 | (_IOCTL_DEV if version >= 5 else 0)
     network = 3 if version >= 4 else 0  # bind and connect of TCP
-    scoped = 3 if version >= SIGNALS_ABI else 0  # abstract sockets and signals
+    scoped = _ABSTRACT_SOCKETS | _SIGNALS if version >= SIGNALS_ABI else 0  # abstract sockets and signals
     attributes = struct.pack("=QQQ", every, network, scoped)
     ruleset = _checked(_CREATE, attributes, len(attributes) if version >= SIGNALS_ABI else 16 if version >= 4 else 8, 0)
     try:
@@ -48,6 +49,18 @@ def restrict(readable: Sequence[str], writable: Sequence[str], executable: Seque
             for path in paths:
                 with suppress(FileNotFoundError):
                     _allow(ruleset, path, rights)
+        _checked(_RESTRICT, ruleset, 0)
+    finally:
+        os.close(ruleset)
+
+
+def keep_signals_inside() -> None:
+    """Confine nothing but this process's signals, to itself and its children. Raises `OSError` where Landlock cannot do that."""
+    if abi() < SIGNALS_ABI:
+        raise OSError(errno.ENOSYS, f"Landlock below version {SIGNALS_ABI} cannot confine signals")
+    attributes = struct.pack("=QQQ", 0, 0, _SIGNALS)
+    ruleset = _checked(_CREATE, attributes, len(attributes), 0)
+    try:
         _checked(_RESTRICT, ruleset, 0)
     finally:
         os.close(ruleset)

@@ -21,18 +21,22 @@ from contextlib import suppress
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 sys.path.append(os.path.dirname(_PACKAGE))
 
-from fleet_pipeline.tools.sandbox.confine import become  # noqa: E402 - found by the line above
+from fleet_pipeline.tools.sandbox import landlock  # noqa: E402 - found by the line above
+from fleet_pipeline.tools.sandbox.confine import become  # noqa: E402
 from fleet_pipeline.tools.sandbox.policy import End, Limits, Policy, Stop  # noqa: E402
 
-_PDEATHSIG, _SUBREAPER = 1, 36
+_PDEATHSIG, _SUBREAPER, _NO_NEW_PRIVS = 1, 36, 38
 # How often the bounds are looked at: processes and memory, and what has been written. A bomb of forks makes some 400
 # processes in the first.
 _LOOK_SECONDS, _DISK_SECONDS = 0.02, 0.5
+_GUARD_SECONDS = 5.0
 _MIB = 2**20
 _NEW_PIDS = 0x20000000
 _SIGNALLED = 128  # as shells tell that a signal ended a program: 128 and its number
 # An end of a child, and what the owner's library sends to a server that does not end: its children must not outlive it.
 _AWAITED = {signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
+_END_ALL = signal.SIGUSR1  # to the guard
+_HELD_BACK = {*_AWAITED, _END_ALL}
 NOT_STARTED = 125  # what `become` could not do is said on the pipe of errors
 
 
@@ -42,22 +46,27 @@ def watch(policy: Policy, status: int | None) -> None:
     owner = os.getppid()
     if status is not None:
         os.set_inheritable(status, False)
-    signal.pthread_sigmask(signal.SIG_BLOCK, _AWAITED)
+    signal.pthread_sigmask(signal.SIG_BLOCK, _HELD_BACK)
     reading, errors = os.pipe()
     with suppress(OSError):  # root's alone: processes that multiply must not keep this one from looking at them
         os.setpriority(os.PRIO_PROCESS, 0, -10)
     # Where it may: then the end of the first process in it is the end of all, at once, and none can be forked meanwhile. Root's
     # bomb of forks outran a launcher that killed one after another: 30,000 processes on two busy cores.
     apart = policy.bubblewrap is None and libc.unshare(_NEW_PIDS) == 0
+    guarded = not apart and policy.landlock and policy.bubblewrap is None and landlock.abi() >= landlock.SIGNALS_ABI
     program = os.fork()
     if program == 0:
         if apart:
             _be_first(errors)
+        elif guarded:
+            _guard(errors)
         with suppress(OSError):
             os.setpriority(os.PRIO_PROCESS, 0, 0)
         _start(policy, errors)
     os.close(errors)
     end = _until_it_ends(policy, program, owner)
+    if guarded:
+        _let_the_guard_end_all(program)
     _end_all(program)
     with open(reading, "rb") as said:
         error = said.read(2_000).decode(errors="replace")
@@ -78,7 +87,7 @@ def _be_first(errors: int) -> None:
     The first process of a namespace gets no signal that it does not handle, and every orphan. A program is not written for either.
     """
     ctypes.CDLL(None).prctl(_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _AWAITED)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _HELD_BACK)
     program = os.fork()
     if program == 0:
         return
@@ -90,10 +99,60 @@ def _be_first(errors: int) -> None:
             os._exit(code if code >= 0 else _SIGNALLED - code)
 
 
+def _guard(errors: int) -> None:
+    """Return in a child, and end as it does; with it, or when told to, or when the launcher is gone, end all there are.
+
+    For users who get no namespace. Who forks and exits again and again is never there when one process after another is
+    killed: such a chain outlived its bound by hours. The kernel signals all processes that the sender may signal in one step,
+    and forks none of them meanwhile. What may be signalled from here is what was started here: Landlock sees to that. It
+    keeps the program, in a domain further in, from signalling this one.
+    """
+    launcher = os.getppid()
+    try:
+        ctypes.CDLL(None).prctl(_NO_NEW_PRIVS, 1, 0, 0, 0)
+        landlock.keep_signals_inside()
+        os.kill(launcher, 0)
+    except PermissionError:
+        pass  # as it must be
+    else:
+        os.write(errors, b"signals are not kept inside")
+        os._exit(NOT_STARTED)
+    ctypes.CDLL(None).prctl(_PDEATHSIG, _END_ALL, 0, 0, 0)
+    program = os.fork()
+    if program == 0:
+        return
+    os.close(errors)
+    code = _SIGNALLED + signal.SIGKILL
+    while os.getppid() == launcher:
+        came = signal.sigtimedwait({signal.SIGCHLD, _END_ALL}, _GUARD_SECONDS)
+        ended = _reap(program)
+        if ended is not None:
+            ended = os.waitstatus_to_exitcode(ended)
+            code = ended if ended >= 0 else _SIGNALLED - ended
+        if ended is not None or (came is not None and came.si_signo == _END_ALL):
+            break
+    with suppress(ProcessLookupError):
+        os.kill(-1, signal.SIGKILL)  # none of them can fork any more
+    os._exit(code)
+
+
+def _let_the_guard_end_all(guard: int) -> None:
+    with suppress(ProcessLookupError):
+        os.kill(guard, _END_ALL)
+    ends_at = time.monotonic() + _GUARD_SECONDS
+    while time.monotonic() < ends_at:
+        try:
+            if os.waitpid(guard, os.WNOHANG)[0]:
+                return
+        except ChildProcessError:
+            return
+        signal.sigtimedwait(_AWAITED, 0.005)
+
+
 def _start(policy: Policy, errors: int) -> None:
     """In the child: never returns."""
     try:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _AWAITED)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _HELD_BACK)
         if policy.bubblewrap is None:
             become(policy)
         arguments = _bubblewrap(policy)
