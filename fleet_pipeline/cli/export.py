@@ -12,14 +12,16 @@ from fleet_pipeline.deliberation.task import is_deliberation_id
 from fleet_pipeline.services.fleet import Fleet
 from fleet_pipeline.settings import load_settings
 from fleet_pipeline.storage.export import FORMATS, export as write
-from fleet_pipeline.storage.schemas import TABLES, TableName
+from fleet_pipeline.storage.schemas import TABLES, TOOL_CALLS, TableName
+
+EXPORTED = {**TABLES, TOOL_CALLS.name: TOOL_CALLS}
 
 
 @click.command()
 @click.argument("deliberation_ids", nargs=-1)
 @click.option("--format", "form", type=click.Choice(FORMATS), help="By the name of FILE where absent.")
 @click.option("--out", required=True, metavar="FILE", help="The file to write; - for standard output.")
-@click.option("--table", type=click.Choice(list(TABLES)), default="deliberations", show_default=True)
+@click.option("--table", type=click.Choice(list(EXPORTED)), default="deliberations", show_default=True)
 @storage_option
 def export(
     deliberation_ids: tuple[str, ...], form: str | None, out: str, table: TableName, storage: str | None
@@ -42,7 +44,10 @@ def export(
             "texts of models are not written to a terminal; name a file, or pipe it", param_hint="--out"
         )
     store = Fleet.of(load_settings(flags(storage=storage))).store
-    stored = [key for key in store.names(table, ".parquet") if is_deliberation_id(key)]
+    by_process = table == TOOL_CALLS.name  # its files are those of processes, and not of deliberations
+    stored = [key for key in store.names(table, ".parquet") if by_process or is_deliberation_id(key)]
+    if by_process and deliberation_ids:
+        fail(f"{table} is exported whole: name no deliberations, and choose by the column deliberation_id", INVALID)
     if unknown := sorted(set(deliberation_ids) - set(stored)):
         fail(f"not in {table} of {store.url}: {', '.join(unknown[:5])}", INVALID)
     keys = list(deliberation_ids) or stored
@@ -53,7 +58,7 @@ def export(
     )
     try:
         rows, damaged = write(
-            store, TABLES[table], keys, form, sys.stdout.buffer if out == "-" else Path(out), on_progress
+            store, EXPORTED[table], keys, form, sys.stdout.buffer if out == "-" else Path(out), on_progress
         )
     except BrokenPipeError:
         raise
@@ -61,5 +66,5 @@ def export(
         fail(f"cannot write {out}: {error.strerror or error}", BROKE)
     for reason in damaged.values():
         click.echo(printable(f"fleet: {reason}"), err=True)
-    click.echo(f"{rows} rows of {len(keys) - len(damaged)} deliberations in {out}", err=True)
+    click.echo(f"{rows} rows of {len(keys) - len(damaged)} {'files' if by_process else 'deliberations'} in {out}", err=True)
     raise SystemExit(SOME_FAILED if damaged else COMPLETED)

@@ -23,7 +23,7 @@ from fleet_pipeline.settings import RetentionSettings
 from fleet_pipeline.storage import answer_log
 from fleet_pipeline.storage.outbox import remove_events
 from fleet_pipeline.storage.pending import pending_batches
-from fleet_pipeline.storage.schemas import DELIBERATIONS, TABLES
+from fleet_pipeline.storage.schemas import DELIBERATIONS, TABLES, TOOL_CALLS
 from fleet_pipeline.storage.store import Store
 from fleet_pipeline.storage.tables import table_path
 from fleet_pipeline.storage.task_store import TaskStore
@@ -41,7 +41,7 @@ class Old:
 
     deliberations: Mapping[str, datetime]  # key -> modification time of its newest file
     runs: tuple[str, ...]
-    files: tuple[str, ...]  # temporary files of interrupted writes, and answer logs that nobody goes on from
+    files: tuple[str, ...]  # of interrupted writes, of answers that nobody goes on from, and of calls before all kept results
     inbox: tuple[str, ...] = ()  # taken backlogs, and the files of their refused lines
     unfinished: tuple[str, ...] = ()
 
@@ -95,6 +95,12 @@ def find_old(
         f"{answer_log.FOLDER}/{name}"
         for name, at in store.mtimes(answer_log.FOLDER, "").items()
         if cutoff and at < cutoff and _is_over(instance, name.partition(".")[0])
+    ]
+    calls_before = oldest if kept_times or cutoff else None
+    files += [
+        table_path(TOOL_CALLS, key)
+        for key, at in store.mtimes(TOOL_CALLS.name, ".parquet").items()
+        if calls_before and at < calls_before
     ]
     taken = [
         f"{folder}/{name}"

@@ -29,7 +29,7 @@ _SECRET_NAME = re.compile(
 )
 # Values that are, whatever their name: credentials in a URL, keys of well-known makers, tokens of JWT, PEM.
 _SECRET_VALUE = re.compile(
-    r"(?P<url>(?<![A-Za-z0-9+.-])[A-Za-z][A-Za-z0-9+.-]{0,30}://)[^\s/@]{1,1000}@"
+    r"(?P<url>(?<![A-Za-z0-9+.-])[A-Za-z][A-Za-z0-9+.-]{0,30}://)(?:[^\s/@]{1,1000}|[^\s/@:]{0,200}:[^\s@]{1,1000})@"
     r"|\b(?:sk-|ghp_|gho_|github_pat_|glpat-|xox[abp]-|AKIA|hf_)[A-Za-z0-9_-]{12,}"
     r"|(?<![\w-])eyJ[\w-]{8,4000}\.[\w-]{8,4000}(?:\.[\w-]*)?"
     r"|-----BEGIN [A-Z ]*PRIVATE KEY-----[\s\S]*?(?:-----END [A-Z ]*PRIVATE KEY-----|$)"

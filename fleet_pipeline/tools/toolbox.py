@@ -101,7 +101,8 @@ class Toolbox:
             error_text = bounded(_shown(output.error), _ERROR_CHARS)
             with suppress(OSError):  # the call has been made, and its result is told; the record says unfinished
                 self.audit.end(begun, outcome, error_text, len(output.text), time.monotonic() - began)
-        return Result(output.ok, _shown(output.text), error_text, box.sandbox.level, outcome, output.facts)
+        text = _shown(_cut(output.text, box.options.limits.output_kib * 1_024))
+        return Result(output.ok, text, error_text, box.sandbox.level, outcome, output.facts)
 
     def _call(self, family_name: str, name: str, arguments: Mapping[str, Any]) -> Output:
         operation = self.find(family_name, name)
@@ -142,6 +143,12 @@ class Toolbox:
 def _shown(text: str) -> str:
     """Without control characters, and without the half characters that stand for bytes of a file's name: no encoder takes them."""
     return printable(text.encode("utf-8", "backslashreplace").decode())
+
+
+def _cut(text: str, most: int) -> str:
+    if len(text) <= most:
+        return text
+    return f"{text[:most]}\n(cut: {len(text) - most:,} more characters; ask for less at a time)"
 
 
 def call_schema(operations: Mapping[str, Operation], further: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:

@@ -44,6 +44,7 @@ def test_every_call_stands_there_with_its_caller_arguments_outcome_and_sandbox(w
         ({"headers": {"Authorization": "Basic aGVsbG86d29ybGQ="}}, "aGVsbG86d29ybGQ"),
         ({"headers": {"X-Api-Key": "abc123secret"}}, "abc123secret"),
         ({"url": "postgres://u:passw0rd9@host/db"}, "passw0rd9"),
+        ({"url": "postgres://u:pass/w0rd9@host/db"}, "w0rd9"),
         ({"content": "key = sk-abcdefghijklmnop1234"}, "sk-abcdefghijklmnop1234"),
         ({"content": "t: ghp_0123456789abcdef0123"}, "ghp_0123456789abcdef0123"),
         ({"content": "-----BEGIN RSA PRIVATE KEY-----\nMIIEabc\n-----END RSA PRIVATE KEY-----"}, "MIIEabc"),

@@ -98,6 +98,17 @@ def test_a_second_statement_is_never_run(tools: Toolbox) -> None:
     assert count(tools) == 0
 
 
+def test_what_is_read_is_taken_row_by_row_and_no_further_than_it_is_told(tools: Toolbox) -> None:
+    """A table may be larger than the memory: these would be 100 GB."""
+    result = query(tools, "select repeat('x', 1000000) from generate_series(1, 100000)", "frozen")
+    assert result.ok, result.error
+    assert result.facts["rows"] == 17
+    assert query(tools, "select a from t where false", "frozen").facts["rows"] == 0
+    assert query(tools, "set search_path = public", "frozen").ok
+    assert not query(tools, "select %s", "frozen").ok
+    assert json.loads(query(tools, "select %s + 1", "frozen", params=[2]).output) == {"columns": ["?column?"], "rows": [[3]]}
+
+
 def test_a_statement_that_takes_its_time_is_stopped(tools: Toolbox) -> None:
     for timeout in (1, 0.0005):
         assert "statement timeout" in query(tools, "select pg_sleep(60)", timeout=timeout).error

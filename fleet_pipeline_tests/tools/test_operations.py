@@ -278,6 +278,27 @@ def test_work_that_git_cannot_take_is_not_lost_in_silence(world: World, code: st
     assert made.cut is ("locked" in code or "sub" in code)
 
 
+def test_an_agent_can_hide_no_file_from_its_artifacts(world: World) -> None:
+    world.call("files.write_file", path=".gitignore", content="evil.py\nout/\n")
+    for path in ("evil.py", "out/a", "out/b"):
+        world.call("files.write_file", path=path, content="x")
+    world.workspace.tree.write("app.py", b"def one():\n    return 3  # \0\n")
+    made = artifacts(world.box)
+    assert made.files_changed == (".gitignore", "app.py")
+    assert made.ignored == ("evil.py", "out/")
+    assert "+    return 3" in made.diff  # a NUL byte makes no file unreadable
+    assert "+    return 3" in world.call("git.diff", cached=True).output
+
+
+def test_a_long_output_is_cut_before_it_is_made_printable(world: World) -> None:
+    world.workspace.tree.write("long", b"\x01" * 9_000_000)
+    result = world.call("files.read_file", path="long")
+    most = ToolOptions().limits.output_kib * 1_024
+    assert result.output.startswith(r"\x01\x01")
+    assert result.output.count(r"\x01") == most
+    assert result.output.endswith(f"\n(cut: {9_000_000 - most:,} more characters; ask for less at a time)")
+
+
 def test_a_git_that_was_stopped_leaves_no_lock_for_the_next_one(world: World) -> None:
     (world.workspace.git_folder / "index.lock").touch()
     assert world.call("git.add").ok

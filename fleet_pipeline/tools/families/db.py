@@ -28,6 +28,10 @@ Name = Annotated[str, Field(min_length=1, max_length=100, description="A databas
 Statement = Annotated[str, Field(min_length=1, max_length=100_000, description="One statement.")]
 Seconds = Annotated[float, Field(gt=0, le=600)]
 MOST_ROWS = 1_000
+_MOST_CHARS = 16_000_000
+_Found = tuple[list[str], list[Any], int]  # columns, rows, and how many were concerned
+# Redis calls it a command that writes: it sends keys to any host.
+_REDIS_ELSEWHERE = ("MIGRATE",)
 _PRIVILEGED = """
 SELECT bool_or(rolsuper OR rolname IN ('pg_execute_server_program', 'pg_write_server_files', 'pg_read_server_files', 'pg_signal_backend'))
 FROM pg_roles WHERE pg_has_role(current_user, oid, 'member')
@@ -58,15 +62,37 @@ def postgresql_query(
                     "such rights in its URL"
                 )
             link.execute("BEGIN READ WRITE" if changes else "BEGIN READ ONLY")
-            # A prepared statement goes by the extended protocol, which takes one statement and no second.
-            cursor = link.execute(query.encode(), params or None, prepare=True)
-            rows = cursor.fetchmany(MOST_ROWS + 1) if cursor.description else []
-            columns = [column.name for column in cursor.description or ()]
-            count = cursor.rowcount
+            columns, rows, count = _changing(link, query, params) if changes else _reading(link, query, params)
             link.execute("COMMIT" if changes else "ROLLBACK")
     except psycopg.Error as error:
         return Output("", ok=False, error=_without(url, f"postgresql: {error}"))
     return _rows(columns, rows, count)
+
+
+def _changing(link: Any, query: str, params: tuple[Any, ...]) -> _Found:
+    # A prepared statement goes by the extended protocol, which takes one statement and no second.
+    cursor = link.execute(query.encode(), params or None, prepare=True)
+    rows = cursor.fetchmany(MOST_ROWS + 1) if cursor.description else []
+    return [column.name for column in cursor.description or ()], rows, cursor.rowcount
+
+
+def _reading(link: Any, query: str, params: tuple[Any, ...]) -> _Found:
+    """Row by row, by the extended protocol as well: a table may be larger than the memory."""
+    import psycopg
+
+    cursor = link.cursor()
+    rows: list[Any] = []
+    size = 0
+    try:
+        for row in cursor.stream(query.encode(), params or None):
+            rows.append(row)
+            size += sum(len(value) for value in row if isinstance(value, (str, bytes)))
+            if len(rows) > MOST_ROWS or size > _MOST_CHARS:
+                break
+    except psycopg.ProgrammingError as error:
+        if "didn't produce a result" not in str(error):  # psycopg's own words for a statement without rows
+            raise
+    return [column.name for column in cursor.description or ()], rows, len(rows)
 
 
 @FAMILY.operation()
@@ -86,7 +112,7 @@ def redis_command(
         ) as link:
             facts = link.execute_command("COMMAND", "INFO", command[0])
             flags = {str(flag) for flag in _flags(facts)}
-            if not flags or flags & {"admin", "dangerous", "blocking", "pubsub", "noscript"}:
+            if command[0].upper() in _REDIS_ELSEWHERE or not flags or flags & {"admin", "dangerous", "blocking", "pubsub", "noscript"}:
                 raise Refused(f"redis {command[0]!r}: is unknown there, or for administrators")
             if not changes and "readonly" not in flags:
                 raise Refused(f"redis {command[0]!r}: may change something, and {database} is only read here")

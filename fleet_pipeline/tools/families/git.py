@@ -83,14 +83,14 @@ def diff(
     """What is changed, as a unified diff."""
     which = ["--cached"] if cached else []
     return _said(
-        _git(box, "diff", "--no-ext-diff", "--no-textconv", *which, "--", *(_within(box, one) for one in files))
+        _git(box, "diff", "--text", "--no-ext-diff", "--no-textconv", *which, "--", *(_within(box, one) for one in files))
     )
 
 
 @FAMILY.operation(executes=True)
 def show(box: Box, commit: Annotated[str, Field(max_length=200, description="A commit or branch.")] = "HEAD") -> Output:
     """One commit: its message and its changes."""
-    return _said(_git(box, "show", "--no-ext-diff", "--no-textconv", _reference(commit), "--"))
+    return _said(_git(box, "show", "--text", "--no-ext-diff", "--no-textconv", _reference(commit), "--"))
 
 
 @FAMILY.operation(executes=True)
@@ -159,29 +159,34 @@ class Artifacts:
 
     commits: tuple[str, ...]  # newest first
     files_changed: tuple[str, ...]
+    ignored: tuple[str, ...]  # files and folders that are left out, because a `.gitignore` of the tree names them
     diff: str
     cut: bool  # whether there is more: than the bound on output lets through, or than git could take
 
 
 def artifacts(box: Box) -> Artifacts:
-    """Takes everything that is not committed into the index, new files included: call it when the work is done.
-
-    Files that a `.gitignore` of the tree names are left out.
-    """
+    """Takes everything that is not committed into the index, new files included: call it when the work is done."""
     nested = _nested(box)
     added = _git(box, "add", "--all", "--ignore-errors", "--", ".", *(f":(exclude,literal){one}" for one in nested))
     commits = _git(box, "log", "--format=%H", f"{BASE}..HEAD")
     names = _git(box, "diff", "--cached", "--name-only", "-z", "--no-ext-diff", BASE)
-    diff = _git(box, "diff", "--cached", "--no-ext-diff", "--no-textconv", BASE)
+    # As text: one NUL byte would hide a whole file from whoever reads the diff.
+    diff = _git(box, "diff", "--text", "--cached", "--no-ext-diff", "--no-textconv", BASE)
+    left = _git(box, "ls-files", "--others", "--ignored", "--exclude-standard", "--directory", "-z")
     raw = _git(box, "diff", "--cached", "--raw", "--ignore-submodules=none", "--no-ext-diff", BASE)
     nested += [":"] if b" 160000 " in raw.output else []
-    whole = names.output.rpartition(b"\0")[0].decode(errors="replace")  # without a name that was cut
     return Artifacts(
         tuple(commits.output.decode().split()),
-        tuple(filter(None, whole.split("\0"))),
+        _names(names),
+        _names(left),
         _text(diff),
-        bool(nested) or any(one.cut or not one.ok for one in (added, commits, names, diff, raw)),
+        bool(nested) or any(one.cut or not one.ok for one in (added, commits, names, left, diff, raw)),
     )
+
+
+def _names(done: Outcome) -> tuple[str, ...]:
+    whole = done.output.rpartition(b"\0")[0]  # without one that was cut
+    return tuple(filter(None, whole.decode(errors="replace").split("\0")))
 
 
 def _nested(box: Box) -> list[str]:

@@ -154,7 +154,7 @@ def _run(policy: Policy, stdin: bytes = b"") -> Outcome:
     assert process.stdin
     assert process.stdout
     assert process.stderr
-    kept = [_Kept(process.stdout, policy.limits.output_bytes), _Kept(process.stderr, policy.limits.output_bytes)]
+    kept = [Kept(process.stdout, policy.limits.output_bytes), Kept(process.stderr, policy.limits.output_bytes)]
     try:
         feeding = threading.Thread(target=_feed, args=(process.stdin, stdin), daemon=True)
         feeding.start()
@@ -185,7 +185,7 @@ def _run(policy: Policy, stdin: bytes = b"") -> Outcome:
     )
 
 
-class _Kept(threading.Thread):
+class Kept(threading.Thread):
     """Reads a stream to its end, and keeps its first bytes."""
 
     def __init__(self, stream: IO[bytes], most: int) -> None:

@@ -1,0 +1,141 @@
+"""The docker family: what a Dockerfile may hold, and rootless podman itself where there is one."""
+
+import os
+import pwd
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from fleet_pipeline.common.errors import Refused
+from fleet_pipeline.tools.families.docker import _check_dockerfile
+from fleet_pipeline.tools.options import ToolOptions
+from fleet_pipeline_tests.support.tool_world import World, a_world, python_for_others
+
+pytestmark = pytest.mark.unit
+ROOT = Path(__file__).parents[2]
+OPTIONS = ToolOptions(images=("docker.io/library/python:3.12",))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "FROM scratch\nADD http://10.0.0.1/x /x",
+        "FROM scratch\nadd x /x",
+        "FROM scratch\n  ONBUILD ADD x /x",
+        "FROM scratch\nA\\\n# a comment\nDD http://10.0.0.1/x /x",
+        "FROM scratch\nA\\ \t\nDD http://10.0.0.1/x /x",
+        "# escape=`\nFROM scratch\nA`\nDD http://10.0.0.1/x /x",
+        "# syntax=docker.io/evil/frontend\nFROM scratch",
+        "FROM other:latest",
+        "FROM --platform=linux/amd64 other:latest AS x",
+        "ARG I=other:latest\nFROM $I",
+        "FROM docker.io/library/python:3.12 AS a\nFROM b",
+        "FROM scratch\nCOPY --from=other:latest /etc/passwd /x",
+        "FROM scratch\nRUN --mount=type=bind,from=other:latest,target=/x cat /x/etc/passwd",
+        "FROM scratch\nCOPY <<E /x\nADD\nE",
+        "FROM oci-archive:/etc/x.tar",
+    ],
+)
+def test_a_dockerfile_that_fetches_or_takes_other_images_is_refused(tmp_path: Path, text: str) -> None:
+    with a_world(tmp_path / "world", options=OPTIONS) as world, pytest.raises(Refused):
+        _check_dockerfile(world.box, "Dockerfile", text)
+
+
+def test_a_dockerfile_with_named_images_and_its_own_stages_is_taken(world: World, tmp_path: Path) -> None:
+    text = """
+# a comment
+FROM docker.io/library/python:3.12 AS build
+RUN useradd add && \\
+    # more
+    echo ADD
+FROM scratch
+COPY --from=build /x /x
+COPY --from=0 /y /y
+"""
+    with a_world(tmp_path / "other", options=OPTIONS) as other:
+        _check_dockerfile(other.box, "Dockerfile", text)
+
+
+HELLO = """
+#include <stdio.h>
+#include <unistd.h>
+int main(int c, char **v) {
+    FILE *f = fopen("/workspace/said", "w");
+    if (f) { fputs("from within", f); fclose(f); }
+    printf("hello %s\\n", c > 1 ? v[1] : "world"); fflush(stdout);
+    if (c > 2) sleep(1000);
+    return fopen("/changed", "w") ? 1 : 0;
+}
+"""
+
+
+def _is_set_up() -> bool:
+    return all(map(shutil.which, ("podman", "gcc")))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.geteuid() == 0 or not _is_set_up(), reason="needs podman and gcc, as another user than root")
+def test_an_image_is_built_and_its_container_runs_without_network_and_privileges(tmp_path: Path) -> None:
+    with a_world(tmp_path / "world") as world:
+        (tmp_path / "hello.c").write_text(HELLO)
+        subprocess.run(["gcc", "-static", "-o", world.workspace.tree_folder / "hello", tmp_path / "hello.c"], check=True)
+        world.workspace.tree.write("Dockerfile", b'FROM scratch\nCOPY hello /hello\nENTRYPOINT ["/hello"]\n')
+        built = world.call("docker.build", tag="hello")
+        assert built.ok, built.error + built.output
+        image = "localhost/fleet/own:hello"
+        said = world.call("docker.run", image=image, command=["you"], env={"A": "b"})
+        assert said.ok, said.error + said.output
+        assert "hello you" in said.output
+        assert world.call("files.read_file", path="said").output == "from within"
+        assert "was not built here" in world.call("docker.run", image="localhost/fleet/others:hello").error
+        started = world.call("docker.run", image=image, command=["still", "here"], detach=True, name="server")
+        assert started.ok, started.error + started.output
+        try:
+            assert "fleet-own-server" in world.call("docker.ps").output
+            assert "hello still" in world.call("docker.logs", container="server").output
+            inspected = subprocess.run(["podman", "inspect", "fleet-own-server"], capture_output=True, text=True, check=True).stdout  # fmt: skip
+            assert '"NetworkMode": "none"' in inspected
+            assert world.call("docker.exec", container="server", command=["/hello", "again"]).output.startswith("hello again")
+        finally:
+            assert world.call("docker.rm", container="server", force=True).ok
+        assert "fleet-own-server" not in world.call("docker.ps", all_containers=True).output
+        world.unharmed()
+
+
+# podman inside of a container: crun refuses a hybrid cgroup mount, and no limit may be raised there.
+INSIDE = "umount /sys/fs/cgroup/unified 2>/dev/null; exec setpriv --reuid=$WHO --regid=$WHO --init-groups \"$@\""
+ENGINE = '[containers]\ndefault_ulimits=[]\n[engine]\nruntime="crun"\ncgroup_manager="cgroupfs"\nevents_logger="file"\n'
+
+
+def _user_with_ids() -> pwd.struct_passwd | None:
+    """One who may have containers: the kernel gives ordinary users other ids only by this file."""
+    lines = Path("/etc/subuid").read_text().splitlines() if Path("/etc/subuid").exists() else []
+    known = {one.pw_name: one for one in pwd.getpwall() if one.pw_uid}
+    return next((known[name] for line in lines if (name := line.partition(":")[0]) in known), None)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.geteuid() != 0 or not _is_set_up() or not _user_with_ids(), reason="needs root, podman, gcc and a user with ids of its own in /etc/subuid")  # fmt: skip
+def test_the_same_by_a_user_where_this_process_is_root_s() -> None:
+    user = _user_with_ids()
+    assert user
+    with tempfile.TemporaryDirectory(prefix="fleet-containers-") as name:
+        (Path(name) / "containers.conf").write_text(ENGINE)
+        (Path(name) / "run").mkdir()
+        for path in (name, f"{name}/run"):
+            os.chown(path, user.pw_uid, user.pw_gid)
+        tried = subprocess.run(
+            ["unshare", "-m", "sh", "-c", INSIDE, "sh", *python_for_others(), "-m", "pytest", "-q", "-p", "no:cacheprovider",
+             "-m", "slow", f"--basetemp={name}/tests", __file__],
+            capture_output=True, text=True, cwd=ROOT, check=False,
+            env={"WHO": user.pw_name, "HOME": name, "XDG_RUNTIME_DIR": f"{name}/run", "PATH": os.environ["PATH"], "PYTHONDONTWRITEBYTECODE": "1",
+                 "CONTAINERS_CONF": f"{name}/containers.conf", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        )  # fmt: skip
+        subprocess.run(["unshare", "-m", "sh", "-c", INSIDE, "sh", "podman", "unshare", "rm", "-rf", f"{name}/.local"], check=False,
+                       env={"WHO": user.pw_name, "HOME": name, "XDG_RUNTIME_DIR": f"{name}/run", "PATH": os.environ["PATH"]})  # fmt: skip
+    assert tried.returncode == 0, tried.stdout[-4_000:] + tried.stderr[-1_000:]
+    assert "1 passed" in tried.stdout
