@@ -1,6 +1,9 @@
 """Databases: one statement, one database of the settings, and in read-only mode nothing that changes anything."""
 
 import json
+import shutil
+import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +14,7 @@ from fleet_pipeline.tools.operation import Box
 from fleet_pipeline.tools.options import ToolOptions
 from fleet_pipeline.tools.toolbox import Toolbox
 from fleet_pipeline_tests.support import postgres
+from fleet_pipeline_tests.support.http import free_port
 from fleet_pipeline_tests.support.tool_world import World
 
 pytestmark = [pytest.mark.instance, pytest.mark.skipif(not postgres.is_installed(), reason="Postgres is not installed")]
@@ -21,6 +25,7 @@ OPTIONS = ToolOptions(
         "unset": {"kind": "postgresql", "url_env": "NOT_SET"},
         "gone": {"kind": "postgresql", "url_env": "GONE_URL"},
         "cache": {"kind": "redis", "url_env": "CACHE_URL"},
+        "store": {"kind": "redis", "url_env": "CACHE_URL", "writable": True},
     }
 )
 
@@ -123,3 +128,50 @@ def test_what_cannot_be_reached_is_told_without_its_password(tools: Toolbox) -> 
     assert "is none of the settings'" in query(tools, "select 1", "postgresql://u:p@host/db").error
     assert "is none of the settings'" in query(tools, "select 1", "cache").error
     assert tools.call("db.neo4j_query", {"database": "x", "query": "return 1"}).outcome == "refused"
+
+
+@pytest.fixture
+def cache(tools: Toolbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Toolbox]:
+    if not shutil.which("redis-server"):
+        pytest.skip("redis-server is not installed")
+    port = free_port()
+    command = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(tmp_path), "--requirepass", "s3cret-word"]  # fmt: skip
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+        try:
+            monkeypatch.setenv("CACHE_URL", f"redis://:s3cret-word@127.0.0.1:{port}/0")
+            while "refused" in redis(tools, "GET", "a").error:
+                time.sleep(0.02)
+            yield tools
+        finally:
+            process.terminate()
+
+
+def redis(tools: Toolbox, *command: str, database: str = "cache", **more: Any) -> Any:
+    return tools.call("db.redis_command", {"database": database, "command": command, **more})
+
+
+def test_redis_is_read_and_where_it_is_writable_changed(cache: Toolbox) -> None:
+    assert redis(cache, "SET", "a", "1", database="store").output == "true"
+    assert redis(cache, "GET", "a").output == '"1"'
+    assert redis(cache, "LPUSH", "l", "x", "y", database="store").ok
+    assert redis(cache, "LRANGE", "l", "0", "-1").output == '["y", "x"]'
+    assert "WRONGTYPE" in redis(cache, "LLEN", "a").error
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        *(("SET", "a", "2"), ("set", "a", "2"), ("DEL", "a"), ("FLUSHALL",), ("GETDEL", "a"), ("GETEX", "a", "PX", "1"), ("SORT", "l", "STORE", "a")),
+        *(("EVAL", "redis.call('DEL','a')", "0"), ("CONFIG", "SET", "dir", "/tmp"), ("SHUTDOWN",), ("DEBUG", "SEGFAULT"), ("REPLICAOF", "10.0.0.1", "1")),
+        *(("MIGRATE", "10.0.0.1", "1", "a", "0", "1"), ("SAVE",), ("MODULE", "LOAD", "/x"), ("SUBSCRIBE", "c"), ("MONITOR",), ("BLPOP", "q", "0")),
+        *(("FUNCTION", "FLUSH"), ("CLIENT", "KILL", "ID", "1"), ("NOTHING",), ("GET a\r\nDEL a",), ("GET", "a\r\nDEL a"), ("PUBLISH", "c", "x"), ("SELECT", "1")),
+    ],
+)  # fmt: skip
+def test_redis_that_is_only_read_is_not_changed_by_any_command(cache: Toolbox, command: tuple[str, ...]) -> None:
+    redis(cache, "SET", "a", "1", database="store")
+    redis(cache, *command, timeout=2)
+    if command[0] in ("CONFIG", "SHUTDOWN", "DEBUG", "REPLICAOF", "MIGRATE", "SAVE", "MODULE", "EVAL", "CLIENT", "FUNCTION"):
+        redis(cache, *command, database="store", timeout=2)
+        assert redis(cache, *command, database="store", timeout=2).outcome == "refused"
+    assert redis(cache, "GET", "a").output == '"1"'
+    assert redis(cache, "TTL", "a").output == "-1"

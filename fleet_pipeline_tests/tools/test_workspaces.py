@@ -17,6 +17,7 @@ from fleet_pipeline.tools.operation import Box
 from fleet_pipeline.tools.sandbox.sandbox import Sandbox
 from fleet_pipeline.tools.toolbox import Toolbox
 from fleet_pipeline.tools.workspace import LOCK, Source, Workspaces, open_kept
+from fleet_pipeline_tests.support.git_server import a_git_server
 from fleet_pipeline_tests.support.tool_world import processes_in
 
 pytestmark = pytest.mark.unit
@@ -56,6 +57,34 @@ def test_a_folder_with_a_repository_comes_with_its_history_and_its_open_changes(
         assert (one.tree_folder / "link").readlink() == Path("app.py")
         assert os.access(one.tree_folder / "run.sh", os.X_OK)
         assert not (one.tree_folder / ".git").exists()
+    assert list((tmp_path / "ws").iterdir()) == []
+
+
+def test_a_repository_is_fetched_over_https_at_its_head_or_a_reference(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    origin = a_repository(tmp_path / "source")
+    run = ["git", "-c", "user.name=n", "-c", "user.email=e", "-C", str(origin)]
+    for command in (["branch", "old", "HEAD~1"], ["tag", "v1", "HEAD~1"], ["commit", "-qam", "Third"]):
+        subprocess.run([*run, *command], check=True)
+    first = subprocess.run([*run, "rev-parse", "v1"], check=True, capture_output=True, text=True).stdout.strip()
+    (tmp_path / "tls").mkdir()
+    monkeypatch.setenv("GIT_SSL_CAINFO", str(tmp_path / "tls/ca.pem"))
+    with a_git_server(tmp_path, tmp_path / "tls") as url:
+        workspaces = Workspaces(tmp_path / "ws")
+        for reference, count in ((None, 3), ("old", 1), ("v1", 1), (first, 1)):
+            with workspaces.make("one", Source(url=f"{url}/source", reference=reference)) as one:
+                own = tools(one, tmp_path)
+                assert len(own.call("git.log", {"oneline": True}).output.splitlines()) == count
+                assert (one.tree_folder / "app.py").read_text() == ("x = 2\n" if reference is None else "x = 1\n")
+                assert own.call("git.diff", {}).output == ""
+        with pytest.raises(InvalidInput, match="no-such-branch"):
+            workspaces.make("two", Source(url=f"{url}/source", reference="no-such-branch"))
+        with pytest.raises(InvalidInput, match="not found"):
+            workspaces.make("two", Source(url=f"{url}/nothing"))
+        monkeypatch.delenv("GIT_SSL_CAINFO")
+        with pytest.raises(InvalidInput, match="certificate"):
+            workspaces.make("two", Source(url=f"{url}/source"))
     assert list((tmp_path / "ws").iterdir()) == []
 
 
