@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from fleet_pipeline.instance.gpu_pod import gpu_pod_executor
-from fleet_pipeline.settings import load_settings
+from fleet_pipeline.settings import Settings, load_settings
 from fleet_pipeline_tests.support.manifests import (
     COMPONENTS,
     K8S,
@@ -34,7 +34,8 @@ from fleet_pipeline_tests.support.manifests import (
 pytestmark = pytest.mark.instance
 
 VERSIONS = ("1.31", "1.33", "1.37")
-NEEDS = {"nats-cluster": ["nats", "nats-cluster"], "vllm-server": ["models", "vllm-server"]}
+NEEDS = {"nats-cluster": ["nats", "nats-cluster"], "vllm-server": ["models", "vllm-server"],
+         "tool-pod": ["models", "vllm-server", "tool-pod"]}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -200,17 +201,20 @@ def test_the_images_of_runs_are_those_of_the_services(overlay: str, rendered: di
         assert container(job)["image"] in (environment["ENGINE_IMAGE"], environment["CONTROL_IMAGE"])
 
 
+def settings_of(manifests: list[Manifest], folder: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """What a pod there reads."""
+    maps = of(manifests, "ConfigMap")
+    (folder / "fleet.toml").write_text(maps["fleet-settings"]["data"]["fleet.toml"])
+    for name, value in (maps["fleet-environment"]["data"] | {"FLEET_CONFIG_FILE": str(folder / "fleet.toml")}).items():
+        monkeypatch.setenv(name, value)
+    return load_settings()
+
+
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_the_settings_of_every_overlay_are_settings(
     overlay: str, rendered: dict[str, list[Manifest]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    maps = of(rendered[overlay], "ConfigMap")
-    (tmp_path / "fleet.toml").write_text(maps["fleet-settings"]["data"]["fleet.toml"])
-    for name, value in (
-        maps["fleet-environment"]["data"] | {"FLEET_CONFIG_FILE": str(tmp_path / "fleet.toml")}
-    ).items():
-        monkeypatch.setenv(name, value)
-    settings = load_settings()
+    settings = settings_of(rendered[overlay], tmp_path, monkeypatch)
     assert settings.pods.gpu is not None
     assert isinstance(gpu_pod_executor(settings.pods.gpu), dg.ExecutorDefinition)
     claims = {
@@ -293,6 +297,47 @@ def test_the_model_server_is_asked_by_who_may_and_scraped(rendered: dict[str, li
         if allows(policies, one, pods["model-server"], 8000)
     ]
     assert allowed == [asker, PROMETHEUS]
+
+
+def test_a_pod_for_tools_has_a_kernel_of_its_own_and_neither_gpu_nor_models(
+    rendered: dict[str, list[Manifest]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pod as dagster-k8s makes it of these settings."""
+    from dagster_k8s.job import DagsterK8sJobConfig, UserDefinedDagsterK8sConfig, construct_dagster_k8s_job
+
+    manifests = rendered["with tool-pod"]
+    monkeypatch.setenv("FLEET_STORAGE", "s3://an-overlay-s/own")
+    settings = settings_of(manifests, tmp_path, monkeypatch)
+    assert settings.engine.server is not None
+    assert settings.engine.server.ca_file == "/etc/fleet-vllm/ca.crt"
+    assert settings.pods.gpu is not None
+    assert isinstance(gpu_pod_executor(settings.pods.gpu), dg.ExecutorDefinition)
+    launcher = yaml.safe_load((K8S / "base/dagster.yaml").read_text())["run_launcher"]["config"]["run_k8s_config"]
+    own = UserDefinedDagsterK8sConfig.from_dict(settings.pods.gpu["step_k8s_config"])
+    both = merged(UserDefinedDagsterK8sConfig.from_dict(launcher), own)
+    job = construct_dagster_k8s_job(DagsterK8sJobConfig(job_image="x:1", dagster_home="/opt/dagster/home"), [], "run", user_defined_k8s_config=both)  # fmt: skip
+    spec = job.spec.template.spec
+    [container] = spec.containers
+    assert spec.runtime_class_name == "kata"
+    assert not spec.node_selector
+    assert not any("gpu" in name for name in container.resources.limits)
+    assert not [one for one in spec.volumes if one.persistent_volume_claim]
+    assert {one.value_from.secret_key_ref.name for one in container.env if one.value_from and one.value_from.secret_key_ref} == {"fleet-vllm"}  # fmt: skip
+    mounted = {one.mount_path for one in container.volume_mounts}
+    assert str(Path(settings.tools.workspaces).parent) in mounted
+    assert container.security_context.read_only_root_filesystem
+    pods, policies = labels_of(manifests), list(of(manifests, "NetworkPolicy").values())
+    tools = At(job.spec.template.metadata.labels)
+    assert allows(policies, tools, pods["model-server"], 8000)
+    assert not allows(policies, pods["run"], pods["model-server"], 8000)
+    assert not allows(policies, tools, OUTSIDE, 6443)
+
+
+def merged(launcher: Any, own: Any) -> Any:
+    from dagster_k8s.container_context import K8sContainerContext
+
+    context = K8sContainerContext(run_k8s_config=launcher).merge(K8sContainerContext(run_k8s_config=own))
+    return context.run_k8s_config
 
 
 def test_a_pod_that_no_policy_selects_may_do_all_and_one_with_an_empty_policy_nothing() -> None:

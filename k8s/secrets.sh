@@ -46,6 +46,7 @@ together() {
 }
 together fleet-postgres fleet-database
 together fleet-nats-tls fleet-nats-ca
+together fleet-vllm-tls fleet-vllm-ca
 together fleet-nats-passwords fleet-nats-setup fleet-nats-daemon fleet-nats-answerer
 
 put postgres "$(random)"
@@ -59,14 +60,18 @@ put daemon-user daemon
 put answerer-user answerer
 for user in SETUP PUBLISHER DAEMON SUBMITTER ANSWERER READER; do put "$user" "$(random)"; done
 
-# A certificate of the brokers' own, for ten years; cert-manager can keep the Secrets of these names as well.
-openssl req -x509 -newkey rsa:3072 -nodes -days 3650 -subj /CN=fleet-nats-ca \
-  -keyout "$folder/ca.key" -out "$folder/ca.crt" 2>/dev/null
-openssl req -newkey rsa:3072 -nodes -subj /CN=fleet-nats -keyout "$folder/tls.key" -out "$folder/tls.csr" 2>/dev/null
-# localhost: for `kubectl port-forward`.
-names="DNS:localhost,DNS:fleet-nats,DNS:*.fleet-nats,DNS:fleet-nats.$namespace.svc,DNS:*.fleet-nats.$namespace.svc"
-openssl x509 -req -in "$folder/tls.csr" -CA "$folder/ca.crt" -CAkey "$folder/ca.key" -CAcreateserial -days 3650 \
-  -extfile <(printf 'subjectAltName=%s\nextendedKeyUsage=serverAuth,clientAuth' "$names") -out "$folder/tls.crt" 2>/dev/null
+# certificate NAME: NAME.crt, NAME.key, and NAME-ca.crt that signed it. Of our own, for ten years; cert-manager can keep the Secrets
+# that they go into as well. localhost: for `kubectl port-forward`.
+certificate() {
+  local name=$1 names="DNS:localhost,DNS:$1,DNS:*.$1,DNS:$1.$namespace.svc,DNS:*.$1.$namespace.svc"
+  openssl req -x509 -newkey rsa:3072 -nodes -days 3650 -subj "/CN=$name-ca" \
+    -keyout "$folder/$name-ca.key" -out "$folder/$name-ca.crt" 2>/dev/null
+  openssl req -newkey rsa:3072 -nodes -subj "/CN=$name" -keyout "$folder/$name.key" -out "$folder/$name.csr" 2>/dev/null
+  openssl x509 -req -in "$folder/$name.csr" -CA "$folder/$name-ca.crt" -CAkey "$folder/$name-ca.key" -CAcreateserial -days 3650 \
+    -extfile <(printf 'subjectAltName=%s\nextendedKeyUsage=serverAuth,clientAuth' "$names") -out "$folder/$name.crt" 2>/dev/null
+}
+certificate fleet-nats
+certificate fleet-vllm
 
 # A pair belongs together: the database's URL holds the password, and the brokers know the users' passwords.
 secret fleet-postgres password "$folder/postgres"
@@ -78,7 +83,9 @@ secret fleet-nats-passwords NATS_SETUP_PASSWORD "$folder/SETUP" NATS_PUBLISHER_P
 secret fleet-nats-setup FLEET_NATS__USER "$folder/setup-user" FLEET_NATS__PASSWORD "$folder/SETUP"
 secret fleet-nats-daemon FLEET_NATS__USER "$folder/daemon-user" FLEET_NATS__PASSWORD "$folder/DAEMON"
 secret fleet-nats-answerer FLEET_NATS__USER "$folder/answerer-user" FLEET_NATS__PASSWORD "$folder/ANSWERER"
-secret fleet-nats-tls tls.crt "$folder/tls.crt" tls.key "$folder/tls.key" ca.crt "$folder/ca.crt"
-secret fleet-nats-ca ca.crt "$folder/ca.crt"
+secret fleet-nats-tls tls.crt "$folder/fleet-nats.crt" tls.key "$folder/fleet-nats.key" ca.crt "$folder/fleet-nats-ca.crt"
+secret fleet-nats-ca ca.crt "$folder/fleet-nats-ca.crt"
 secret fleet-vllm api-key "$folder/vllm"
+secret fleet-vllm-tls tls.crt "$folder/fleet-vllm.crt" tls.key "$folder/fleet-vllm.key"
+secret fleet-vllm-ca ca.crt "$folder/fleet-vllm-ca.crt"
 if [ -n "${HF_TOKEN:-}" ]; then secret fleet-hub HF_TOKEN "$folder/token"; fi

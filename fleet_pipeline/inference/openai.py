@@ -16,6 +16,7 @@ import json
 import logging
 import os
 import random
+import ssl
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Mapping
 from contextlib import suppress
@@ -161,7 +162,7 @@ class OpenAIEngine:
     async def _connect(self) -> None:
         self._session = aiohttp.ClientSession(
             headers=self._headers(),
-            connector=aiohttp.TCPConnector(limit=0),
+            connector=aiohttp.TCPConnector(limit=0, ssl=self._trusted()),
             timeout=aiohttp.ClientTimeout(
                 sock_connect=CONNECT_SECONDS, sock_read=self.options.silence_seconds, total=None
             ),
@@ -185,6 +186,17 @@ class OpenAIEngine:
     @property
     def _place(self) -> str:
         return ", ".join(self.options.urls[:5])
+
+    def _trusted(self) -> ssl.SSLContext:
+        context = ssl.create_default_context()
+        if self.options.ca_file is not None:
+            try:
+                context.load_verify_locations(self.options.ca_file)
+            except OSError as error:  # ssl's own errors as well
+                raise EngineError(
+                    f"server.ca_file {self.options.ca_file} cannot be read as certificates: {error}"
+                ) from None
+        return context
 
     def _headers(self) -> dict[str, str]:
         variable = self.options.api_key_env

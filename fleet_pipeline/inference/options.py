@@ -46,6 +46,11 @@ class ServerOptions(StrictModel):
         pattern="^[A-Za-z_][A-Za-z0-9_]*$",
         description="Name of the environment variable that holds the key. Never the key itself.",
     )
+    ca_file: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Certificates to trust besides the system's, for servers with one of your own.",
+    )
     max_in_flight: int = Field(default=64, ge=1, le=4_096, description="Requests at a time, of each server.")
     tries: int = Field(
         default=8,

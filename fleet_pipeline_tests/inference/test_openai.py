@@ -5,6 +5,7 @@ import json
 import logging
 import threading
 from collections.abc import AsyncIterator, Callable, Generator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from fleet_pipeline.inference import openai
 from fleet_pipeline.inference.openai import OpenAIEngine
 from fleet_pipeline.inference.options import ServerOptions, VllmConfig
 from fleet_pipeline_tests.support.councils import a_deliberation, a_job
+from fleet_pipeline_tests.support.credentials import certificates, server_context
 from fleet_pipeline_tests.support.model_servers import ScriptedServer
 
 pytestmark = pytest.mark.unit
@@ -227,6 +229,23 @@ def test_a_server_that_sends_the_key_back_does_not_get_it_into_rows(monkeypatch:
     said = [u.text + (u.error_message or "") for u in transcript.utterances]
     assert any("Bearer ***" in one for one in said)
     assert not any(KEY in one for one in said)
+
+
+def test_a_server_with_a_certificate_of_its_own_is_trusted_where_that_is_said(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    certificates(tmp_path)
+    monkeypatch.setenv("SERVED_KEY", "a-key")
+    with ScriptedServer(lambda body: WORDS, key="a-key", certificate=server_context(tmp_path)) as server:
+        own = config(server.url, api_key_env="SERVED_KEY", ca_file=str(tmp_path / "ca.pem"))
+        with OpenAIEngine.start(own) as engine:
+            ((transcript,), _) = deliberated(engine, 1, rounds=0)
+        assert transcript.status is Status.COMPLETED
+        with pytest.raises(EngineError, match="certificate"):
+            OpenAIEngine.start(config(server.url, api_key_env="SERVED_KEY"))
+        for wrong in (tmp_path / "none.pem", tmp_path / "server.key"):
+            with pytest.raises(EngineError, match="server.ca_file .* cannot be read as certificates"):
+                OpenAIEngine.start(config(server.url, ca_file=str(wrong)))
 
 
 def test_no_redirect_takes_a_prompt_to_another_place() -> None:

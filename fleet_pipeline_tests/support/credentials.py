@@ -5,6 +5,7 @@ import hashlib
 import ipaddress
 import json
 import os
+import ssl
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -95,6 +96,13 @@ def certificates(folder: Path) -> Path:
             )
         )
     return folder
+
+
+def server_context(folder: Path) -> ssl.SSLContext:
+    """Of a server with the certificate in `folder`."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(folder / "server.pem", folder / "server.key")
+    return context
 
 
 def _certificate(subject: x509.Name, issuer: x509.Name, key: Any, extension: Any) -> x509.CertificateBuilder:

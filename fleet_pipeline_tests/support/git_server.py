@@ -1,7 +1,6 @@
 """A git server with TLS on this machine: `git http-backend` behind Python's HTTP server."""
 
 import os
-import ssl
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -10,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from fleet_pipeline_tests.support.credentials import certificates
+from fleet_pipeline_tests.support.credentials import certificates, server_context
 
 
 @contextmanager
@@ -49,11 +48,8 @@ def a_git_server(root: Path, certificates_folder: Path) -> Iterator[str]:
             self.end_headers()
             self.wfile.write(content)
 
-    certificates(certificates_folder)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificates_folder / "server.pem", certificates_folder / "server.key")
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.socket = context.wrap_socket(server.socket, server_side=True)
+    server.socket = server_context(certificates(certificates_folder)).wrap_socket(server.socket, server_side=True)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         yield f"https://127.0.0.1:{server.server_address[1]}"

@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import random
+import ssl
 import subprocess
 import sys
 import threading
@@ -71,9 +72,10 @@ def _answers(url: str) -> bool:
 class Served:
     """An aiohttp application in a thread of its own. `stop` cuts all connections; `start` listens on the same port."""
 
-    def __init__(self, app_of: Callable[[], web.Application]) -> None:
+    def __init__(self, app_of: Callable[[], web.Application], certificate: ssl.SSLContext | None = None) -> None:
         self.port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}/v1"
+        self.url = f"{'https' if certificate else 'http'}://127.0.0.1:{self.port}/v1"
+        self._certificate = certificate
         self._app_of = app_of
         self._loop = asyncio.new_event_loop()
         self._runner: web.AppRunner | None = None
@@ -88,7 +90,7 @@ class Served:
     async def _start(self) -> None:
         self._runner = web.AppRunner(self._app_of(), shutdown_timeout=0.01, handler_cancellation=True)
         await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", self.port).start()
+        await web.TCPSite(self._runner, "127.0.0.1", self.port, ssl_context=self._certificate).start()
 
     async def _stop(self) -> None:
         if self._runner is not None:
@@ -109,14 +111,21 @@ class ScriptedServer(Served):
     its answer, one an event, or a response of its own.
     """
 
-    def __init__(self, script: Callable[[dict[str, Any]], Any], *, model: str = "served", key: str = "") -> None:
+    def __init__(
+        self,
+        script: Callable[[dict[str, Any]], Any],
+        *,
+        model: str = "served",
+        key: str = "",
+        certificate: ssl.SSLContext | None = None,
+    ) -> None:
         self.script = script
         self.model = model
         self.key = key
         self.requests: list[dict[str, Any]] = []
         self.arrived: list[float] = []
         self.given_up = threading.Event()  # a client has closed its connection in the midst of an answer
-        super().__init__(self._app)
+        super().__init__(self._app, certificate)
 
     def _app(self) -> web.Application:
         app = web.Application()
