@@ -66,5 +66,7 @@ def export(
         fail(f"cannot write {out}: {error.strerror or error}", BROKE)
     for reason in damaged.values():
         click.echo(printable(f"fleet: {reason}"), err=True)
-    click.echo(f"{rows} rows of {len(keys) - len(damaged)} {'files' if by_process else 'deliberations'} in {out}", err=True)
+    click.echo(
+        f"{rows} rows of {len(keys) - len(damaged)} {'files' if by_process else 'deliberations'} in {out}", err=True
+    )
     raise SystemExit(SOME_FAILED if damaged else COMPLETED)

@@ -99,3 +99,14 @@ def test_a_role_that_names_a_family_that_is_none_is_told(tmp_path: Path) -> None
     (tmp_path / "fleet.toml").write_text('[tools.roles]\nDEV = ["files", "gti"]\n')
     done = fleet("list")
     assert (done.exit_code, "there is no family 'gti'" in done.stderr) == (2, True)
+
+
+def test_calls_are_exported_whole() -> None:
+    fleet("call", "files.read_file", '{"path": "a.py"}', "--workspace", "ws", "--from", "project")
+    fleet("call", "files.read_file", '{"path": "none"}', "--workspace", "ws")
+    export = ["export", "--table", "tool_calls", "--format", "jsonl", "--out", "-"]
+    done = CliRunner().invoke(main, export)
+    assert done.exit_code == 0, done.output
+    assert "2 rows of 2 files" in done.stderr
+    assert [json.loads(line)["outcome"] for line in done.stdout.splitlines()] == ["ok", "refused"]
+    assert "is exported whole" in CliRunner().invoke(main, [*export, "a.dev"]).stderr

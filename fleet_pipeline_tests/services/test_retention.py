@@ -24,10 +24,12 @@ from fleet_pipeline.events.options import NatsOptions
 from fleet_pipeline.instance.event_log import read_outcomes
 from fleet_pipeline.instance.partitions import NAME
 from fleet_pipeline.services.retention import Old, Removed, find_old, remove
+from fleet_pipeline.services.tool_calls import store_calls
 from fleet_pipeline.settings import RetentionSettings, Settings
 from fleet_pipeline.storage.pending import new_batch, put_batch
 from fleet_pipeline.storage.store import Store
 from fleet_pipeline.storage.task_store import specs
+from fleet_pipeline.tools.audit import Audit
 from fleet_pipeline_tests.support.councils import a_task, said
 from fleet_pipeline_tests.support.pipeline import Pipeline
 
@@ -78,6 +80,28 @@ def test_what_is_older_goes_with_all_its_files_and_its_partition_and_the_rest_st
     assert old(pipeline).deliberations == {}
     pipeline.put("a")
     assert pipeline.run(["a.dev"]).success  # the same id again is a new deliberation
+
+
+def test_calls_of_tools_go_with_the_results_of_their_time(pipeline: Pipeline, tmp_path: Path) -> None:
+    def call() -> str:
+        audit = Audit(tmp_path / "audit")
+        audit.end(audit.begin("w", "files", "read_file", {}, read_only=True, sandbox="none"), "ok", "", 1, 0.1)
+        audit.close()
+        assert store_calls(pipeline.store, tmp_path / "audit") == 1
+        return audit.path.stem
+
+    early, late = call(), call()
+    age(pipeline, early, days=31)
+    assert old(pipeline, RetentionSettings(max_count=1)).files == ()  # nothing is kept that they could be older than
+    prune(pipeline, old(pipeline))
+    assert [remains(pipeline, key) for key in (early, late)] == [
+        [],
+        [pipeline.storage / f"tool_calls/{late}.audit.parquet"],
+    ]
+    keys = pipeline.put("a")
+    pipeline.run(keys)
+    age(pipeline, late, days=1)
+    assert len(old(pipeline, RetentionSettings(max_count=1)).files) == 1
 
 
 def test_beyond_a_count_the_oldest_go(pipeline: Pipeline) -> None:

@@ -4,7 +4,6 @@ import socket
 import urllib.error
 import urllib.request
 
-
 # A port that was only found free may be anybody's a moment later: a server that was stopped and started again could not
 # come back, because a connection of another test had got its port. Linux gives no port to others while a socket is bound
 # to it. Who names it may still listen there: the socket does not listen itself, and both have SO_REUSEADDR.

@@ -82,7 +82,9 @@ def _is_set_up() -> bool:
 def test_an_image_is_built_and_its_container_runs_without_network_and_privileges(tmp_path: Path) -> None:
     with a_world(tmp_path / "world") as world:
         (tmp_path / "hello.c").write_text(HELLO)
-        subprocess.run(["gcc", "-static", "-o", world.workspace.tree_folder / "hello", tmp_path / "hello.c"], check=True)
+        subprocess.run(
+            ["gcc", "-static", "-o", world.workspace.tree_folder / "hello", tmp_path / "hello.c"], check=True
+        )
         world.workspace.tree.write("Dockerfile", b'FROM scratch\nCOPY hello /hello\nENTRYPOINT ["/hello"]\n')
         built = world.call("docker.build", tag="hello")
         assert built.ok, built.error + built.output
@@ -99,7 +101,9 @@ def test_an_image_is_built_and_its_container_runs_without_network_and_privileges
             assert "hello still" in world.call("docker.logs", container="server").output
             inspected = subprocess.run(["podman", "inspect", "fleet-own-server"], capture_output=True, text=True, check=True).stdout  # fmt: skip
             assert '"NetworkMode": "none"' in inspected
-            assert world.call("docker.exec", container="server", command=["/hello", "again"]).output.startswith("hello again")
+            assert world.call("docker.exec", container="server", command=["/hello", "again"]).output.startswith(
+                "hello again"
+            )
         finally:
             assert world.call("docker.rm", container="server", force=True).ok
         assert "fleet-own-server" not in world.call("docker.ps", all_containers=True).output
@@ -107,7 +111,7 @@ def test_an_image_is_built_and_its_container_runs_without_network_and_privileges
 
 
 # podman inside of a container: crun refuses a hybrid cgroup mount, and no limit may be raised there.
-INSIDE = "umount /sys/fs/cgroup/unified 2>/dev/null; exec setpriv --reuid=$WHO --regid=$WHO --init-groups \"$@\""
+INSIDE = 'umount /sys/fs/cgroup/unified 2>/dev/null; exec setpriv --reuid=$WHO --regid=$WHO --init-groups "$@"'
 ENGINE = '[containers]\ndefault_ulimits=[]\n[engine]\nruntime="crun"\ncgroup_manager="cgroupfs"\nevents_logger="file"\n'
 
 

@@ -111,7 +111,10 @@ def test_what_is_read_is_taken_row_by_row_and_no_further_than_it_is_told(tools: 
     assert query(tools, "select a from t where false", "frozen").facts["rows"] == 0
     assert query(tools, "set search_path = public", "frozen").ok
     assert not query(tools, "select %s", "frozen").ok
-    assert json.loads(query(tools, "select %s + 1", "frozen", params=[2]).output) == {"columns": ["?column?"], "rows": [[3]]}
+    assert json.loads(query(tools, "select %s + 1", "frozen", params=[2]).output) == {
+        "columns": ["?column?"],
+        "rows": [[3]],
+    }
 
 
 def test_a_statement_that_takes_its_time_is_stopped(tools: Toolbox) -> None:
@@ -170,7 +173,18 @@ def test_redis_is_read_and_where_it_is_writable_changed(cache: Toolbox) -> None:
 def test_redis_that_is_only_read_is_not_changed_by_any_command(cache: Toolbox, command: tuple[str, ...]) -> None:
     redis(cache, "SET", "a", "1", database="store")
     redis(cache, *command, timeout=2)
-    if command[0] in ("CONFIG", "SHUTDOWN", "DEBUG", "REPLICAOF", "MIGRATE", "SAVE", "MODULE", "EVAL", "CLIENT", "FUNCTION"):
+    if command[0] in (
+        "CONFIG",
+        "SHUTDOWN",
+        "DEBUG",
+        "REPLICAOF",
+        "MIGRATE",
+        "SAVE",
+        "MODULE",
+        "EVAL",
+        "CLIENT",
+        "FUNCTION",
+    ):
         redis(cache, *command, database="store", timeout=2)
         assert redis(cache, *command, database="store", timeout=2).outcome == "refused"
     assert redis(cache, "GET", "a").output == '"1"'

@@ -112,7 +112,11 @@ def redis_command(
         ) as link:
             facts = link.execute_command("COMMAND", "INFO", command[0])
             flags = {str(flag) for flag in _flags(facts)}
-            if command[0].upper() in _REDIS_ELSEWHERE or not flags or flags & {"admin", "dangerous", "blocking", "pubsub", "noscript"}:
+            if (
+                command[0].upper() in _REDIS_ELSEWHERE
+                or not flags
+                or flags & {"admin", "dangerous", "blocking", "pubsub", "noscript"}
+            ):
                 raise Refused(f"redis {command[0]!r}: is unknown there, or for administrators")
             if not changes and "readonly" not in flags:
                 raise Refused(f"redis {command[0]!r}: may change something, and {database} is only read here")

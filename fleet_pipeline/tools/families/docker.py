@@ -60,7 +60,9 @@ def build(
     if not _NAME.fullmatch(tag):
         raise Refused(f"tag {tag!r}: small letters, digits and dashes")
     limits = box.limits(timeout)
-    with tempfile.NamedTemporaryFile(prefix="fleet-dockerfile-") as checked:  # what was looked at, whatever is in the tree by now
+    with tempfile.NamedTemporaryFile(
+        prefix="fleet-dockerfile-"
+    ) as checked:  # what was looked at, whatever is in the tree by now
         checked.write(content)
         checked.flush()
         return _podman(

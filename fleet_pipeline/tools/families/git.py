@@ -83,7 +83,9 @@ def diff(
     """What is changed, as a unified diff."""
     which = ["--cached"] if cached else []
     return _said(
-        _git(box, "diff", "--text", "--no-ext-diff", "--no-textconv", *which, "--", *(_within(box, one) for one in files))
+        _git(
+            box, "diff", "--text", "--no-ext-diff", "--no-textconv", *which, "--", *(_within(box, one) for one in files)
+        )
     )
 
 
