@@ -20,6 +20,8 @@ PROTOCOL_VERSION = 3
 
 # What chooses models and their sampling. Its effect is in a deliberation's own fields.
 _MODELS = {"model", "sampling", "seats", "phases"}
+# Left out of fingerprints where a task has none of them, so that those of before stand.
+_ACTING = {"tools", "workspace"}
 
 # The last seat of a diverse council samples at 1.3 times the base temperature, as in the system that this
 # project replaces. The first seat samples at the base temperature; the others are spaced evenly in between.
@@ -88,6 +90,15 @@ class Seat:
 
 
 @dataclass(frozen=True)
+class Toolset:
+    """The tools of a council's agents, as a model is told of them."""
+
+    text: str  # one line a tool, with its arguments
+    calls: tuple[str, ...]  # for each tool a JSON schema of its call: an object of `tool` and `arguments`
+    changing: frozenset[str]  # those that may change a workspace, or run what does
+
+
+@dataclass(frozen=True)
 class Deliberation:
     """One task for one role's council, with every input that affects the deliberation. `model` is that of the first seat."""
 
@@ -102,6 +113,7 @@ class Deliberation:
     on_timeout: OnTimeout = "keep"
     truncated: Truncated = "keep"
     inference: str = ""  # identifies weights, precision and chat template: they affect output too
+    toolset: Toolset | None = None  # None: its agents speak, and do nothing else
 
     @cached_property
     def id(self) -> str:
@@ -143,7 +155,9 @@ class Deliberation:
         A completed deliberation with the same fingerprint need not run again. The hash omits the deadline and what
         happens at it: they decide how far a deliberation gets, and not what is said until then.
         """
-        task = self.task.model_dump(mode="json", exclude={"roles", "quorum", *_MODELS})
+        task = self.task.model_dump(
+            mode="json", exclude={"roles", "quorum", *_MODELS, *(() if self.task.tools else _ACTING)}
+        )
         task["constraints"].pop("timeout_seconds")
         content = {
             "protocol": PROTOCOL_VERSION,
@@ -160,6 +174,8 @@ class Deliberation:
         }
         if len(self.models) > 1:  # fingerprints of before stand
             content["models"] = [seat.models for seat in self.seats]
+        if self.toolset is not None:
+            content["tools"] = self.toolset.calls
         canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 

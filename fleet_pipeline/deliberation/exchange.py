@@ -1,12 +1,14 @@
-"""What an engine is handed, and what it hands back.
+"""What engines and hands are handed, and what they hand back.
 
 A *request* is all that an engine sees. It says nothing of councils: which seat asks, and in which phase, is known to
-the *turn* that made it. A turn may make several requests, one after another: an *exchange*. A *dialogue* has many
-exchanges at once, and waits for all of them before it goes on.
+the *turn* that made it. An *action* is work in the workspace of one agent, and is for *hands*. A turn may ask for several of
+both, one after another: an *exchange*. A *dialogue* has many exchanges at once, and waits for all of them before it goes on.
 """
 
-from collections.abc import Generator
-from dataclasses import dataclass
+import hashlib
+import json
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Literal, TypeVar
 
@@ -88,7 +90,59 @@ class Completion:
     error_message: str = ""
 
 
-# A generator that yields a request, receives its completion, and so on. It returns what came of them.
-Exchange = Generator[Request, Completion, Result]
+@dataclass(frozen=True)
+class Place:
+    """The workspace of one agent: whose it is, and what it starts from. Nothing is there before its first action."""
+
+    deliberation_id: str
+    agent_id: str
+    role: str  # decides which tools may be called
+    url: str | None = None  # of a git repository; without it and a folder the workspace starts empty
+    reference: str | None = None
+    folder: str | None = None
+
+
+@dataclass(frozen=True)
+class Action:
+    """One call of a tool; or, without a tool, a look at what has become of the workspace, with its tests.
+
+    `before` are the calls that were made there earlier. Hands that do not have the workspace any more, because their process
+    was killed, make it again by them.
+    """
+
+    name: str  # unique in a run, as that of a request
+    place: Place
+    tool: str = ""  # as family.operation
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    before: tuple["Action", ...] = ()
+
+    @property
+    def digest(self) -> str:
+        """Of all that decides what it does, but for what was done before."""
+        content = [self.tool, dict(self.arguments), vars(self.place)]
+        return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Done:
+    """What came of an action. `facts` are the same for programs, such as a commit's id.
+
+    `error_type` is one of `UNFINISHED` where the action was given up.
+    """
+
+    ok: bool
+    output: str = ""
+    error: str = ""
+    outcome: str = "ok"  # as in the audit: ok, failed, refused, broke or unfinished
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    sandbox: str = ""
+    started_at: float = 0.0  # seconds since the epoch
+    seconds: float = 0.0
+    error_type: AgentError | None = None
+
+
+# A generator that yields a request or an action, receives its completion or what was done, and so on. It returns what came of
+# them.
+Exchange = Generator[Request | Action, Any, Result]
 # A generator that yields exchanges, which go on at the same time. It receives their results in the same order.
 Dialogue = Generator[list[Exchange[Any]], list[Any], Result]

@@ -1,22 +1,23 @@
 """A dialogue that remembers: what was answered before is not asked again.
 
-The protocol knows nothing of it. An engine sees only the requests that nobody has answered yet.
+The protocol knows nothing of it. An engine sees only the requests that nobody has answered yet, and hands only the actions that
+nobody has done.
 """
 
 from typing import Any, Protocol
 
-from fleet_pipeline.deliberation.exchange import Completion, Dialogue, Exchange, Request, Result
+from fleet_pipeline.deliberation.exchange import Action, Completion, Dialogue, Done, Exchange, Request, Result
 
 
 class Memory(Protocol):
     """What has been answered in one dialogue, by this process or an earlier one."""
 
-    def recall(self, request: Request) -> Completion | None:
-        """The answer to an equal request, or None."""
+    def recall(self, asked: Request | Action) -> Completion | Done | None:
+        """The answer to an equal request, or what came of an equal action, or None."""
         ...
 
-    def note(self, request: Request, completion: Completion) -> None:
-        """Keep an answer that an engine has just given."""
+    def note(self, asked: Request | Action, answer: Completion | Done) -> None:
+        """Keep what an engine has just answered, or hands have done."""
         ...
 
 
@@ -35,13 +36,13 @@ def remembered(dialogue: Dialogue[Result], memory: Memory) -> Dialogue[Result]:
 
 def _remembered(exchange: Exchange[Any], memory: Memory) -> Exchange[Any]:
     try:
-        request = next(exchange)
+        asked = next(exchange)
         while True:
-            answer = memory.recall(request)
+            answer = memory.recall(asked)
             if answer is None:
-                answer = yield request
-                memory.note(request, answer)
-            request = exchange.send(answer)
+                answer = yield asked
+                memory.note(asked, answer)
+            asked = exchange.send(answer)
     except StopIteration as stop:
         return stop.value
     finally:

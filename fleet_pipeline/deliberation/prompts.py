@@ -22,12 +22,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Literal, get_args
 
-from fleet_pipeline.deliberation.council import Deliberation, Seat
+from fleet_pipeline.deliberation.council import Deliberation, Seat, Toolset
 from fleet_pipeline.deliberation.exchange import Message
-from fleet_pipeline.deliberation.task import Task, plain
+from fleet_pipeline.deliberation.task import Task, ToolUse, plain
 
 # What a block can hold.
-Kind = Literal["task", "context", "proposal", "critique"]
+Kind = Literal["task", "context", "proposal", "critique", "tool-result", "tested-change"]
 # The beginning of a block's tag, in any way that a model might take for one.
 _TAG = re.compile(rf"<(?=\s*/?\s*(?:{'|'.join(get_args(Kind))})\b)", re.IGNORECASE)
 
@@ -37,6 +37,11 @@ class Phase(StrEnum):
     CRITIQUE = "critique"
     REVISE = "revise"
     JUDGE = "judge"
+
+
+# In which an agent with tools may use them.
+ACTING = (Phase.PROPOSE, Phase.REVISE)
+MOST_PLANNED = 20  # calls in one answer
 
 
 @dataclass(frozen=True)
@@ -94,17 +99,25 @@ def propose(deliberation: Deliberation, seat: Seat) -> Turn:
     return _turn(deliberation, seat, Phase.PROPOSE, 0, seat, [], PROPOSE_INSTRUCTION)
 
 
-def critique(deliberation: Deliberation, critic: Seat, author: Seat, proposal: str, round_: int) -> Turn:
-    """`critic`'s critique of `author`'s current proposal."""
+def critique(
+    deliberation: Deliberation, critic: Seat, author: Seat, proposal: str, round_: int, change: str = ""
+) -> Turn:
+    """`critic`'s critique of `author`'s current proposal, and of what has been changed for it, if anything."""
     instruction = SELF_CRITIQUE_INSTRUCTION if critic == author else CRITIQUE_INSTRUCTION
     blocks = [material("proposal", proposal, label=author.label)]
+    if change:
+        blocks.append(material("tested-change", change, label=author.label))
     return _turn(deliberation, critic, Phase.CRITIQUE, round_, author, blocks, instruction)
 
 
-def revise(deliberation: Deliberation, author: Seat, proposal: str, critic: Seat, text: str, round_: int) -> Turn:
+def revise(
+    deliberation: Deliberation, author: Seat, proposal: str, critic: Seat, text: str, round_: int, change: str = ""
+) -> Turn:
     """`author`'s revision of its own proposal, with the critique it received."""
     whose = "yourself" if critic == author else critic.label
     blocks = [material("proposal", proposal, label=author.label), material("critique", text, by=whose, of=author.label)]
+    if change:
+        blocks.append(material("tested-change", change, label=author.label))
     return _turn(deliberation, author, Phase.REVISE, round_, author, blocks, REVISE_INSTRUCTION)
 
 
@@ -118,8 +131,29 @@ def _turn(
 ) -> Turn:
     words = max(round(token_limit(deliberation, phase) * _WORDS_A_TOKEN, -1), 10)
     asked = instruction.format(label=about.label, words=f"{words:.0f}")
+    if deliberation.toolset is not None and phase in ACTING:
+        blocks = [how_to_act(deliberation.toolset, deliberation.task.tools or ToolUse()), *blocks]
     told = "\n\n".join([task_brief(deliberation.task), *blocks, asked, _speaker(deliberation, seat)])
     return Turn(seat, phase, round_, about, (Message("system", SYSTEM), Message("user", told)))
+
+
+def how_to_act(toolset: Toolset, use: ToolUse) -> str:
+    """What an agent is told of its tools, before what it is asked for."""
+    one, several = '{"tool": "files.read_file", "arguments": {"path": "a.py"}}', ""
+    if use.mode == "plan":
+        one = f'{{"plan": [{one}, ...]}}'
+        several = (
+            f" Up to {MOST_PLANNED} calls are made one after another, up to the first that fails; "
+            "{{1}} in an argument stands for the output of the first of them."
+        )
+    doing = "You may look, and change nothing." if use.read_only else "Do the work there, and run its tests."
+    return (
+        f"# Tools\n{toolset.text}\n\n"
+        f"You have a workspace of your own. {doing} Answer with JSON alone, each time with one of these:\n"
+        f"{one} calls a tool, and you are shown what came of it.{several}\n"
+        '{"answer": "..."} ends your turn; it holds what you are asked for below.\n'
+        f"You have {use.max_steps} answers and {use.max_calls} calls. Other members see your answer and what you have changed."
+    )
 
 
 def task_brief(task: Task) -> str:

@@ -18,12 +18,23 @@ up and a quorum of proposals stands, `on_timeout` "keep" completes with those, a
 """
 
 from collections.abc import Generator
+from dataclasses import replace
 from itertools import count
 from typing import Any
 
-from fleet_pipeline.deliberation.council import Deliberation
-from fleet_pipeline.deliberation.exchange import UNFINISHED, AgentError, Dialogue, Exchange, Request
-from fleet_pipeline.deliberation.prompts import DEFAULT_MAX_TOKENS, Phase, Turn, critique, propose, revise, token_limit
+from fleet_pipeline.deliberation.acting import act, shown_change
+from fleet_pipeline.deliberation.council import Deliberation, Seat
+from fleet_pipeline.deliberation.exchange import UNFINISHED, Action, AgentError, Dialogue, Exchange, Request
+from fleet_pipeline.deliberation.prompts import (
+    ACTING,
+    DEFAULT_MAX_TOKENS,
+    Phase,
+    Turn,
+    critique,
+    propose,
+    revise,
+    token_limit,
+)
 from fleet_pipeline.deliberation.roles import PhaseName
 from fleet_pipeline.deliberation.seeds import derive_seed
 from fleet_pipeline.deliberation.transcript import RETRY_HELPS, Status, Transcript, Utterance, classify, rescued
@@ -50,7 +61,7 @@ def deliberate(deliberation: Deliberation) -> Dialogue[Transcript]:
         """The valid answers, by seat index. Every attempt is added to `utterances`."""
         if not turns:
             return {}
-        said = yield [_take(deliberation, turn) for turn in turns]
+        said = yield [_take(deliberation, turn, calls_of(turn.seat)) for turn in turns]
         attempts = sorted((one for attempts in said for one in attempts), key=lambda one: one.attempt)
         utterances.extend(attempts)
         errors = {one.error: one.error_message for one in attempts}
@@ -58,6 +69,15 @@ def deliberate(deliberation: Deliberation) -> Dialogue[Transcript]:
             if error in errors:
                 raise _Ended(error, errors[error])
         return {one.turn.seat.index: one.text for one in attempts if one.error is None}
+
+    def calls_of(seat: Seat) -> list[Action]:
+        """All that a seat has called until now, whether it counted or not: its workspace holds what came of it."""
+        return [call for one in utterances if one.acted and one.turn.seat == seat for call in one.acted.calls]
+
+    def change_of(author: Seat) -> str:
+        """What stands behind an author's proposal, for its peers."""
+        acted = [one.acted for one in utterances if one.turn.seat == author and one.acted and one.error is None]
+        return shown_change(acted[-1].change) if acted else ""
 
     def transcript(status: Status, error_message: str = "") -> Transcript:
         return Transcript(deliberation.id, status, tuple(utterances), error_message, rounds_done)
@@ -71,13 +91,16 @@ def deliberate(deliberation: Deliberation) -> Dialogue[Transcript]:
             critics = {seat.index: deliberation.critic_of(seat, round_) for seat in seats if seat.index in proposals}
             critiques = yield from hear(
                 [
-                    critique(deliberation, critic, seats[author], proposals[author], round_)
+                    critique(deliberation, critic, seats[author], proposals[author], round_, change_of(seats[author]))
                     for author, critic in critics.items()
                 ]
             )
             proposals |= yield from hear(
                 [
-                    revise(deliberation, seats[author], proposals[author], critic, critiques[critic.index], round_)
+                    revise(
+                        *(deliberation, seats[author], proposals[author], critic, critiques[critic.index], round_),
+                        change_of(seats[author]),
+                    )
                     for author, critic in critics.items()
                     if critic.index in critiques
                 ]
@@ -93,6 +116,12 @@ def deliberate(deliberation: Deliberation) -> Dialogue[Transcript]:
     return transcript(Status.COMPLETED)
 
 
+def most_seconds_of_tools(deliberation: Deliberation) -> float:
+    """How long a seat may use tools, all its turns together."""
+    use = deliberation.task.tools
+    return use.seconds * (1 + deliberation.rounds) if deliberation.toolset is not None and use else 0.0
+
+
 def most_tokens(deliberation: Deliberation) -> int:
     """The tokens that a seat generates, one after another, in the longest course that this deliberation can take."""
     propose_, critique_, revise_ = (
@@ -106,8 +135,12 @@ def _proposed(utterances: list[Utterance]) -> int:
     return len({one.turn.seat.index for one in utterances if one.turn.phase is Phase.PROPOSE and one.error is None})
 
 
-def _take(deliberation: Deliberation, turn: Turn) -> Exchange[list[Utterance]]:
-    """A seat's turn: it is asked again where a fresh seed can help. Returns every attempt."""
+def _take(deliberation: Deliberation, turn: Turn, earlier: list[Action]) -> Exchange[list[Utterance]]:
+    """A seat's turn: it is asked again where a fresh seed can help. Returns every attempt. `earlier` are its calls of before."""
+    if deliberation.toolset is not None and turn.phase in ACTING:
+        acted = yield from act(deliberation, turn, _request(deliberation, turn, 1, looped=False), earlier)
+        heard = classify(turn, 1, acted.request, acted.completion, deliberation.truncated)
+        return [replace(heard, acted=acted)]
     said: list[Utterance] = []
     for attempt in count(1):
         looped = any(one.error is AgentError.LOOPED for one in said)

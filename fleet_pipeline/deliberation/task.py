@@ -5,7 +5,7 @@ refused. Every text and list has a size limit, because a backlog comes from outs
 """
 
 import re
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
@@ -123,6 +123,39 @@ class Constraints(_Input):
         return value
 
 
+class WorkspaceSource(_Input):
+    """What agents' workspaces start from. Without a URL and a folder they start empty."""
+
+    url: str | None = Field(default=None, max_length=2_000, description="A git repository, by https or ssh.")
+    reference: str | None = Field(default=None, max_length=200, description="A branch, a tag or a commit of it.")
+    folder: str | None = Field(default=None, max_length=4_096, description="Or a folder, which is copied.")
+
+    @model_validator(mode="after")
+    def _is_one(self) -> Self:
+        if self.url is not None and self.folder is not None:
+            raise ValueError("give a url, or a folder")
+        if self.reference is not None and self.url is None:
+            raise ValueError("a reference is of a url")
+        return self
+
+
+class ToolUse(_Input):
+    """How agents use tools, and where that ends."""
+
+    mode: Literal["step", "plan"] = Field(
+        default="step", description="step: one call an answer; plan: several, one after another."
+    )
+    read_only: bool = Field(default=False, description="Agents may look, and change nothing.")
+    max_steps: int = Field(default=20, ge=1, le=500, description="Answers of the model in one turn.")
+    max_calls: int = Field(default=60, ge=1, le=5_000, description="Calls of tools in one turn.")
+    seconds: float = Field(default=900.0, gt=0, le=86_400, description="Of one turn, answers and calls together.")
+    output_chars: int = Field(default=6_000, ge=100, le=200_000, description="What is shown of one call's output.")
+    abort_on_error: bool = Field(default=False, description="A call that does not succeed ends the turn.")
+    tests: str = Field(
+        default=".", min_length=1, max_length=500, description="What pytest is given to check a change with."
+    )
+
+
 class Task(_Input):
     """One line of a backlog. Each of its roles is one deliberation."""
 
@@ -145,6 +178,10 @@ class Task(_Input):
         default_factory=dict, description="Models of phases, such as a stronger critic; win over seats."
     )
     sampling: Sampling = Sampling()
+    tools: ToolUse | None = Field(
+        default=None, description="Whether agents work with tools, each in a workspace: true, or how they do."
+    )
+    workspace: WorkspaceSource = Field(default=WorkspaceSource(), description="What the workspaces start from.")
 
     @property
     def needed(self) -> int:
@@ -157,6 +194,11 @@ class Task(_Input):
         if isinstance(value, dict) and isinstance(seats := value.get("seats"), (list, tuple)) and seats:
             return {"num_agents": len(seats)} | value
         return value
+
+    @field_validator("tools", mode="before")
+    @classmethod
+    def _yes_or_no(cls, value: Any) -> Any:
+        return ToolUse() if value is True else None if value is False else value
 
     @field_validator("seats")
     @classmethod

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from fleet_pipeline.common.text import is_blank
+from fleet_pipeline.deliberation.acting import Acted
 from fleet_pipeline.deliberation.answers import (
     Shortened,
     Truncated,
@@ -48,6 +49,7 @@ class Utterance:
     error_message: str
     raw_text: str | None = None
     shortened: Shortened | None = None
+    acted: Acted | None = None  # what an agent with tools did for it
 
     @property
     def self_critique(self) -> bool:

@@ -17,17 +17,20 @@ answers they have; only the requests in flight are lost. A deliberation under wa
 until the others are done. Then it continues alone. If the engine crashes once more, that deliberation is the
 cause, and ends. Such a deliberation costs three starts and harms no other one. Each deliberation that ends
 resets the count of crashes in a row, so any number of such deliberations cost three starts each.
+
+Actions of agents go to hands, which work beside the engine. It goes on for the others meanwhile. A crash of the engine does not
+touch them: what is done while their deliberation is set aside is delivered when it goes on.
 """
 
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Any, Protocol
 
 from fleet_pipeline.common.errors import EngineCrashed, EngineError
-from fleet_pipeline.deliberation.exchange import AgentError, Completion, Exchange, Request, Result
+from fleet_pipeline.deliberation.exchange import Action, AgentError, Completion, Done, Exchange, Request, Result
 from fleet_pipeline.inference.engine import Finished, Job, OnCompletion, ignore
 from fleet_pipeline.inference.pace import Pace
 
@@ -35,6 +38,8 @@ from fleet_pipeline.inference.pace import Pace
 QUARANTINE_AFTER = 2
 # How long a backend may wait for an answer. Deadlines are looked at in between, so they are late by this at most.
 PATIENCE_SECONDS = 0.5
+# The same while hands are at work: what they have done must not wait for an answer.
+_SHORT_SECONDS = 0.02
 _FINISH_REASONS = {
     AgentError.DEADLINE: "deadline", AgentError.CANCELLED: "cancelled", AgentError.FATAL: "crash"
 }  # fmt: skip
@@ -71,18 +76,45 @@ class Backend(Protocol):
         ...
 
 
+class Hands(Protocol):
+    """What does the actions of agents, many at a time, and those of one workspace one after another."""
+
+    def submit(self, request_id: str, action: Action) -> None: ...
+
+    def take(self, patience_seconds: float) -> list[tuple[str, Done]]:
+        """What has been done since the last call. Waits for the first at most so long."""
+        ...
+
+    def abort(self, request_ids: Sequence[str]) -> None:
+        """End these actions. Nothing is told of them any more."""
+        ...
+
+
+class NoHands:
+    """For dialogues without actions."""
+
+    def submit(self, request_id: str, action: Action) -> None:
+        raise ValueError(f"nobody can do {action.tool or 'this'} here: the engine was given no hands")
+
+    def take(self, patience_seconds: float) -> list[tuple[str, Done]]:
+        return []
+
+    def abort(self, request_ids: Sequence[str]) -> None: ...
+
+
 NOTHING = Completion()
 
 
 @dataclass
 class _Turn:
-    """An exchange, and the request that it waits for. `request` is None when it has ended; `result` is then set."""
+    """An exchange, and what it waits for. `asked_for` is None when it has ended; `result` is then set."""
 
     exchange: Exchange[Any]
-    request: Request | None = None
+    asked_for: Request | Action | None = None
     asked_at: float = 0.0  # since the epoch
     asked: float = 0.0  # on the clock of deadlines
     partial: Completion = NOTHING  # what had been generated when the request was withdrawn
+    held: Done | None = None  # done while the deliberation was set aside
     result: Any = None
 
 
@@ -96,6 +128,7 @@ class _Active:
     turns: list[_Turn] = field(default_factory=list)
     waiting: dict[str, _Turn] = field(default_factory=dict)  # by request id
     crashes: int = 0  # engine crashes while this was under way
+    aside: bool = False  # after a crash, until it goes on: only its actions do
     error: BaseException | None = None  # raised by one of its turns
 
 
@@ -109,8 +142,11 @@ class _Loop:
         restarts: int,
         monotonic: Callable[[], float],
         on_completion: OnCompletion,
+        hands: Hands,
     ) -> None:
         self.backend = backend
+        self.hands = hands
+        self.acting: set[str] = set()  # of `owners`, those that hands are at
         self.max_in_flight = max_in_flight
         self.restarts = restarts
         self.monotonic = monotonic
@@ -139,7 +175,7 @@ class _Loop:
                     self.idle += self._now() - before
                 if self.crash is not None and not self._restart(more_jobs):
                     return
-                while more_jobs and len(self.owners) < self.max_in_flight and not self.finished:
+                while more_jobs and self._has_room() and not self.finished:
                     before = self._now()
                     job = next(intake, None)
                     self.idle += self._now() - before
@@ -161,17 +197,27 @@ class _Loop:
                 yield self.finished.popleft()
             raise
         finally:
-            # No request may stay in the engine.
-            self.backend.abort(list(self.owners))
+            # No request may stay in the engine, and no program run on.
+            self._abort(list(self.owners))
+
+    def _has_room(self) -> bool:
+        """An agent that acts leaves room in the engine. As many may act as may speak: each has a workspace."""
+        return max(len(self.owners) - len(self.acting), len(self.acting)) < self.max_in_flight
 
     def _step(self) -> None:
-        try:
-            answers = self.backend.step(PATIENCE_SECONDS)
-        except EngineCrashed as crash:
-            self._on_crash(crash)
-            return
+        answers: list[tuple[str, Completion]] = []
+        speaking = len(self.owners) > len(self.acting)
+        if speaking:
+            try:
+                answers = self.backend.step(_SHORT_SECONDS if self.acting else PATIENCE_SECONDS)
+            except EngineCrashed as crash:
+                self._on_crash(crash)
+                return
         for request_id, completion in answers:
             self._deliver(request_id, completion)
+        if self.acting:
+            for request_id, done in self.hands.take(0.0 if speaking else PATIENCE_SECONDS):
+                self._deliver(request_id, done)
         self._expire()
 
     def _now(self) -> float:
@@ -202,41 +248,50 @@ class _Loop:
             for turn in active.turns:
                 self._proceed(active, turn, None)
 
-    def _proceed(self, active: _Active, turn: _Turn, answer: Completion | None) -> None:
-        """Send `answer` to a turn and submit its next request. Without an answer the turn begins."""
+    def _proceed(self, active: _Active, turn: _Turn, answer: Completion | Done | None) -> None:
+        """Send `answer` to a turn and submit what it asks for next. Without an answer the turn begins."""
         while active.error is None:
             try:
-                turn.request = next(turn.exchange) if answer is None else turn.exchange.send(answer)
+                turn.asked_for = next(turn.exchange) if answer is None else turn.exchange.send(answer)
             except StopIteration as stop:
-                turn.request, turn.result = None, stop.value
+                turn.asked_for, turn.result = None, stop.value
                 return
             except Exception as error:  # noqa: BLE001 - as above; its neighbours in the deliberation are given up
                 active.error = error
                 self._withdraw(active)
                 return
             turn.asked_at, turn.partial = time.time(), NOTHING
-            answer = self._submit(active, turn, turn.request)
+            answer = self._submit(active, turn, turn.asked_for)
             if answer is None:
                 return
 
-    def _submit(self, active: _Active, turn: _Turn, request: Request) -> Completion | None:
-        """Submit a request. Returns an answer if there is one at once: the backend does not take the request."""
+    def _submit(self, active: _Active, turn: _Turn, asked_for: Request | Action) -> Completion | None:
+        """Submit a request or an action. Returns an answer if there is one at once: the backend does not take the request."""
         request_id = str(next(self.request_ids))
         turn.asked = self._now()
-        failure = self.backend.submit(request_id, request)
-        if failure is not None:
+        if isinstance(asked_for, Action):
+            self.hands.submit(request_id, asked_for)
+            self.acting.add(request_id)
+        elif (failure := self.backend.submit(request_id, asked_for)) is not None:
             return self._stamp(turn, failure)
         active.waiting[request_id] = turn
         self.owners[request_id] = active
         return None
 
-    def _deliver(self, request_id: str, completion: Completion) -> None:
+    def _deliver(self, request_id: str, answer: Completion | Done) -> None:
         active = self.owners.pop(request_id, None)
+        self.acting.discard(request_id)
         if active is None:  # aborted while its last token was generated
             return
         turn = active.waiting.pop(request_id)
-        self.pace.note(self._now() - turn.asked, completion.completion_tokens)
-        self._proceed(active, turn, self._stamp(turn, completion))
+        if active.aside:
+            assert isinstance(answer, Done)
+            turn.held = answer
+            return
+        if isinstance(answer, Completion):
+            self.pace.note(self._now() - turn.asked, answer.completion_tokens)
+            answer = self._stamp(turn, answer)
+        self._proceed(active, turn, answer)
         self._advance(active)
 
     def _stamp(self, turn: _Turn, completion: Completion) -> Completion:
@@ -254,21 +309,31 @@ class _Loop:
 
     def _under_way(self) -> list[_Active]:
         """The deliberations with requests in the engine. Others are open only while they are set aside."""
-        return [active for active in self.open.values() if active.waiting]
+        return [active for active in self.open.values() if active.waiting and not active.aside]
 
-    def _withdraw(self, active: _Active) -> None:
-        """Take a deliberation's requests out of the engine. Its turns keep what had been generated."""
-        partials = self.backend.abort(list(active.waiting))
-        for request_id, turn in active.waiting.items():
-            turn.partial = partials.get(request_id, NOTHING)
+    def _withdraw(self, active: _Active, *, actions: bool = True) -> None:
+        """Take a deliberation's requests out of the engine, and its `actions` from hands. Its turns keep what had been
+        generated."""
+        withdrawn = [one for one in active.waiting if actions or one not in self.acting]
+        partials = self._abort(withdrawn)
+        for request_id in withdrawn:
+            active.waiting.pop(request_id).partial = partials.get(request_id, NOTHING)
             del self.owners[request_id]
-        active.waiting.clear()
+
+    def _abort(self, request_ids: list[str]) -> dict[str, Completion]:
+        acting = [one for one in request_ids if one in self.acting]
+        if acting:
+            self.hands.abort(acting)
+            self.acting.difference_update(acting)
+        return self.backend.abort([one for one in request_ids if one not in acting])
 
     def _end(self, active: _Active, error: AgentError, message: str) -> None:
         """Answer all open requests of a deliberation with `error`, which ends its dialogue. They have been withdrawn."""
         finish = _FINISH_REASONS[error]
         for turn in active.turns:
-            if turn.request is not None:
+            if isinstance(turn.asked_for, Action):
+                self._proceed(active, turn, Done(False, error=message, outcome="unfinished", error_type=error))
+            elif turn.asked_for is not None:
                 unfinished = replace(turn.partial, finish_reason=finish, error=error, error_message=message)
                 self._proceed(active, turn, self._stamp(turn, unfinished))
         self._advance(active)
@@ -277,6 +342,7 @@ class _Loop:
         """End every deliberation that is under way or set aside."""
         self.stopping = True
         for active in list(self.open.values()):
+            active.aside = False
             self._withdraw(active)
             why = f": {reason}" if isinstance(reason, EngineError) else ""
             self._end(active, AgentError.CANCELLED, f"the run was stopped while this was being generated{why}")
@@ -286,13 +352,16 @@ class _Loop:
         self.crash = str(crash)  # not the exception: its frames would keep the crashed engine's memory
         self.crashes_in_a_row += 1
         crashed_at = self._now()
-        hit = self.owners.keys() if crash.request_ids is None else crash.request_ids
+        hit = self.owners.keys() - self.acting if crash.request_ids is None else crash.request_ids
         under_way = [active for active in self._under_way() if hit & active.waiting.keys()]
         for active in under_way:
-            self._withdraw(active)
+            self._withdraw(active, actions=False)
+            active.aside = True
             active.crashes += 1
             active.began -= crashed_at
         if len(under_way) == 1 and under_way[0].crashes > QUARANTINE_AFTER:
+            under_way[0].aside = False
+            self._withdraw(under_way[0])
             summary = f"the engine died {under_way[0].crashes} times while this was under way, the last time alone"
             self._end(under_way[0], AgentError.FATAL, f"{summary}: {crash}")
         else:
@@ -319,15 +388,21 @@ class _Loop:
     def _resume(self, active: _Active) -> None:
         """Submit a deliberation's open requests again. The deadline excludes the engine's downtime."""
         active.began += self._now()
+        active.aside = False
+        at_work = {id(turn) for turn in active.waiting.values()}
         for turn in active.turns:
             if active.error is not None:
                 break
-            if turn.request is None:
+            if turn.asked_for is None or id(turn) in at_work:
+                continue
+            if turn.held is not None:
+                held, turn.held = turn.held, None
+                self._proceed(active, turn, held)
                 continue
             if turn.partial is not NOTHING:  # it is generated again, and its tokens were spent all the same
                 self.on_completion(replace(turn.partial, error=AgentError.ENGINE, error_message="the engine crashed"))
                 turn.partial = NOTHING
-            if (refused := self._submit(active, turn, turn.request)) is not None:
+            if (refused := self._submit(active, turn, turn.asked_for)) is not None:
                 self._proceed(active, turn, refused)
         self._advance(active)
 
@@ -347,9 +422,10 @@ def drive(
     max_in_flight: int,
     restarts: int = 0,
     on_completion: OnCompletion = ignore,
+    hands: Hands | None = None,
     monotonic: Callable[[], float] = time.monotonic,
 ) -> Generator[Finished[Result]]:
-    """Run every job on `backend` and yield each as it finishes. Raises `EngineError` after more than `restarts` crashes
-    in a row, with no job finished in between. `monotonic` is the clock of deadlines, in seconds.
+    """Run every job on `backend`, and its actions with `hands`, and yield each as it finishes. Raises `EngineError` after more
+    than `restarts` crashes in a row, with no job finished in between. `monotonic` is the clock of deadlines, in seconds.
     """
-    return _Loop(backend, max_in_flight, restarts, monotonic, on_completion).run(jobs)
+    return _Loop(backend, max_in_flight, restarts, monotonic, on_completion, hands or NoHands()).run(jobs)

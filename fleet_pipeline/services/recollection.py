@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from fleet_pipeline.common.errors import CorruptFile, StorageError
 from fleet_pipeline.deliberation.council import Deliberation
-from fleet_pipeline.deliberation.exchange import AgentError, Completion, Request
+from fleet_pipeline.deliberation.exchange import Action, AgentError, Completion, Done, Request
 from fleet_pipeline.deliberation.memory import Memory
 from fleet_pipeline.deliberation.protocol import request_name
 from fleet_pipeline.deliberation.rows import TranscriptFooter, UtteranceRow
@@ -21,7 +21,7 @@ from fleet_pipeline.storage.answer_log import (
     LoggedAnswer,
     earlier_logs,
     has_grown,
-    prompt_sha256,
+    logged,
     remove_log,
 )
 from fleet_pipeline.storage.schemas import JUDGEMENTS, UTTERANCES
@@ -43,15 +43,12 @@ class _DialogueMemory:
     fingerprint: str
     known: dict[str, LoggedAnswer]  # by the name of the request
 
-    def recall(self, request: Request) -> Completion | None:
-        answer = self.known.pop(request.name, None)
-        return answer.completion if answer is not None and answer.answers(request) else None
+    def recall(self, asked: Request | Action) -> Completion | Done | None:
+        answer = self.known.pop(asked.name, None)
+        return answer.answer if answer is not None and answer.answers(asked) else None
 
-    def note(self, request: Request, completion: Completion) -> None:
-        sha256 = prompt_sha256(request.messages)
-        self.log.append(
-            LoggedAnswer(self.deliberation_id, self.fingerprint, request.name, sha256, request.seed, completion)
-        )
+    def note(self, asked: Request | Action, answer: Completion | Done) -> None:
+        self.log.append(logged(self.deliberation_id, self.fingerprint, asked, answer))
 
 
 class Recollection:
@@ -72,7 +69,7 @@ class Recollection:
         paths: list[str] = []
         for log in earlier_logs(store, set(keys)):
             for answer in log.answers if self._trusts(log.run_id) else ():
-                if answer.completion.error is None:
+                if answer.is_whole:
                     dialogue = (answer.deliberation_id, answer.fingerprint)
                     self._known.setdefault(dialogue, {})[answer.request] = answer
             if log.run_id == run_id:

@@ -18,7 +18,7 @@ from threading import Condition, Thread
 
 from pydantic import TypeAdapter, ValidationError
 
-from fleet_pipeline.deliberation.exchange import Completion, Message, Request
+from fleet_pipeline.deliberation.exchange import Action, Completion, Done, Message, Request
 from fleet_pipeline.storage.store import Store
 
 FOLDER = "answers"
@@ -33,7 +33,10 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class LoggedAnswer:
-    """An answer, and all by which an equal request is told. `fingerprint` is that of its deliberation, or judging."""
+    """An answer, and all by which an equal request is told. `fingerprint` is that of its deliberation, or judging.
+
+    Of an action `done` is what came of it, `prompt_sha256` its digest, and of `completion` only the times count.
+    """
 
     deliberation_id: str
     fingerprint: str
@@ -41,13 +44,32 @@ class LoggedAnswer:
     prompt_sha256: str
     seed: int
     completion: Completion
+    done: Done | None = None
 
-    def answers(self, request: Request) -> bool:
-        return (self.request, self.seed, self.prompt_sha256) == (
-            request.name,
-            request.seed,
-            prompt_sha256(request.messages),
-        )
+    def answers(self, asked: Request | Action) -> bool:
+        return (self.request, self.prompt_sha256, self.seed) == _told_by(asked)
+
+    @property
+    def answer(self) -> Completion | Done:
+        return self.completion if self.done is None else self.done
+
+    @property
+    def is_whole(self) -> bool:
+        return self.completion.error is None and (self.done is None or self.done.error_type is None)
+
+
+def _told_by(asked: Request | Action) -> tuple[str, str, int]:
+    if isinstance(asked, Action):
+        return asked.name, asked.digest, 0
+    return asked.name, prompt_sha256(asked.messages), asked.seed
+
+
+def logged(deliberation_id: str, fingerprint: str, asked: Request | Action, answer: Completion | Done) -> LoggedAnswer:
+    told_by = _told_by(asked)
+    if isinstance(answer, Completion):
+        return LoggedAnswer(deliberation_id, fingerprint, *told_by, answer)
+    times = Completion(started_at=answer.started_at, finished_at=answer.started_at + answer.seconds)
+    return LoggedAnswer(deliberation_id, fingerprint, *told_by, times, answer)
 
 
 _ANSWER = TypeAdapter(LoggedAnswer)
@@ -69,7 +91,8 @@ class AnswerLog:
         self._lines: list[bytes] = []
         self._pause = 0.0 if store.is_local else PAUSE_SECONDS
         self._closing = False
-        self._failed = ""
+        self._writing = False
+        self._failed = ""  # why the last write failed; empty when it did not
         self._changed = Condition()
         self._thread = Thread(target=self._keep_writing, name="fleet-answer-log", daemon=True)
         self._thread.start()
@@ -78,7 +101,13 @@ class AnswerLog:
         line = _ANSWER.dump_json(answer)
         with self._changed:
             self._lines.append(line)
-            self._changed.notify()
+            self._changed.notify_all()
+
+    def flush(self) -> bool:
+        """Wait until all that was handed over is written. Whether it is."""
+        with self._changed:
+            self._changed.wait_for(lambda: not (self._lines or self._writing) or bool(self._failed))
+            return not (self._lines or self._writing)
 
     def close(self) -> None:
         """Write what is left."""
@@ -92,11 +121,13 @@ class AnswerLog:
             with self._changed:
                 self._changed.wait_for(lambda: self._lines or self._closing)
                 closing, lines = self._closing, self._lines
-                self._lines = []
+                self._lines, self._writing = [], bool(lines)
             written = not lines or self._write(lines)
-            if not written:
-                with self._changed:
+            with self._changed:
+                if not written:
                     self._lines = [*lines, *self._lines]  # for the next time
+                self._writing = False
+                self._changed.notify_all()
             if closing:
                 return
             with self._changed:
@@ -121,6 +152,7 @@ class AnswerLog:
                 self._failed = str(error)
                 _log.warning("answers are not logged; if this run is killed, they are asked for again: %s", error)
             return False
+        self._failed = ""
         if path not in self.paths:
             self.paths.append(path)
         if not self.store.is_local:

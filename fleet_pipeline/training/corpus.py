@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from fleet_pipeline.deliberation.council import CouncilDefaults, Deliberation, seat_council
-from fleet_pipeline.deliberation.exchange import Completion
+from fleet_pipeline.deliberation.exchange import Completion, Request
 from fleet_pipeline.deliberation.prompts import Phase, Turn
 from fleet_pipeline.deliberation.protocol import deliberate
 from fleet_pipeline.deliberation.sampling import Sampling
@@ -53,6 +53,7 @@ def play(deliberation: Deliberation, answer: Callable[[Turn], str]) -> list[Pair
             results = []
             for exchange in exchanges:
                 request = next(exchange)
+                assert isinstance(request, Request)  # no task of the corpus has tools
                 _, agent, phase, round_, about, _ = request.name.split()
                 turn = Turn(seats[agent], Phase(phase), int(round_), seats[about], request.messages)
                 said.append(Pair(turn, answer(turn)))
