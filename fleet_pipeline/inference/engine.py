@@ -4,7 +4,7 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Generic, Literal, NamedTuple, Protocol, Self, get_args
 
-from fleet_pipeline.deliberation.exchange import Completion, Dialogue, Message, Result
+from fleet_pipeline.deliberation.exchange import Action, Completion, Dialogue, Done, Message, Result
 from fleet_pipeline.deliberation.transcript import SYNTHETIC
 from fleet_pipeline.inference.options import Price
 
@@ -21,6 +21,7 @@ class Job(Generic[Result]):
     course: Dialogue[Result]
     timeout_seconds: float | None
     most_tokens: int = 10_000
+    tool_seconds: float = 0.0  # that a seat may use tools, beside
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,20 @@ def ignore(_: Completion) -> None:
     """Do nothing. For callers that do not need each completion."""
 
 
+class Hands(Protocol):
+    """What does the actions of agents: many at a time, and those of one workspace one after another."""
+
+    def submit(self, request_id: str, action: Action) -> None: ...
+
+    def take(self, patience_seconds: float) -> list[tuple[str, Done]]:
+        """What has been done since the last call. Waits for the first at most so long."""
+        ...
+
+    def abort(self, request_ids: Sequence[str]) -> None:
+        """End these actions. Nothing is told of them any more."""
+        ...
+
+
 class Origin(NamedTuple):
     """What rows say of the engine that made them: its kind, and what it could not check of prompts; None if it checks all."""
 
@@ -72,8 +87,10 @@ class Engine(Protocol):
         """The reason for each restart."""
         ...
 
-    def run(self, jobs: Iterable[Job[Result]], on_completion: OnCompletion = ignore) -> Generator[Finished[Result]]:
-        """Run every job. Read the next one from `jobs` only when there is room for it.
+    def run(
+        self, jobs: Iterable[Job[Result]], on_completion: OnCompletion = ignore, hands: Hands | None = None
+    ) -> Generator[Finished[Result]]:
+        """Run every job, with `hands` for the actions of its agents. Read the next one from `jobs` only when there is room for it.
 
         Calls `on_completion` with every answer as it arrives, unfinished ones included. Raises `EngineError` if the
         engine crashes and cannot be restarted, or has been restarted too often. Before that, and before any other

@@ -31,7 +31,7 @@ from typing import Any, Protocol
 
 from fleet_pipeline.common.errors import EngineCrashed, EngineError
 from fleet_pipeline.deliberation.exchange import Action, AgentError, Completion, Done, Exchange, Request, Result
-from fleet_pipeline.inference.engine import Finished, Job, OnCompletion, ignore
+from fleet_pipeline.inference.engine import Finished, Hands, Job, OnCompletion, ignore
 from fleet_pipeline.inference.pace import Pace
 
 # A deliberation under way at this many crashes is quarantined.
@@ -73,20 +73,6 @@ class Backend(Protocol):
         """Drop requests that are in flight. Return what has been generated of each, as far as that is known, also of an
         engine that has crashed.
         """
-        ...
-
-
-class Hands(Protocol):
-    """What does the actions of agents, many at a time, and those of one workspace one after another."""
-
-    def submit(self, request_id: str, action: Action) -> None: ...
-
-    def take(self, patience_seconds: float) -> list[tuple[str, Done]]:
-        """What has been done since the last call. Waits for the first at most so long."""
-        ...
-
-    def abort(self, request_ids: Sequence[str]) -> None:
-        """End these actions. Nothing is told of them any more."""
         ...
 
 

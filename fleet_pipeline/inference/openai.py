@@ -32,7 +32,7 @@ from pydantic import SecretStr
 from fleet_pipeline.common.errors import EngineError, ModelUnavailable
 from fleet_pipeline.deliberation.exchange import AgentError, Completion, Request, Result
 from fleet_pipeline.inference.chat_api import Busy, NoAccess, Refused, ServerFailed, Stream, body_of, failure_of
-from fleet_pipeline.inference.engine import Finished, Job, OnCompletion, Origin, PromptCheck, ignore, origin_of
+from fleet_pipeline.inference.engine import Finished, Hands, Job, OnCompletion, Origin, PromptCheck, ignore, origin_of
 from fleet_pipeline.inference.loop import drive
 from fleet_pipeline.inference.options import ServerOptions, VllmConfig
 from fleet_pipeline.inference.prompt_checks import LocalChecks, PromptChecks, ServerChecks, Unchecked
@@ -94,10 +94,12 @@ class OpenAIEngine:
     def down_seconds(self) -> float:
         return self.servers.down_seconds
 
-    def run(self, jobs: Iterable[Job[Result]], on_completion: OnCompletion = ignore) -> Generator[Finished[Result]]:
+    def run(
+        self, jobs: Iterable[Job[Result]], on_completion: OnCompletion = ignore, hands: Hands | None = None
+    ) -> Generator[Finished[Result]]:
         # Slightly more than the servers take, so that a prompt is ready when a place becomes free.
         limit = self.options.max_in_flight * len(self.options.urls) + 8
-        return drive(jobs, self, max_in_flight=limit, on_completion=on_completion)
+        return drive(jobs, self, max_in_flight=limit, on_completion=on_completion, hands=hands)
 
     def origin(self, model: str) -> Origin:
         return origin_of("openai", self.checks)

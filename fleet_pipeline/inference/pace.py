@@ -47,7 +47,8 @@ class Pace:
         if job.timeout_seconds is not None:
             return job.timeout_seconds
         pace = self.seconds_a_token
-        return UNMEASURED_SECONDS if pace is None else max(LEAST_SECONDS, SLACK * job.most_tokens * pace)
+        speaking = UNMEASURED_SECONDS if pace is None else max(LEAST_SECONDS, SLACK * job.most_tokens * pace)
+        return speaking + job.tool_seconds
 
     def reason(self, job: Job[object]) -> str:
         """Why the deadline of `job` is what it is, for people."""
@@ -55,8 +56,9 @@ class Pace:
             return f"unfinished after the deliberation's {job.timeout_seconds:g} s"
         pace = self.seconds_a_token
         if pace is None:
-            return f"unfinished after {UNMEASURED_SECONDS:.0f} s, in which the engine gave no answer at all"
+            return f"unfinished after {self.deadline(job):.0f} s, in which the engine gave no answer at all"
+        tools = f", and {job.tool_seconds:g} s for tools" if job.tool_seconds else ""
         return (
             f"unfinished after {self.deadline(job):.0f} s, {SLACK:g} times what its longest course takes at the "
-            f"measured {pace * 1_000:.0f} ms a token"
+            f"measured {pace * 1_000:.0f} ms a token{tools}"
         )

@@ -14,7 +14,7 @@ from typing import NamedTuple, Protocol, Self
 
 from fleet_pipeline.common.errors import EngineCrashed, EngineError
 from fleet_pipeline.deliberation.exchange import Completion, Request, Result
-from fleet_pipeline.inference.engine import Engine, Finished, Job, OnCompletion, Origin, ignore
+from fleet_pipeline.inference.engine import Engine, Finished, Hands, Job, OnCompletion, Origin, ignore
 from fleet_pipeline.inference.loop import Backend, drive
 
 # Requests that may be under way or wait for their model at a time: some 340 councils of three agents in a wave.
@@ -93,9 +93,16 @@ class Router:
     def origin(self, model: str) -> Origin:
         return self._origins[model]
 
-    def run(self, jobs: Iterable[Job[Result]], on_completion: OnCompletion = ignore) -> Generator[Finished[Result]]:
+    def run(
+        self, jobs: Iterable[Job[Result]], on_completion: OnCompletion = ignore, hands: Hands | None = None
+    ) -> Generator[Finished[Result]]:
         return drive(
-            jobs, self, max_in_flight=self._max_in_flight, restarts=self._max_restarts, on_completion=on_completion
+            jobs,
+            self,
+            max_in_flight=self._max_in_flight,
+            restarts=self._max_restarts,
+            on_completion=on_completion,
+            hands=hands,
         )
 
     def submit(self, request_id: str, request: Request) -> Completion | None:

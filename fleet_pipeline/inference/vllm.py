@@ -33,6 +33,7 @@ from fleet_pipeline.inference.chat_format import ChatFormat
 from fleet_pipeline.inference.engine import (
     ALL_CHECKS,
     Finished,
+    Hands,
     Job,
     OnCompletion,
     Origin,
@@ -97,12 +98,16 @@ class VllmEngine:
             raise
         self.start_seconds += time.monotonic() - began
 
-    def run(self, jobs: Iterable[Job[Result]], on_completion: OnCompletion = ignore) -> Generator[Finished[Result]]:
+    def run(
+        self, jobs: Iterable[Job[Result]], on_completion: OnCompletion = ignore, hands: Hands | None = None
+    ) -> Generator[Finished[Result]]:
         if self.crash is not None:  # at the end of the previous run
             self.restart(self.crash)
         # Slightly more than the batch holds, so that a prompt is waiting when a slot becomes free.
         limit = self.config.max_num_seqs + 8
-        return drive(jobs, self, max_in_flight=limit, restarts=self.config.max_restarts, on_completion=on_completion)
+        return drive(
+            jobs, self, max_in_flight=limit, restarts=self.config.max_restarts, on_completion=on_completion, hands=hands
+        )
 
     def origin(self, model: str) -> Origin:
         return origin_of("vllm", self.checks)

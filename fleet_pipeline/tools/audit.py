@@ -101,13 +101,20 @@ class Audit:
         os.close(self._file)
 
     def begin(
-        self, workspace: str, family: str, operation: str, arguments: Mapping[str, Any], read_only: bool, sandbox: str
+        self,
+        workspace: str,
+        family: str,
+        operation: str,
+        arguments: Mapping[str, Any],
+        read_only: bool,
+        sandbox: str,
+        caller: Caller | None = None,
     ) -> Begun:
         family, operation = (_masked_text(one)[:_NAME_CHARS] for one in (family, operation))
         shown = json.dumps(masked(arguments), ensure_ascii=False, default=str)
         begun = Begun(
             call_id=uuid.uuid4().hex,
-            caller=self.caller,
+            caller=caller or self.caller,
             workspace=workspace,
             family=family,
             operation=operation,

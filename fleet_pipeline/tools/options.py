@@ -109,10 +109,29 @@ class ToolOptions(StrictModel):
     toolchains: tuple[str, ...] = Field(
         default=(), max_length=32, description="Folders that programs may read as well, such as /opt/go."
     )
+    sources: tuple[str, ...] = Field(
+        default=(),
+        max_length=1_000,
+        description="Where agents' workspaces may start from: beginnings of URLs, such as https://git.example.com/team/, and folders.",
+    )
+    at_once: int = Field(default=8, ge=1, le=1_024, description="Calls of a run's agents that are made at a time.")
     workspace_mib: int = Field(default=1_024, ge=1, le=1_048_576, description="The largest workspace that is taken.")
     workspaces: str = Field(
         default=".fleet/workspaces", min_length=1, description="The folder for workspaces, on a local disk."
     )
+
+    @field_validator("sources")
+    @classmethod
+    def _are_urls_or_folders(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for source in value:
+            is_url = urlsplit(source).scheme in ("https", "ssh") and bool(
+                urlsplit(source).path.strip("/") or source.endswith("/")
+            )
+            if not is_url and not source.startswith("/"):
+                raise ValueError(
+                    f"{source!r}: name the beginning of a URL with its host and a /, or an absolute folder"
+                )
+        return value
 
     @field_validator("toolchains")
     @classmethod

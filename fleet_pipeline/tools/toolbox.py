@@ -14,7 +14,7 @@ from typing import Any
 
 from fleet_pipeline.common.errors import InvalidInput, Refused, SandboxUnavailable
 from fleet_pipeline.common.text import bounded, printable
-from fleet_pipeline.tools.audit import Audit, CallOutcome
+from fleet_pipeline.tools.audit import Audit, Caller, CallOutcome
 from fleet_pipeline.tools.families import db, docker, files, git, http, tests
 from fleet_pipeline.tools.operation import Box, Family, Operation, Output, absent
 
@@ -61,10 +61,18 @@ class Result:
 class Toolbox:
     """The operations that `role` may call (None: a person, all), on one workspace, with every call in the audit."""
 
-    def __init__(self, box: Box, audit: Audit, role: str | None = None, servers: Mapping[str, Family] = _NONE) -> None:
+    def __init__(
+        self,
+        box: Box,
+        audit: Audit,
+        role: str | None = None,
+        servers: Mapping[str, Family] = _NONE,
+        caller: Caller | None = None,
+    ) -> None:
         """`servers`: the families of MCP servers, which are connected. Raises `InvalidInput` for options that name no family."""
         self.box = box
         self.audit = audit
+        self.caller = caller
         self.role = role
         self.known = {**installed_families(), **servers}
         options = box.options
@@ -82,7 +90,9 @@ class Toolbox:
         family, _, operation = str(name).partition(".")
         box = self.box
         try:
-            begun = self.audit.begin(box.workspace.name, family, operation, arguments, box.read_only, box.sandbox.level)
+            begun = self.audit.begin(
+                box.workspace.name, family, operation, arguments, box.read_only, box.sandbox.level, self.caller
+            )
         except OSError as error:  # without its record no call is made
             return Result(False, "", f"the audit cannot be written: {error}", box.sandbox.level, "refused")
         began = time.monotonic()
@@ -153,7 +163,11 @@ def _cut(text: str, most: int) -> str:
 
 def call_schema(operations: Mapping[str, Operation], further: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
     """The grammar of structured output for a call: one of these operations with its arguments, or one of `further`."""
-    calls = [
+    return {"anyOf": [*call_schemas(operations), *further]}
+
+
+def call_schemas(operations: Mapping[str, Operation]) -> list[dict[str, Any]]:
+    return [
         {
             "type": "object",
             "properties": {"tool": {"const": name}, "arguments": operation.schema},
@@ -162,7 +176,6 @@ def call_schema(operations: Mapping[str, Operation], further: Sequence[Mapping[s
         }
         for name, operation in operations.items()
     ]
-    return {"anyOf": [*calls, *further]}
 
 
 def prompt_text(operations: Mapping[str, Operation]) -> str:

@@ -245,6 +245,7 @@ class Workspaces:
 
 
 # Over whatever attributes the tree has: a filter would run a program, and an encoding that a file lacks keeps `git add` from all others.
+_WHO = ("-c", "user.name=fleet", "-c", "user.email=fleet@localhost")
 _ATTRIBUTES = "* !filter !working-tree-encoding !ident !diff !merge !export-subst\n"
 
 
@@ -263,6 +264,15 @@ def _fill(source: Source, place: Path, most_bytes: int) -> None:
         git(place, "update-ref", reference, "HEAD")
 
 
+def settle(workspace: Workspace) -> None:
+    """Commit what a folder had not committed yet, so that only what is done from now on is a change."""
+    place = workspace.place
+    git(place, "add", "--all")
+    git(place, *_WHO, "commit", "--quiet", "--allow-empty", "--message", "What was not committed")
+    for reference in (BASE, ORIGIN + "main"):
+        git(place, "update-ref", reference, "HEAD")
+
+
 def _init(place: Path) -> None:
     git(place, "init", "--quiet", "--template=", "--initial-branch=main")
     (place / "git/info").mkdir()
@@ -273,8 +283,7 @@ def _begin(place: Path) -> None:
     """A repository with one commit of all that is in the tree."""
     _init(place)
     git(place, "add", "--all", "--force")
-    who = ("-c", "user.name=fleet", "-c", "user.email=fleet@localhost")
-    git(place, *who, "commit", "--quiet", "--allow-empty", "--message", "Start of the workspace")
+    git(place, *_WHO, "commit", "--quiet", "--allow-empty", "--message", "Start of the workspace")
 
 
 def git(place: Path, *arguments: str, seconds: float = 120) -> str:

@@ -39,7 +39,7 @@ class Heard:
 
     @property
     def attempt(self) -> int:
-        return int(self._words[5])
+        return int(self._words[5].partition(".")[0])
 
     @property
     def system(self) -> str:

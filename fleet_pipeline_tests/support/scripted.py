@@ -8,7 +8,17 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import ClassVar, Self
 
 from fleet_pipeline.deliberation.exchange import Completion, Message, Request
-from fleet_pipeline.inference.engine import Finished, Job, OnCompletion, Origin, Result, Reward, ignore, origin_of
+from fleet_pipeline.inference.engine import (
+    Finished,
+    Hands,
+    Job,
+    OnCompletion,
+    Origin,
+    Result,
+    Reward,
+    ignore,
+    origin_of,
+)
 from fleet_pipeline.inference.loop import drive
 from fleet_pipeline.inference.options import Price
 from fleet_pipeline_tests.support.heard import Heard
@@ -54,8 +64,17 @@ class ScriptedEngine:
             self.queue.pop(request_id, None)
         return {}
 
-    def run(self, jobs: Iterable[Job[Result]], on_completion: OnCompletion = ignore) -> Generator[Finished[Result]]:
-        return drive(jobs, self, max_in_flight=self.max_in_flight, restarts=self.restarts, on_completion=on_completion)
+    def run(
+        self, jobs: Iterable[Job[Result]], on_completion: OnCompletion = ignore, hands: Hands | None = None
+    ) -> Generator[Finished[Result]]:
+        return drive(
+            jobs,
+            self,
+            max_in_flight=self.max_in_flight,
+            restarts=self.restarts,
+            on_completion=on_completion,
+            hands=hands,
+        )
 
     def restart(self, reason: str) -> None:
         self.crashes.append(reason)

@@ -186,6 +186,11 @@ def artifacts(box: Box) -> Artifacts:
     )
 
 
+def restore_base(box: Box, paths: tuple[str, ...]) -> Output:
+    """Put files back as they were when the workspace was made."""
+    return _said(_git(box, "restore", "--worktree", f"--source={BASE}", "--", *(_within(box, path) for path in paths)))
+
+
 def _names(done: Outcome) -> tuple[str, ...]:
     whole = done.output.rpartition(b"\0")[0]  # without one that was cut
     return tuple(filter(None, whole.decode(errors="replace").split("\0")))

@@ -19,6 +19,7 @@ Verbose = Annotated[bool, Field(description="Name each test.")]
 _TARGET = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:/-]{0,100}")
 _REPORT = "fleet-junit.xml"
 _REPORT_BYTES = 5_000_000
+_NAME_CHARS = 300  # of a test's name
 _TOTALS = ("tests", "failures", "errors", "skipped")
 _NUMBER = re.compile(r"[0-9]{1,9}")
 
@@ -32,6 +33,13 @@ def pytest(
     timeout: Seconds = None,
 ) -> Output:
     """Run Python tests with pytest."""
+    return run_pytest(box, path, markers, verbose, timeout)[0]
+
+
+def run_pytest(
+    box: Box, path: str, markers: str | None = None, verbose: bool = False, timeout: float | None = None
+) -> tuple[Output, dict[str, str]]:
+    """The output, and what came of each test by its name: passed, failed or skipped."""
     box.workspace.tree.status(path)
     marked = ["-m", checked_argument(markers, "markers")] if markers else []
     report = box.workspace.home / _REPORT
@@ -42,7 +50,8 @@ def pytest(
         seconds=timeout,
         PYTHONDONTWRITEBYTECODE="1",
     )
-    return _result(done, _counts(box))
+    counts, cases = _report(box)
+    return _result(done, counts), cases
 
 
 @FAMILY.operation(executes=True)
@@ -133,18 +142,26 @@ def _decoded(content: bytes) -> str:
     return content.decode(errors="replace").strip()
 
 
-def _counts(box: Box) -> dict[str, int]:
+def _report(box: Box) -> tuple[dict[str, int], dict[str, str]]:
     """From the report that pytest has written. A test may have written it as well: what counts is run by the pipeline again."""
     with Tree(box.workspace.home) as home:
         try:
             content = home.read(_REPORT, _REPORT_BYTES)
             home.remove(_REPORT)
         except Refused:
-            return {}
+            return {}, {}
     totals = dict.fromkeys(_TOTALS, 0)
+    cases: dict[str, str] = {}
+    case = ""
 
     def begin(tag: str, attributes: dict[str, str]) -> None:
-        if tag == "testsuite":
+        nonlocal case
+        if tag == "testcase":
+            case = f"{attributes.get('classname', '')}::{attributes.get('name', '')}"[:_NAME_CHARS]
+            cases[case] = "passed"
+        elif tag in ("failure", "error", "skipped") and case:
+            cases[case] = "skipped" if tag == "skipped" else "failed"
+        elif tag == "testsuite":
             for name in _TOTALS:
                 if _NUMBER.fullmatch(value := attributes.get(name, "0")):
                     totals[name] += int(value)
@@ -158,5 +175,6 @@ def _counts(box: Box) -> dict[str, int]:
     try:
         parser.Parse(content, True)  # nothing is kept but the totals
     except (expat.ExpatError, ValueError):
-        return {}
-    return totals | {"passed": totals["tests"] - totals["failures"] - totals["errors"] - totals["skipped"]}
+        return {}, {}
+    passed = totals["tests"] - totals["failures"] - totals["errors"] - totals["skipped"]
+    return totals | {"passed": passed}, cases

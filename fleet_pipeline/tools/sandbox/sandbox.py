@@ -126,6 +126,16 @@ class Sandbox:
         return _run(policy, stdin)
 
 
+# The launcher that each thread waits for.
+_running: dict[int, subprocess.Popen[bytes]] = {}
+
+
+def end_program_of(thread: int) -> None:
+    """End the program that another thread of this process waits for, if it does. It is told as one that its owner has ended."""
+    if (process := _running.get(thread)) is not None:
+        process.terminate()
+
+
 def launch(policy: Policy, *status: int) -> list[str]:
     """The command that runs `policy` and writes its end to the descriptor `status`, or to standard error."""
     return [sys.executable, "-I", "-S", _LAUNCHER, policy.to_json(), *map(str, status)]
@@ -151,6 +161,7 @@ def _run(policy: Policy, stdin: bytes = b"") -> Outcome:
         raise
     finally:
         os.close(status)
+    _running[threading.get_ident()] = process
     assert process.stdin
     assert process.stdout
     assert process.stderr
@@ -165,6 +176,7 @@ def _run(policy: Policy, stdin: bytes = b"") -> Outcome:
         for stream in kept:
             stream.join(None if told else _LATE_SECONDS)  # a launcher that was killed leaves the other ends open
     finally:
+        _running.pop(threading.get_ident(), None)
         if process.poll() is None:  # interrupted: the launcher ends all when its owner is gone, or now
             process.kill()
             process.wait()

@@ -1,0 +1,295 @@
+"""Does the actions of agents, beside the engine: many at a time, each agent in a workspace of its own.
+
+A workspace is made at its agent's first action, as a copy of what its task starts from, which is fetched once. It is removed
+when its deliberation has ended.
+
+A run that was killed has no workspaces any more. The next one goes on from the answers and results that were logged, so that
+a workspace may be asked for whose agent has called tools before. It is made again by the same calls: those that can have changed
+it. What a call may have changed outside of it (http, databases, containers, servers of others) is never done twice: it is noted
+before it begins, and a call that was begun and has no result is not made again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import Self
+from urllib.parse import urlsplit
+
+from fleet_pipeline.common.errors import FleetError, InvalidInput
+from fleet_pipeline.deliberation.council import Toolset
+from fleet_pipeline.deliberation.exchange import Action, Done, Place
+from fleet_pipeline.deliberation.task import ToolUse
+from fleet_pipeline.tools.audit import Audit, Caller
+from fleet_pipeline.tools.change import Base, Bench, change_in
+from fleet_pipeline.tools.mcp_servers import connected
+from fleet_pipeline.tools.operation import Box
+from fleet_pipeline.tools.options import ToolOptions
+from fleet_pipeline.tools.sandbox.sandbox import Sandbox, end_program_of
+from fleet_pipeline.tools.toolbox import Toolbox, call_schemas, prompt_text
+from fleet_pipeline.tools.workspace import Source, Workspace, Workspaces, settle
+
+_log = logging.getLogger(__name__)
+# What the other families change lies outside of the workspace.
+_INSIDE = frozenset({"files", "git", "tests"})
+_INSIDE_TOO = "db.sqlite_query"
+_MIB = 2**20
+# Whether an action that may change something outside is noted, so that no later run does it again.
+Note = Callable[[Action], bool]
+
+
+def toolset_of(toolbox: Toolbox) -> Toolset:
+    """What a model is told of the operations that can be called."""
+    operations = toolbox.available()
+    schemas = [_compact(schema) for schema in call_schemas(operations)]
+    changing = frozenset(name for name, one in operations.items() if one.writes or _runs_code(name))
+    return Toolset(prompt_text(operations), tuple(schemas), changing)
+
+
+def _compact(schema: Mapping[str, object]) -> str:
+    return json.dumps(schema, separators=(",", ":"))
+
+
+def _runs_code(tool: str) -> bool:
+    """Whether what the workspace holds is run, and may change it."""
+    return tool.startswith("tests.") or tool == _INSIDE_TOO
+
+
+def _is_inside(tool: str) -> bool:
+    return tool.partition(".")[0] in _INSIDE or tool == _INSIDE_TOO
+
+
+@dataclass
+class _Desk:
+    """A workspace in use, with its tools."""
+
+    workspace: Workspace
+    base: Base
+    tools: Toolbox
+    opened: ExitStack
+
+
+class Hands:
+    """Those of one run. Create them with the options, and close them; from one thread, but for what they do themselves."""
+
+    def __init__(
+        self,
+        options: ToolOptions,
+        audit: Audit,
+        run_id: str,
+        uses: Mapping[str, ToolUse] | None = None,
+        note: Note = lambda _: True,
+    ) -> None:
+        """`uses`: by deliberation, as `begin` says them. `note` is told of calls that may change something outside."""
+        self.options = options
+        self.audit = audit
+        self.run_id = run_id
+        self.note = note
+        self.workspaces = Workspaces(Path(options.workspaces))
+        self.sandbox = Sandbox.find(options.toolchains)
+        self._uses: dict[str, ToolUse] = dict(uses or {})
+        self._desks: dict[tuple[str, str], _Desk] = {}
+        self._bases: dict[tuple[str | None, ...], Future[Base]] = {}
+        self._lock = threading.Lock()
+        self._pool = ThreadPoolExecutor(options.at_once, thread_name_prefix="fleet-hands")
+        self._at_work: dict[str, int] = {}  # request id -> thread
+        self._given_up: set[str] = set()
+        self._done: SimpleQueue[tuple[str, Done]] = SimpleQueue()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def begin(self, deliberation_id: str, use: ToolUse) -> None:
+        """A deliberation whose agents may ask for actions from now on."""
+        self._uses[deliberation_id] = use
+
+    def submit(self, request_id: str, action: Action) -> None:
+        self._pool.submit(self._work, request_id, action)
+
+    def take(self, patience_seconds: float) -> list[tuple[str, Done]]:
+        found: list[tuple[str, Done]] = []
+        try:
+            found.append(self._done.get(timeout=patience_seconds) if patience_seconds else self._done.get_nowait())
+            while True:
+                found.append(self._done.get_nowait())
+        except Empty:
+            return [one for one in found if one[0] not in self._given_up]
+
+    def abort(self, request_ids: Sequence[str]) -> None:
+        with self._lock:
+            self._given_up.update(request_ids)
+            threads = [self._at_work[one] for one in request_ids if one in self._at_work]
+        for thread in threads:
+            end_program_of(thread)
+
+    def end(self, deliberation_id: str) -> None:
+        """Remove the workspaces of a deliberation that has ended."""
+        self._uses.pop(deliberation_id, None)
+        with self._lock:
+            desks = [self._desks.pop(key) for key in list(self._desks) if key[0] == deliberation_id]
+        for desk in desks:
+            desk.opened.close()
+
+    def close(self) -> None:
+        """End what is under way, and remove all workspaces."""
+        self.abort(list(self._at_work))
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        for key in list(self._uses):
+            self.end(key)
+        with self._lock:
+            desks, self._desks = list(self._desks.values()), {}
+        for desk in desks:
+            desk.opened.close()
+        for base in self._bases.values():
+            if base.done() and not base.cancelled() and base.exception() is None:
+                base.result().workspace.close()
+
+    # What follows runs in the threads of the pool.
+
+    def _work(self, request_id: str, action: Action) -> None:
+        with self._lock:
+            if request_id in self._given_up:
+                return
+            self._at_work[request_id] = threading.get_ident()
+        began, started_at = time.monotonic(), time.time()
+        try:
+            done = self._act(action)
+        except FleetError as error:
+            done = Done(False, error=str(error), outcome="refused")
+        except Exception as error:  # noqa: BLE001 - a bug here must not leave an agent waiting for ever
+            _log.exception("%s broke", action.name)
+            done = Done(False, error=f"broke: {type(error).__name__}: {error}", outcome="broke")
+        with self._lock:
+            del self._at_work[request_id]
+        self._done.put((request_id, replace(done, started_at=started_at, seconds=time.monotonic() - began)))
+
+    def _act(self, action: Action) -> Done:
+        desk, remade = self._desk_of(action)
+        use = self._use_of(action.place)
+        told = {"remade": remade} if remade else {}
+        if not action.tool:
+            bench = Bench(
+                self.workspaces, desk.tools.box, self.audit, self._caller(action.place), f"{desk.workspace.name}.t"
+            )
+            change = change_in(desk.tools.box, desk.base, bench, use.tests)
+            return Done(True, facts=asdict(change))
+        if self._may_change_others(desk, action.tool) and not self.note(action):
+            return Done(False, error="it could not be noted that this begins, so it was not done", outcome="refused")
+        result = desk.tools.call(action.tool, action.arguments)
+        return Done(result.ok, result.output, result.error, result.outcome, {**result.facts, **told}, result.sandbox)
+
+    def _may_change_others(self, desk: _Desk, tool: str) -> bool:
+        """Whether it is the call of an operation that can change something outside of the workspace."""
+        family, _, name = tool.partition(".")
+        known = desk.tools.families.get(family)
+        if _is_inside(tool) or known is None or name not in known.operations:
+            return False
+        # PostgreSQL, Redis and Neo4j tell reading from writing by the statement.
+        return known.operations[name].writes or family in ("db", "http")
+
+    def _use_of(self, place: Place) -> ToolUse:
+        return self._uses.get(place.deliberation_id, ToolUse())
+
+    def _caller(self, place: Place) -> Caller:
+        return Caller(self.run_id, place.deliberation_id, place.agent_id)
+
+    def _desk_of(self, action: Action) -> tuple[_Desk, int]:
+        """The agent's workspace, and how many calls were made again for it."""
+        place = action.place
+        key = (place.deliberation_id, place.agent_id)
+        with self._lock:
+            desk = self._desks.get(key)
+        if desk is not None:
+            return desk, 0
+        base = self._base_of(place)
+        stack = ExitStack()
+        try:
+            workspace = stack.enter_context(self.workspaces.copy(_name(self.run_id, *key), base.workspace))
+            box = Box(workspace, self.sandbox, self.options, self._use_of(place).read_only)
+            servers = stack.enter_context(connected(box))
+            desk = _Desk(workspace, base, Toolbox(box, self.audit, place.role, servers, self._caller(place)), stack)
+            again = [call for call in action.before if self._can_have_changed(desk, call.tool)]
+            for call in again:
+                desk.tools.call(call.tool, call.arguments)
+        except BaseException:
+            stack.close()
+            raise
+        with self._lock:
+            self._desks[key] = desk
+        return desk, len(again)
+
+    def _can_have_changed(self, desk: _Desk, tool: str) -> bool:
+        family, _, name = tool.partition(".")
+        known = desk.tools.families.get(family)
+        if not _is_inside(tool) or known is None or name not in known.operations:
+            return False
+        return known.operations[name].writes or _runs_code(tool)
+
+    def _base_of(self, place: Place) -> Base:
+        """Made by the first that asks for it; the others wait."""
+        source = (place.url, place.reference, place.folder)
+        with self._lock:
+            making = self._bases.get(source)
+            first = making is None
+            if making is None:
+                making = self._bases[source] = Future()
+        if first:
+            try:
+                making.set_result(Base(self._fetched(place)))
+            except BaseException as error:  # noqa: BLE001 - it is raised in all that wait
+                making.set_exception(error)
+        return making.result()
+
+    def _fetched(self, place: Place) -> Workspace:
+        source = allowed_source(self.options, place)
+        name = _name(self.run_id, "base", repr((place.url, place.reference, place.folder)))
+        workspace = self.workspaces.make(name, source, self.options.workspace_mib * _MIB)
+        try:
+            settle(workspace)
+        except BaseException:
+            workspace.close()
+            raise
+        return workspace
+
+
+def allowed_source(options: ToolOptions, place: Place) -> Source:
+    """Raises `InvalidInput` for one that is not below what the settings name: tasks come from outside."""
+    if place.url is not None:
+        allowed = [source for source in options.sources if urlsplit(source).scheme]
+        if not any(_is_below(place.url, source) for source in allowed):
+            raise InvalidInput(
+                f"workspace: {place.url[:200]!r} begins with none of tools.sources; name there where agents may work"
+            )
+        return Source(url=place.url, reference=place.reference)
+    if place.folder is None:
+        return Source()
+    folder = Path(place.folder).resolve()
+    allowed_folders = [Path(source).resolve() for source in options.sources if not urlsplit(source).scheme]
+    if not any(folder.is_relative_to(one) for one in allowed_folders):
+        raise InvalidInput(
+            f"workspace: {place.folder[:200]!r} is in none of tools.sources; name there where agents may work"
+        )
+    return Source(folder=folder)
+
+
+def _is_below(url: str, source: str) -> bool:
+    """Whether a URL is the source, or goes on where it ends. Dots could lead out of it on a server."""
+    whole = source if source.endswith("/") else f"{source}/"
+    return (url == source or url.startswith(whole)) and ".." not in url and "%" not in url and "\\" not in url
+
+
+def _name(*parts: str) -> str:
+    """Of a workspace: short, because paths within it have a limit, and told by its parts."""
+    return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()[:16]
