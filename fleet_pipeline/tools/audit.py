@@ -25,15 +25,18 @@ _LONG, _LOOKED_AT = 2_000, 12_000
 _NAME_CHARS, _DEEPEST = 200, 40
 # Names of arguments, headers and variables whose values are secrets.
 _SECRET_NAME = re.compile(
-    r"pass(word|wd)?$|secret|token|api[-_]?key|credential|authorization|cookie|private[-_]?key", re.IGNORECASE
+    r"pass(word|wd|phrase)?$|pwd$|secret|token|api[-_]?key|access[-_]?key|credential|authorization|cookie|private[-_]?key",
+    re.IGNORECASE,
 )
 # Values that are, whatever their name: credentials in a URL, keys of well-known makers, tokens of JWT, PEM.
 _SECRET_VALUE = re.compile(
     r"(?P<url>(?<![A-Za-z0-9+.-])[A-Za-z][A-Za-z0-9+.-]{0,30}://)(?:[^\s/@]{1,1000}|[^\s/@:]{0,200}:[^\s@]{1,1000})@"
-    r"|\b(?:sk-|ghp_|gho_|github_pat_|glpat-|xox[abp]-|AKIA|hf_)[A-Za-z0-9_-]{12,}"
+    r"|(?<![A-Za-z0-9])(?:sk-|sk_live_|sk_test_|rk_live_|gh[pousr]_|github_pat_|glpat-|xox[abeprs]-|xapp-|AKIA|ASIA|AIza|hf_|npm_|pypi-|nvapi-)[A-Za-z0-9_-]{12,}"
     r"|(?<![\w-])eyJ[\w-]{8,4000}\.[\w-]{8,4000}(?:\.[\w-]*)?"
     r"|-----BEGIN [A-Z ]*PRIVATE KEY-----[\s\S]*?(?:-----END [A-Z ]*PRIVATE KEY-----|$)"
-    r"|(?P<pair>(?i:\b(?:api[-_]?key|access[-_]?token|auth[-_]?token|token|password|passwd|secret)[\"']?\s{0,3}[=:]\s{0,3}[\"']?))[^\s\"'&,;}]{3,}"
+    # A name that ends in such a word, and its value after "=", ":", or a blank where it is an option or SQL.
+    r"|(?P<pair>(?i:(?:api[-_]?key|access[-_]?key(?:[-_]id)?|token|passwo?r?d|passphrase|pwd|secret|signature|[?&](?:key|sig))"
+    r"(?:[\"']?\s{0,3}[=:]\s{0,3}|\s{1,3}(?=')|(?<=--password)\s{1,3}|(?<=--token)\s{1,3})[\"']?))[^\s\"'&,;}]{3,}"
     r"|(?P<bearer>\b(?i:Bearer|Basic) )[A-Za-z0-9._~+/=-]{8,}"
 )
 

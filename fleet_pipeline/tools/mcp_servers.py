@@ -44,7 +44,7 @@ class ServedOperation(Operation):
         return dict(self.served_schema)
 
     def run(self, box: Box, arguments: Mapping[str, Any]) -> Output:
-        return self.function(box, **arguments)
+        return self.function(box, arguments)
 
 
 @contextmanager
@@ -66,7 +66,7 @@ def _connected(name: str, options: McpOptions, box: Box) -> Iterator[Family]:
     try:
         family = Family(name, f"Tools of the MCP server {name}.")
         for tool in connection.tools[:_MOST_TOOLS]:
-            told = (tool.description or tool.name).strip()
+            told = (tool.description or "").strip() or tool.name.strip() or "-"
             only_reads = bool(tool.annotations and tool.annotations.read_only_hint)
             family.operations[tool.name] = ServedOperation(
                 *(
@@ -142,6 +142,9 @@ class _Connection:
         assert self._stop is not None
         async with asyncio.timeout(self.seconds) as starting:
             async with connecting as client:
+                # What a tool answers is handed on as text. The library would check it against a schema of the server's own, whose
+                # regular expressions run in this process, and can run without end.
+                client.session.validate_tool_result = _unchecked
                 self.tools = (await client.list_tools()).tools
                 self._client = client
                 starting.reschedule(None)
@@ -149,8 +152,8 @@ class _Connection:
                 await self._stop.wait()
 
     def function(self, tool: str) -> Any:
-        def call(box: Box, **arguments: Any) -> Output:
-            asked = asyncio.run_coroutine_threadsafe(self._client.call_tool(tool, arguments), self._loop)
+        def call(box: Box, arguments: Mapping[str, Any]) -> Output:
+            asked = asyncio.run_coroutine_threadsafe(self._client.call_tool(tool, dict(arguments)), self._loop)
             try:
                 answer = asked.result(self.seconds + 1)
             except Exception as error:  # noqa: BLE001 - another's server
@@ -167,6 +170,10 @@ class _Connection:
         if self._stop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._stop.set)
         self._thread.join()
+
+
+async def _unchecked(name: str, result: Any) -> None:
+    """Do nothing."""
 
 
 def _reason(error: BaseException) -> str:

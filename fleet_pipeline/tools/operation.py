@@ -23,6 +23,7 @@ from fleet_pipeline.common.validation import describe
 from fleet_pipeline.tools.options import ToolOptions
 from fleet_pipeline.tools.sandbox.policy import Limits
 from fleet_pipeline.tools.sandbox.sandbox import Outcome, Sandbox
+from fleet_pipeline.tools.tree import remove_tree
 from fleet_pipeline.tools.workspace import Workspace
 
 
@@ -67,10 +68,14 @@ class Box:
         """
         own = self.workspace
         at = own.tree.folder_of(folder)
+        if self.read_only:  # what an earlier call has left there, such as settings of a runner, must not steer this one
+            remove_tree(own.home)
+            own.home.mkdir(mode=0o700)
         writable = [own.home] if self.read_only else [own.tree_folder, own.home]
         try:
             policy = self.sandbox.policy(
-                *(command, at, writable, self.limits(seconds), [own.tree_folder], own.home), environment=environment
+                *(command, at, writable, self.limits(seconds), [own.tree_folder], own.home),
+                environment={"PYTHONNOUSERSITE": "1"} | environment,
             )
         except FileNotFoundError as error:
             raise Refused(str(error)) from None

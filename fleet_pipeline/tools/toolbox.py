@@ -93,7 +93,7 @@ class Toolbox:
             begun = self.audit.begin(
                 box.workspace.name, family, operation, arguments, box.read_only, box.sandbox.level, self.caller
             )
-        except OSError as error:  # without its record no call is made
+        except (OSError, ValueError) as error:  # without its record no call is made; a number may have too many digits
             return Result(False, "", f"the audit cannot be written: {error}", box.sandbox.level, "refused")
         began = time.monotonic()
         outcome: CallOutcome = "broke"
@@ -182,18 +182,21 @@ def prompt_text(operations: Mapping[str, Operation]) -> str:
     """What a model is told: each operation with its signature, from the same declaration that checks its calls."""
     lines = []
     for name, operation in operations.items():
+        required, known = operation.schema.get("required"), operation.schema.get("properties")
         arguments = ", ".join(
-            f"{one}{'' if one in operation.schema.get('required', []) else '?'}: {_type(facts)}"
-            for one, facts in operation.schema.get("properties", {}).items()
+            f"{one}{'' if isinstance(required, list) and one in required else '?'}: {_type(facts)}"
+            for one, facts in (known.items() if isinstance(known, Mapping) else ())
         )
         lines.append(f"{name}({arguments}): {operation.help.splitlines()[0]}")
     return "\n".join(lines)
 
 
-def _type(schema: Mapping[str, Any]) -> str:
-    if "enum" in schema:
+def _type(schema: Any) -> str:
+    if not isinstance(schema, Mapping):  # `true`, or what a server has made up
+        return "any"
+    if isinstance(schema.get("enum"), list):
         return "|".join(json.dumps(one) for one in schema["enum"])
-    if "anyOf" in schema:
+    if isinstance(schema.get("anyOf"), list):
         return "|".join(_type(one) for one in schema["anyOf"])
     if schema.get("type") == "array":
         return f"[{_type(schema.get('items', {}))}]"

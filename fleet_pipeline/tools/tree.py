@@ -17,7 +17,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
-from itertools import count
+from itertools import count, islice
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -151,6 +151,15 @@ class Tree:
             except OSError as error:
                 raise _refusal(path, error) from None
 
+    def link(self, path: str) -> str:
+        """Where a link leads, as it says."""
+        folder, name = _split(path)
+        with self._folder(folder, path) as parent:
+            try:
+                return os.readlink(name, dir_fd=parent)
+            except OSError as error:
+                raise _refusal(path, error) from None
+
     def entries(self, path: str = ".", *, recursive: bool = False, most: int = 10_000) -> Iterator[Entry]:
         """In the order of their names, a folder before what is in it. Folders behind links are not entered."""
         seen = 0
@@ -160,7 +169,8 @@ class Tree:
             try:
                 with self._opened(folder, os.O_RDONLY | os.O_DIRECTORY) as descriptor, os.scandir(descriptor) as found:
                     own = sorted(
-                        ((one.name, one.stat(follow_symlinks=False)) for one in found), key=lambda pair: pair[0]
+                        ((one.name, one.stat(follow_symlinks=False)) for one in islice(found, most + 1)),
+                        key=lambda pair: pair[0],
                     )
             except (Refused, OSError):
                 if folder == path:

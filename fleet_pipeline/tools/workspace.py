@@ -110,10 +110,23 @@ class Workspace:
         self.tree = Tree(self.tree_folder)
         self._keep = keep
         self._lock = lock
+        self._size: int | None = None  # of the tree when it was looked at last
+        self._added = 0  # what file operations have written since
 
     @property
     def name(self) -> str:
         return self.place.name
+
+    def must_have_room(self, size: int, most: int) -> None:
+        """Before a file of `size` bytes is written. Raises `Refused` where the tree would have more than `most`.
+
+        Going through the tree takes time, so it is done once in a quarter of the bound, and before it refuses.
+        """
+        if self._size is None or self._added + size > most // 4 or self._size + self._added + size > most:
+            self._size, self._added = self.tree.size(), 0
+        if self._size + size > most:
+            raise Refused(f"the workspace would have more than {most:,} bytes (tools.limits.disk_mib)")
+        self._added += size
 
     def __enter__(self) -> Self:
         return self
@@ -244,9 +257,10 @@ class Workspaces:
             raise
 
 
-# Over whatever attributes the tree has: a filter would run a program, and an encoding that a file lacks keeps `git add` from all others.
 _WHO = ("-c", "user.name=fleet", "-c", "user.email=fleet@localhost")
-_ATTRIBUTES = "* !filter !working-tree-encoding !ident !diff !merge !export-subst\n"
+# Over whatever attributes the tree has: a filter would run a program, and an encoding that a file lacks keeps `git add` from all others, and ends of lines
+# that are taken for the same hide a change.
+_ATTRIBUTES = "* -text !eol !filter !working-tree-encoding !ident !diff !merge !export-subst\n"
 
 
 def _fill(source: Source, place: Path, most_bytes: int) -> None:

@@ -38,6 +38,12 @@ OPTIONS = ToolOptions(images=("docker.io/library/python:3.12",))
         "FROM scratch\nRUN --mount=type=bind,from=other:latest,target=/x cat /x/etc/passwd",
         "FROM scratch\nCOPY <<E /x\nADD\nE",
         "FROM oci-archive:/etc/x.tar",
+        "FROM private AS private",
+        "FROM docker-archive:/etc/x.tar AS docker-archive:/etc/x.tar",
+        "FROM scratch AS a/b",
+        "FROM scratch\nLABEL a=b\\\r \nADD http://10.0.0.1/x /x",
+        "FROM scratch\nRUN --network=host x",
+        "FROM scratch\nRUN --security=insecure x",
     ],
 )
 def test_a_dockerfile_that_fetches_or_takes_other_images_is_refused(tmp_path: Path, text: str) -> None:
@@ -58,6 +64,13 @@ COPY --from=0 /y /y
 """
     with a_world(tmp_path / "other", options=OPTIONS) as other:
         _check_dockerfile(other.box, "Dockerfile", text)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
 
 
 HELLO = """
@@ -88,7 +101,8 @@ def test_an_image_is_built_and_its_container_runs_without_network_and_privileges
         world.workspace.tree.write("Dockerfile", b'FROM scratch\nCOPY hello /hello\nENTRYPOINT ["/hello"]\n')
         built = world.call("docker.build", tag="hello")
         assert built.ok, built.error + built.output
-        image = "localhost/fleet/own:hello"
+        image = built.facts["image"]
+        assert built.output.endswith(image)
         said = world.call("docker.run", image=image, command=["you"], env={"A": "b"})
         assert said.ok, said.error + said.output
         assert "hello you" in said.output
@@ -97,16 +111,25 @@ def test_an_image_is_built_and_its_container_runs_without_network_and_privileges
         started = world.call("docker.run", image=image, command=["still", "here"], detach=True, name="server")
         assert started.ok, started.error + started.output
         try:
-            assert "fleet-own-server" in world.call("docker.ps").output
+            listed = world.call("docker.ps").output
+            assert "-server" in listed
+            name = listed.split()[0]
             assert "hello still" in world.call("docker.logs", container="server").output
-            inspected = subprocess.run(["podman", "inspect", "fleet-own-server"], capture_output=True, text=True, check=True).stdout  # fmt: skip
+            inspected = subprocess.run(["podman", "inspect", name], capture_output=True, text=True, check=True).stdout  # fmt: skip
             assert '"NetworkMode": "none"' in inspected
             assert world.call("docker.exec", container="server", command=["/hello", "again"]).output.startswith(
                 "hello again"
             )
         finally:
             assert world.call("docker.rm", container="server", force=True).ok
-        assert "fleet-own-server" not in world.call("docker.ps", all_containers=True).output
+        assert name not in world.call("docker.ps", all_containers=True).output
+        world.workspace.tree.write("Dockerfile", b'FROM scratch\nCOPY hello /hello\nRUN ["/hello", "still", "here"]\n')
+        assert "took longer" in world.call("docker.build", timeout=1).error
+        assert not [one for one in Path("/proc").glob("[0-9]*/cmdline") if b"/hello\0still" in _read(one)]
+        secret = tmp_path / "world/outside/secret.txt"
+        (world.workspace.tree_folder / "leak").symlink_to(secret)
+        world.workspace.tree.write("Dockerfile", b"FROM scratch\nCOPY leak /leak\n")
+        assert not world.call("docker.build").ok
         world.unharmed()
 
 

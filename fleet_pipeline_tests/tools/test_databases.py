@@ -108,6 +108,8 @@ def test_what_is_read_is_taken_row_by_row_and_no_further_than_it_is_told(tools: 
     result = query(tools, "select repeat('x', 1000000) from generate_series(1, 100000)", "frozen")
     assert result.ok, result.error
     assert result.facts["rows"] == 17
+    arrays = query(tools, "select array_fill('x'::text, array[1000000]) from generate_series(1, 1000)", "frozen")
+    assert arrays.facts["rows"] < 20
     assert query(tools, "select a from t where false", "frozen").facts["rows"] == 0
     assert query(tools, "set search_path = public", "frozen").ok
     assert not query(tools, "select %s", "frozen").ok
@@ -151,6 +153,14 @@ def cache(tools: Toolbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> It
 
 def redis(tools: Toolbox, *command: str, database: str = "cache", **more: Any) -> Any:
     return tools.call("db.redis_command", {"database": database, "command": command, **more})
+
+
+@pytest.mark.parametrize("command", [("SWAPDB", "0", "3"), ("FLUSHALL",), ("MOVE", "a", "3"), ("COPY", "a", "b", "DB", "3"), ("SELECT", "3")])  # fmt: skip
+def test_no_command_reaches_another_database_of_the_same_redis(cache: Toolbox, command: tuple[str, ...]) -> None:
+    redis(cache, "SET", "a", "1", database="store")
+    assert redis(cache, *command, database="store").outcome == "refused"
+    assert redis(cache, "COPY", "a", "c", database="store").ok
+    assert redis(cache, "FLUSHDB", database="store").ok
 
 
 def test_redis_is_read_and_where_it_is_writable_changed(cache: Toolbox) -> None:

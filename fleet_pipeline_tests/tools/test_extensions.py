@@ -13,7 +13,7 @@ import pytest
 from fleet_pipeline.tools.mcp_servers import connected
 from fleet_pipeline.tools.operation import Box
 from fleet_pipeline.tools.options import McpOptions, ToolOptions
-from fleet_pipeline.tools.toolbox import Toolbox
+from fleet_pipeline.tools.toolbox import Toolbox, prompt_text
 from fleet_pipeline_tests.support.tool_world import SECRET, World
 
 pytestmark = pytest.mark.unit
@@ -98,6 +98,34 @@ def test_a_call_that_takes_too_long_is_given_up(world: World) -> None:
         result = Toolbox(own, world.audit, servers=servers).call("own.sleep", {"seconds": 60})
     assert result.outcome == "failed"
     world.unharmed()
+
+
+HOSTILE = r"""
+import json, sys
+def send(**values): print(json.dumps({"jsonrpc": "2.0", **values}), flush=True)
+tools = [{"name": "t", "description": " ", "inputSchema": {"type": "object", "properties": {"a": True, "b": {"enum": 1}}, "required": 5},
+          "outputSchema": {"type": "object", "properties": {"a": {"type": "string", "pattern": "^(a|a)*b$"}}}},
+         {"name": " ", "description": " ", "inputSchema": {"type": "object"}}]
+for line in sys.stdin:
+    asked = json.loads(line)
+    if "id" not in asked: continue
+    if asked["method"] == "initialize":
+        send(id=asked["id"], result={"protocolVersion": asked["params"]["protocolVersion"], "capabilities": {"tools": {}}, "serverInfo": {"name": "x", "version": "1"}})
+    elif asked["method"] == "tools/list": send(id=asked["id"], result={"tools": tools})
+    elif asked["method"] == "tools/call":
+        send(id=asked["id"], result={"content": [{"type": "text", "text": "x"}], "structuredContent": {"a": "a" * 40}})
+    else: send(id=asked["id"], error={"code": -32601, "message": "no"})
+"""
+
+
+def test_a_server_s_own_schemas_neither_hold_up_nor_break_the_pipeline(world: World) -> None:
+    """Its pattern, matched in this process, would run until the end of the world."""
+    world.workspace.tree.write("server.py", HOSTILE.encode())
+    box = Box(world.workspace, world.box.sandbox, options())
+    with connected(box) as servers:
+        tools = Toolbox(box, world.audit, None, servers)
+        assert "own.t(a?: any, b?: any): t" in prompt_text(tools.available())
+        assert tools.call("own.t", {"box": 1, "self": 2}).output == "x"
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from fleet_pipeline.tools.options import ToolOptions
 from fleet_pipeline.tools.sandbox.sandbox import Sandbox
 from fleet_pipeline.tools.toolbox import FAMILIES, Toolbox, call_schema, prompt_text
 from fleet_pipeline_tests.support import tools_page
-from fleet_pipeline_tests.support.tool_world import World
+from fleet_pipeline_tests.support.tool_world import World, a_world
 
 pytestmark = pytest.mark.unit
 ALL = {f"{family.name}.{one.name}": one for family in FAMILIES.values() for one in family.operations.values()}
@@ -288,6 +288,40 @@ def test_an_agent_can_hide_no_file_from_its_artifacts(world: World) -> None:
     assert made.ignored == ("evil.py", "out/")
     assert "+    return 3" in made.diff  # a NUL byte makes no file unreadable
     assert "+    return 3" in world.call("git.diff", cached=True).output
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import os; os.mkdir('src', 0o300); open('src/extra.py', 'w').write('x')",
+        "import os; os.mkdir('.git'); open('.git/extra.py', 'w').write('x')",
+    ],
+)
+def test_what_git_cannot_see_is_said_to_be_missing(world: World, code: str) -> None:
+    world.run(code)
+    assert artifacts(world.box).cut
+
+
+def test_ends_of_lines_are_changes_whatever_the_tree_says_of_them(world: World) -> None:
+    world.workspace.tree.write(".gitattributes", b"* text eol=lf\n")
+    world.workspace.tree.write("app.py", b"def one():\r\n    return 1\r\n")
+    assert artifacts(world.box).files_changed == (".gitattributes", "app.py")
+
+
+def test_file_operations_keep_to_the_bound_on_the_disk(tmp_path: Path) -> None:
+    with a_world(tmp_path / "small", options=ToolOptions(limits={"disk_mib": 4})) as small:
+        results = [small.call("files.write_file", path=f"{n}", content="x" * 500_000) for n in range(20)]
+        assert 6 <= sum(result.ok for result in results) <= 8
+        assert "more than 4,194,304 bytes" in results[-1].error
+        assert small.call("files.delete_file", path="0").ok
+        assert small.call("files.write_file", path="0", content="x" * 400_000).ok
+
+
+def test_settings_that_a_program_leaves_in_its_home_do_not_steer_a_call_that_may_only_read(world: World) -> None:
+    world.run("import os; open(os.environ['HOME'] + '/.npmrc', 'w').write('x'); open('seen.py', 'w').write('x')")
+    reading = Toolbox(Box(world.workspace, world.box.sandbox, world.box.options, read_only=True), world.audit)
+    assert reading.call("tests.pytest", {}).facts["passed"] == 1
+    assert not (world.workspace.home / ".npmrc").exists()
 
 
 def test_a_long_output_is_cut_before_it_is_made_printable(world: World) -> None:

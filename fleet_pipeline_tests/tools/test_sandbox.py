@@ -83,6 +83,8 @@ print("all")
         ("for n in range(30): open(str(n), 'wb').write(bytes(10**7))", {"disk_mib": 50}, "disk"),
         ("import os, time\nf = []\nfor n in range(30):\n  f.append(open('x', 'wb')); os.unlink('x'); f[-1].write(bytes(10**7)); f[-1].flush()\ntime.sleep(100)", {"disk_mib": 50}, "disk"),
         ("import os, time\nfd = os.memfd_create('x'); os.write(fd, bytes(10**8)); time.sleep(100)", {"disk_mib": 50}, "disk"),
+        ("import select, time\nf = [select.epoll() for _ in range(200)]\ntime.sleep(100)", {}, "descriptors"),
+        ("import os, socket, time\nfor _ in range(3):\n  if os.fork() == 0: break\nf = [socket.socketpair() for _ in range(240)]\ntime.sleep(100)", {}, "descriptors"),
         ("import os, time\nif os.fork(): time.sleep(100)\nwhile True:\n  if os.fork(): os._exit(0)", {"seconds": 1}, "time"),
         ("import os\nwhile True:\n  os.setsid() if os.fork() == 0 else os._exit(0)", {"seconds": 5}, None),
         ("import os\nwhile True:\n  os.mkdir('x' * 200); os.chdir('x' * 200)", {"disk_mib": 50}, "disk"),
@@ -207,6 +209,31 @@ def test_the_filter_is_a_valid_program_for_each_architecture(machine: str) -> No
         kind, yes, no = int.from_bytes(one[:2], "little"), one[2], one[3]
         if kind & 0x07 == 0x05:
             assert at + 1 + max(yes, no) < len(instructions)
+
+
+def test_without_signals_nobody_is_made_to_send_them_either() -> None:
+    """A descriptor that is ready signals its owner. Such a filter is used where Landlock keeps no signals inside."""
+    code = """
+import fcntl, os, sys
+from fleet_pipeline.tools.sandbox import seccomp
+import ctypes; ctypes.CDLL(None).prctl(38, 1, 0, 0, 0)
+seccomp.install(deny_signals=True)
+r, w = os.pipe()
+fcntl.fcntl(r, fcntl.F_SETFL, os.O_NONBLOCK)
+for command in (fcntl.F_SETOWN, 10, 15):
+    try: fcntl.fcntl(r, command, 1)
+    except PermissionError: continue
+    sys.exit(f"{command} was not refused")
+import socket
+a, b = socket.socketpair()
+before = a.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
+a.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, before // 2)
+assert a.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) == before
+a.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+assert a.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
 
 
 HEADERS = {"x86_64": "/usr/include/x86_64-linux-gnu/asm/unistd_64.h", "aarch64": "/usr/include/asm-generic/unistd.h"}

@@ -28,10 +28,10 @@ Name = Annotated[str, Field(min_length=1, max_length=100, description="A databas
 Statement = Annotated[str, Field(min_length=1, max_length=100_000, description="One statement.")]
 Seconds = Annotated[float, Field(gt=0, le=600)]
 MOST_ROWS = 1_000
-_MOST_CHARS = 16_000_000
+_MOST_BYTES = 16_000_000
 _Found = tuple[list[str], list[Any], int]  # columns, rows, and how many were concerned
-# Redis calls it a command that writes: it sends keys to any host.
-_REDIS_ELSEWHERE = ("MIGRATE",)
+# Redis calls them commands that write. They reach other hosts, or the other databases of the same server.
+_REDIS_ELSEWHERE = ("MIGRATE", "SWAPDB", "FLUSHALL", "MOVE", "SELECT")
 _PRIVILEGED = """
 SELECT bool_or(rolsuper OR rolname IN ('pg_execute_server_program', 'pg_write_server_files', 'pg_read_server_files', 'pg_signal_backend'))
 FROM pg_roles WHERE pg_has_role(current_user, oid, 'member')
@@ -86,8 +86,8 @@ def _reading(link: Any, query: str, params: tuple[Any, ...]) -> _Found:
     try:
         for row in cursor.stream(query.encode(), params or None):
             rows.append(row)
-            size += sum(len(value) for value in row if isinstance(value, (str, bytes)))
-            if len(rows) > MOST_ROWS or size > _MOST_CHARS:
+            size += sum(len(cursor.pgresult.get_value(0, column) or b"") for column in range(len(row)))  # as it came
+            if len(rows) > MOST_ROWS or size > _MOST_BYTES:
                 break
     except psycopg.ProgrammingError as error:
         if "didn't produce a result" not in str(error):  # psycopg's own words for a statement without rows
@@ -112,16 +112,14 @@ def redis_command(
         ) as link:
             facts = link.execute_command("COMMAND", "INFO", command[0])
             flags = {str(flag) for flag in _flags(facts)}
-            if (
-                command[0].upper() in _REDIS_ELSEWHERE
-                or not flags
-                or flags & {"admin", "dangerous", "blocking", "pubsub", "noscript"}
-            ):
-                raise Refused(f"redis {command[0]!r}: is unknown there, or for administrators")
+            if _leads_elsewhere(command) or not flags or flags & {"admin", "blocking", "pubsub", "noscript"}:
+                raise Refused(
+                    f"redis {command[0]!r}: is unknown there, for administrators, or reaches what is not this database's"
+                )
             if not changes and "readonly" not in flags:
                 raise Refused(f"redis {command[0]!r}: may change something, and {database} is only read here")
             answer = link.execute_command(*command)
-    except redis.RedisError as error:
+    except (redis.RedisError, UnicodeError) as error:
         return Output("", ok=False, error=_without(url, f"redis: {error}"))
     return Output(json.dumps(answer, default=str)[:1_000_000])
 
@@ -214,6 +212,11 @@ def _named(box: Box, name: str, kind: str, package: str) -> tuple[str, bool]:
     if not url:
         raise Refused(f"database {name!r}: the environment variable {options.url_env} is not set")
     return url, options.writable and not box.read_only
+
+
+def _leads_elsewhere(command: tuple[str, ...]) -> bool:
+    words = [word.upper() for word in command]
+    return words[0] in _REDIS_ELSEWHERE or (words[0] == "COPY" and "DB" in words[3:])
 
 
 def _flags(facts: Any) -> list[Any]:

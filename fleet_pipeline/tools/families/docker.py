@@ -7,12 +7,19 @@ podman itself runs outside of the sandbox, and a Dockerfile is its program. So `
 network, and so is every image that the settings do not name.
 """
 
+import hashlib
+import math
 import os
 import re
 import shutil
+import signal
+import stat
 import subprocess
 import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated
 
@@ -21,6 +28,7 @@ from pydantic import Field
 from fleet_pipeline.common.errors import Refused
 from fleet_pipeline.tools.families.files import PathArgument
 from fleet_pipeline.tools.operation import Box, Family, Output
+from fleet_pipeline.tools.sandbox.processes import descendants
 from fleet_pipeline.tools.sandbox.sandbox import Kept
 
 
@@ -51,8 +59,7 @@ def build(
     no_cache: bool = False,
     timeout: Seconds = None,
 ) -> Output:
-    """Build an image from the workspace, without network. Its name is fleet/<workspace>:<tag>."""
-    context = box.workspace.tree.folder_of(context_path)
+    """Build an image from the workspace, without network. The output ends with its name."""
     if dockerfile.startswith("/") or ".." in dockerfile.split("/"):
         raise Refused(f"dockerfile {dockerfile!r}: name one within the context")
     content = box.workspace.tree.read(f"{context_path.rstrip('/')}/{dockerfile}", _DOCKERFILE_BYTES)
@@ -60,18 +67,20 @@ def build(
     if not _NAME.fullmatch(tag):
         raise Refused(f"tag {tag!r}: small letters, digits and dashes")
     limits = box.limits(timeout)
-    with tempfile.NamedTemporaryFile(
-        prefix="fleet-dockerfile-"
-    ) as checked:  # what was looked at, whatever is in the tree by now
-        checked.write(content)
-        checked.flush()
-        return _podman(
-            *(box, "build", "--network=none", "--pull=never", "--format=docker", f"--file={checked.name}"),
+    with tempfile.TemporaryDirectory(prefix="fleet-build-") as name:
+        context, checked = Path(name) / "context", Path(name) / "Dockerfile"
+        context.mkdir()
+        _context(box, context_path, context)
+        checked.write_bytes(content)  # what was looked at, whatever is in the tree by now
+        built = _podman(
+            *(box, "build", "--network=none", "--pull=never", "--format=docker", f"--file={checked}"),
             *(f"--memory={limits.memory_mib}m", f"--ulimit=nproc={limits.processes}", "--ulimit=core=0"),
             *(["--no-cache"] if no_cache else []),
             *(f"--tag={_own_image(box)}:{tag}", str(context)),
             seconds=timeout,
         )
+    image = f"localhost/{_own_image(box)}:{tag}"
+    return replace(built, text=f"{built.text}\n{image}", facts={"image": image}) if built.ok else built
 
 
 @FAMILY.operation(writes=True)
@@ -104,7 +113,7 @@ def run(
         *(f"--env={key}={value}" for key, value in env.items()),
         *(
             f"--name={_own(box, name)}",
-            f"--timeout={int(limits.seconds)}",
+            f"--timeout={math.ceil(limits.seconds)}",
             "--detach" if detach else "--rm",
             "--",
             image,
@@ -158,31 +167,53 @@ def _check_image(box: Box, image: str) -> None:
 
 def _check_dockerfile(box: Box, name: str, text: str) -> None:
     """Raises `Refused` for what fetches, takes images that are not named, or could be read otherwise than it is here."""
-    lines = [line for line in text.replace("\r", "").split("\n") if not line.lstrip().startswith("#")]
+    if re.search(r"[^\x20-\uffff\t\n]", text):
+        raise Refused(f"{name}: holds characters that are read in different ways, such as a carriage return")
     if any(_DIRECTIVE.match(line) for line in text.splitlines()):
         raise Refused(f"{name}: directives of the parser (# escape=, # syntax=) are not taken")
     stages: set[str] = set()
+    lines = [line for line in text.split("\n") if not line.lstrip().startswith("#")]
     for line in re.sub(r"\\[ \t]*\n", "", "\n".join(lines)).split("\n"):
         words = [word for word in line.split() if word.upper() != "ONBUILD"]
         if not words:
             continue
-        kind = words[0].upper()
+        kind, options = words[0].upper(), [word for word in words[1:] if word.startswith("--")]
         if kind == "ADD":
             raise Refused(f"{name}: ADD can fetch; use COPY")
-        if "<<" in line or "--mount" in line:
-            raise Refused(f"{name}: {kind} with << or --mount is not taken")
-        images = [word.partition("=")[2] for word in words if word.startswith("--from")]
+        if "<<" in line or (kind == "RUN" and options):
+            raise Refused(f"{name}: {kind} with << or options is not taken")
+        images = [word.partition("=")[2] for word in options if word.startswith("--from")]
+        named = [word for word in words[1:] if not word.startswith("--")]
         if kind == "FROM":
-            named = [word for word in words[1:] if not word.startswith("--")]
-            images += named[:1]
-            stages.update(named[2:3])
+            images += named[:1] or [""]
         for image in images:
             if image != "scratch" and image not in stages and not image.isdigit():
                 _check_image(box, image)
+        if kind == "FROM" and len(named) > 1:
+            if len(named) != 3 or named[1].upper() != "AS" or not _NAME.fullmatch(named[2]):
+                raise Refused(f"{name}: expected FROM image AS name, with small letters, digits and dashes")
+            stages.add(named[2])
+
+
+def _context(box: Box, path: str, folder: Path) -> None:
+    """Copy a folder of the tree by descriptor: what podman reads may not be exchanged for a link that leads out meanwhile."""
+    tree, left = box.workspace.tree, box.options.limits.disk_mib * 2**20
+    base = "" if path in (".", "./") else path.rstrip("/") + "/"
+    for entry in tree.entries(path, recursive=True, most=1_000_000):
+        own = folder / entry.path.removeprefix(base).rstrip("/")
+        if entry.path.endswith("/"):
+            own.mkdir()
+        elif stat.S_ISREG(entry.status.st_mode):
+            content = tree.read(entry.path, left)
+            left -= len(content)
+            own.write_bytes(content)
+            own.chmod(entry.status.st_mode & 0o777)
+        elif stat.S_ISLNK(entry.status.st_mode):
+            own.symlink_to(tree.link(entry.path))
 
 
 def _prefix(box: Box) -> str:
-    return f"fleet-{box.workspace.name.lower()}-"
+    return f"fleet-{_id(box)}-"
 
 
 def _own(box: Box, name: str) -> str:
@@ -192,7 +223,12 @@ def _own(box: Box, name: str) -> str:
 
 
 def _own_image(box: Box) -> str:
-    return f"fleet/{box.workspace.name.lower()}"
+    return f"fleet/{_id(box)}"
+
+
+def _id(box: Box) -> str:
+    """Of the workspace, as long for all: a name could be the beginning of another's."""
+    return hashlib.sha256(str(box.workspace.place).encode()).hexdigest()[:16]
 
 
 def _podman(box: Box, *arguments: str, seconds: float | None = None) -> Output:
@@ -210,8 +246,16 @@ def _podman(box: Box, *arguments: str, seconds: float | None = None) -> Output:
     try:
         code = process.wait(limits.seconds + 10)
     except subprocess.TimeoutExpired:
-        process.kill()
+        _end(process)
         return Output("", ok=False, error=f"podman {arguments[0]}: took longer than {limits.seconds:g} s")
     said.join(_LATE_SECONDS)  # a container that goes on may hold the other end
     text = bytes(said.content).decode(errors="replace") + ("\n(cut)" if said.cut else "")
     return Output(text, ok=code == 0, error="" if code == 0 else f"exit code {code}")
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """With all that is below it: what a Dockerfile runs goes on without its client."""
+    for pid in [process.pid, *descendants(process.pid)[0]]:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    process.wait()

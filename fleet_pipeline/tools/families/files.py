@@ -109,7 +109,7 @@ def move_file(box: Box, path: PathArgument, to: PathArgument) -> Output:
 def copy_file(box: Box, path: PathArgument, to: PathArgument) -> Output:
     """Copy a file, in place of what was there."""
     content = box.workspace.tree.read(path, MOST_BYTES)
-    box.workspace.tree.write(to, content, make_folders=True)
+    _put(box, to, content, make_folders=True)
     return Output(f"{to}: {len(content):,} bytes written")
 
 
@@ -228,6 +228,11 @@ def _write(box: Box, path: str, text: str, *, make_folders: bool = False) -> Non
     except UnicodeEncodeError as error:
         raise Refused(f"{path}: the text has half a character at {error.start}") from None
     _must_fit(path, len(content))
+    _put(box, path, content, make_folders=make_folders)
+
+
+def _put(box: Box, path: str, content: bytes, *, make_folders: bool) -> None:
+    box.workspace.must_have_room(len(content), box.options.limits.disk_mib * 2**20)
     box.workspace.tree.write(path, content, make_folders=make_folders)
 
 

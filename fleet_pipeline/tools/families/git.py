@@ -169,7 +169,9 @@ class Artifacts:
 def artifacts(box: Box) -> Artifacts:
     """Takes everything that is not committed into the index, new files included: call it when the work is done."""
     nested = _nested(box)
-    added = _git(box, "add", "--all", "--ignore-errors", "--", ".", *(f":(exclude,literal){one}" for one in nested))
+    added = _git(
+        box, "add", "--all", "--ignore-errors", "--", ".", *(f":(exclude,literal){one}" for one in nested if one != ".")
+    )
     commits = _git(box, "log", "--format=%H", f"{BASE}..HEAD")
     names = _git(box, "diff", "--cached", "--name-only", "-z", "--no-ext-diff", BASE)
     # As text: one NUL byte would hide a whole file from whoever reads the diff.
@@ -182,7 +184,7 @@ def artifacts(box: Box) -> Artifacts:
         _names(names),
         _names(left),
         _text(diff),
-        bool(nested) or any(one.cut or not one.ok for one in (added, commits, names, left, diff, raw)),
+        bool(nested) or _closed(box) or any(one.cut or not one.ok for one in (added, commits, names, left, diff, raw)),
     )
 
 
@@ -197,9 +199,19 @@ def _names(done: Outcome) -> tuple[str, ...]:
 
 
 def _nested(box: Box) -> list[str]:
-    """Folders of the tree that git would take for repositories of their own."""
-    found = [entry.path.rstrip("/") for entry in box.workspace.tree.entries(recursive=True, most=1_000_000)]
-    return [path.rpartition("/")[0] for path in found if path.endswith("/.git")]
+    """Folders of the tree that git would take for repositories of their own; "." where the tree is one."""
+    entries = box.workspace.tree.entries(recursive=True, most=1_000_000)
+    return [
+        f"./{one.path}"[: -len("/.git/")].removeprefix("./") or "."
+        for one in entries
+        if f"/{one.path}".endswith("/.git/")
+    ]
+
+
+def _closed(box: Box) -> bool:
+    """Whether there are folders that git cannot look into, and says nothing of: a program without rights may not list them."""
+    entries = box.workspace.tree.entries(recursive=True, most=1_000_000)
+    return any(one.path.endswith("/") and one.status.st_mode & 0o700 != 0o700 for one in entries)
 
 
 def _git(box: Box, *arguments: str, before: tuple[str, ...] = ()) -> Outcome:

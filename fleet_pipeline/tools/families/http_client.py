@@ -15,6 +15,7 @@ from fleet_pipeline.tools.options import HttpOptions
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 # IPv6 that carries an IPv4 address in its last 32 bits: translation (RFC 6052, RFC 8215).
+_PIECE = 64 * 1024  # bytes of a request that are written at a time
 _CARRIERS = (ipaddress.ip_network("64:ff9b::/96"), ipaddress.ip_network("64:ff9b:1::/48"))
 # Of documentation, of relays, and a cloud's host agent: Python's `is_global` takes them for public.
 _NOT_PUBLIC = ("3fff::/20", "192.88.99.0/24", "168.63.129.16/32")
@@ -77,7 +78,8 @@ def _to(address: Address, ends_at: float) -> Any:
             return self.inner.read(max_bytes, left())
 
         def write(self, buffer: bytes, timeout: float | None = None) -> None:
-            self.inner.write(buffer, left())
+            for start in range(0, len(buffer), _PIECE):  # each of them gets what is left, and not all of it again
+                self.inner.write(buffer[start : start + _PIECE], left())
 
         def close(self) -> None:
             self.inner.close()

@@ -18,7 +18,7 @@ Seconds = Annotated[float | None, Field(gt=0, le=7_200, description="Time limit;
 Verbose = Annotated[bool, Field(description="Name each test.")]
 _TARGET = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:/-]{0,100}")
 _REPORT = "fleet-junit.xml"
-_REPORT_BYTES = 5_000_000
+_REPORT_BYTES = 2_000_000
 _NAME_CHARS = 300  # of a test's name
 _TOTALS = ("tests", "failures", "errors", "skipped")
 _NUMBER = re.compile(r"[0-9]{1,9}")
@@ -62,7 +62,7 @@ def unittest(box: Box, path: PathArgument = ".", verbose: Verbose = False, timeo
         seconds=timeout,
         PYTHONDONTWRITEBYTECODE="1",
     )
-    ran = re.search(rb"^Ran (\d+) tests?", done.errors, re.MULTILINE)
+    ran = re.search(rb"^Ran (\d{1,9}) tests?", done.errors, re.MULTILINE)
     return _result(done, {"tests": int(ran[1])} if ran else {})
 
 

@@ -16,6 +16,7 @@ import signal
 import stat
 import sys
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -24,12 +25,16 @@ sys.path.append(os.path.dirname(_PACKAGE))
 from fleet_pipeline.tools.sandbox import landlock  # noqa: E402 - found by the line above
 from fleet_pipeline.tools.sandbox.confine import become  # noqa: E402
 from fleet_pipeline.tools.sandbox.policy import End, Limits, Policy, Stop  # noqa: E402
+from fleet_pipeline.tools.sandbox.processes import descendants  # noqa: E402
 
 _PDEATHSIG, _SUBREAPER, _NO_NEW_PRIVS = 1, 36, 38
 # How often the bounds are looked at: processes and memory, and what has been written. A bomb of forks makes some 400
 # processes in the first.
-_LOOK_SECONDS, _DISK_SECONDS = 0.02, 0.5
+_LOOK_SECONDS, _DISK_SECONDS, _DESCRIPTORS_SECONDS = 0.02, 0.5, 0.1
 _GUARD_SECONDS = 5.0
+_SLICE = 200  # files between two looks at the clock
+# Some 400 MiB of buffers; 64 Ki of the millions of watches that a user has.
+_MOST_SOCKETS, _MOST_WATCHERS = 1_024, 128
 _MIB = 2**20
 _NEW_PIDS = 0x20000000
 _SIGNALLED = 128  # as shells tell that a signal ended a program: 128 and its number
@@ -72,7 +77,7 @@ def watch(policy: Policy, status: int | None) -> None:
         error = said.read(2_000).decode(errors="replace")
     if error:
         end = End(NOT_STARTED, None, error)
-    elif end.stopped is None and _written(policy) > policy.limits.disk_mib * _MIB:
+    elif end.stopped is None and max(_written(policy)) > policy.limits.disk_mib * _MIB:
         end = end._replace(stopped="disk")
     if status is None:
         sys.stderr.write(f"{json.dumps(end._asdict())}\n")
@@ -181,6 +186,8 @@ def _bubblewrap(policy: Policy) -> list[str]:
 def _until_it_ends(policy: Policy, program: int, owner: int) -> End:
     ends_at = time.monotonic() + policy.limits.seconds
     next_disk = time.monotonic() + _DISK_SECONDS
+    next_descriptors = time.monotonic() + _DESCRIPTORS_SECONDS
+    walk: Iterator[int] | None = None  # of the disk, under way
     while True:
         came = signal.sigtimedwait(_AWAITED, _LOOK_SECONDS)
         ended = _reap(program)
@@ -192,9 +199,20 @@ def _until_it_ends(policy: Policy, program: int, owner: int) -> End:
         stop: Stop | None = (
             "owner" if is_told_to or os.getppid() != owner else "time" if now > ends_at else _passed(policy.limits)
         )
+        if stop is None and now > next_descriptors:
+            next_descriptors = now + _DESCRIPTORS_SECONDS
+            stop = "descriptors" if _holds_too_much() else None
         if stop is None and now > next_disk:
-            next_disk = now + _DISK_SECONDS
-            stop = "disk" if _written(policy) > policy.limits.disk_mib * _MIB else None
+            if walk is None:
+                walk = _written(policy)
+            until = now + _LOOK_SECONDS / 2
+            for written in walk:
+                if written > policy.limits.disk_mib * _MIB:
+                    stop = "disk"
+                if stop or time.monotonic() > until:
+                    break
+            else:
+                walk, next_disk = None, time.monotonic() + _DISK_SECONDS
         if stop is not None:
             return End(-signal.SIGKILL, stop)
 
@@ -236,26 +254,6 @@ def _end_all(program: int) -> None:
         signal.sigtimedwait(_AWAITED, 0.005)
 
 
-def descendants() -> tuple[list[int], int]:
-    """All processes below this one, and their threads together. One that has just lost its parent is found by the next look."""
-    found: list[int] = []
-    count = 0
-    waiting = [os.getpid()]
-    while waiting:
-        pid = waiting.pop()
-        try:
-            threads = os.listdir(f"/proc/{pid}/task")
-        except OSError:
-            continue
-        count += len(threads)
-        for thread in threads:
-            with suppress(OSError), open(f"/proc/{pid}/task/{thread}/children") as children:
-                own = [int(child) for child in children.read().split()]
-                found += own
-                waiting += own
-    return found, count - 1  # without this one
-
-
 def _resident(pid: int) -> int:
     try:
         with open(f"/proc/{pid}/statm") as facts:
@@ -264,17 +262,21 @@ def _resident(pid: int) -> int:
         return 0
 
 
-def _written(policy: Policy) -> int:
-    """Bytes on the disk in all folders that the program can write to, and in open files without a name, on the disk or in memory."""
+def _written(policy: Policy) -> Iterator[int]:
+    """Bytes on the disk in all folders that the program can write to, and in open files without a name, on the disk or in memory:
+    so far, after each folder or some hundred files. A program of many small files must not keep this one from its other looks.
+    """
     total = sum(_nameless().values())
     waiting = [path for path in policy.writable if not path.startswith("/dev/")]
+    seen = 0
     while waiting and total <= policy.limits.disk_mib * _MIB:
         try:
             folder = os.open(waiting[-1], os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
         except OSError as error:
             waiting.pop()
             if error.errno in (errno.ENAMETOOLONG, errno.EACCES):  # what is below cannot be seen from here
-                return sys.maxsize
+                total = sys.maxsize
+                break
             continue  # removed meanwhile
         here = waiting.pop()
         try:
@@ -284,24 +286,45 @@ def _written(policy: Policy) -> int:
                     total += max(entry.stat(follow_symlinks=False).st_blocks * 512, 4_096)
                     if entry.is_dir(follow_symlinks=False):
                         waiting.append(f"{here}/{entry.name}")
+                    seen += 1
+                    if seen % _SLICE == 0:
+                        yield total
         except OSError:  # removed meanwhile
             continue
         finally:
             os.close(folder)
-    return total
+    yield total
 
 
 def _nameless() -> dict[tuple[int, int], int]:
     """By device and number. A file that is removed while it is open takes its place until it is closed."""
     found: dict[tuple[int, int], int] = {}
+    for path in _descriptors():
+        with suppress(OSError):
+            status = os.stat(path)
+            if stat.S_ISREG(status.st_mode) and status.st_nlink == 0:
+                found[status.st_dev, status.st_ino] = status.st_blocks * 512
+    return found
+
+
+def _descriptors() -> Iterator[str]:
     for pid in descendants()[0]:
         with suppress(OSError):
             for descriptor in os.listdir(f"/proc/{pid}/fd"):
-                with suppress(OSError):
-                    status = os.stat(f"/proc/{pid}/fd/{descriptor}")
-                    if stat.S_ISREG(status.st_mode) and status.st_nlink == 0:
-                        found[status.st_dev, status.st_ino] = status.st_blocks * 512
-    return found
+                yield f"/proc/{pid}/fd/{descriptor}"
+
+
+def _holds_too_much() -> bool:
+    """Whether the processes hold more of the kernel's memory than programs need: sockets, each with a buffer of some hundred
+    KiB, and watches of epoll, of which a user has a number for all processes on the machine.
+    """
+    sockets = watchers = 0
+    for path in _descriptors():
+        with suppress(OSError):
+            kind = os.readlink(path)
+            sockets += kind.startswith("socket:")
+            watchers += kind == "anon_inode:[eventpoll]"
+    return sockets > _MOST_SOCKETS or watchers > _MOST_WATCHERS
 
 
 if __name__ == "__main__":

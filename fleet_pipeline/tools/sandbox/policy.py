@@ -7,7 +7,7 @@ import json
 from typing import Literal, NamedTuple
 
 # What ended a program before it did itself.
-Stop = Literal["time", "memory", "processes", "disk", "owner"]
+Stop = Literal["time", "memory", "processes", "disk", "descriptors", "owner"]
 
 
 class Limits(NamedTuple):

@@ -158,8 +158,11 @@ _SIGNALS: Numbers = {
 _CLONE3 = (435, 435)
 _CLONE = (56, 220)
 _SOCKETPAIR = (53, 199)
+_SETSOCKOPT, _BUFFERS = (54, 208), (7, 8, 32, 33)  # SO_SNDBUF, SO_RCVBUF, and the same by force
 _IOCTL = (16, 29)
 _FCNTL, _F_SETLEASE, _F_NOTIFY = (72, 25), 1024, 1026
+_OWNERS_OF_DESCRIPTORS = (8, 10, 15)  # F_SETOWN, F_SETSIG, F_SETOWN_EX
+_OWNERS_OF_SOCKETS = (0x8901, 0x8902)  # FIOSETOWN, SIOCSPGRP
 _PRLIMIT64 = (302, 261)
 _SCHED_SETAFFINITY = (203, 122)
 
@@ -233,8 +236,23 @@ def program(machine: str, *, deny_signals: bool) -> bytes:
         (_EQUAL, 0, 1, ord("v") << 8),
         (_RETURN, 0, 0, _ERRNO | errno.ENOTTY),
     )
+    # Larger buffers of sockets would be memory of the kernel that nobody counts: they stay as they are.
+    when(
+        _SETSOCKOPT[column],
+        _argument(2),
+        *(
+            (_EQUAL, len(_BUFFERS) - 1 - index, int(index == len(_BUFFERS) - 1), one)
+            for index, one in enumerate(_BUFFERS)
+        ),
+        (_RETURN, 0, 0, _ERRNO),
+    )
     # A lease on a file that may only be read makes others wait for it, 45 s each time.
     when(_FCNTL[column], _argument(1), (_EQUAL, 1, 0, _F_SETLEASE), (_EQUAL, 0, 1, _F_NOTIFY), refuse)
+    if deny_signals:  # a descriptor that is ready sends its owner a signal, and anybody can be named its owner
+        for command in _OWNERS_OF_DESCRIPTORS:
+            when(_FCNTL[column], _argument(1), (_EQUAL, 0, 1, command), refuse)
+        for command in _OWNERS_OF_SOCKETS:
+            when(_IOCTL[column], _argument(1), (_EQUAL, 0, 1, command), refuse)
     for number in (_PRLIMIT64[column], _SCHED_SETAFFINITY[column]):  # of another process than the caller
         when(number, _argument(0), (_EQUAL, 1, 0, 0), refuse)
     code.append(allow)
