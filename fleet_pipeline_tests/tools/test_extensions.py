@@ -103,7 +103,7 @@ def test_a_call_that_takes_too_long_is_given_up(world: World) -> None:
 HOSTILE = r"""
 import json, sys
 def send(**values): print(json.dumps({"jsonrpc": "2.0", **values}), flush=True)
-tools = [{"name": "t", "description": " ", "inputSchema": {"type": "object", "properties": {"a": True, "b": {"enum": 1}}, "required": 5},
+tools = [{"name": "t", "description": " ", "inputSchema": {"type": "object", "properties": {"a": True, "b": {"enum": 1}}},
           "outputSchema": {"type": "object", "properties": {"a": {"type": "string", "pattern": "^(a|a)*b$"}}}},
          {"name": " ", "description": " ", "inputSchema": {"type": "object"}}]
 for line in sys.stdin:
@@ -124,6 +124,7 @@ def test_a_server_s_own_schemas_neither_hold_up_nor_break_the_pipeline(world: Wo
     box = Box(world.workspace, world.box.sandbox, options())
     with connected(box) as servers:
         tools = Toolbox(box, world.audit, None, servers)
+        assert not servers["own"].missing(box)
         assert "own.t(a?: any, b?: any): t" in prompt_text(tools.available())
         assert tools.call("own.t", {"box": 1, "self": 2}).output == "x"
 
