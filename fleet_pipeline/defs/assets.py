@@ -55,6 +55,7 @@ from fleet_pipeline.services.transcribe import Transcription
 from fleet_pipeline.settings import LogSettings, ReportSettings
 from fleet_pipeline.storage.store import Store
 from fleet_pipeline.storage.tables import Transcripts
+from fleet_pipeline.tools.options import ToolOptions
 
 GROUP = "deliberation"
 _partitioned: dict[str, Any] = {
@@ -88,6 +89,7 @@ def transcripts(
     scoring: ScoringResource,
     check_options: dg.ResourceParam[CouncilCheckOptions],
     logs: dg.ResourceParam[LogSettings],
+    tools: dg.ResourceParam[ToolOptions],
     process: RunProcess,
     progress: dg.ResourceParam[OnProgress],
 ) -> None:
@@ -133,6 +135,8 @@ def transcripts(
         made=concluder.made,
         found=concluder.found,
         reward_model=scoring_options.reward,
+        # Not from the run's configuration: whoever starts a run must not widen what its agents may reach.
+        tools=tools,
     )
     try:
         with concluder:

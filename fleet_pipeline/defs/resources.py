@@ -222,6 +222,7 @@ def default_resources(settings: Settings) -> dict[str, Any]:
         "scoring": ScoringResource(**settings.scoring.model_dump()),
         "judge": JudgeResource(**settings.judge.model_dump()),
         "storage": StorageResource(url=settings.storage),
+        "tools": settings.tools,
         "process": RunProcess(one_process=settings.pods.gpu is None),
         # A plain object, not a resource: its URL may hold a password, which must not appear in run config or UI.
         "nats": settings.nats,

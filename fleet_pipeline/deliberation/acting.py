@@ -12,7 +12,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from fleet_pipeline.common.text import printable
 from fleet_pipeline.deliberation.council import Deliberation, Toolset
@@ -62,13 +62,13 @@ class Change:
     error: str = ""  # why the tests could not be run
 
     @property
-    def is_verified(self) -> bool:
-        """A test passes that did not before, and none was broken."""
-        return bool(self.fixed) and not self.broken and not self.error
-
-    @property
-    def is_broken(self) -> bool:
-        return bool(self.broken)
+    def tested(self) -> Literal["verified", "broken", "unverified"] | None:
+        """What the tests say. Verified: one passes that did not before, and none was broken. None: nothing was changed."""
+        if not self.files_changed:
+            return None
+        if self.broken:
+            return "broken"
+        return "verified" if self.fixed and not self.error else "unverified"
 
     @classmethod
     def of(cls, facts: Mapping[str, Any]) -> "Change":

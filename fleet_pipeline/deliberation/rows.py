@@ -67,7 +67,16 @@ MeanDistance = Annotated[float | None, "Mean pairwise lexical distance, 0 to 1; 
 Duplicates = Annotated[int | None, "Final proposals that repeat another one exactly."]
 InitialVendi = Annotated[float | None, "Vendi score before revision."]
 InitialMeanDistance = Annotated[float | None, "Mean distance before revision."]
-WonBy = Annotated[Method | None, "Of the winner, what decided: score, judge, both (their mean), consensus or reward."]
+Decision = Literal[Method, "tests"]
+WonBy = Annotated[
+    Decision | None,
+    "Of the winner, what decided: score, judge, both (their mean), consensus, reward, or tests: of its change, or of the others'.",
+]
+Tested = Annotated[
+    Literal["verified", "broken", "unverified"] | None,
+    "What the pipeline's own tests say of the change that it comes with: verified (a test passes that did not before, and none was "
+    "broken), broken, or unverified; null where nothing was changed.",
+]
 ByLot = Annotated[bool, "Of the winner: others had the same rank, and a lot decided between them."]
 Confidence = Annotated[
     float | None,
@@ -113,6 +122,7 @@ class UtteranceRow:
     self_certainty: Annotated[
         float | None, "How far the engine was from knowing nothing, in nats a token (arXiv:2502.18581); null as above."
     ] = None
+    tested: Tested = None
     seed: Seed
     prompt_sha256: PromptSha256
     started_at: StartedAt
@@ -166,6 +176,7 @@ class ProposalRow:
         str | None, "What the seat was saying of its proposal when its time was up or its run was stopped."
     ] = None
     revisions: Annotated[int, "How many revisions counted."]
+    tested: Tested = None
     error_type: Annotated[AgentError | None, "Why the seat has no proposal; null when it has one."]
     error_message: Annotated[str | None, "The same in words."]
     fit: Annotated[float | None, "How much better it fits its task than the wrong tasks of its batch, 0 to 1."] = None
@@ -381,6 +392,59 @@ class ToolCallRow:
     error: Annotated[str, "Why it was refused or failed."]
     output_bytes: Annotated[int, "Characters of its output."]
     seconds: Annotated[float | None, "How long it took; null if it is unfinished."]
+
+
+@dataclass(frozen=True, kw_only=True)
+class OperationRow:
+    """One call of a tool by an agent; or an answer of its model that was no call, without a tool."""
+
+    deliberation_id: DeliberationId
+    task_id: TaskId
+    role: RoleName
+    agent_id: AgentId
+    phase: Annotated[Phase, "propose or revise."]
+    round: Annotated[int, "0 for the opening proposals, then from 1."]
+    step: Annotated[int, "The answer of the model that it was in, from 1."]
+    tool: Annotated[str | None, "As family.operation; null for an answer that was no call."]
+    arguments: Annotated[str | None, "JSON, with secrets masked and long texts cut."]
+    ok: Annotated[bool, "Whether it succeeded."]
+    outcome: Annotated[str, "ok, failed, refused, broke or unfinished; no_call for an answer that was none."]
+    output: Annotated[str, "What the model was shown of its output, and no more than 20,000 characters."]
+    error: Annotated[str, "Why it did not succeed."]
+    remade: Annotated[
+        int, "Calls that were made again before it, because the workspace was gone after an interruption."
+    ] = 0
+    sandbox: Annotated[str, "The layers around programs, such as landlock-7+seccomp."]
+    started_at: Annotated[datetime | None, "When it began; null for an answer that was no call."]
+    seconds: Annotated[float, "How long it took."]
+    completion_tokens: Annotated[int, "Tokens of the model's answer, at its first call."]
+    run_id: RunId
+    fingerprint: Fingerprint
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArtifactRow:
+    """What has become of an agent's workspace by the end of a turn, as the pipeline found it."""
+
+    deliberation_id: DeliberationId
+    task_id: TaskId
+    role: RoleName
+    agent_id: AgentId
+    phase: Annotated[Phase, "propose or revise."]
+    round: Annotated[int, "0 for the opening proposals, then from 1."]
+    tested: Tested
+    commits: Annotated[list[str], "Commits of the agent, newest first."]
+    files_changed: Annotated[list[str], "Since its workspace was made."]
+    ignored: Annotated[list[str], "Files that a .gitignore keeps out of the diff."]
+    diff: Annotated[str, "The change as a unified diff."]
+    cut: Annotated[bool, "Whether there is more than that."]
+    tests_passed: Annotated[int | None, "Tests that pass now; null where none could be run."]
+    tests_fixed: Annotated[list[str], "Of those, the ones that did not pass before, or were not there."]
+    tests_broken: Annotated[list[str], "Tests that passed before and do not now: that fail, are skipped, or are gone."]
+    tests_edited: Annotated[list[str], "Files of tests that were there before and were changed."]
+    error: Annotated[str, "Why the tests could not be run."]
+    run_id: RunId
+    fingerprint: Fingerprint
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,6 +20,7 @@ _MEASURES: Mapping[Method, str] = {
     "consensus": "likeness to the other proposals",
     "reward": "chance to be preferred by the reward model",
 }
+_VERIFIED = "a test passes that did not before, and none was broken"
 MOST_TEXT = 160
 
 
@@ -87,6 +88,10 @@ def _what_would_decide(winner: ProposalRow, method: Method, answered: int) -> li
 
 def _best(winner: ProposalRow, answered: Sequence[ProposalRow], verb: str) -> str:
     agent, n = winner.agent_id, len(answered)
+    if winner.won_by == "tests":
+        if winner.tested == "verified":
+            return f"{agent} {verb} by its tests: of {n} proposals it alone comes with a change that is verified ({_VERIFIED})."
+        return f"{agent} {verb} by the tests of the others: each of the other changes broke one that passed before."
     if n == 1:
         return f"{agent} won as the only agent with a proposal (score {_number(winner.score)})."
     measure, choice = _MEASURES[winner.won_by or "score"], _number(winner.choice)
@@ -132,7 +137,8 @@ def _score_line(seat: ProposalRow, weights: Mapping[str, float], first: str) -> 
     rated = (
         "" if seat.reward is None else f"; reward {_number(seat.reward, 2)} (preferred {_number(seat.preferred, 2)})"
     )
-    return f"  {seat.rank}. {seat.agent_id}  {_number(seat.score)} = {' + '.join(terms)}{judged}{rated}{mark}"
+    tested = f"; its change: {seat.tested}" if seat.tested else ""
+    return f"  {seat.rank}. {seat.agent_id}  {_number(seat.score)} = {' + '.join(terms)}{judged}{rated}{tested}{mark}"
 
 
 def _next_best(winner: ProposalRow, answered: Sequence[ProposalRow], weights: Mapping[str, float]) -> list[str]:

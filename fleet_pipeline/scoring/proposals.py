@@ -13,10 +13,10 @@ from fleet_pipeline.scoring.code_checks.check import CodeCheck
 
 SEAT = ["deliberation_id", "agent_id"]
 _COLUMNS = ["deliberation_id", "task_id", "role", "agent_id", "label", "perspective", "model", "engine", "fingerprint"]
-_SAID = ["phase", "text", "shortened", "error_type", "error_message", "completion_tokens"]
+_SAID = ["phase", "text", "shortened", "error_type", "error_message", "completion_tokens", "tested"]
 _NO_ERROR: dict[str, Any] = {"error_type": None, "error_message": None}
 _NOTHING_SAID: dict[str, Any] = {
-    "initial_text": None, "text": None, "shortened": None, "unfinished_text": None, "revisions": 0, "completion_tokens": 0,
+    "initial_text": None, "text": None, "shortened": None, "unfinished_text": None, "tested": None, "revisions": 0, "completion_tokens": 0,
     **_NO_ERROR,
 }  # fmt: skip
 _ADDED = list(_NOTHING_SAID)
@@ -28,7 +28,7 @@ def final_proposals(utterances: pd.DataFrame) -> pd.DataFrame:
     """One row per seat, in order of deliberation and seat.
 
     Adds to the seat's own columns: `initial_text` (the opening proposal), `text` (after the last
-    revision that counted), `shortened` (why the end of that text is missing), `unfinished_text` (what it was saying when
+    revision that counted), `shortened` (why the end of that text is missing), `tested` (what is known of its change), `unfinished_text` (what it was saying when
     it was stopped), `revisions`, and `completion_tokens` (all attempts). A seat that never answered has null texts and
     its last error.
 
@@ -53,7 +53,7 @@ def _add(seat: dict[str, Any], said: dict[str, Any]) -> None:
     if phase not in ("propose", "revise"):
         return
     if error is None:
-        seat["text"], seat["shortened"] = text, said["shortened"]
+        seat["text"], seat["shortened"], seat["tested"] = text, said["shortened"], said["tested"]
         if phase == "propose":
             seat["initial_text"] = text
         else:

@@ -47,7 +47,9 @@ def rank(scored: pd.DataFrame, method: Method = "score", candidates: Mapping[str
     Without it, all are candidates. Candidates rank first, in the order of `choice`, the value that the method uses.
     The rest follow in the order of score. Ranks are dense: 1, 2, 2, 3. A tied winner is drawn by lot from the ids,
     so that it is the same on every machine and no seat is favoured. `won_by` names what decided: the method. Without a
-    verdict or a reward on every proposal (or two peers, for consensus) that is score, whatever the method. A winner's `confidence` is the
+    verdict or a reward on every proposal (or two peers, for consensus) that is score, whatever the method. Where proposals have a
+    column `tested`, those with a verified change come first and those that broke a test last, whatever the method; where that
+    alone decided, `won_by` is tests, and there is no confidence. A winner's `confidence` is the
     probability that it is better than the runner-up.
     """
     ranked = scored.copy()
@@ -55,7 +57,8 @@ def rank(scored: pd.DataFrame, method: Method = "score", candidates: Mapping[str
         if column not in ranked:
             ranked[column] = float("nan")
     council = ranked["deliberation_id"]
-    score_rank = ranked.groupby("deliberation_id")["score"].rank(method="min", ascending=False)
+    standing = _standing(ranked)
+    score_rank = (ranked["score"] + standing).groupby(council).rank(method="min", ascending=False)
     ranked["candidate"] = score_rank <= (council.map(candidates) if candidates is not None else float("inf"))
     # With verdicts on some seats only, unlike things would be compared.
     values: dict[Any, pd.Series[float]] = {
@@ -67,7 +70,7 @@ def rank(scored: pd.DataFrame, method: Method = "score", candidates: Mapping[str
     deciding = pd.Series("score", index=ranked.index).where(~known, method)
     ranked["choice"] = ranked["score"].where(~known, values[method]).round(DIGITS)
     # Score and choice lie in [0, 1], so the candidates come first.
-    order = ranked["choice"].where(ranked["candidate"], ranked["score"] - 2)
+    order = ranked["choice"].where(ranked["candidate"], ranked["score"] - 2) + standing
     ranked["rank"] = order.groupby(council).rank(method="dense", ascending=False).astype("Int64")
     ranked["tied"] = ranked.duplicated(["deliberation_id", "rank"], keep=False)
     lots = [
@@ -76,10 +79,22 @@ def rank(scored: pd.DataFrame, method: Method = "score", candidates: Mapping[str
     ]
     winners = ranked.assign(lot=lots).sort_values(["rank", "lot"]).drop_duplicates("deliberation_id").index
     ranked["winner"] = ranked.index.isin(winners)
-    ranked["won_by"] = deciding.where(ranked["winner"], None)
+    # Of the seats beside the winner none stands as high: its tests decided, and how sure that is nobody has measured.
+    best = standing.groupby(council).transform("max")
+    by_tests = (standing == best).groupby(council).transform("sum").eq(1) & council.duplicated(keep=False)
+    ranked["won_by"] = deciding.where(~by_tests, "tests").where(ranked["winner"], None)
     ranked["by_lot"] = ranked["winner"] & ranked["tied"]
-    ranked["confidence"] = _confidence(ranked, order, deciding)
+    ranked["confidence"] = _confidence(ranked, order, deciding).where(~by_tests)
     return ranked.drop(columns="strength")
+
+
+def _standing(ranked: pd.DataFrame) -> pd.Series[float]:
+    """What tests say of a proposal's change goes before all scores, which lie between -2 and 1: a test that passes outranks a
+    promise, and a test that was broken loses to one.
+    """
+    if "tested" not in ranked:
+        return pd.Series(0.0, index=ranked.index)
+    return ranked["tested"].map({"verified": 4.0, "broken": -4.0}).fillna(0.0).astype("float64")
 
 
 class _Seat(NamedTuple):

@@ -118,6 +118,7 @@ def plan_of(settings: Settings, tasks: Sequence[Task]) -> Plan:
         settings.judge,
         council.resume,
         reward_model=settings.scoring.reward,
+        tools=settings.tools,
     )
     work = transcription.plan(stored.parsed)
     steps = [

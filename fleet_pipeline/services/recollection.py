@@ -5,6 +5,7 @@ complete. From both a dialogue with the same inputs goes on.
 """
 
 import logging
+import time
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -23,6 +24,7 @@ from fleet_pipeline.storage.answer_log import (
     has_grown,
     logged,
     remove_log,
+    told_by,
 )
 from fleet_pipeline.storage.schemas import JUDGEMENTS, UTTERANCES
 from fleet_pipeline.storage.store import Store
@@ -32,6 +34,10 @@ _log = logging.getLogger(__name__)
 
 # The protocol found these in a text; the engine answered.
 _ANSWERED = frozenset({None, AgentError.EMPTY, AgentError.CUT_OFF, AgentError.LOOPED})
+
+
+# After the name of an action, where it is only said that it begins.
+_BEGUN = " begun"
 
 
 @dataclass(frozen=True)
@@ -45,7 +51,13 @@ class _DialogueMemory:
 
     def recall(self, asked: Request | Action) -> Completion | Done | None:
         answer = self.known.pop(asked.name, None)
-        return answer.answer if answer is not None and answer.answers(asked) else None
+        if answer is not None and answer.answers(asked):
+            return answer.answer
+        begun = self.known.pop(asked.name + _BEGUN, None) if isinstance(asked, Action) else None
+        if begun is None or begun.prompt_sha256 != told_by(asked)[1]:
+            return None
+        why = "it was begun before the run was interrupted, and is not done twice: whether it took effect is not known"
+        return Done(False, error=why, outcome="unfinished")
 
     def note(self, asked: Request | Action, answer: Completion | Done) -> None:
         self.log.append(logged(self.deliberation_id, self.fingerprint, asked, answer))
@@ -88,6 +100,15 @@ class Recollection:
         self._begun.add(deliberation_id)
         self._open.add(dialogue)
         return _DialogueMemory(self._log, deliberation_id, fingerprint, known)
+
+    def note_begun(self, action: Action) -> bool:
+        """Before an action that may change something outside of its workspace. Whether it stands in the log."""
+        own = action.place.deliberation_id
+        fingerprint = next((print_ for key, print_ in self._open if key == own), "")
+        marker = replace(action, name=action.name + _BEGUN)
+        done = Done(False, error="begun", outcome="unfinished", started_at=time.time())
+        self._log.append(logged(own, fingerprint, marker, done))
+        return self._log.flush()
 
     def fold(self, deliberation_id: str, fingerprint: str) -> None:
         """A dialogue stands in its table now."""

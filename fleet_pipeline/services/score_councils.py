@@ -140,8 +140,10 @@ def ranked_councils(
     """Every council of the batch, with its seats ranked by all that the scorers say of them."""
     present = batch.scored[batch.scored["text"].notna()]
     seats, figures = joined(present, parts)
+    seats = seats.merge(present[[*SEAT, "tested"]], on=SEAT, how="left", validate="1:1")
     candidates = {key: task.constraints.architect_rubric.k for key, task in batch.tasks.items()}
-    ranked = batch.seats.merge(rank(score(seats, weights), options.method, candidates), on=SEAT, how="left")
+    decided = rank(score(seats, weights), options.method, candidates).drop(columns="tested")
+    ranked = batch.seats.merge(decided, on=SEAT, how="left")
     councils: dict[str, list[dict[str, Any]]] = {}
     for seat in records(ranked):
         councils.setdefault(seat["deliberation_id"], []).append(seat)

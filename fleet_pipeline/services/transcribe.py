@@ -29,11 +29,12 @@ from fleet_pipeline.deliberation.judging import (
     stands,
 )
 from fleet_pipeline.deliberation.memory import remembered
-from fleet_pipeline.deliberation.protocol import deliberate, most_tokens
+from fleet_pipeline.deliberation.protocol import deliberate, most_seconds_of_tools, most_tokens
 from fleet_pipeline.deliberation.rows import JudgementsFooter, TranscriptFooter
 from fleet_pipeline.deliberation.transcript import Status, Transcript
 from fleet_pipeline.inference.engine import Engine, EngineProvider, Finished, Job, OnCompletion
 from fleet_pipeline.inference.gpu import gpu_memory
+from fleet_pipeline.services.agents import Agents, write_actions
 from fleet_pipeline.services.progress import OnProgress, Progress
 from fleet_pipeline.services.recollection import Recollection
 from fleet_pipeline.services.rewards import Rewards, final_texts
@@ -41,6 +42,7 @@ from fleet_pipeline.storage.schemas import JUDGEMENTS, UTTERANCES
 from fleet_pipeline.storage.tables import read_file, read_footer
 from fleet_pipeline.storage.task_store import TaskStore
 from fleet_pipeline.storage.transcripts import Provenance, write_judgements, write_transcript
+from fleet_pipeline.tools.options import ToolOptions
 
 _log = logging.getLogger(__name__)
 
@@ -65,7 +67,7 @@ class Transcription:
     """One run of the GPU op over `keys`.
 
     `lineage` are the ids of the runs that this run continues. Under `resume` "never" their finished results are
-    reused: otherwise a retried run would never end. `made` is called with the key of each deliberation whose results
+    reused: otherwise a retried run would never end. `tools` are those of agents that use them. `made` is called with the key of each deliberation whose results
     this run has stored, judgements and rewards included, and `found` with those that were there. `reward_model` rates the
     final proposals, where there is one.
     """
@@ -83,6 +85,7 @@ class Transcription:
         made: Callable[[str], None] = _ignore,
         found: Callable[[str], None] = _ignore,
         reward_model: str | None = None,
+        tools: ToolOptions | None = None,
     ) -> None:
         self.made = made
         self.found = found
@@ -100,6 +103,9 @@ class Transcription:
         self.incomplete: set[str] = set()  # keys with a transcript to go on from
         self.ended: set[str] = set()  # keys whose transcript this run has written
         self.stopped: list[str] = []  # of those, the ones that ended because the run did
+        self.agents = Agents(
+            tools or ToolOptions(), self.store, run_id, lambda call: self.recollection.note_begun(call)
+        )
         self.rewards = Rewards(tasks, reward_model, source, run_id) if reward_model else None
         self.waiting: dict[str, None] = {}  # keys whose transcript is complete, and that wait for a verdict or a reward
 
@@ -126,6 +132,7 @@ class Transcription:
             self._pass_on(*[key for key in self.waiting if key in self.ended])
             raise
         finally:
+            self.agents.close()
             self.recollection.close()
         self._pass_on(*self.waiting)
         self.progress.phase = "transcribed"
@@ -224,7 +231,8 @@ class Transcription:
                 self._count_tokens(answer)
 
             try:
-                self._keep_all(engine.run(self._jobs(work.deliberate, under_way), on_completion), under_way, engine)
+                stream = engine.run(self._jobs(work.deliberate, under_way), on_completion, self.agents)
+                self._keep_all(stream, under_way, engine)
                 if self.judging.enabled and work.judge:
                     self._judge(engine, work.judge, on_completion)
             finally:
@@ -325,7 +333,9 @@ class Transcription:
             stored = deliberation if key in self.incomplete else None
             memory = self.recollection.begin(key, deliberation.fingerprint, stored)
             course = remembered(deliberate(deliberation), memory)
-            yield Job(key, course, deliberation.timeout_seconds, most_tokens(deliberation))
+            self.agents.begin(deliberation)
+            tools = most_seconds_of_tools(deliberation)
+            yield Job(key, course, deliberation.timeout_seconds, most_tokens(deliberation), tools)
 
     def _convene(self, key: str) -> Deliberation:
         return self._identified(seat_council(*self.tasks.get(key), self.defaults))
@@ -338,7 +348,9 @@ class Transcription:
         limits = [limit for model in deliberation.models if (limit := self.source.max_tokens(model))]
         limit = deliberation.sampling.max_tokens or min(limits, default=None)
         sampling = deliberation.sampling.model_copy(update={"max_tokens": limit})
-        return replace(deliberation, inference=identity, sampling=sampling)
+        use = deliberation.task.tools
+        toolset = self.agents.toolset(deliberation.role.name, use) if use else None
+        return replace(deliberation, inference=identity, sampling=sampling, toolset=toolset)
 
     def _keep_all(
         self, stream: Generator[Finished[Transcript]], under_way: dict[str, Deliberation], engine: Engine
@@ -361,6 +373,7 @@ class Transcription:
         transcript = finished.result or Transcript(
             deliberation.id, Status.FAILED, (), f"the deliberation broke: {finished.error!r}"
         )
+        self.agents.end(deliberation.id)
         of_models = {model: self._provenance(deliberation, engine, model) for model in deliberation.models}
         stopped = any(one.error is AgentError.CANCELLED for one in transcript.utterances)
         if stopped and self._has_result(deliberation.id):
@@ -372,6 +385,7 @@ class Transcription:
             *(self.store, deliberation, transcript, of_models[deliberation.model], started_at, finished.finished_at),
             finished.timeout_seconds,
             of_models,
+            lambda: write_actions(self.store, deliberation, transcript, self.run_id),
         )
         if written:
             self.recollection.fold(deliberation.id, deliberation.fingerprint)

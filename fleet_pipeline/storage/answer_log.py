@@ -47,7 +47,7 @@ class LoggedAnswer:
     done: Done | None = None
 
     def answers(self, asked: Request | Action) -> bool:
-        return (self.request, self.prompt_sha256, self.seed) == _told_by(asked)
+        return (self.request, self.prompt_sha256, self.seed) == told_by(asked)
 
     @property
     def answer(self) -> Completion | Done:
@@ -58,18 +58,19 @@ class LoggedAnswer:
         return self.completion.error is None and (self.done is None or self.done.error_type is None)
 
 
-def _told_by(asked: Request | Action) -> tuple[str, str, int]:
+def told_by(asked: Request | Action) -> tuple[str, str, int]:
+    """By what an equal request or action is told: name, hash of what is asked, seed."""
     if isinstance(asked, Action):
         return asked.name, asked.digest, 0
     return asked.name, prompt_sha256(asked.messages), asked.seed
 
 
 def logged(deliberation_id: str, fingerprint: str, asked: Request | Action, answer: Completion | Done) -> LoggedAnswer:
-    told_by = _told_by(asked)
+    told = told_by(asked)
     if isinstance(answer, Completion):
-        return LoggedAnswer(deliberation_id, fingerprint, *told_by, answer)
+        return LoggedAnswer(deliberation_id, fingerprint, *told, answer)
     times = Completion(started_at=answer.started_at, finished_at=answer.started_at + answer.seconds)
-    return LoggedAnswer(deliberation_id, fingerprint, *told_by, times, answer)
+    return LoggedAnswer(deliberation_id, fingerprint, *told, times, answer)
 
 
 _ANSWER = TypeAdapter(LoggedAnswer)

@@ -20,9 +20,11 @@ import pyarrow.compute as pc
 from pydantic import TypeAdapter
 
 from fleet_pipeline.deliberation.rows import (
+    ArtifactRow,
     JudgementRow,
     JudgementsFooter,
     NoFooter,
+    OperationRow,
     OutcomeFooter,
     OutcomeRow,
     ProposalRow,
@@ -36,7 +38,17 @@ from fleet_pipeline.deliberation.rows import (
 )
 
 # A literal type, so that the type checker finds a misspelt table.
-TableName = Literal["utterances", "proposals", "deliberations", "scores", "judgements", "rewards", "tool_calls"]
+TableName = Literal[
+    "utterances",
+    "proposals",
+    "deliberations",
+    "scores",
+    "judgements",
+    "rewards",
+    "operations",
+    "artifacts",
+    "tool_calls",
+]
 Row = TypeVar("Row")
 Footer = TypeVar("Footer")
 
@@ -96,17 +108,21 @@ def _arrow_type(type_: Any) -> pa.DataType:
     return _TYPES[type_]
 
 
-UTTERANCES = Table("utterances", 7, UtteranceRow, TranscriptFooter)
-PROPOSALS = Table("proposals", 6, ProposalRow, ProposalsFooter)
+UTTERANCES = Table("utterances", 8, UtteranceRow, TranscriptFooter)
+PROPOSALS = Table("proposals", 7, ProposalRow, ProposalsFooter)
 DELIBERATIONS = Table("deliberations", 7, OutcomeRow, OutcomeFooter)
 SCORES = Table("scores", 2, ScoreRow, NoFooter)
 JUDGEMENTS = Table("judgements", 5, JudgementRow, JudgementsFooter)
 REWARDS = Table("rewards", 1, RewardRow, RewardsFooter)
+# Of councils whose agents use tools.
+OPERATIONS = Table("operations", 1, OperationRow, NoFooter)
+ARTIFACTS = Table("artifacts", 1, ArtifactRow, NoFooter)
 # One file for each process that called tools, and not for each deliberation.
 TOOL_CALLS = Table("tool_calls", 1, ToolCallRow, NoFooter)
 
 TABLES: Mapping[TableName, Table[Any, Any]] = {
-    table.name: table for table in (UTTERANCES, PROPOSALS, DELIBERATIONS, SCORES, JUDGEMENTS, REWARDS)
+    table.name: table
+    for table in (UTTERANCES, PROPOSALS, DELIBERATIONS, SCORES, JUDGEMENTS, REWARDS, OPERATIONS, ARTIFACTS)
 }
 
 
@@ -166,6 +182,11 @@ def _with_cost(rows: pa.Table) -> pa.Table:
     return _with_nulls(rows, {"cost": pa.float64()})
 
 
+def _with_tested(rows: pa.Table) -> pa.Table:
+    """Until then no agent changed anything."""
+    return _with_nulls(rows, {"tested": pa.string()})
+
+
 def _with_marks_by_criterion(rows: pa.Table) -> pa.Table:
     """Until then there was one mark over all criteria."""
     for name in ("first_mark", "second_mark"):
@@ -195,6 +216,8 @@ UPGRADES: Mapping[tuple[TableName, int], Callable[[pa.Table], pa.Table]] = {
     ("proposals", 5): _with_rewards,
     ("judgements", 3): _with_marks_by_criterion,
     ("utterances", 6): _with_cost,
+    ("utterances", 7): _with_tested,
+    ("proposals", 6): _with_tested,
     ("deliberations", 6): _with_cost,
     ("judgements", 4): _with_cost,
 }

@@ -50,12 +50,14 @@ def write_transcript(
     finished_at: float,
     timeout_seconds: float | None = None,
     of_models: Mapping[str, Provenance] = MappingProxyType({}),
+    first: Callable[[], None] = lambda: None,
 ) -> bool:
     """Write a finished deliberation in one atomic file: rows, and their state in the footer. Returns whether it did.
 
     `timeout_seconds` is the deadline that was in force at its end. Two runs may race: a complete transcript that was
     made from the same inputs is never replaced by an incomplete one, or by one of fewer rounds. `of_models` has the
-    provenance of what the models of a mixed council said.
+    provenance of what the models of a mixed council said. `first` is called before the file is written, where it is: what
+    stands in other tables must be there when the transcript is.
 
     An earlier attempt is kept in `attempts/<deliberation_id>.<number of the attempt>.parquet`, with the same
     columns. It is copied there before it is replaced. After a crash in between, the next write copies it again.
@@ -90,6 +92,7 @@ def write_transcript(
         _utterance_row(deliberation, utterance, of_models.get(utterance.request.model, provenance))
         for utterance in transcript.utterances
     ]
+    first()
     write_rows(store, UTTERANCES, key, rows, footer)
     return True
 
@@ -162,6 +165,7 @@ def _utterance_row(deliberation: Deliberation, utterance: Utterance, provenance:
         temperature=completion.temperature,
         mean_logprob=completion.mean_logprob,
         self_certainty=completion.self_certainty,
+        tested=utterance.acted.change.tested if utterance.acted and utterance.acted.change else None,
         seed=utterance.request.seed,
         prompt_sha256=prompt_sha256(utterance.request.messages),
         started_at=utc(completion.started_at),

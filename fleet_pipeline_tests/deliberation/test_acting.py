@@ -216,12 +216,13 @@ def test_a_council_s_critics_see_what_was_changed_and_authors_go_on_in_their_wor
     )
     assert all("# Tools" not in text for text in critiques)
     assert [len(one.before) for one in looks] == [1, 1, 2, 2]
-    assert [u.acted.change.is_verified for u in transcript.utterances if u.acted] == [True] * 4
+    assert [u.acted.change.tested for u in transcript.utterances if u.acted] == ["verified"] * 4
 
 
 def test_what_counts_as_verified_is_a_new_pass_and_nothing_broken() -> None:
-    assert Change(fixed=("a",), passed=3).is_verified
-    assert not Change(fixed=("a",), broken=("b",), passed=3).is_verified
-    assert not Change(passed=3).is_verified
-    assert not Change(fixed=("a",), error="pytest did not start").is_verified
-    assert Change(broken=("b",)).is_broken
+    files = ("a.py",)
+    assert Change(files_changed=files, fixed=("a",), passed=3).tested == "verified"
+    assert Change(files_changed=files, fixed=("a",), broken=("b",), passed=3).tested == "broken"
+    assert Change(files_changed=files, passed=3).tested == "unverified"
+    assert Change(files_changed=files, fixed=("a",), error="pytest did not start").tested == "unverified"
+    assert Change().tested is None
