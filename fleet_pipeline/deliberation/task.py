@@ -181,7 +181,10 @@ class Task(_Input):
     tools: ToolUse | None = Field(
         default=None, description="Whether agents work with tools, each in a workspace: true, or how they do."
     )
-    workspace: WorkspaceSource = Field(default=WorkspaceSource(), description="What the workspaces start from.")
+    workspace: WorkspaceSource = Field(
+        default=WorkspaceSource(),
+        description="What the workspaces start from: a git URL or a folder, of tools.sources.",
+    )
 
     @property
     def needed(self) -> int:
@@ -198,7 +201,18 @@ class Task(_Input):
     @field_validator("tools", mode="before")
     @classmethod
     def _yes_or_no(cls, value: Any) -> Any:
+        if isinstance(value, str):  # as a table has it
+            value = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False, "": False}.get(
+                value.lower(), value
+            )
         return ToolUse() if value is True else None if value is False else value
+
+    @field_validator("workspace", mode="before")
+    @classmethod
+    def _text_or_fields(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return {"url": value} if "://" in value else {"folder": value} if value else {}
+        return {} if value is None else value
 
     @field_validator("seats")
     @classmethod

@@ -77,15 +77,20 @@ class Backend(Protocol):
 
 
 class NoHands:
-    """For dialogues without actions."""
+    """Where nobody can do actions: each is refused."""
+
+    def __init__(self) -> None:
+        self._asked: list[str] = []
 
     def submit(self, request_id: str, action: Action) -> None:
-        raise ValueError(f"nobody can do {action.tool or 'this'} here: the engine was given no hands")
+        self._asked.append(request_id)
 
     def take(self, patience_seconds: float) -> list[tuple[str, Done]]:
-        return []
+        refused, self._asked = self._asked, []
+        return [(one, Done(False, error="there are no tools here", outcome="refused")) for one in refused]
 
-    def abort(self, request_ids: Sequence[str]) -> None: ...
+    def abort(self, request_ids: Sequence[str]) -> None:
+        self._asked = [one for one in self._asked if one not in request_ids]
 
 
 NOTHING = Completion()

@@ -4,7 +4,14 @@ from pydantic import ValidationError
 
 from fleet_pipeline.common.errors import InvalidInput
 from fleet_pipeline.common.validation import describe
-from fleet_pipeline.deliberation.task import Task, checked_id, deliberation_id, is_deliberation_id
+from fleet_pipeline.deliberation.task import (
+    Task,
+    ToolUse,
+    WorkspaceSource,
+    checked_id,
+    deliberation_id,
+    is_deliberation_id,
+)
 from fleet_pipeline_tests.support.councils import a_task
 
 pytestmark = pytest.mark.unit
@@ -126,3 +133,32 @@ def test_whatever_stands_in_metadata_is_refused_or_can_be_stored(value) -> None:
     except ValidationError:
         return
     assert Task.model_validate_json(task.model_dump_json()).model_dump_json() == task.model_dump_json()
+
+
+@pytest.mark.parametrize(
+    ("fields", "use", "workspace"),
+    [
+        ({}, None, {}),
+        ({"tools": False}, None, {}),
+        ({"tools": True}, {}, {}),
+        ({"tools": "yes", "workspace": "https://h/a.git"}, {}, {"url": "https://h/a.git"}),
+        ({"tools": "", "workspace": "/srv/a"}, None, {"folder": "/srv/a"}),
+        ({"tools": {"mode": "plan"}, "workspace": {"url": "ssh://h/a", "reference": "v1"}}, {"mode": "plan"}, {"url": "ssh://h/a", "reference": "v1"}),
+    ],
+)  # fmt: skip
+def test_tools_are_a_yes_or_say_how_and_a_workspace_may_be_a_text(
+    fields: dict, use: dict | None, workspace: dict
+) -> None:
+    task = a_task(**fields)
+    assert task.tools == (None if use is None else ToolUse(**use))
+    assert task.workspace == WorkspaceSource(**workspace)
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [({"tools": "maybe"}, "tools"), ({"tools": {"steps": 3}}, "steps"), ({"workspace": {"url": "https://h/a", "folder": "/a"}}, "url, or a folder"),
+     ({"workspace": {"reference": "v1"}}, "of a url")],
+)  # fmt: skip
+def test_a_wrong_use_of_tools_is_refused_with_the_field(fields: dict, said: str) -> None:
+    with pytest.raises(ValidationError, match=said):
+        a_task(**fields)
