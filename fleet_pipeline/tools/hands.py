@@ -25,7 +25,7 @@ from queue import Empty, SimpleQueue
 from typing import Self
 from urllib.parse import urlsplit
 
-from fleet_pipeline.common.errors import FleetError, InvalidInput
+from fleet_pipeline.common.errors import FleetError, InvalidInput, Refused
 from fleet_pipeline.deliberation.council import Toolset
 from fleet_pipeline.deliberation.exchange import Action, Done, Place
 from fleet_pipeline.deliberation.task import ToolUse
@@ -70,33 +70,30 @@ def _is_inside(tool: str) -> bool:
 
 @dataclass
 class _Desk:
-    """A workspace in use, with its tools."""
+    """A workspace in use, with its tools. It is closed when its deliberation has ended and nobody works at it any more: an
+    operation goes by the tree's descriptor, whose number the next open file may get.
+    """
 
     workspace: Workspace
     base: Base
     tools: Toolbox
     opened: ExitStack
+    at_work: int = 0
+    ended: bool = False
 
 
 class Hands:
     """Those of one run. Create them with the options, and close them; from one thread, but for what they do themselves."""
 
-    def __init__(
-        self,
-        options: ToolOptions,
-        audit: Audit,
-        run_id: str,
-        uses: Mapping[str, ToolUse] | None = None,
-        note: Note = lambda _: True,
-    ) -> None:
-        """`uses`: by deliberation, as `begin` says them. `note` is told of calls that may change something outside."""
+    def __init__(self, options: ToolOptions, audit: Audit, run_id: str, note: Note = lambda _: True) -> None:
+        """`note` is told of calls that may change something outside of their workspace."""
         self.options = options
         self.audit = audit
         self.run_id = run_id
         self.note = note
         self.workspaces = Workspaces(Path(options.workspaces))
         self.sandbox = Sandbox.find(options.toolchains)
-        self._uses: dict[str, ToolUse] = dict(uses or {})
+        self._uses: dict[str, ToolUse] = {}  # of deliberations that have begun and not ended
         self._desks: dict[tuple[str, str], _Desk] = {}
         self._bases: dict[tuple[str | None, ...], Future[Base]] = {}
         self._lock = threading.Lock()
@@ -113,7 +110,8 @@ class Hands:
 
     def begin(self, deliberation_id: str, use: ToolUse) -> None:
         """A deliberation whose agents may ask for actions from now on."""
-        self._uses[deliberation_id] = use
+        with self._lock:
+            self._uses[deliberation_id] = use
 
     def submit(self, request_id: str, action: Action) -> None:
         self._pool.submit(self._work, request_id, action)
@@ -136,10 +134,13 @@ class Hands:
 
     def end(self, deliberation_id: str) -> None:
         """Remove the workspaces of a deliberation that has ended."""
-        self._uses.pop(deliberation_id, None)
         with self._lock:
+            self._uses.pop(deliberation_id, None)
             desks = [self._desks.pop(key) for key in list(self._desks) if key[0] == deliberation_id]
-        for desk in desks:
+            for desk in desks:
+                desk.ended = True
+            idle = [desk for desk in desks if not desk.at_work]
+        for desk in idle:
             desk.opened.close()
 
     def close(self) -> None:
@@ -148,10 +149,6 @@ class Hands:
         self._pool.shutdown(wait=True, cancel_futures=True)
         for key in list(self._uses):
             self.end(key)
-        with self._lock:
-            desks, self._desks = list(self._desks.values()), {}
-        for desk in desks:
-            desk.opened.close()
         for base in self._bases.values():
             if base.done() and not base.cancelled() and base.exception() is None:
                 base.result().workspace.close()
@@ -177,6 +174,16 @@ class Hands:
 
     def _act(self, action: Action) -> Done:
         desk, remade = self._desk_of(action)
+        try:
+            return self._act_at(desk, action, remade)
+        finally:
+            with self._lock:
+                desk.at_work -= 1
+                is_last = desk.ended and not desk.at_work
+            if is_last:
+                desk.opened.close()
+
+    def _act_at(self, desk: _Desk, action: Action, remade: int) -> Done:
         use = self._use_of(action.place)
         told = {"remade": remade} if remade else {}
         if not action.tool:
@@ -206,13 +213,14 @@ class Hands:
         return Caller(self.run_id, place.deliberation_id, place.agent_id)
 
     def _desk_of(self, action: Action) -> tuple[_Desk, int]:
-        """The agent's workspace, and how many calls were made again for it."""
+        """The agent's workspace, at which somebody works now, and how many calls were made again for it."""
         place = action.place
         key = (place.deliberation_id, place.agent_id)
         with self._lock:
             desk = self._desks.get(key)
-        if desk is not None:
-            return desk, 0
+            if desk is not None:
+                desk.at_work += 1
+                return desk, 0
         base = self._base_of(place)
         stack = ExitStack()
         try:
@@ -223,11 +231,14 @@ class Hands:
             again = [call for call in action.before if self._can_have_changed(desk, call.tool)]
             for call in again:
                 desk.tools.call(call.tool, call.arguments)
+            with self._lock:
+                if place.deliberation_id not in self._uses:
+                    raise Refused("the deliberation has ended")
+                desk.at_work = 1
+                self._desks[key] = desk
         except BaseException:
             stack.close()
             raise
-        with self._lock:
-            self._desks[key] = desk
         return desk, len(again)
 
     def _can_have_changed(self, desk: _Desk, tool: str) -> bool:
