@@ -28,15 +28,22 @@ def show(deliberation_id: str, storage: str | None, as_json: bool) -> None:
     fleet show rate-limiter.dev
     fleet show rate-limiter.dev --json | jq '.proposals[0].text'
     """
+    from fleet_pipeline.reports.actions import actions_page
     from fleet_pipeline.reports.terminal import deliberation_page
-    from fleet_pipeline.storage.schemas import PROPOSALS, UTTERANCES
+    from fleet_pipeline.storage.schemas import ARTIFACTS, OPERATIONS, PROPOSALS, UTTERANCES
     from fleet_pipeline.storage.tables import read_rows
 
     store = Fleet.of(load_settings(flags(storage=storage))).store
     outcome = _outcome(store, deliberation_id)
     seats, utterances = read_rows(store, PROPOSALS, deliberation_id), read_rows(store, UTTERANCES, deliberation_id)
+    operations, artifacts = read_rows(store, OPERATIONS, deliberation_id), read_rows(store, ARTIFACTS, deliberation_id)
     if as_json:
         plain = {"proposals": [asdict(seat) for seat in seats], "utterances": [asdict(one) for one in utterances]}
+        if operations or artifacts:
+            plain |= {
+                "operations": [asdict(one) for one in operations],
+                "artifacts": [asdict(one) for one in artifacts],
+            }
         click.echo(json.dumps({"deliberation": asdict(outcome), **plain}, indent=2, default=str))
     else:
         console = Console(highlight=False)
@@ -44,6 +51,8 @@ def show(deliberation_id: str, storage: str | None, as_json: bool) -> None:
         os.environ.setdefault("LESS", "-RFX")
         with console.pager(styles=True) if console.is_terminal else nullcontext():
             console.print(deliberation_page(outcome, seats, utterances))
+            if operations or artifacts:
+                console.print(actions_page(operations, artifacts))
 
 
 @click.command()

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import duckdb
 import pytest
+from click.testing import CliRunner
 
+from fleet_pipeline.cli import main
 from fleet_pipeline.deliberation.exchange import Completion
 from fleet_pipeline.deliberation.prompts import Phase
 from fleet_pipeline_tests.support.councils import said
@@ -104,6 +106,14 @@ def test_a_function_and_its_test_end_in_a_commit_that_is_verified_and_wins(actin
     assert (
         len(tools) == 6 + 3 + 5
     )  # the agents', and the pipeline's: before, and of each change after and with the tests as they were
+    shown = CliRunner().invoke(main, ["show", "t.dev", "--storage", str(acting.storage)]).stdout
+    for text in ("What agent-dev-001 did", "+ propose 6 git.commit", "Its change: verified  2 tests pass, 1 of them anew; 0 broken", "+def two():",
+                 "Its change: broken  1 tests pass, 0 of them anew; 1 broken", "edited tests: test_app.py"):  # fmt: skip
+        assert text in shown, shown
+    told = json.loads(CliRunner().invoke(main, ["show", "t.dev", "--json", "--storage", str(acting.storage)]).stdout)
+    assert (len(told["operations"]), len(told["artifacts"])) == (9, 2)
+    explained = CliRunner().invoke(main, ["explain", "t.dev", "--storage", str(acting.storage)]).stdout
+    assert "agent-dev-001 won by its tests: of 3 proposals it alone comes with a change that is verified" in explained
     assert list((tmp_path / "fleet/workspaces").iterdir()) == []
     assert subprocess.run(["git", "-C", str(repository), "status", "--short"], capture_output=True, check=True).stdout == b""  # fmt: skip
 
