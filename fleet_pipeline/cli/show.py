@@ -36,7 +36,11 @@ def show(deliberation_id: str, storage: str | None, as_json: bool) -> None:
     store = Fleet.of(load_settings(flags(storage=storage))).store
     outcome = _outcome(store, deliberation_id)
     seats, utterances = read_rows(store, PROPOSALS, deliberation_id), read_rows(store, UTTERANCES, deliberation_id)
-    operations, artifacts = read_rows(store, OPERATIONS, deliberation_id), read_rows(store, ARTIFACTS, deliberation_id)
+    # Of this transcript: an earlier one may have had agents with tools.
+    operations = [
+        one for one in read_rows(store, OPERATIONS, deliberation_id) if one.fingerprint == outcome.fingerprint
+    ]
+    artifacts = [one for one in read_rows(store, ARTIFACTS, deliberation_id) if one.fingerprint == outcome.fingerprint]
     if as_json:
         plain = {"proposals": [asdict(seat) for seat in seats], "utterances": [asdict(one) for one in utterances]}
         if operations or artifacts:

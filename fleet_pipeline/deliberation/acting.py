@@ -68,7 +68,7 @@ class Change:
             return None
         if self.broken:
             return "broken"
-        return "verified" if self.fixed and not self.error else "unverified"
+        return "verified" if self.fixed and not self.error and not self.cut else "unverified"
 
     @classmethod
     def of(cls, facts: Mapping[str, Any]) -> "Change":

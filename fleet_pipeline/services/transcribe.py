@@ -385,7 +385,7 @@ class Transcription:
             *(self.store, deliberation, transcript, of_models[deliberation.model], started_at, finished.finished_at),
             finished.timeout_seconds,
             of_models,
-            lambda: write_actions(self.store, deliberation, transcript, self.run_id),
+            lambda: self._write_actions(deliberation, transcript),
         )
         if written:
             self.recollection.fold(deliberation.id, deliberation.fingerprint)
@@ -409,6 +409,10 @@ class Transcription:
             self.waiting[deliberation.id] = None
             if not self.judging.enabled:
                 self._ready(deliberation.id)
+
+    def _write_actions(self, deliberation: Deliberation, transcript: Transcript) -> None:
+        if deliberation.toolset is not None:
+            write_actions(self.store, deliberation, transcript, self.run_id)
 
     def _has_result(self, key: str) -> bool:
         with suppress(CorruptFile):

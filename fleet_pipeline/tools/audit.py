@@ -25,7 +25,7 @@ _LONG, _LOOKED_AT = 2_000, 12_000
 _NAME_CHARS, _DEEPEST = 200, 40
 # Names of arguments, headers and variables whose values are secrets.
 _SECRET_NAME = re.compile(
-    r"pass(word|wd|phrase)?$|pwd$|secret|token|api[-_]?key|access[-_]?key|credential|authorization|cookie|private[-_]?key",
+    r"(^|[^a-z])pass$|pass(word|wd|phrase)$|pwd$|^auth$|x-auth|secret|token|api[-_]?key|access[-_]?key|credential|authorization|cookie|private[-_]?key",
     re.IGNORECASE,
 )
 # Values that are, whatever their name: credentials in a URL, keys of well-known makers, tokens of JWT, PEM.
@@ -178,9 +178,18 @@ def masked(value: Any, name: str = "", depth: int = 0) -> Any:
     if depth > _DEEPEST and isinstance(value, (Mapping, list, tuple)):
         return "[...]"
     if isinstance(value, Mapping):
-        return {_masked_text(str(key)): masked(one, str(key), depth + 1) for key, one in value.items()}
+        named = str(value.get("name", value.get("key", "")))  # {"name": "password", "value": ...}
+        return {
+            _masked_text(str(key)): masked(
+                one, named if key == "value" and _SECRET_NAME.search(named) else str(key), depth + 1
+            )
+            for key, one in value.items()
+        }
     if isinstance(value, (list, tuple)):
-        return [masked(one, name, depth + 1) for one in value]
+        # An item after the name of a secret is one, as in ["--password", ...].
+        before = ["", *(one if isinstance(one, str) else "" for one in value)]
+        follows = [bool(_SECRET_NAME.search(one) or one.upper() == "AUTH") for one in before]
+        return [masked(one, "secret" if after else name, depth + 1) for one, after in zip(value, follows, strict=False)]
     return _masked_text(value) if isinstance(value, str) else value
 
 

@@ -1,7 +1,8 @@
 """What has become of a workspace, and whether it is better than before: found by the pipeline, and not told by an agent.
 
 Tests are run three times, each time in a copy: on what the workspace started from, on what it is now, and on what it is now with
-the tests as they were. So an agent that rewrites a test, skips it or removes it has broken it. New tests count as they are.
+the tests as they were. So an agent that rewrites a test, skips it or removes it has broken it; and so has one whose new settings
+keep a test from being run. New tests count as they are. What the diff does not hold is not in the copy either.
 
 The tests run in one process with the code that they test. Code that is written to deceive pytest can deceive this as well: a
 verified change is evidence, and no proof.
@@ -12,13 +13,13 @@ from __future__ import annotations
 import re
 import threading
 import time
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 
 from fleet_pipeline.common.errors import FleetError
 from fleet_pipeline.deliberation.acting import Change
-from fleet_pipeline.tools.audit import Audit, Caller
+from fleet_pipeline.tools.audit import Audit, Caller, CallOutcome
 from fleet_pipeline.tools.families import git
 from fleet_pipeline.tools.families.tests import run_pytest
 from fleet_pipeline.tools.operation import Box
@@ -26,12 +27,24 @@ from fleet_pipeline.tools.workspace import Workspace, Workspaces
 
 MOST_NAMES = 500  # of tests and of files
 _TEST_FILE = re.compile(r"(^|/)(test_[^/]*\.py|[^/]*_test\.py|conftest\.py)$|(^|/)tests?/")
-_SETTINGS = frozenset({"pytest.ini", "tox.ini", "setup.cfg", "pyproject.toml", ".pytest.ini"})
+_SETTINGS = frozenset(
+    {
+        "conftest.py",
+        "pytest.ini",
+        ".pytest.ini",
+        "pytest.toml",
+        ".pytest.toml",
+        "tox.ini",
+        "setup.cfg",
+        "pyproject.toml",
+    }
+)
+_WHOLE = (0, 1, 5)  # exit codes of pytest
 
 
 @dataclass(frozen=True)
 class Results:
-    """What came of each test, by its name; `error` says why there are none."""
+    """What came of each test, by its name; `error` says why there are none, or not all."""
 
     cases: Mapping[str, str] = field(default_factory=dict)
     error: str = ""
@@ -40,20 +53,30 @@ class Results:
     def passed(self) -> frozenset[str]:
         return frozenset(name for name, outcome in self.cases.items() if outcome == "passed")
 
+    @property
+    def files(self) -> frozenset[str]:
+        """In which tests are."""
+        return frozenset(name.partition("::")[0] for name in self.cases)
+
 
 class Base:
-    """What workspaces start from, and its tests as they were, which are run once."""
+    """What workspaces start from: its commit, and its tests as they were, which are run once."""
 
-    def __init__(self, workspace: Workspace) -> None:
+    def __init__(self, workspace: Workspace, commit: str) -> None:
+        """`commit` is known from the pipeline: a reference in an agent's repository is what its git has made of it."""
         self.workspace = workspace
+        self.commit = commit
         self._results: dict[str, Results] = {}
         self._lock = threading.Lock()
 
     def results(self, bench: Bench, path: str) -> Results:
         with self._lock:
-            if path not in self._results:
-                self._results[path] = bench.run(self.workspace, path)
-            return self._results[path]
+            found = self._results.get(path)
+            if found is None:
+                found = bench.run(self.workspace, self.commit, path)
+                if not found.error:  # a run that was stopped at a bound says nothing of the next
+                    self._results[path] = found
+            return found
 
 
 @dataclass(frozen=True)
@@ -66,37 +89,44 @@ class Bench:
     caller: Caller
     name: str  # of the copies, unique among all at work
 
-    def run(self, workspace: Workspace, path: str, restored: tuple[str, ...] = ()) -> Results:
-        """`restored`: files that are put back as they were at the start."""
-        with self.workspaces.copy(self.name, workspace) as copy:
-            box = Box(copy, self.box.sandbox, self.box.options)
-            if restored and not (done := git.restore_base(box, restored)).ok:
-                return Results(error=f"tests could not be put back: {done.error}")
-            begun = self.audit.begin(
-                workspace.name,
-                "tests",
-                "pytest",
-                {"path": path, "by": "the pipeline"},
-                False,
-                box.sandbox.level,
-                self.caller,
-            )
-            began, outcome, error = time.monotonic(), "broke", ""
-            try:
-                output, cases = run_pytest(box, path)
-                outcome = "ok" if output.ok else "failed"
-                error = "" if cases else output.error or "pytest found no tests"
-                return Results(cases, error)
-            except FleetError as refusal:
-                outcome, error = "refused", str(refusal)
-                return Results(error=error)
-            finally:
-                self.audit.end(begun, outcome, error, 0, time.monotonic() - began)  # type: ignore[arg-type]
+    def run(
+        self, workspace: Workspace, commit: str, path: str, restored: Sequence[str] = (), removed: Sequence[str] = ()
+    ) -> Results:
+        """`restored`: files that are put back as they are in `commit`; `removed`: files and folders that go."""
+        most = self.box.options.limits.disk_mib * 2**20
+        try:
+            with self.workspaces.copy(self.name, workspace, most) as copy:
+                box = Box(copy, self.box.sandbox, self.box.options)
+                for one in removed:
+                    copy.tree.remove(one.rstrip("/"), recursive=True)
+                if restored and not (done := git.put_back(box, commit, tuple(restored))).ok:
+                    return Results(error=f"tests could not be put back: {done.error}")
+                return self._run(workspace, box, path)
+        except FleetError as refusal:
+            return Results(error=str(refusal))
+
+    def _run(self, workspace: Workspace, box: Box, path: str) -> Results:
+        arguments = {"path": path, "by": "the pipeline"}
+        begun = self.audit.begin(workspace.name, "tests", "pytest", arguments, False, box.sandbox.level, self.caller)
+        began = time.monotonic()
+        outcome: CallOutcome = "broke"
+        error = ""
+        try:
+            output, cases = run_pytest(box, path, whole=True)
+            outcome = "ok" if output.ok else "failed"
+            # Passed, failed, or none there: everything else is a run that did not come to its end.
+            error = "" if output.facts["exit_code"] in _WHOLE else output.error
+            return Results(cases, error)
+        except FleetError as refusal:
+            outcome, error = "refused", str(refusal)
+            raise
+        finally:
+            self.audit.end(begun, outcome, error, 0, time.monotonic() - began)
 
 
 def change_in(box: Box, base: Base, bench: Bench, path: str) -> Change:
     """What an agent has made of `base` in its workspace. `path` is what pytest is given."""
-    made = git.artifacts(box)
+    made = git.artifacts(box, base.commit)
     facts = Change(
         commits=made.commits[:MOST_NAMES],
         files_changed=made.files_changed[:MOST_NAMES],
@@ -107,18 +137,24 @@ def change_in(box: Box, base: Base, bench: Bench, path: str) -> Change:
     if not made.files_changed:
         return facts
     before = base.results(bench, path)
-    after = bench.run(box.workspace, path)
-    edited = tuple(name for name in made.files_changed if _is_of_tests(name) and _is_at_start(base, name))
-    as_before = bench.run(box.workspace, path, edited) if edited else after
+    # What the tree had and ignored from the start, such as installed packages, stays.
+    hidden = [one for one in made.ignored if not (base.workspace.tree_folder / one).exists()]
+    after = bench.run(box.workspace, base.commit, path, removed=hidden)
+    of_tests = [name for name in made.files_changed if _is_of_tests(name) or name in before.files]
+    edited = [name for name in of_tests if _is_at_start(base, name)]
+    steering = [name for name in of_tests if name not in edited and _steers(name)]
+    as_before = after
+    if edited or steering:
+        as_before = bench.run(box.workspace, base.commit, path, edited, [*hidden, *steering])
     new = after.passed - before.cases.keys()
-    values = {
-        "fixed": _names((as_before.passed - before.passed) & before.cases.keys() | new),
-        "broken": _names(before.passed - as_before.passed),
-        "edited": edited[:MOST_NAMES],
-        "passed": len(after.passed) if after.cases else None,
-        "error": after.error or as_before.error,
-    }
-    return Change(**{**asdict(facts), **values})
+    return replace(
+        facts,
+        fixed=_names((as_before.passed - before.passed) & before.cases.keys() | new),
+        broken=_names(before.passed - as_before.passed),
+        edited=tuple(edited[:MOST_NAMES]),
+        passed=len(after.passed) if after.cases else None,
+        error=before.error or after.error or as_before.error,
+    )
 
 
 def _names(tests: frozenset[str]) -> tuple[str, ...]:
@@ -126,7 +162,12 @@ def _names(tests: frozenset[str]) -> tuple[str, ...]:
 
 
 def _is_of_tests(path: str) -> bool:
-    return bool(_TEST_FILE.search(path)) or PurePosixPath(path).name in _SETTINGS
+    return bool(_TEST_FILE.search(path)) or _steers(path)
+
+
+def _steers(path: str) -> bool:
+    """Whether it can decide which tests are run, and how."""
+    return PurePosixPath(path).name in _SETTINGS
 
 
 def _is_at_start(base: Base, path: str) -> bool:

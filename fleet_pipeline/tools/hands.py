@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Self
@@ -43,6 +43,7 @@ _log = logging.getLogger(__name__)
 _INSIDE = frozenset({"files", "git", "tests"})
 _INSIDE_TOO = "db.sqlite_query"
 _MIB = 2**20
+_OUTPUT_CHARS = 20_000
 # Whether an action that may change something outside is noted, so that no later run does it again.
 Note = Callable[[Action], bool]
 
@@ -78,6 +79,7 @@ class _Desk:
     base: Base
     tools: Toolbox
     opened: ExitStack
+    turn: threading.Lock = field(default_factory=threading.Lock)  # one call after another
     at_work: int = 0
     ended: bool = False
 
@@ -162,7 +164,7 @@ class Hands:
             self._at_work[request_id] = threading.get_ident()
         began, started_at = time.monotonic(), time.time()
         try:
-            done = self._act(action)
+            done = self._act(request_id, action)
         except FleetError as error:
             done = Done(False, error=str(error), outcome="refused")
         except Exception as error:  # noqa: BLE001 - a bug here must not leave an agent waiting for ever
@@ -172,10 +174,11 @@ class Hands:
             del self._at_work[request_id]
         self._done.put((request_id, replace(done, started_at=started_at, seconds=time.monotonic() - began)))
 
-    def _act(self, action: Action) -> Done:
-        desk, remade = self._desk_of(action)
+    def _act(self, request_id: str, action: Action) -> Done:
+        desk, remade = self._desk_of(request_id, action)
         try:
-            return self._act_at(desk, action, remade)
+            with desk.turn:
+                return self._act_at(desk, action, remade)
         finally:
             with self._lock:
                 desk.at_work -= 1
@@ -195,7 +198,9 @@ class Hands:
         if self._may_change_others(desk, action.tool) and not self.note(action):
             return Done(False, error="it could not be noted that this begins, so it was not done", outcome="refused")
         result = desk.tools.call(action.tool, action.arguments)
-        return Done(result.ok, result.output, result.error, result.outcome, {**result.facts, **told}, result.sandbox)
+        # What goes back is kept in a log, a table and a prompt: no more than a model is shown, or a plan hands on.
+        output = result.output[: max(use.output_chars, _OUTPUT_CHARS)]
+        return Done(result.ok, output, result.error, result.outcome, {**result.facts, **told}, result.sandbox)
 
     def _may_change_others(self, desk: _Desk, tool: str) -> bool:
         """Whether it is the call of an operation that can change something outside of the workspace."""
@@ -212,7 +217,7 @@ class Hands:
     def _caller(self, place: Place) -> Caller:
         return Caller(self.run_id, place.deliberation_id, place.agent_id)
 
-    def _desk_of(self, action: Action) -> tuple[_Desk, int]:
+    def _desk_of(self, request_id: str, action: Action) -> tuple[_Desk, int]:
         """The agent's workspace, at which somebody works now, and how many calls were made again for it."""
         place = action.place
         key = (place.deliberation_id, place.agent_id)
@@ -230,6 +235,8 @@ class Hands:
             desk = _Desk(workspace, base, Toolbox(box, self.audit, place.role, servers, self._caller(place)), stack)
             again = [call for call in action.before if self._can_have_changed(desk, call.tool)]
             for call in again:
+                if request_id in self._given_up:
+                    raise Refused("it was given up while the workspace was made again")
                 desk.tools.call(call.tool, call.arguments)
             with self._lock:
                 if place.deliberation_id not in self._uses:
@@ -258,21 +265,20 @@ class Hands:
                 making = self._bases[source] = Future()
         if first:
             try:
-                making.set_result(Base(self._fetched(place)))
+                making.set_result(self._fetched(place))
             except BaseException as error:  # noqa: BLE001 - it is raised in all that wait
                 making.set_exception(error)
         return making.result()
 
-    def _fetched(self, place: Place) -> Workspace:
+    def _fetched(self, place: Place) -> Base:
         source = allowed_source(self.options, place)
         name = _name(self.run_id, "base", repr((place.url, place.reference, place.folder)))
         workspace = self.workspaces.make(name, source, self.options.workspace_mib * _MIB)
         try:
-            settle(workspace)
+            return Base(workspace, settle(workspace))
         except BaseException:
             workspace.close()
             raise
-        return workspace
 
 
 def allowed_source(options: ToolOptions, place: Place) -> Source:

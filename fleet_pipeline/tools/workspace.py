@@ -15,8 +15,8 @@ import errno
 import fcntl
 import os
 import re
-import shutil
 import signal
+import stat
 import subprocess
 import time
 from collections.abc import Callable, Sequence
@@ -191,13 +191,18 @@ class Workspaces:
         place, lock = self._claim(name)
         return self._opened(place, lock, lambda: _fill(source, place, most_bytes))
 
-    def copy(self, name: str, base: Workspace) -> Workspace:
-        """One like `base`, into which nobody has written yet. Raises `Refused` if the name is in use."""
+    def copy(self, name: str, base: Workspace, most_bytes: int = 0) -> Workspace:
+        """One like `base`. Raises `Refused` if the name is in use, and `InvalidInput` for one that cannot be copied, or has more
+        than `most_bytes`, holes of files included.
+        """
         place, lock = self._claim(name)
 
         def fill() -> None:
-            _copy(base.tree_folder, place / "tree")
-            _copy(base.git_folder, place / "git", link=True)
+            try:
+                _copy(base.tree_folder, place / "tree", most_bytes=most_bytes)
+                _copy(base.git_folder, place / "git", link=True)
+            except OSError as error:  # such as folders that are too deep
+                raise InvalidInput(f"workspace: cannot be copied: {error.strerror or error}") from None
 
         return self._opened(place, lock, fill)
 
@@ -278,13 +283,14 @@ def _fill(source: Source, place: Path, most_bytes: int) -> None:
         git(place, "update-ref", reference, "HEAD")
 
 
-def settle(workspace: Workspace) -> None:
-    """Commit what a folder had not committed yet, so that only what is done from now on is a change."""
+def settle(workspace: Workspace) -> str:
+    """Commit what a folder had not committed yet, so that only what is done from now on is a change. The commit's id."""
     place = workspace.place
     git(place, "add", "--all")
     git(place, *_WHO, "commit", "--quiet", "--allow-empty", "--message", "What was not committed")
     for reference in (BASE, ORIGIN + "main"):
         git(place, "update-ref", reference, "HEAD")
+    return git(place, "rev-parse", "HEAD").strip()
 
 
 def _init(place: Path) -> None:
@@ -336,6 +342,8 @@ def _take_folder(folder: Path, place: Path, most_bytes: int) -> None:
     """The files of a folder, without its `.git`. If it is a repository, its history comes along."""
     if not folder.is_dir():
         raise InvalidInput(f"workspace: {folder} is no folder")
+    if (folder / ".git").is_symlink():
+        raise InvalidInput(f"workspace: {folder / '.git'} is a link, and may lead to what is not meant")
     _copy(folder, place / "tree", most_bytes=most_bytes, without=(".git",))
     if (folder / ".git").is_dir():
         _init(place)
@@ -348,45 +356,58 @@ def _take_folder(folder: Path, place: Path, most_bytes: int) -> None:
 
 
 def _copy(source: Path, target: Path, *, link: bool = False, most_bytes: int = 0, without: Sequence[str] = ()) -> None:
-    """Files, folders and links as they are; sockets and pipes are left out. `link`: files that never change."""
+    """Files, folders and links as they are; sockets and pipes are left out. `link`: files that never change.
+
+    By descriptor, because the source may be written to meanwhile: what is read is what was seen there, and never behind a link.
+    Raises `InvalidInput` for one with more than `most_bytes`, holes included: a copy has none.
+    """
     total = 0
-    for folder, folders, files in os.walk(source):
-        here = target / os.path.relpath(folder, source)
+    for folder, folders, files, descriptor in os.fwalk(source):
+        relative = os.path.relpath(folder, source)
+        here = target / relative
         folders[:] = [name for name in folders if name not in without]
         for name in list(folders):
-            if os.path.islink(os.path.join(folder, name)):
+            if stat.S_ISLNK(os.lstat(name, dir_fd=descriptor).st_mode):
                 folders.remove(name)
-                os.symlink(os.readlink(os.path.join(folder, name)), here / name)
+                os.symlink(os.readlink(name, dir_fd=descriptor), here / name)
             else:
                 (here / name).mkdir(mode=0o700)
         for name in files:
             if name in without:
                 continue
-            path = os.path.join(folder, name)
-            if os.path.islink(path):
-                os.symlink(os.readlink(path), here / name)
-            elif os.path.isfile(path):
-                total += os.stat(path).st_size
-                if most_bytes and total > most_bytes:
-                    raise InvalidInput(f"workspace: {source} has more than {most_bytes:,} bytes")
-                if link and "objects" in Path(os.path.relpath(folder, source)).parts:
-                    with suppress(OSError):
-                        os.link(path, here / name)
-                        continue
-                _copy_file(path, here / name)
+            with suppress(FileNotFoundError):  # removed meanwhile
+                status = os.lstat(name, dir_fd=descriptor)
+                if stat.S_ISLNK(status.st_mode):
+                    os.symlink(os.readlink(name, dir_fd=descriptor), here / name)
+                elif stat.S_ISREG(status.st_mode):
+                    total += status.st_size
+                    if most_bytes and total > most_bytes:
+                        raise InvalidInput(f"workspace: {source} has more than {most_bytes:,} bytes")
+                    if link and "objects" in Path(relative).parts:
+                        with suppress(OSError):
+                            os.link(name, here / name, src_dir_fd=descriptor, follow_symlinks=False)
+                            continue
+                    _copy_file(name, descriptor, here / name, status.st_size)
 
 
 _FICLONE = 0x40049409
 
 
-def _copy_file(source: str, target: Path) -> None:
-    """By sharing blocks, where the file system can (Btrfs, XFS)."""
-    with open(source, "rb") as old, open(target, "xb") as new:
-        os.fchmod(new.fileno(), os.fstat(old.fileno()).st_mode & 0o777 | 0o600)
-        try:
-            fcntl.ioctl(new.fileno(), _FICLONE, old.fileno())
-        except OSError:
-            shutil.copyfileobj(old, new, 2**20)
+def _copy_file(name: str, folder: int, target: Path, size: int) -> None:
+    """By sharing blocks, where the file system can (Btrfs, XFS). Up to the size that it had."""
+    opened = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
+    with open(opened, "rb") as old:
+        mode = os.fstat(opened).st_mode
+        if not stat.S_ISREG(mode):
+            return
+        with open(target, "xb") as new:
+            os.fchmod(new.fileno(), mode & 0o777 | 0o600)
+            try:
+                fcntl.ioctl(new.fileno(), _FICLONE, old.fileno())
+            except OSError:
+                while size > 0 and (part := old.read(min(size, 2**20))):
+                    size -= len(part)
+                    new.write(part)
 
 
 def _try_lock(place: Path) -> int | None:

@@ -91,8 +91,8 @@ def test_a_function_and_its_test_end_in_a_commit_that_is_verified_and_wins(actin
     assert list(artifacts.loc["agent-dev-001", "files_changed"]) == ["app.py", "test_app.py"]
     assert len(artifacts.loc["agent-dev-001", "commits"]) == 1
     assert "+def two():" in artifacts.loc["agent-dev-001", "diff"]
-    assert list(artifacts.loc["agent-dev-001", "tests_fixed"]) == ["test_app::test_two"]
-    assert list(artifacts.loc["agent-dev-002", "tests_broken"]) == ["test_app::test_one"]  # in the form that it had
+    assert list(artifacts.loc["agent-dev-001", "tests_fixed"]) == ["test_app.py::test_two"]
+    assert list(artifacts.loc["agent-dev-002", "tests_broken"]) == ["test_app.py::test_one"]  # in the form that it had
     assert list(artifacts.loc["agent-dev-002", "tests_edited"]) == ["test_app.py"]
     operations = acting.table("operations")
     assert list(operations[operations.agent_id == "agent-dev-001"].tool) == [
@@ -123,8 +123,8 @@ def test_critics_see_the_change_and_authors_go_on_in_their_workspaces(acting: Pi
     keys = acting.put("t", tools=True, num_agents=2, workspace={"folder": str(repository)})
     assert acting.run(keys).success
     critiques = [prompt.user for prompt in acting.asked if prompt.phase is Phase.CRITIQUE]
-    assert any("+def two():" in text and "1 did not before (test_app::test_two)" in text for text in critiques)
-    assert any("Broken: 1 (test_app::test_one)" in text for text in critiques)
+    assert any("+def two():" in text and "1 did not before (test_app.py::test_two)" in text for text in critiques)
+    assert any("Broken: 1 (test_app.py::test_one)" in text for text in critiques)
     artifacts = acting.table("artifacts")
     assert sorted(zip(artifacts.agent_id, artifacts.phase, artifacts.tested, strict=True)) == [
         ("agent-dev-001", "propose", "verified"),

@@ -81,12 +81,16 @@ def test_a_workspace_that_is_gone_is_made_again_by_the_calls_that_changed_it(han
 @pytest.mark.parametrize(
     ("files", "fixed", "broken", "tested"),
     [
-        ({"test_new.py": "def test_new():\n    assert True\n"}, ("test_new::test_new",), (), "verified"),
-        ({"app.py": "def one():\n    return 2\n"}, (), ("test_app::test_one",), "broken"),
-        ({"test_app.py": "def test_one():\n    assert True\n", "app.py": "def one():\n    return 2\n"}, (), ("test_app::test_one",), "broken"),
+        ({"test_new.py": "def test_new():\n    assert True\n"}, ("test_new.py::test_new",), (), "verified"),
+        ({"app.py": "def one():\n    return 2\n"}, (), ("test_app.py::test_one",), "broken"),
+        ({"test_app.py": "def test_one():\n    assert True\n", "app.py": "def one():\n    return 2\n"}, (), ("test_app.py::test_one",), "broken"),
         ({"test_app.py": "import pytest\nfrom app import one\n\n\n@pytest.mark.skip\ndef test_one():\n    assert one() == 1\n"}, (), (), "unverified"),
-        ({"conftest.py": "collect_ignore = ['test_app.py']\n"}, (), ("test_app::test_one",), "broken"),
+        ({"conftest.py": "collect_ignore = ['test_app.py']\n"}, (), (), "unverified"),
         ({"README": "x"}, (), (), "unverified"),
+        ({"tests.unit.py": "x = 1", "pytest.ini": "[pytest]\naddopts = --ignore=test_app.py\n", "app.py": "def one():\n    return 2\n"}, (), ("test_app.py::test_one",), "broken"),
+        ({"conftest.py": "import app\napp.one = lambda: 1\n", "app.py": "def one():\n    return 2\n"}, (), ("test_app.py::test_one",), "broken"),
+        ({"pytest.py": "import sys\nsys.exit(0)\n", "app.py": "def one():\n    return 2\n"}, (), ("test_app.py::test_one",), "broken"),
+        ({".gitignore": "fix.py\n", "fix.py": "two = 2\n", "test_new.py": "from fix import two\n\n\ndef test_two():\n    assert two == 2\n"}, (), (), "unverified"),
         ({}, (), (), None),
     ],
 )  # fmt: skip
@@ -98,8 +102,37 @@ def test_a_change_is_what_the_pipeline_finds(
         assert do(hands, Action(str(number), own, "files.write_file", {"path": path, "content": content})).ok
     change = do(hands, Action("look", own)).facts
     assert (change["fixed"], change["broken"]) == (fixed, broken)
-    assert sorted(change["files_changed"]) == sorted(files)
+    assert sorted(change["files_changed"]) == sorted(files.keys() - {"fix.py"})
     assert Change.of(change).tested == tested
+
+
+def test_a_test_that_is_moved_and_weakened_is_gone(hands: Hands, source: Path) -> None:
+    own = place(source)
+    for number, (tool, arguments) in enumerate(
+        [("files.move_file", {"path": "test_app.py", "to": "test_other.py"}), ("git.add", {}), ("git.commit", {"message": "Move"}),
+         ("files.write_file", {"path": "test_other.py", "content": "def test_one():\n    assert True\n"})]
+    ):  # fmt: skip
+        assert do(hands, Action(str(number), own, tool, arguments)).ok
+    change = Change.of(do(hands, Action("look", own)).facts)
+    assert set(change.files_changed) == {"test_app.py", "test_other.py"}
+    assert change.tested == "verified"  # the old one was put back and passes
+    assert change.edited == ("test_app.py",)
+
+
+def test_an_agent_cannot_move_what_its_change_is_told_from(hands: Hands, source: Path) -> None:
+    """Git followed a repository within the tree, whose filter was a command of git's own, and moved the reference of the base."""
+    own = place(source)
+    evil = (
+        "import os, subprocess\n\n\ndef test_evil():\n    os.makedirs('sub', exist_ok=True)\n    os.makedirs('evil/objects', exist_ok=True)\n"
+        "    open('sub/.git', 'w').write('gitdir: ../evil')\n"
+        "    open('.gitmodules', 'w').write('[submodule \"sub\"]\\npath = sub\\nurl = x\\nignore = none\\n')\n"
+    )
+    assert do(hands, Action("1", own, "files.write_file", {"path": "test_evil.py", "content": evil})).ok
+    assert do(hands, Action("2", own, "tests.pytest", {"path": "test_evil.py"})).ok
+    assert "is a repository within the repository" in do(hands, Action("3", own, "git.add")).error
+    assert Change.of(do(hands, Action("look", own)).facts).tested != "verified"  # there is more than could be looked at
+    hidden = do(hands, Action("4", own, "git.checkout", {"branch": "x", "create": True}))
+    assert hidden.ok, hidden.error
 
 
 def test_an_action_that_is_given_up_ends_its_program_and_tells_nothing(hands: Hands, source: Path) -> None:

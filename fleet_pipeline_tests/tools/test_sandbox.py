@@ -83,6 +83,7 @@ print("all")
         ("for n in range(30): open(str(n), 'wb').write(bytes(10**7))", {"disk_mib": 50}, "disk"),
         ("import os, time\nf = []\nfor n in range(30):\n  f.append(open('x', 'wb')); os.unlink('x'); f[-1].write(bytes(10**7)); f[-1].flush()\ntime.sleep(100)", {"disk_mib": 50}, "disk"),
         ("import os, time\nfd = os.memfd_create('x'); os.write(fd, bytes(10**8)); time.sleep(100)", {"disk_mib": 50}, "disk"),
+        ("import ctypes, threading, time\ndef go():\n  a = []\n  while True: a.append(bytearray(b'x' * 10**7))\nthreading.Thread(target=go).start()\nctypes.CDLL(None).syscall(60, 0)", {"memory_mib": 200}, "memory"),
         ("import select, time\nf = [select.epoll() for _ in range(200)]\ntime.sleep(100)", {}, "descriptors"),
         ("import os, socket, time\nfor _ in range(3):\n  if os.fork() == 0: break\nf = [socket.socketpair() for _ in range(240)]\ntime.sleep(100)", {}, "descriptors"),
         ("import os, time\nif os.fork(): time.sleep(100)\nwhile True:\n  if os.fork(): os._exit(0)", {"seconds": 1}, "time"),

@@ -24,14 +24,13 @@ FAMILY = Family(
     lambda box: "" if shutil.which("git") else "git is not installed here",
 )
 Branch = Annotated[str, Field(min_length=1, max_length=200, description="The name of a branch.")]
-_GIT_CORE = ("/usr/lib/git-core", "/usr/libexec/git-core", "/usr/local/libexec/git-core")
 _BRANCH = re.compile(r"[\w][\w./+-]*")
 
 
 @FAMILY.operation(executes=True)
 def status(box: Box, short: Annotated[bool, Field(description="One line a file.")] = False) -> Output:
     """Which files are changed, added or removed."""
-    return _said(_git(box, "status", *(["--short"] if short else [])))
+    return _said(_git(box, "status", "--ignore-submodules=all", *(["--short"] if short else [])))
 
 
 @FAMILY.operation(writes=True, executes=True)
@@ -166,18 +165,22 @@ class Artifacts:
     cut: bool  # whether there is more: than the bound on output lets through, or than git could take
 
 
-def artifacts(box: Box) -> Artifacts:
-    """Takes everything that is not committed into the index, new files included: call it when the work is done."""
+def artifacts(box: Box, base: str = BASE) -> Artifacts:
+    """Takes everything that is not committed into the index, new files included: call it when the work is done.
+
+    `base` is the commit that the workspace started from. The reference of that name lies where the agent's own git can write.
+    """
     nested = _nested(box)
-    added = _git(
-        box, "add", "--all", "--ignore-errors", "--", ".", *(f":(exclude,literal){one}" for one in nested if one != ".")
-    )
-    commits = _git(box, "log", "--format=%H", f"{BASE}..HEAD")
-    names = _git(box, "diff", "--cached", "--name-only", "-z", "--no-ext-diff", BASE)
+    kept = [one for one in nested if one != "."]
+    added = _git(box, "add", "--all", "--ignore-errors", "--", ".", *(f":(exclude,literal){one}" for one in kept))
+    commits = _git(box, "log", "--format=%H", f"{base}..HEAD")
+    # Without renames: a file that moved is one that is gone, and another.
+    since = ("diff", "--cached", "--no-ext-diff", "--no-renames")
+    names = _git(box, *since, "--name-only", "--ignore-submodules=all", "-z", base)
     # As text: one NUL byte would hide a whole file from whoever reads the diff.
-    diff = _git(box, "diff", "--text", "--cached", "--no-ext-diff", "--no-textconv", BASE)
+    diff = _git(box, *since, "--text", "--no-textconv", "--ignore-submodules=all", base)
     left = _git(box, "ls-files", "--others", "--ignored", "--exclude-standard", "--directory", "-z")
-    raw = _git(box, "diff", "--cached", "--raw", "--ignore-submodules=none", "--no-ext-diff", BASE)
+    raw = _git(box, *since, "--raw", "--ignore-submodules=none", base)
     nested += [":"] if b" 160000 " in raw.output else []
     return Artifacts(
         tuple(commits.output.decode().split()),
@@ -188,9 +191,9 @@ def artifacts(box: Box) -> Artifacts:
     )
 
 
-def restore_base(box: Box, paths: tuple[str, ...]) -> Output:
-    """Put files back as they were when the workspace was made."""
-    return _said(_git(box, "restore", "--worktree", f"--source={BASE}", "--", *(_within(box, path) for path in paths)))
+def put_back(box: Box, base: str, paths: tuple[str, ...]) -> Output:
+    """Put files back as they were in `base`."""
+    return _said(_git(box, "restore", "--worktree", f"--source={base}", "--", *(_within(box, path) for path in paths)))
 
 
 def _names(done: Outcome) -> tuple[str, ...]:
@@ -199,13 +202,12 @@ def _names(done: Outcome) -> tuple[str, ...]:
 
 
 def _nested(box: Box) -> list[str]:
-    """Folders of the tree that git would take for repositories of their own; "." where the tree is one."""
+    """Folders of the tree that git would take for repositories of their own; "." where the tree is one. A file or a link of that
+    name makes one as well.
+    """
     entries = box.workspace.tree.entries(recursive=True, most=1_000_000)
-    return [
-        f"./{one.path}"[: -len("/.git/")].removeprefix("./") or "."
-        for one in entries
-        if f"/{one.path}".endswith("/.git/")
-    ]
+    paths = (f"/{one.path.rstrip('/')}" for one in entries)
+    return [path[1 : -len("/.git")] or "." for path in paths if path.endswith("/.git")]
 
 
 def _closed(box: Box) -> bool:
@@ -230,9 +232,9 @@ def _git(box: Box, *arguments: str, before: tuple[str, ...] = ()) -> Outcome:
     policy = box.sandbox.policy(
         *(command, own.tree_folder, writable, limits, [own.tree_folder, own.git_folder], own.home),
         environment=GIT_ENVIRONMENT,
-        # A repository within the tree has a configuration of its own, which git follows once it is a submodule. No filter, hook or
-        # helper that it names can be executed: this process may write to the repository.
-        executable=_GIT_CORE,
+        # A repository within the tree has a configuration of its own, which git follows once it is a submodule. This process may
+        # write to the repository, so git starts no other: no filter, hook or helper, and no command of its own either.
+        alone=True,
     )
     for lock in ("index.lock", "HEAD.lock"):  # of a git that was stopped at a bound; calls come one after another
         (own.git_folder / lock).unlink(missing_ok=True)

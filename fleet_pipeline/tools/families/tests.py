@@ -20,6 +20,8 @@ _TARGET = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:/-]{0,100}")
 _REPORT = "fleet-junit.xml"
 _REPORT_BYTES = 2_000_000
 _NAME_CHARS = 300  # of a test's name
+# pytest is found before the tree is: a pytest.py in it would take its place. Then the tree comes first, as with `python -m pytest`.
+_PYTEST = "import os, sys, pytest; sys.path.insert(0, os.getcwd()); sys.exit(pytest.main(sys.argv[1:]))"
 _TOTALS = ("tests", "failures", "errors", "skipped")
 _NUMBER = re.compile(r"[0-9]{1,9}")
 
@@ -37,14 +39,34 @@ def pytest(
 
 
 def run_pytest(
-    box: Box, path: str, markers: str | None = None, verbose: bool = False, timeout: float | None = None
+    box: Box,
+    path: str,
+    markers: str | None = None,
+    verbose: bool = False,
+    timeout: float | None = None,
+    *,
+    whole: bool = False,
 ) -> tuple[Output, dict[str, str]]:
-    """The output, and what came of each test by its name: passed, failed or skipped."""
+    """The output, and what came of each test by its name: passed, failed or skipped. `whole`: a file that cannot be read as
+    tests does not keep the others from being run.
+    """
     box.workspace.tree.status(path)
     marked = ["-m", checked_argument(markers, "markers")] if markers else []
     report = box.workspace.home / _REPORT
     done = box.execute(
-        *(sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--color=no", f"--junit-xml={report}", *marked),
+        *(
+            sys.executable,
+            "-P",
+            "-c",
+            _PYTEST,
+            "-p",
+            "no:cacheprovider",
+            "--color=no",
+            f"--junit-xml={report}",
+            *marked,
+        ),
+        *("-o", "junit_family=xunit1"),  # which tells a test's file
+        *(["--continue-on-collection-errors"] if whole else []),
         *(["-v"] if verbose else ["-q"]),
         *("--", path),
         seconds=timeout,
@@ -157,10 +179,12 @@ def _report(box: Box) -> tuple[dict[str, int], dict[str, str]]:
     def begin(tag: str, attributes: dict[str, str]) -> None:
         nonlocal case
         if tag == "testcase":
-            case = f"{attributes.get('classname', '')}::{attributes.get('name', '')}"[:_NAME_CHARS]
-            cases[case] = "passed"
-        elif tag in ("failure", "error", "skipped") and case:
-            cases[case] = "skipped" if tag == "skipped" else "failed"
+            where = attributes.get("file") or attributes.get("classname", "")
+            case = f"{where}::{attributes.get('name', '')}"[:_NAME_CHARS]
+            cases.setdefault(case, "passed")
+        elif tag in ("failure", "error", "skipped") and case:  # of several with one name the worst counts
+            if cases[case] != "failed":
+                cases[case] = "skipped" if tag == "skipped" else "failed"
         elif tag == "testsuite":
             for name in _TOTALS:
                 if _NUMBER.fullmatch(value := attributes.get(name, "0")):

@@ -39,7 +39,7 @@ def become(policy: Policy) -> None:
     inside = landlock.abi() >= landlock.SIGNALS_ABI or policy.bubblewrap is not None
     if policy.landlock:
         landlock.restrict(policy.readable, policy.writable, policy.executable)
-    seccomp.install(deny_signals=not inside)
+    seccomp.install(deny_signals=not inside, deny_processes=policy.alone)
     os.execve(policy.command[0], policy.command, policy.environment)  # noqa: S606 - an argument list, and no shell
 
 

@@ -33,6 +33,7 @@ _PDEATHSIG, _SUBREAPER, _NO_NEW_PRIVS = 1, 36, 38
 _LOOK_SECONDS, _DISK_SECONDS, _DESCRIPTORS_SECONDS = 0.02, 0.5, 0.1
 _GUARD_SECONDS = 5.0
 _SLICE = 200  # files between two looks at the clock
+_DEEPEST = 150  # folders within folders: each is open while those in it are looked at
 # Some 400 MiB of buffers; 64 Ki of the millions of watches that a user has.
 _MOST_SOCKETS, _MOST_WATCHERS = 1_024, 128
 _MIB = 2**20
@@ -255,45 +256,81 @@ def _end_all(program: int) -> None:
 
 
 def _resident(pid: int) -> int:
-    try:
-        with open(f"/proc/{pid}/statm") as facts:
-            return int(facts.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, ValueError, IndexError):  # it has ended
-        return 0
+    """Bytes of its pages, and of the tables by which the kernel finds them."""
+    for place in _places(pid):
+        with suppress(OSError, ValueError, IndexError), open(f"{place}/status") as facts:
+            kib = [int(line.split()[1]) for line in facts if line.startswith(("VmRSS:", "VmPTE:"))]
+            if kib:
+                return sum(kib) * 1_024
+    return 0  # it has ended
+
+
+def _places(pid: int) -> Iterator[str]:
+    """Where a process tells of itself: its first thread, or, where that has ended and others go on, one of them."""
+    yield f"/proc/{pid}"
+    with suppress(OSError):
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            yield f"/proc/{pid}/task/{thread}"
 
 
 def _written(policy: Policy) -> Iterator[int]:
     """Bytes on the disk in all folders that the program can write to, and in open files without a name, on the disk or in memory:
-    so far, after each folder or some hundred files. A program of many small files must not keep this one from its other looks.
+    so far, after some hundred files each time. A program of many small files must not keep this one from its other looks.
+
+    Each folder is opened at once, from the one that it was seen in: one that is renamed again and again would never be found by its
+    path.
     """
     total = sum(_nameless().values())
-    waiting = [path for path in policy.writable if not path.startswith("/dev/")]
     seen = 0
-    while waiting and total <= policy.limits.disk_mib * _MIB:
+    for root in policy.writable:
+        if root.startswith("/dev/"):
+            continue
+        below: list[tuple[int, Iterator[os.DirEntry[str]]]] = []
         try:
-            folder = os.open(waiting[-1], os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-        except OSError as error:
-            waiting.pop()
-            if error.errno in (errno.ENAMETOOLONG, errno.EACCES):  # what is below cannot be seen from here
-                total = sys.maxsize
-                break
-            continue  # removed meanwhile
-        here = waiting.pop()
-        try:
-            with os.scandir(folder) as entries:
-                for entry in entries:
+            _enter(below, root, None)
+            while below:
+                folder, entries = below[-1]
+                entry = next(entries, None)
+                if entry is None:
+                    below.pop()
+                    os.close(folder)
+                    continue
+                with suppress(FileNotFoundError, NotADirectoryError):
                     # A file without content takes room as well, and so the walk comes to an end.
                     total += max(entry.stat(follow_symlinks=False).st_blocks * 512, 4_096)
                     if entry.is_dir(follow_symlinks=False):
-                        waiting.append(f"{here}/{entry.name}")
-                    seen += 1
-                    if seen % _SLICE == 0:
-                        yield total
-        except OSError:  # removed meanwhile
-            continue
+                        _enter(below, entry.name, folder)
+                seen += 1
+                if seen % _SLICE == 0:
+                    yield total
+        except OSError as error:
+            if error.errno in (
+                errno.ENAMETOOLONG,
+                errno.EACCES,
+                errno.EMFILE,
+            ):  # what is below cannot be seen from here
+                yield sys.maxsize
         finally:
-            os.close(folder)
+            for folder, _ in below:
+                os.close(folder)
     yield total
+
+
+def _enter(below: list[tuple[int, Iterator[os.DirEntry[str]]]], name: str, parent: int | None) -> None:
+    """Raises `OSError`; EMFILE where folders are deeper than anybody's are."""
+    if len(below) > _DEEPEST:
+        raise OSError(errno.EMFILE, name)
+    try:
+        folder = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=parent)
+    except OSError as error:
+        if error.errno == errno.ELOOP:  # a link by now
+            return
+        raise
+    try:
+        below.append((folder, os.scandir(folder)))
+    except OSError:
+        os.close(folder)
+        raise
 
 
 def _nameless() -> dict[tuple[int, int], int]:
@@ -309,9 +346,12 @@ def _nameless() -> dict[tuple[int, int], int]:
 
 def _descriptors() -> Iterator[str]:
     for pid in descendants()[0]:
-        with suppress(OSError):
-            for descriptor in os.listdir(f"/proc/{pid}/fd"):
-                yield f"/proc/{pid}/fd/{descriptor}"
+        for place in _places(pid):
+            with suppress(OSError):
+                if found := os.listdir(f"{place}/fd"):
+                    for descriptor in found:
+                        yield f"{place}/fd/{descriptor}"
+                    break
 
 
 def _holds_too_much() -> bool:

@@ -32,6 +32,7 @@ class Policy(NamedTuple):
     writable: tuple[str, ...]
     limits: Limits = Limits()
     executable: tuple[str, ...] = ()  # where some are named, nothing else can be executed
+    alone: bool = False  # it starts no process
     landlock: bool = True
     bubblewrap: str | None = None  # its path, where it is the second layer
 

@@ -96,11 +96,11 @@ class Sandbox:
         readable: Sequence[Path] = (),
         home: Path | None = None,
         environment: dict[str, str] | None = None,
-        executable: Sequence[str] = (),
+        alone: bool = False,
     ) -> Policy:
         """For a program found on a fixed search path, with a clean environment. Raises `FileNotFoundError`.
 
-        `executable`: what it may execute besides itself, where it may not execute everything.
+        `alone`: it starts no other program, and no process.
         """
         search = os.pathsep.join([_PATH, *(f"{chain}/bin" for chain in self.toolchains)])
         program = shutil.which(command[0], path=search)
@@ -114,7 +114,8 @@ class Sandbox:
             readable=(*_SYSTEM, sys.prefix, sys.base_prefix, *self.toolchains, *map(str, readable)),
             writable=(*map(str, writable), *_DEVICES),
             limits=limits,
-            executable=(os.path.realpath(program), *_LOADERS, *executable) if executable else (),
+            executable=(os.path.realpath(program), *_LOADERS) if alone else (),
+            alone=alone,
             landlock=self.landlock,
             bubblewrap=self.bubblewrap,
         )

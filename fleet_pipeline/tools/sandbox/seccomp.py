@@ -155,6 +155,8 @@ _SIGNALS: Numbers = {
     "rt_sigqueueinfo": (129, 138),
     "rt_tgsigqueueinfo": (297, 240),
 }
+_FORKS: Numbers = {"fork": (57, None), "vfork": (58, None)}
+_CLONE_THREAD = 0x00010000
 _CLONE3 = (435, 435)
 _CLONE = (56, 220)
 _SOCKETPAIR = (53, 199)
@@ -177,10 +179,11 @@ _NUMBER_AT, _ARCH_AT, _ARGS_AT = 0, 4, 16
 _X32 = 0x40000000  # the other ABI of x86_64, with numbers of its own
 
 
-def program(machine: str, *, deny_signals: bool) -> bytes:
+def program(machine: str, *, deny_signals: bool, deny_processes: bool = False) -> bytes:
     """The filter, as an array of `sock_filter`. Raises `KeyError` for an architecture it does not know.
 
-    `deny_signals`: neither Landlock nor a namespace keeps signals in, so none can be sent.
+    `deny_signals`: neither Landlock nor a namespace keeps signals in, so none can be sent. `deny_processes`: threads alone can be
+    started.
     """
     column, arch = _ARCHITECTURES[machine]
     code: list[tuple[int, int, int, int]] = [
@@ -210,6 +213,9 @@ def program(machine: str, *, deny_signals: bool) -> bytes:
     answer({"clone3": _CLONE3}, errno.ENOSYS)
     if deny_signals:
         answer(_SIGNALS, errno.EPERM)
+    if deny_processes:
+        answer(_FORKS, errno.EPERM)
+        when(_CLONE[column], _argument(0), (_ANY_BIT, 1, 0, _CLONE_THREAD), refuse)
     when(_CLONE[column], _argument(0), (_ANY_BIT, 0, 1, _NAMESPACES), refuse)
     # A pair of datagram sockets could send to any socket's path; a pair of streams reaches nobody else.
     when(
@@ -268,10 +274,10 @@ class _Program(ctypes.Structure):
     _fields_ = (("length", ctypes.c_ushort), ("filter", ctypes.c_void_p))
 
 
-def install(*, deny_signals: bool) -> None:
+def install(*, deny_signals: bool, deny_processes: bool = False) -> None:
     """Filter all further calls of this process and its children. Raises `OSError`; needs `no_new_privs`."""
     try:
-        code = program(os.uname().machine, deny_signals=deny_signals)
+        code = program(os.uname().machine, deny_signals=deny_signals, deny_processes=deny_processes)
     except KeyError:
         raise OSError(errno.ENOSYS, f"no filter for {os.uname().machine}") from None
     buffer = ctypes.create_string_buffer(code, len(code))
