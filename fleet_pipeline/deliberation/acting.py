@@ -12,6 +12,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, Literal
 
 from fleet_pipeline.common.text import printable
@@ -240,17 +241,8 @@ class _Conversation:
             name=f"{self.first.name}.{self.asked}",
             messages=tuple(messages),
             seed=self.first.seed + self.asked,
-            schema=json.dumps(_ANSWER_SCHEMA if over else self._schema()),
+            schema=_grammar((), "step") if over else _grammar(self.toolset.calls, self.use.mode),
         )
-
-    def _schema(self) -> Mapping[str, Any]:
-        calls: list[Any] = [json.loads(call) for call in self.toolset.calls]
-        if self.use.mode == "plan":
-            plan = {"type": "array", "minItems": 1, "maxItems": MOST_PLANNED, "items": {"anyOf": calls}}
-            calls = [
-                {"type": "object", "properties": {"plan": plan}, "required": ["plan"], "additionalProperties": False}
-            ]
-        return {"anyOf": [*calls, _ANSWER_SCHEMA]}
 
     def understand(self, completion: Completion) -> tuple[list[tuple[str, Mapping[str, Any]]], str | None, str]:
         """(calls, answer, error): one of them."""
@@ -300,6 +292,22 @@ class _Conversation:
         for at in told[: (len(told) + 1) // 2]:
             self.messages[at] = Message("user", _LEFT_OUT)
         return bool(told) and self.asked <= self.use.max_steps
+
+
+@lru_cache(maxsize=64)
+def _grammar(calls: tuple[str, ...], mode: str) -> str:
+    """The JSON schema of an answer: one of these calls, or several, or what ends the turn. Made once, as an engine compiles it
+    once: for each answer anew it took as long as a step of the engine.
+    """
+    if not calls:
+        return json.dumps(_ANSWER_SCHEMA)
+    options: list[Any] = [json.loads(call) for call in calls]
+    if mode == "plan":
+        plan = {"type": "array", "minItems": 1, "maxItems": MOST_PLANNED, "items": {"anyOf": options}}
+        options = [
+            {"type": "object", "properties": {"plan": plan}, "required": ["plan"], "additionalProperties": False}
+        ]
+    return json.dumps({"anyOf": [*options, _ANSWER_SCHEMA]})
 
 
 def _is_call(value: Any) -> bool:
