@@ -2,9 +2,9 @@
 
     python -m fleet_pipeline_tests.benchmarks.acting [AGENTS]
 
-A scripted engine takes 10 ms a step for up to 16 answers, as a GPU may. Tools are real: files, git, pytest, in the sandbox. The
-share is the time within `step`, divided by the time in which at least one request was in the engine. What is missing is what the
-loop and the threads of the hands keep the engine waiting. No figure depends on the speed of the machine.
+A scripted engine takes 10 ms a step for one token of every request in it, and 40 tokens an answer, as a GPU may. Tools are real:
+files, git, pytest, in the sandbox. The share is the time within `step`, divided by the time in which at least one request was in
+the engine. What is missing is what the loop and the threads of the hands keep the engine waiting.
 """
 
 import json
@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import ClassVar
 
 from fleet_pipeline.deliberation.council import CouncilDefaults
 from fleet_pipeline.deliberation.exchange import Completion, Request
@@ -24,7 +25,7 @@ from fleet_pipeline_tests.support.councils import a_task, said
 from fleet_pipeline_tests.support.heard import Heard
 from fleet_pipeline_tests.support.scripted import ScriptedEngine, ScriptedProvider
 
-STEP_SECONDS = 0.01
+STEP_SECONDS, ANSWER_TOKENS = 0.01, 40
 STEPS = [
     ("files.write_file", {"path": "own.py", "content": "def two():\n    return 2\n"}),
     ("files.write_file", {"path": "test_own.py", "content": "from own import two\n\n\ndef test_two():\n    assert two() == 2\n"}),
@@ -47,16 +48,22 @@ class Measured(ScriptedEngine):
 
     has_work = works = 0.0
     since: float | None = None
+    left: ClassVar[dict[str, int]] = {}  # tokens, by request
 
     def submit(self, request_id: str, request: Request) -> Completion | None:
         if self.since is None:
             self.since = time.monotonic()
+        self.left[request_id] = ANSWER_TOKENS
         return super().submit(request_id, request)
 
     def step(self, patience_seconds: float) -> list[tuple[str, Completion]]:
         began = time.monotonic()
         time.sleep(STEP_SECONDS)
-        answers = super().step(patience_seconds)
+        for request_id in self.queue:
+            self.left[request_id] -= 1
+        answers = [(one, self.script(prompt)) for one, prompt in self.queue.items() if self.left[one] <= 0]
+        for request_id, _ in answers:
+            del self.queue[request_id]
         ended = time.monotonic()
         self.works += ended - began
         if not self.queue and self.since is not None:
