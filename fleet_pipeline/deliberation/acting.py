@@ -121,7 +121,9 @@ class Step:
 
 @dataclass(frozen=True)
 class Acted:
-    """A turn of an agent that acted. `request` and `completion` are the last ones, with the tokens and times of all."""
+    """A turn of an agent that acted. `request` is the one that it began with; `completion` the last, with the tokens and times of
+    all.
+    """
 
     request: Request
     completion: Completion
@@ -134,7 +136,7 @@ class Acted:
 
 
 def act(deliberation: Deliberation, turn: Turn, first: Request, earlier: Sequence[Action]) -> Exchange[Acted]:
-    """`first` is the turn's request without a word about tools. `earlier` are the calls of the agent's turns before."""
+    """`first` is the request that the turn begins with, but for its grammar. `earlier` are the calls of the agent's turns before."""
     assert deliberation.toolset is not None
     assert deliberation.task.tools is not None
     conversation = _Conversation(deliberation.toolset, deliberation.task.tools, first)

@@ -41,9 +41,8 @@ class Old:
 
     deliberations: Mapping[str, datetime]  # key -> modification time of its newest file
     runs: tuple[str, ...]
-    files: tuple[
-        str, ...
-    ]  # of interrupted writes, of answers that nobody goes on from, and of calls before all kept results
+    # Of interrupted writes, of answers that nobody goes on from, and of calls that are older than all results that stay.
+    files: tuple[str, ...]
     inbox: tuple[str, ...] = ()  # taken backlogs, and the files of their refused lines
     unfinished: tuple[str, ...] = ()
 

@@ -178,6 +178,8 @@ class Hands:
         desk, remade = self._desk_of(request_id, action)
         try:
             with desk.turn:
+                if request_id in self._given_up:
+                    raise Refused("it was given up before it began")
                 return self._act_at(desk, action, remade)
         finally:
             with self._lock:
@@ -304,7 +306,8 @@ def allowed_source(options: ToolOptions, place: Place) -> Source:
 def _is_below(url: str, source: str) -> bool:
     """Whether a URL is the source, or goes on where it ends. Dots could lead out of it on a server."""
     whole = source if source.endswith("/") else f"{source}/"
-    return (url == source or url.startswith(whole)) and ".." not in url and "%" not in url and "\\" not in url
+    leads_out = any(mark in url for mark in ("..", "%", "\\", " ")) or not url.isprintable()
+    return (url == source or url.startswith(whole)) and not leads_out
 
 
 def _name(*parts: str) -> str:

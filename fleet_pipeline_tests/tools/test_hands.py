@@ -172,6 +172,7 @@ def test_an_effect_elsewhere_is_noted_before_it_begins_or_not_done(tmp_path: Pat
         ({"url": "https://git.example.com/teammates/a.git"}, ["https://git.example.com/team"], False),
         ({"url": "https://git.example.com/team/../other/a.git"}, ["https://git.example.com/team/"], False),
         ({"url": "https://git.example.com/team/%2e%2e/a.git"}, ["https://git.example.com/team/"], False),
+        ({"url": "https://git.example.com/team/.\t./other/a.git"}, ["https://git.example.com/team/"], False),
         ({"url": "https://git.example.com.evil.com/a"}, ["https://git.example.com/"], False),
         ({"url": "https://git.example.com/"}, [], False),
         ({"url": "file:///etc"}, ["/"], False),

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from fleet_pipeline.common.errors import SandboxUnavailable
-from fleet_pipeline.tools.sandbox import landlock, sandbox as sandbox_module, seccomp
+from fleet_pipeline.tools.sandbox import landlock, launcher as launcher_module, sandbox as sandbox_module, seccomp
 from fleet_pipeline.tools.sandbox.policy import Limits
 from fleet_pipeline.tools.sandbox.sandbox import Outcome, Sandbox, launch
 from fleet_pipeline.tools.tree import remove_tree
@@ -173,6 +173,31 @@ def test_a_launcher_that_is_killed_takes_all_with_it(place: Path) -> None:
     launcher.wait()
     while processes_in(place):
         time.sleep(0.01)
+
+
+@pytest.mark.parametrize("error", [PermissionError, OSError, KeyError])
+def test_a_guard_whose_signals_are_not_kept_inside_never_sends_them(error: type[Exception]) -> None:
+    """As where a container's filter refuses Landlock's call: `kill -1` would reach every process of the user."""
+    reading, errors = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+
+            def refuse() -> None:
+                raise error("no")
+
+            def kill(pid: int, number: int) -> None:
+                os._exit(99)  # whomever it would have reached
+
+            launcher_module.landlock.keep_signals_inside, launcher_module.os.kill = refuse, kill  # type: ignore[assignment]
+            launcher_module._guard(errors)
+        finally:
+            os._exit(98)
+    os.close(errors)
+    with os.fdopen(reading, "rb") as said:
+        told = said.read()
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == launcher_module.NOT_STARTED
+    assert error.__name__.encode() in told
 
 
 def test_without_landlock_and_bubblewrap_nothing_is_run_and_the_reason_is_told(

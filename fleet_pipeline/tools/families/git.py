@@ -83,7 +83,15 @@ def diff(
     which = ["--cached"] if cached else []
     return _said(
         _git(
-            box, "diff", "--text", "--no-ext-diff", "--no-textconv", *which, "--", *(_within(box, one) for one in files)
+            box,
+            "diff",
+            "--text",
+            "--ignore-submodules=all",
+            "--no-ext-diff",
+            "--no-textconv",
+            *which,
+            "--",
+            *(_within(box, one) for one in files),
         )
     )
 

@@ -120,11 +120,11 @@ def _guard(errors: int) -> None:
     try:
         ctypes.CDLL(None).prctl(_NO_NEW_PRIVS, 1, 0, 0, 0)
         landlock.keep_signals_inside()
-        os.kill(launcher, 0)
-    except PermissionError:
-        pass  # as it must be
-    else:
-        os.write(errors, b"signals are not kept inside")
+        fault = "" if _cannot_signal(launcher) else "signals are not kept inside"
+    except BaseException as error:  # noqa: BLE001 - whatever it is: the signal to all would reach all of the user's processes
+        fault = f"{type(error).__name__}: {error}"
+    if fault:
+        os.write(errors, fault.encode())
         os._exit(NOT_STARTED)
     ctypes.CDLL(None).prctl(_PDEATHSIG, _END_ALL, 0, 0, 0)
     program = os.fork()
@@ -143,6 +143,14 @@ def _guard(errors: int) -> None:
     with suppress(ProcessLookupError):
         os.kill(-1, signal.SIGKILL)  # none of them can fork any more
     os._exit(code)
+
+
+def _cannot_signal(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return True
+    return False
 
 
 def _let_the_guard_end_all(guard: int) -> None:
