@@ -6,6 +6,7 @@ from datetime import datetime
 # The subjects of requests.
 REQUESTED = "deliberation.requested"
 PLAN_APPROVED = "planning.plan.approved"
+EXECUTE = "agent.cmd.execute"
 
 
 @dataclass(frozen=True)

@@ -290,6 +290,7 @@ class OutcomeRow:
     finished_at: Annotated[datetime | None, "When its last answer was complete."] = None
     wall_s: Annotated[float | None, "Seconds between the two."] = None
     timeout_seconds: TimeoutSeconds = None
+    tools: Annotated[bool, "Whether its agents worked with tools: see operations and artifacts."] = False
     model: Annotated[str | None, "Model that spoke, as configured; several with commas."] = None
     engine: Annotated[str | None, _ENGINE] = None
     run_id: RunId

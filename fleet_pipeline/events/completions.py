@@ -7,10 +7,12 @@ deliberation's id and role, the winner, scores and ranks, and partial results of
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal
 
 from fleet_pipeline.deliberation.rows import OutcomeRow, ProposalRow
 from fleet_pipeline.deliberation.transcript import Status
+from fleet_pipeline.events.actions import Actions, agent_results, tool_events
 from fleet_pipeline.events.envelope import Envelope
 from fleet_pipeline.events.payloads import (
     AgentResponseCompleted,
@@ -29,13 +31,22 @@ Temperatures = Mapping[str, float | None]
 
 
 def deliberation_events(
-    outcome: OutcomeRow, seats: Sequence[ProposalRow], temperatures: Temperatures, location: str, max_bytes: int
+    outcome: OutcomeRow,
+    seats: Sequence[ProposalRow],
+    temperatures: Temperatures,
+    location: str,
+    max_bytes: int,
+    actions: Actions | None = None,
 ) -> Iterator[Envelope]:
     """All events of one finished deliberation. Its seats' events come first, so they can be there when its end arrives.
 
     `location` is the Parquet file with the proposals. An event that would exceed `max_bytes` omits the texts; that
-    file has them.
+    file has them. `actions` are what its agents did, where they had tools.
     """
+    if actions is not None:
+        yield from tool_events(outcome, actions)
+        for seat in seats:
+            yield _results_of(outcome, seat, actions, location, max_bytes)
     for seat in seats:
         yield _fitting(
             lambda texts, seat=seat: _response(outcome, seat, temperatures, location, texts),  # type: ignore[misc]
@@ -44,6 +55,14 @@ def deliberation_events(
     yield _fitting(lambda texts: _completion(outcome, seats, temperatures, location, texts), max_bytes)
     if outcome.status is Status.COMPLETED:
         yield _fitting(lambda texts: _orchestration(outcome, seats, temperatures, location, texts), max_bytes)
+
+
+def _results_of(outcome: OutcomeRow, seat: ProposalRow, actions: Actions, location: str, max_bytes: int) -> Envelope:
+    make_event = partial(agent_results, outcome, seat, actions, location, milliseconds(outcome))
+    event = _fitting(lambda texts: make_event(texts=texts), max_bytes)
+    if len(event.model_dump_json().encode()) <= max_bytes:
+        return event
+    return make_event(texts=False, calls=False)
 
 
 def _fitting(make_event: Callable[[bool], Envelope], max_bytes: int) -> Envelope:

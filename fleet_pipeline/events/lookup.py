@@ -7,7 +7,7 @@ from typing import Any
 
 from fleet_pipeline.common.errors import InvalidRecord
 from fleet_pipeline.common.json_input import parse_json
-from fleet_pipeline.common.messages import PLAN_APPROVED, REQUESTED
+from fleet_pipeline.common.messages import EXECUTE, PLAN_APPROVED, REQUESTED
 from fleet_pipeline.deliberation.task import deliberation_id
 from fleet_pipeline.events.consumer import iter_messages
 from fleet_pipeline.events.receiver import REQUEST_HEADER, SOURCES, stream_of
@@ -19,7 +19,7 @@ async def waiting(connection: Any) -> dict[str, int]:
     from nats.js.errors import NotFoundError
 
     jetstream = connection.jetstream()
-    counts = dict.fromkeys((REQUESTED, PLAN_APPROVED, "poison"), 0)
+    counts = dict.fromkeys((REQUESTED, PLAN_APPROVED, EXECUTE, "poison"), 0)
     for source in SOURCES:
         with suppress(NotFoundError):
             stream = await stream_of(jetstream, source)
@@ -84,7 +84,7 @@ def _requested_ids(content: bytes) -> set[str]:
     try:
         request = parse_json(content)
         fields = request.get("payload", request)
-        roles = fields.get("roles") or ["DEV"]
+        roles = fields.get("roles") or fields.get("role") or ["DEV"]
         task_id = str(fields.get("task_id") or fields.get("plan_id"))
         ids = {deliberation_id(task_id, str(role)) for role in ([roles] if isinstance(roles, str) else roles)}
         return ids | {str(request.get("idempotency_key", ""))}

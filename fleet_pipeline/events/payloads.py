@@ -8,11 +8,12 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, WithJsonSchema
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, PlainSerializer, WithJsonSchema
 
 from fleet_pipeline.deliberation import transcript
 from fleet_pipeline.deliberation.answers import Shortened
 from fleet_pipeline.deliberation.exchange import AgentError
+from fleet_pipeline.events.envelope import AGENT_RESULTS
 
 # In JSON as Python writes it, with +00:00 as its zone: readers of the earlier system do not know a Z.
 Moment = Annotated[
@@ -102,6 +103,71 @@ class AgentResponseFailed(Response):
     error_type: AgentError | None
 
 
+class ToolCall(BaseModel):
+    """One call of a tool by an agent, or an answer of its model that was no call."""
+
+    phase: str
+    round: int
+    step: int = Field(description="The answer of the model that it was in, from 1.")
+    tool: str | None = Field(description="The family, such as files; null for an answer that was no call.")
+    operation: str | None = Field(description="Its operation, such as read.")
+    success: bool
+    outcome: str = Field(description="ok, failed, refused, broke or unfinished; no_call for an answer that was none.")
+    error: str | None
+    duration_ms: int
+    timestamp: Moment | None = Field(description="When it began.")
+
+
+class AuditEntry(ToolCall):
+    """A call with what it was given and what it gave, where texts are included."""
+
+    params: JsonValue = Field(description="With secrets masked and long texts cut.")
+    output: str | None = Field(description="Its beginning.")
+    sandbox: str = Field(description="The layers around programs, such as landlock-7+seccomp.")
+
+
+class Artifacts(BaseModel):
+    """What has become of an agent's workspace, as the pipeline found it."""
+
+    commit_sha: str | None = Field(description="Its last commit.")
+    commits: list[str] = Field(description="Newest first.")
+    files_changed: list[str]
+    diff: str | None = Field(description="Null where texts are left out.")
+    diff_is_whole: bool
+    tested: str | None = Field(description="verified, broken or unverified; null: it changed nothing.")
+    tests_passed: int | None = Field(description="Null where none could be run.")
+    tests_fixed: list[str] = Field(description="That pass, and did not before.")
+    tests_broken: list[str] = Field(description="That passed before, and do not now.")
+
+
+class AgentResults(_WithTexts):
+    """What an agent with tools did. Its subject is `agent.results.<task_id>`."""
+
+    agent_id: str
+    role: str
+    status: Literal["completed", "failed"]
+    success: bool = Field(description="Whether it came to a proposal and its change, if any, broke no test.")
+    operations: list[ToolCall] = Field(
+        description="Empty where there are too many for an event: operations_file has all."
+    )
+    operations_count: int
+    artifacts: Artifacts | None = Field(description="Null where its workspace could not be looked at.")
+    audit_trail: list[AuditEntry] = Field(description="The operations with their texts; empty where they are left out.")
+    error: str | None
+    duration_ms: int | None = Field(description="Of the whole deliberation.")
+    timestamp: Moment | None
+    model: str | None
+    enable_tools: Literal[True] = True
+    operations_file: str = Field(description="The Parquet file with all calls.")
+
+
+class AgentToolExecuted(Payload, ToolCall):
+    """One call."""
+
+    agent_id: str
+    role: str
+
+
 class _Result(_WithTexts):
     role: str
     error: str | None
@@ -188,6 +254,9 @@ PAYLOADS: dict[str, type[BaseModel]] = {
     "deliberation.failed": DeliberationEnded,
     "deliberation.timeout": DeliberationEnded,
     "orchestration.deliberation.completed": OrchestrationDeliberationCompleted,
+    AGENT_RESULTS: AgentResults,
+    "agent.tool.executed": AgentToolExecuted,
     "fleet.poison.request": Poisoned,
     "fleet.poison.plan": Poisoned,
+    "fleet.poison.command": Poisoned,
 }

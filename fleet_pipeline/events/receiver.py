@@ -13,11 +13,11 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from fleet_pipeline.common.errors import StreamMismatch
-from fleet_pipeline.common.messages import PLAN_APPROVED, REQUESTED, Received
+from fleet_pipeline.common.messages import EXECUTE, PLAN_APPROVED, REQUESTED, Received
 from fleet_pipeline.events.consumer import PullConsumer
 from fleet_pipeline.events.envelope import Envelope
 from fleet_pipeline.events.payloads import Poisoned
-from fleet_pipeline.events.streams import DAY, PLANS, POISON, REQUESTS, Stream, ensure_streams
+from fleet_pipeline.events.streams import ASKED_STREAMS, COMMANDS, DAY, PLANS, POISON, REQUESTS, Stream, ensure_streams
 
 POISON_CONTENT_BYTES = 64_000
 MOST_REASON = 4_000
@@ -60,6 +60,7 @@ class Source:
 SOURCES = (
     Source("fleet-requests", REQUESTED, REQUESTS, "fleet.poison.request"),
     Source("fleet-plans", PLAN_APPROVED, PLANS, "fleet.poison.plan", recent_only=True),
+    Source("fleet-commands", EXECUTE, COMMANDS, "fleet.poison.command"),
 )
 
 
@@ -88,7 +89,7 @@ async def receive(
     """
     began, counts = time.monotonic(), Counts()
     jetstream = connection.jetstream()
-    await ensure_streams(jetstream, (REQUESTS, PLANS, POISON))
+    await ensure_streams(jetstream, (*ASKED_STREAMS, POISON))
     consumers = [(source, await _consumer(connection, jetstream, source, policy)) for source in SOURCES]
     while True:
         pulled = await asyncio.gather(*(consumer.pull(batch, policy.slice_seconds) for _, consumer in consumers))

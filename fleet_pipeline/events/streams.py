@@ -44,11 +44,22 @@ RESPONSES = Stream(
 ORCHESTRATION = Stream(
     "ORCHESTRATOR_EVENTS", ("orchestration.>",), ("orchestration.deliberation.completed",), 7 * DAY, 1_000_000
 )
-POISON = Stream("FLEET_POISON", ("fleet.poison.>",), ("fleet.poison.request", "fleet.poison.plan"), 30 * DAY, 100_000)
+COMMANDS = Stream("AGENT_COMMANDS", ("agent.cmd.>",), ("agent.cmd.execute",), 7 * DAY, 1_000_000, "new")
+# The earlier system named this one in its documents, and nothing made it.
+RESULTS = Stream("AGENT_RESULTS", ("agent.results.>",), ("agent.results.>",), 7 * DAY, 1_000_000)
+TOOLS = Stream("AGENT_TOOLS", ("agent.tool.>",), ("agent.tool.executed",), 7 * DAY, 1_000_000)
+POISON = Stream(
+    "FLEET_POISON",
+    ("fleet.poison.>",),
+    ("fleet.poison.request", "fleet.poison.plan", "fleet.poison.command"),
+    30 * DAY,
+    100_000,
+)
 # The streams a publisher needs. Its NATS user may not be permitted to inspect the others.
-PUBLISHED_STREAMS = (DELIBERATIONS, RESPONSES, ORCHESTRATION)
+PUBLISHED_STREAMS = (DELIBERATIONS, RESPONSES, ORCHESTRATION, RESULTS, TOOLS)
 OUTGOING = tuple(subject for stream in PUBLISHED_STREAMS for subject in stream.needs)
-STREAMS = (*PUBLISHED_STREAMS, REQUESTS, PLANS, POISON)
+ASKED_STREAMS = (REQUESTS, PLANS, COMMANDS)
+STREAMS = (*PUBLISHED_STREAMS, *ASKED_STREAMS, POISON)
 
 
 async def ensure_streams(jetstream: Any, streams: tuple[Stream, ...] = STREAMS, replicas: int = 1) -> list[str]:

@@ -1,23 +1,23 @@
 """Requests in messages: read strictly, or rejected with a reason for the sender.
 
-`deliberation.requested` has the fields of a backlog line, and `rerun`. `planning.plan.approved` asks for one
-deliberation per role of the plan; the content of its story and plan is the task. Both come bare, or in the
-envelope of events.
+`deliberation.requested` has the fields of a backlog line, and `rerun`. `agent.cmd.execute` has the same, for one agent that
+works with tools. `planning.plan.approved` asks for one deliberation per role of the plan; the content of its story and
+plan is the task. All come bare, or in the envelope of events.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from fleet_pipeline.common.errors import InvalidRecord, RequestRejected
 from fleet_pipeline.common.json_input import JsonObject, drop_nulls, parse_json
-from fleet_pipeline.common.messages import PLAN_APPROVED, Received
+from fleet_pipeline.common.messages import EXECUTE, PLAN_APPROVED, Received
 from fleet_pipeline.common.validation import describe
 from fleet_pipeline.deliberation.roles import Role
-from fleet_pipeline.deliberation.task import Task, plain
+from fleet_pipeline.deliberation.task import Task, ToolUse, plain
 from fleet_pipeline.ingest.options import RequestOptions
 
 # The original system gave this rubric to every approved plan.
@@ -45,6 +45,22 @@ class DeliberationRequested(Task):
     rerun: bool = Field(
         default=False, description="Put this in place of an earlier task of the same id, and run it again."
     )
+
+
+class AgentCommand(DeliberationRequested):
+    """One agent works on one task with tools: a council of one seat. Its results come on `agent.results.<task_id>`."""
+
+    roles: tuple[str, ...] = Field(default=("DEV",), min_length=1, max_length=1, description="Or `role`, a text.")
+    num_agents: Literal[1] = 1
+    rounds: Literal[0] = 0
+    tools: ToolUse = Field(default=ToolUse(), description="How it works with tools.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _role(cls, value: Any) -> Any:
+        if isinstance(value, dict) and "role" in value and "roles" not in value:
+            return {name: one for name, one in value.items() if name != "role"} | {"roles": value["role"]}
+        return value
 
 
 class PlanApproved(BaseModel):
@@ -80,7 +96,12 @@ def read_request(message: Received, roles: Mapping[str, Role], options: RequestO
         rerun = fields.pop("rerun", None) or False
         if not isinstance(rerun, bool):
             raise RequestRejected("rerun: must be true or false")
-        task = Task.model_validate(drop_nulls(fields), context={"roles": roles})
+        asked = drop_nulls(fields)
+        if message.subject == EXECUTE:
+            command = AgentCommand.model_validate(asked, context={"roles": roles})
+            asked = command.model_dump(exclude={"rerun"}, exclude_unset=True)
+            asked |= {name: getattr(command, name) for name in ("num_agents", "rounds", "tools")}
+        task = Task.model_validate(asked, context={"roles": roles})
         return Request(id_, (task,), message.sent_at, rerun)
     except InvalidRecord as error:
         raise RequestRejected(

@@ -65,6 +65,7 @@ def outcome_row(
         finished_at=datetime.fromtimestamp(transcript.finished_at, UTC) if transcript else None,
         wall_s=transcript.finished_at - transcript.started_at if transcript else None,
         timeout_seconds=transcript.timeout_seconds if transcript else None,
+        tools=task is not None and task.tools is not None,
         model=", ".join(dict.fromkeys(utterance.model for utterance in utterances)) or None,
         engine=", ".join(dict.fromkeys(utterance.engine for utterance in utterances)) or None,
         run_id=run_id,

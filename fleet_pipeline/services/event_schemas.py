@@ -4,13 +4,15 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
-from fleet_pipeline.common.messages import PLAN_APPROVED, REQUESTED
+from fleet_pipeline.common.messages import EXECUTE, PLAN_APPROVED, REQUESTED
 from fleet_pipeline.events.envelope import Envelope
 from fleet_pipeline.events.payloads import PAYLOADS
-from fleet_pipeline.ingest.requests import DeliberationRequested, PlanApproved
+from fleet_pipeline.ingest.requests import AgentCommand, DeliberationRequested, PlanApproved
 
 # Incoming messages, bare or in an envelope.
-REQUESTS: dict[str, type[BaseModel]] = {REQUESTED: DeliberationRequested, PLAN_APPROVED: PlanApproved}
+REQUESTS: dict[str, type[BaseModel]] = {
+    REQUESTED: DeliberationRequested, PLAN_APPROVED: PlanApproved, EXECUTE: AgentCommand
+}  # fmt: skip
 
 
 def schemas() -> dict[str, Any]:

@@ -110,7 +110,7 @@ def _arrow_type(type_: Any) -> pa.DataType:
 
 UTTERANCES = Table("utterances", 8, UtteranceRow, TranscriptFooter)
 PROPOSALS = Table("proposals", 7, ProposalRow, ProposalsFooter)
-DELIBERATIONS = Table("deliberations", 7, OutcomeRow, OutcomeFooter)
+DELIBERATIONS = Table("deliberations", 8, OutcomeRow, OutcomeFooter)
 SCORES = Table("scores", 2, ScoreRow, NoFooter)
 JUDGEMENTS = Table("judgements", 5, JudgementRow, JudgementsFooter)
 REWARDS = Table("rewards", 1, RewardRow, RewardsFooter)
@@ -187,6 +187,11 @@ def _with_tested(rows: pa.Table) -> pa.Table:
     return _with_nulls(rows, {"tested": pa.string()})
 
 
+def _with_tools(rows: pa.Table) -> pa.Table:
+    """Until then no outcome said whether there were tools."""
+    return rows.append_column("tools", pa.array([False] * rows.num_rows, pa.bool_()))
+
+
 def _with_marks_by_criterion(rows: pa.Table) -> pa.Table:
     """Until then there was one mark over all criteria."""
     for name in ("first_mark", "second_mark"):
@@ -220,4 +225,5 @@ UPGRADES: Mapping[tuple[TableName, int], Callable[[pa.Table], pa.Table]] = {
     ("proposals", 6): _with_tested,
     ("deliberations", 6): _with_cost,
     ("judgements", 4): _with_cost,
+    ("deliberations", 7): _with_tools,
 }

@@ -12,6 +12,7 @@ from click.testing import CliRunner
 from fleet_pipeline.cli import main
 from fleet_pipeline.deliberation.exchange import Completion
 from fleet_pipeline.deliberation.prompts import Phase
+from fleet_pipeline.storage.outbox import get_events
 from fleet_pipeline_tests.support.councils import said
 from fleet_pipeline_tests.support.heard import Heard
 from fleet_pipeline_tests.support.pipeline import Pipeline, why_broken
@@ -114,6 +115,8 @@ def test_a_function_and_its_test_end_in_a_commit_that_is_verified_and_wins(actin
     assert (len(told["operations"]), len(told["artifacts"])) == (9, 2)
     explained = CliRunner().invoke(main, ["explain", "t.dev", "--storage", str(acting.storage)]).stdout
     assert "agent-dev-001 won by its tests: of 3 proposals it alone comes with a change that is verified" in explained
+    subjects = [subject for subject, _, _ in get_events(acting.store, "t.dev") or []]
+    assert subjects[:12] == ["agent.tool.executed"] * 9 + ["agent.results.t"] * 3
     assert list((tmp_path / "fleet/workspaces").iterdir()) == []
     assert subprocess.run(["git", "-C", str(repository), "status", "--short"], capture_output=True, check=True).stdout == b""  # fmt: skip
 

@@ -14,7 +14,7 @@ import pytest
 
 from fleet_pipeline.cli.local_run import run_backlog
 from fleet_pipeline.common.errors import BrokerUnavailable, InvalidInput, StorageError
-from fleet_pipeline.common.messages import PLAN_APPROVED, REQUESTED
+from fleet_pipeline.common.messages import EXECUTE, PLAN_APPROVED, REQUESTED
 from fleet_pipeline.events.connection import connect, run_blocking
 from fleet_pipeline.events.lookup import waiting
 from fleet_pipeline.events.options import NatsOptions
@@ -40,7 +40,12 @@ def test_requests_that_arrive_together_share_one_run_over_new_partitions(intakes
     assert intakes.partitions == ["t1.dev", "t2.dev", "t2.qa", "t3.dev"]
     assert (request.tags[RANGE_START], request.tags[RANGE_END]) == ("t1.dev", "t3.dev")
     assert request.tags[KEYS]
-    assert run_blocking(NatsOptions(url=intakes.url), waiting) == {REQUESTED: 0, PLAN_APPROVED: 0, "poison": 0}
+    assert run_blocking(NatsOptions(url=intakes.url), waiting) == {
+        REQUESTED: 0,
+        PLAN_APPROVED: 0,
+        EXECUTE: 0,
+        "poison": 0,
+    }
     (run_id,) = intakes.launch(tick)
     assert intakes.instance.get_run_by_id(run_id).is_success
     assert set(intakes.pipeline.table("deliberations")["status"]) == {"completed"}
@@ -174,6 +179,39 @@ def test_an_approved_plan_is_one_deliberation_per_role_with_ids_of_their_own(int
     (poison,) = intakes.poison()
     assert "unknown role 'PO'" in poison["reason"]
     assert poison["subject"] == PLAN_APPROVED
+
+
+def test_a_command_to_an_agent_is_a_council_of_one_that_works_with_tools(intakes: Intakes) -> None:
+    command = line("c1", role="qa", workspace="https://git.example.com/a.git", tools={"mode": "plan"})
+    in_envelope = {"event_type": EXECUTE, "idempotency_key": "k", "payload": line("c2", roles=["DEV"])}
+    intakes.send(command, in_envelope, subject=EXECUTE)
+    (request,) = intakes.tick().run_requests
+    assert (request.tags[RANGE_START], request.tags[RANGE_END]) == ("c1.qa", "c2.dev")
+    task = intakes.task("c1.qa")
+    assert (task.num_agents, task.rounds, task.tools.mode) == (1, 0, "plan")
+    assert task.workspace.url == "https://git.example.com/a.git"
+    assert intakes.task("c2.dev").tools is not None
+    intakes.send(command, subject=EXECUTE)  # once more
+    assert intakes.poison() == []
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        ({"num_agents": 3}, "num_agents: must be 1"),
+        ({"rounds": 1}, "rounds: must be 0"),
+        ({"tools": False}, "tools: "),
+        ({"roles": ["DEV", "QA"]}, "roles: "),
+        ({"role": "CHIEF"}, "roles: unknown role 'CHIEF'"),
+        ({"task_id": "../../etc"}, "task_id: use 1 to 120 letters"),
+    ],
+)
+def test_a_command_for_more_than_one_agent_with_tools_is_refused_with_the_field(intakes: Intakes, changed: dict, reason: str) -> None:  # fmt: skip
+    intakes.send(line("c1") | changed, line("c2"), subject=EXECUTE)
+    (request,) = intakes.tick().run_requests
+    assert request.tags[RANGE_START] == "c2.dev"
+    (poison,) = intakes.poison()
+    assert poison["reason"].startswith(reason)
 
 
 def test_plans_approved_long_before_we_came_are_left_alone(intakes: Intakes) -> None:

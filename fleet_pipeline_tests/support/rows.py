@@ -4,7 +4,15 @@ from datetime import UTC, datetime
 
 from fleet_pipeline.deliberation.exchange import AgentError
 from fleet_pipeline.deliberation.prompts import Phase
-from fleet_pipeline.deliberation.rows import JudgementRow, OutcomeRow, ProposalRow, TranscriptFooter, UtteranceRow
+from fleet_pipeline.deliberation.rows import (
+    ArtifactRow,
+    JudgementRow,
+    OperationRow,
+    OutcomeRow,
+    ProposalRow,
+    TranscriptFooter,
+    UtteranceRow,
+)
 from fleet_pipeline.deliberation.transcript import Status
 from fleet_pipeline.events.payloads import DeliberationStatus, Status as StatusOfRequest
 
@@ -69,3 +77,23 @@ def a_status(**changes) -> DeliberationStatus:
 def a_footer(status: Status = Status.COMPLETED, error_message: str = "", **changes) -> TranscriptFooter:
     facts = {"fingerprint": "f", "started_at": 0.0, "finished_at": 1.0, "run_id": "r", "attempt": 1}
     return TranscriptFooter(status=status, error_message=error_message, **(facts | changes))
+
+
+def an_operation(step: int, tool: str | None = "files.read_file", **changes) -> OperationRow:
+    columns = {
+        "agent_id": "agent-dev-001", "phase": Phase.PROPOSE, "round": 0, "step": step, "tool": tool,
+        "arguments": '{"path": "app.py"}' if tool else None, "ok": tool is not None, "outcome": "ok" if tool else "no_call",
+        "output": "def one(): ...", "error": "", "sandbox": "landlock-7+seccomp", "started_at": NOON if tool else None,
+        "seconds": 0.5, "completion_tokens": 5, "run_id": "run", "fingerprint": "f00d",
+    }  # fmt: skip
+    return OperationRow(**(_OF_T1 | columns | changes))
+
+
+def an_artifact(**changes) -> ArtifactRow:
+    columns = {
+        "agent_id": "agent-dev-001", "phase": Phase.PROPOSE, "round": 0, "tested": "verified", "commits": ["c0ffee"],
+        "files_changed": ["app.py"], "ignored": [], "diff": "+def two(): ...", "cut": False, "tests_passed": 2,
+        "tests_fixed": ["test_app.py::test_two"], "tests_broken": [], "tests_edited": [], "error": "", "run_id": "run",
+        "fingerprint": "f00d",
+    }  # fmt: skip
+    return ArtifactRow(**(_OF_T1 | columns | changes))
