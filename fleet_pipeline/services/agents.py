@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 
 from fleet_pipeline.deliberation.acting import Acted, Step
 from fleet_pipeline.deliberation.council import Deliberation, Toolset
@@ -17,8 +16,9 @@ from fleet_pipeline.services.tool_calls import audit_folder, scratch, store_call
 from fleet_pipeline.storage.schemas import ARTIFACTS, OPERATIONS, Row, Table
 from fleet_pipeline.storage.store import Store
 from fleet_pipeline.storage.tables import table_path, write_rows
-from fleet_pipeline.tools.audit import Audit, masked
-from fleet_pipeline.tools.hands import Hands, Note, toolset_of
+from fleet_pipeline.tools.audit import masked
+from fleet_pipeline.tools.hands import Note, toolset_of
+from fleet_pipeline.tools.hands_process import HandsProcess
 from fleet_pipeline.tools.options import ToolOptions
 
 _OUTPUT_CHARS = 20_000
@@ -33,8 +33,7 @@ class Agents:
         self.run_id = run_id
         self.note = note
         self._toolsets: dict[tuple[str, bool], Toolset] = {}
-        self._audit: Audit | None = None
-        self._hands: Hands | None = None
+        self._hands: HandsProcess | None = None
 
     def toolset(self, role: str, use: ToolUse) -> Toolset:
         """What the agents of a role may call here. Raises `InvalidInput` where nothing can be tried out."""
@@ -49,8 +48,7 @@ class Agents:
         if deliberation.toolset is None or deliberation.task.tools is None:
             return
         if self._hands is None:
-            self._audit = Audit(audit_folder(self.options))
-            self._hands = Hands(self.options, self._audit, self.run_id, note=self.note)
+            self._hands = HandsProcess(self.options, audit_folder(self.options), self.run_id, self.note)
         self._hands.begin(deliberation.id, deliberation.task.tools)
 
     def end(self, deliberation_id: str) -> None:
@@ -59,12 +57,11 @@ class Agents:
 
     def close(self) -> None:
         """Remove all workspaces, and make a table of the audit."""
-        if self._hands is None or self._audit is None:
+        if self._hands is None:
             return
         self._hands.close()
-        self._audit.close()
-        store_calls(self.store, Path(self._audit.path).parent)
-        self._hands = self._audit = None
+        store_calls(self.store, audit_folder(self.options))
+        self._hands = None
 
     def submit(self, request_id: str, action: Action) -> None:
         assert self._hands is not None, "an agent acts whose deliberation has not begun"

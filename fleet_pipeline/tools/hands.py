@@ -16,6 +16,7 @@ import json
 import logging
 import threading
 import time
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
@@ -95,6 +96,7 @@ class Hands:
         self.note = note
         self.workspaces = Workspaces(Path(options.workspaces))
         self.sandbox = Sandbox.find(options.toolchains)
+        self._own = uuid.uuid4().hex  # a process of before may still be at its workspaces
         self._uses: dict[str, ToolUse] = {}  # of deliberations that have begun and not ended
         self._desks: dict[tuple[str, str], _Desk] = {}
         self._bases: dict[tuple[str | None, ...], Future[Base]] = {}
@@ -133,6 +135,11 @@ class Hands:
             threads = [self._at_work[one] for one in request_ids if one in self._at_work]
         for thread in threads:
             end_program_of(thread)
+
+    def is_seated(self, deliberation_id: str, agent_id: str) -> bool:
+        """Whether the agent has a workspace now."""
+        with self._lock:
+            return (deliberation_id, agent_id) in self._desks
 
     def end(self, deliberation_id: str) -> None:
         """Remove the workspaces of a deliberation that has ended."""
@@ -231,7 +238,7 @@ class Hands:
         base = self._base_of(place)
         stack = ExitStack()
         try:
-            workspace = stack.enter_context(self.workspaces.copy(_name(self.run_id, *key), base.workspace))
+            workspace = stack.enter_context(self.workspaces.copy(_name(self._own, *key), base.workspace))
             box = Box(workspace, self.sandbox, self.options, self._use_of(place).read_only)
             servers = stack.enter_context(connected(box))
             desk = _Desk(workspace, base, Toolbox(box, self.audit, place.role, servers, self._caller(place)), stack)
@@ -274,7 +281,7 @@ class Hands:
 
     def _fetched(self, place: Place) -> Base:
         source = allowed_source(self.options, place)
-        name = _name(self.run_id, "base", repr((place.url, place.reference, place.folder)))
+        name = _name(self._own, "base", repr((place.url, place.reference, place.folder)))
         workspace = self.workspaces.make(name, source, self.options.workspace_mib * _MIB)
         try:
             return Base(workspace, settle(workspace))
