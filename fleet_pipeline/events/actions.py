@@ -6,25 +6,16 @@ always empty there.
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from itertools import count
 
-from fleet_pipeline.deliberation.rows import ArtifactRow, OperationRow, OutcomeRow, ProposalRow
+from fleet_pipeline.deliberation.action_rows import Actions, ArtifactRow, OperationRow
+from fleet_pipeline.deliberation.rows import OutcomeRow, ProposalRow
 from fleet_pipeline.events.envelope import AGENT_RESULTS, Envelope
 from fleet_pipeline.events.payloads import AgentResults, AgentToolExecuted, Artifacts, AuditEntry, ToolCall
 
 # Characters of a call's output in an event. The table has more.
 MOST_OUTPUT = 2_000
-
-
-@dataclass(frozen=True)
-class Actions:
-    """What the agents of a deliberation did, in the order of the tables. `operations_file` has the calls."""
-
-    operations: Sequence[OperationRow] = ()
-    artifacts: Sequence[ArtifactRow] = ()
-    operations_file: str = ""
 
 
 def tool_events(outcome: OutcomeRow, actions: Actions) -> Iterator[Envelope]:

@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
 
+from fleet_pipeline.deliberation.action_rows import Actions
 from fleet_pipeline.deliberation.rows import OutcomeRow, ProposalRow
 from fleet_pipeline.deliberation.transcript import Status
-from fleet_pipeline.events.actions import Actions, agent_results, tool_events
+from fleet_pipeline.events.actions import agent_results, tool_events
 from fleet_pipeline.events.envelope import Envelope
 from fleet_pipeline.events.payloads import (
     AgentResponseCompleted,

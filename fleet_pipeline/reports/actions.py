@@ -10,7 +10,8 @@ from rich.syntax import Syntax
 from rich.text import Text
 
 from fleet_pipeline.common.text import bounded, printable
-from fleet_pipeline.deliberation.rows import ArtifactRow, OperationRow
+from fleet_pipeline.deliberation.action_rows import ArtifactRow, OperationRow
+from fleet_pipeline.reports.marks import particulars, verdict
 
 MOST_CALLS = 40  # of one agent; the table has all
 MOST_DIFF = 8_000  # characters
@@ -49,18 +50,13 @@ def _call(row: OperationRow) -> Text:
 def _change(row: ArtifactRow) -> list[RenderableType]:
     if row.tested is None:
         return [Text("  It changed nothing.")]
-    head = Text.assemble("  Its change: ", (row.tested, _STYLES[row.tested]))
-    if row.error:
-        head.append(f"  its tests could not be run: {printable(row.error)}", style="yellow")
-    elif row.tests_passed is not None:
-        head.append(
-            f"  {row.tests_passed} tests pass, {len(row.tests_fixed)} of them anew; {len(row.tests_broken)} broken"
-        )
-    parts: list[RenderableType] = [head]
-    for title, names in (("new", row.tests_fixed), ("broken", row.tests_broken), ("edited tests", row.tests_edited),
-                         ("left out by .gitignore", row.ignored), ("commits", row.commits)):  # fmt: skip
-        if names:
-            parts.append(Text(f"  {title}: {printable(', '.join(names[:10]))}{', ...' if len(names) > 10 else ''}"))
+    parts: list[RenderableType] = [
+        Text.assemble("  Its change is ", (printable(" ".join(verdict(row).split())), _STYLES[row.tested]))
+    ]
+    parts += [
+        Text(f"  {title}: {printable(', '.join(names[:10]))}{', ...' if len(names) > 10 else ''}")
+        for title, names in particulars(row).items()
+    ]
     diff = printable(bounded(row.diff, MOST_DIFF))
     parts.append(Padding(Syntax(diff, "diff", background_color="default", word_wrap=True), (0, 0, 0, 2)))
     return parts

@@ -4,8 +4,9 @@ import textwrap
 from collections.abc import Sequence
 
 from fleet_pipeline.common.text import bounded, fenced
+from fleet_pipeline.deliberation.action_rows import ArtifactRow
 from fleet_pipeline.deliberation.rows import ProposalRow, UtteranceRow
-from fleet_pipeline.reports.marks import SHORTENED
+from fleet_pipeline.reports.marks import SHORTENED, particulars, verdict
 
 MOST_TEXT = 20_000  # characters of one text
 WIDTH = 110  # characters per line
@@ -30,6 +31,19 @@ def reasoning(utterances: Sequence[UtteranceRow]) -> str:
     rows = [utterance for utterance in utterances if utterance.reasoning]
     limit = _text_limit(len(rows))
     return "\n\n".join(f"### {row.agent_id}, {_heading(row)}\n\n{_block(row.reasoning, limit)}" for row in rows)
+
+
+def changes(artifacts: Sequence[ArtifactRow]) -> str:
+    """The last change of each agent that made one, with what tests say of it."""
+    last = [row for row in {row.agent_id: row for row in artifacts}.values() if row.tested is not None]
+    limit = _text_limit(len(last))
+    parts = []
+    for row in last:
+        names = "\n".join(f"{title}: {', '.join(found)}" for title, found in particulars(row).items())
+        parts.append(
+            f"## {row.agent_id}\n\n{_block(verdict(row), limit)}\n\n{_block(names, limit)}\n\n{_block(row.diff, limit)}"
+        )
+    return "\n\n".join(parts)
 
 
 def _block(text: str, limit: int) -> str:

@@ -5,7 +5,7 @@ It holds no script and no address, and its content security policy forbids both.
 
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import IO, Any, NamedTuple
 
@@ -14,23 +14,27 @@ import pandas as pd
 from fleet_pipeline.common.errors import MissingExtra
 from fleet_pipeline.common.frames import records
 from fleet_pipeline.common.text import bounded, printable
+from fleet_pipeline.deliberation.action_rows import Actions, ArtifactRow, OperationRow
 from fleet_pipeline.deliberation.rows import OutcomeRow, ProposalRow, UtteranceRow
 from fleet_pipeline.deliberation.transcript import SYNTHETIC
-from fleet_pipeline.reports.marks import SHORTENED, shortfall, unclear
+from fleet_pipeline.reports.marks import SHORTENED, particulars, shortfall, unclear, verdict
 from fleet_pipeline.reports.plots import bars, before_and_after, distribution, diversity_against_relevance
+from fleet_pipeline.reports.timeline import timeline
 
 MOST_LISTED = 10
+MOST_CALLS = 100  # of one agent
 MOST_TEXT = 50_000  # characters of one text
 _STATUSES = ("completed", "failed", "timeout")
 
 
 @dataclass(frozen=True)
 class DeliberationDetail:
-    """One deliberation: its row of `deliberations`, its seats and its utterances."""
+    """One deliberation: its row of `deliberations`, its seats, its utterances, and what its agents did with tools."""
 
     row: OutcomeRow
     seats: Sequence[ProposalRow]
     utterances: Sequence[UtteranceRow]
+    actions: Actions = field(default_factory=Actions)
 
 
 def write_report(
@@ -60,6 +64,7 @@ def write_report(
         finalize=_plain,
     )
     environment.globals |= {"shortfall": shortfall, "unclear": unclear, "SHORTENED": SHORTENED}
+    environment.globals |= {"verdict": verdict, "particulars": particulars, "MOST_CALLS": MOST_CALLS}
     environment.filters |= {"figure": _figure, "bounded": lambda text: bounded(text or "", MOST_TEXT)}
     ordered = rows.sort_values(["status", "deliberation_id"], ascending=[False, True])
     pieces = environment.get_template("report.html.jinja").generate(
@@ -139,11 +144,19 @@ def _plots(rows: pd.DataFrame, seats: pd.DataFrame) -> dict[str, str]:
     return plots
 
 
+class _Work(NamedTuple):
+    """What one agent did with tools: its calls, and its last change."""
+
+    calls: list[OperationRow]
+    change: ArtifactRow | None
+
+
 class _Shown(NamedTuple):
-    """One deliberation as the page shows it: each seat with all that was said about its proposal, best first."""
+    """One deliberation as the page shows it: each seat with all that was said about its proposal and what it did, best first."""
 
     row: OutcomeRow
-    seats: list[tuple[ProposalRow, list[UtteranceRow]]]
+    seats: list[tuple[ProposalRow, list[UtteranceRow], _Work]]
+    timeline: str  # SVG
 
 
 def _details(keys: Sequence[str], load_detail: Callable[[str], DeliberationDetail]) -> Iterator[_Shown]:
@@ -153,7 +166,13 @@ def _details(keys: Sequence[str], load_detail: Callable[[str], DeliberationDetai
         for utterance in detail.utterances:
             about.setdefault(utterance.about_agent_id, []).append(utterance)
         ranked = sorted(detail.seats, key=lambda seat: seat.place)
-        yield _Shown(detail.row, [(seat, about.get(seat.agent_id, [])) for seat in ranked])
+        seats = [(seat, about.get(seat.agent_id, []), _work(detail.actions, seat.agent_id)) for seat in ranked]
+        yield _Shown(detail.row, seats, timeline(detail.actions.operations))
+
+
+def _work(actions: Actions, agent_id: str) -> _Work:
+    changes = [row for row in actions.artifacts if row.agent_id == agent_id and row.tested is not None]
+    return _Work([row for row in actions.operations if row.agent_id == agent_id], changes[-1] if changes else None)
 
 
 def _figure(value: float | None) -> str:

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from fleet_pipeline.deliberation.acting import Acted, Step
+from fleet_pipeline.deliberation.action_rows import ArtifactRow, OperationRow
 from fleet_pipeline.deliberation.council import Deliberation, Toolset
 from fleet_pipeline.deliberation.exchange import Action, Done
-from fleet_pipeline.deliberation.rows import ArtifactRow, NoFooter, OperationRow
+from fleet_pipeline.deliberation.rows import NoFooter
 from fleet_pipeline.deliberation.task import ToolUse
 from fleet_pipeline.deliberation.transcript import Transcript, Utterance
 from fleet_pipeline.services.tool_calls import audit_folder, scratch, store_calls

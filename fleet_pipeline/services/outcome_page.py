@@ -10,18 +10,21 @@ from collections.abc import Sequence
 import dagster as dg
 
 from fleet_pipeline.common.text import bounded, printable
+from fleet_pipeline.deliberation.action_rows import Actions, OperationRow
 from fleet_pipeline.deliberation.prompts import Phase
 from fleet_pipeline.deliberation.rows import ProposalRow, UtteranceRow
 from fleet_pipeline.instance.metadata_keys import STORAGE
-from fleet_pipeline.reports.discussion import MOST_TEXT, discussion, reasoning
+from fleet_pipeline.reports.discussion import MOST_TEXT, changes, discussion, reasoning
 from fleet_pipeline.reports.marks import SHORTENED, shortfall, unclear
 from fleet_pipeline.reports.pictures import council_picture
+from fleet_pipeline.reports.timeline import timeline
 from fleet_pipeline.scoring.similarity import similarities
 from fleet_pipeline.services.outcomes import Outcome
 from fleet_pipeline.storage.schemas import PROPOSALS
 from fleet_pipeline.storage.store import Store
 from fleet_pipeline.storage.tables import table_path
 
+MOST_CALLS = 100  # in the table of a page; the Parquet file has all
 _PHASES = (Phase.PROPOSE, Phase.CRITIQUE, Phase.REVISE)
 
 
@@ -49,6 +52,8 @@ def metadata(store: Store, outcome: Outcome, texts: bool) -> dict[str, dg.Metada
         values["proposals"] = _seat_table(ranked)
     if picture := _picture(seats):
         values["picture"] = dg.MetadataValue.md(picture)
+    if outcome.actions is not None:
+        values |= _actions(outcome.actions, texts)
     if texts and ranked:
         values["everything said"] = dg.MetadataValue.md(discussion(ranked, utterances))
         if reasoning_text := reasoning(utterances):
@@ -73,7 +78,7 @@ def _text(text: str) -> dg.MetadataValue:
 
 
 def _picture(seats: list[ProposalRow]) -> str:
-    """A Markdown image with its data in its URL: the UI fetches nothing. Empty with fewer than two proposals."""
+    """Empty with fewer than two proposals."""
     present = [seat for seat in seats if seat.text is not None]
     if len(present) < 2:
         return ""
@@ -86,8 +91,54 @@ def _picture(seats: list[ProposalRow]) -> str:
         initial_novelty=[seat.initial_novelty for seat in present],
         winner=winner,
     )
-    encoded = base64.b64encode(svg.encode()).decode()
-    return f"![similarity, and novelty against relevance](data:image/svg+xml;base64,{encoded})"
+    return _image("similarity, and novelty against relevance", svg)
+
+
+def _actions(actions: Actions, texts: bool) -> dict[str, dg.MetadataValue]:
+    """What agents did with tools: a picture, the calls, and what has become of their workspaces."""
+    values: dict[str, dg.MetadataValue] = {}
+    if svg := timeline(actions.operations):
+        values["timeline"] = dg.MetadataValue.md(_image("calls of tools", svg))
+    if actions.operations:
+        shown = actions.operations[:MOST_CALLS]
+        records = [dg.TableRecord(_call(row, texts)) for row in shown]
+        more = "" if len(shown) == len(actions.operations) else f", the first {MOST_CALLS} of {len(actions.operations)}"
+        values[f"calls{more}"] = dg.MetadataValue.table(records, schema=_call_schema(texts))
+    if texts and (told := changes(actions.artifacts)):
+        values["changes"] = dg.MetadataValue.md(told)
+    return values
+
+
+def _call_schema(texts: bool) -> dg.TableSchema:
+    columns = [
+        dg.TableColumn("agent", "string"),
+        dg.TableColumn("phase", "string"),
+        dg.TableColumn("step", "int", "the answer of the model that it was in"),
+        dg.TableColumn("tool", "string", "none: an answer that was no call"),
+        dg.TableColumn("outcome", "string", "ok, failed, refused, broke or unfinished"),
+        dg.TableColumn("seconds", "float"),
+    ]
+    with_texts = [dg.TableColumn("arguments", "string"), dg.TableColumn("why not", "string")]
+    return dg.TableSchema([*columns, *(with_texts if texts else [])])
+
+
+def _call(row: OperationRow, texts: bool) -> dict[str, str | int | float | None]:
+    facts: dict[str, str | int | float | None] = {
+        "agent": row.agent_id,
+        "phase": f"{row.phase} {row.round}" if row.round else str(row.phase),
+        "step": row.step,
+        "tool": printable(row.tool or "none"),
+        "outcome": row.outcome,
+        "seconds": round(row.seconds, 3),
+    }
+    if texts:
+        facts |= {"arguments": printable((row.arguments or "")[:200]), "why not": printable(row.error[:200])}
+    return facts
+
+
+def _image(alternative: str, svg: str) -> str:
+    """In Markdown, with its data in its URL: the UI fetches nothing."""
+    return f"![{alternative}](data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()})"
 
 
 # Columns of the table of seats, in order. The other scores are in the Parquet file: a wider table pushes every text of

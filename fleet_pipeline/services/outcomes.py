@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from fleet_pipeline.common.errors import CorruptFile, InvalidInput
 from fleet_pipeline.common.frames import records
+from fleet_pipeline.deliberation.action_rows import Actions
 from fleet_pipeline.deliberation.rows import (
     CouncilFigures,
     OutcomeFooter,
@@ -18,9 +19,9 @@ from fleet_pipeline.scoring.options import CouncilCheck, CouncilCheckOptions
 from fleet_pipeline.scoring.outcome import outcome_row
 from fleet_pipeline.scoring.proposals import proposal_rows
 from fleet_pipeline.services.score_councils import RankedCouncil, read_batches
-from fleet_pipeline.storage.schemas import DELIBERATIONS, PROPOSALS, UTTERANCES
+from fleet_pipeline.storage.schemas import ARTIFACTS, DELIBERATIONS, OPERATIONS, PROPOSALS, UTTERANCES
 from fleet_pipeline.storage.store import Store
-from fleet_pipeline.storage.tables import Transcripts, read_file, write_rows
+from fleet_pipeline.storage.tables import Transcripts, read_file, read_rows, table_path, write_rows
 from fleet_pipeline.storage.task_store import TaskStore
 
 _DEFAULTS = CouncilCheckOptions()
@@ -34,6 +35,7 @@ class Outcome:
     seats: list[ProposalRow]
     utterances: list[UtteranceRow]
     failed_checks: dict[CouncilCheck, str]
+    actions: Actions | None = None  # None: its agents had no tools
     damaged: bool = False  # a file of it could not be read
 
 
@@ -68,24 +70,35 @@ def find_outcome(
     tasks: TaskStore, key: str, run_id: str, checks: CouncilCheckOptions, written: RankedCouncil | None = None
 ) -> Outcome:
     """The outcome by what is stored of one deliberation. It is failed if a file is corrupt or the task is invalid."""
-    store, broken, damaged = tasks.store, "", False
-    try:
-        transcript, proposals = read_file(store, UTTERANCES, key), written or _proposals(store, key)
-        utterances = transcript.rows if transcript else []
-        seats = proposals.seats if proposals else []
-    except CorruptFile as error:
-        transcript, proposals, utterances, seats, broken, damaged = None, None, [], [], str(error), True
+    store, broken, damaged, actions = tasks.store, "", False, None
     try:
         task = tasks.get(key)[0]
     except InvalidInput as error:
         # Overrides the status of an earlier run: the task as it is stored now cannot be run.
         task, broken = None, str(error)
+    try:
+        transcript, proposals = read_file(store, UTTERANCES, key), written or _proposals(store, key)
+        utterances = transcript.rows if transcript else []
+        seats = proposals.seats if proposals else []
+        if task and task.tools:
+            actions = read_actions(store, key, transcript.footer.fingerprint if transcript else None)
+    except CorruptFile as error:
+        transcript, proposals, utterances, seats, damaged = None, None, [], [], True
+        broken = broken or str(error)
     diversity = proposals.footer.diversity if proposals else CouncilFigures()
     footer = transcript.footer if transcript else None
     clear_from = proposals.footer.clear_from if proposals else None
     row = outcome_row(key, run_id, task, footer, utterances, seats, diversity, broken, clear_from)
     failed = failed_checks(row, utterances, seats, task.needed if task else None, checks)
-    return Outcome(row, seats, utterances, failed, damaged)
+    return Outcome(row, seats, utterances, failed, actions, damaged)
+
+
+def read_actions(store: Store, key: str, fingerprint: str | None) -> Actions:
+    """What the agents of a deliberation did with tools. Raises `CorruptFile`."""
+    # Files of an attempt before may still be there, where the last one did not begin.
+    operations = [row for row in read_rows(store, OPERATIONS, key) if row.fingerprint == fingerprint]
+    artifacts = [row for row in read_rows(store, ARTIFACTS, key) if row.fingerprint == fingerprint]
+    return Actions(operations, artifacts, store.full_path(table_path(OPERATIONS, key)))
 
 
 def _proposals(store: Store, key: str) -> RankedCouncil | None:

@@ -14,9 +14,9 @@ from typing import Any
 import dagster as dg
 
 from fleet_pipeline.common.errors import CorruptFile, StorageError
+from fleet_pipeline.deliberation.action_rows import Actions
 from fleet_pipeline.deliberation.rows import OutcomeRow, UtteranceRow
 from fleet_pipeline.deliberation.task import is_deliberation_id
-from fleet_pipeline.events.actions import Actions
 from fleet_pipeline.events.completions import Temperatures, deliberation_events
 from fleet_pipeline.events.connection import run_blocking
 from fleet_pipeline.events.envelope import Envelope, Sealed
@@ -25,9 +25,9 @@ from fleet_pipeline.events.options import NatsOptions
 from fleet_pipeline.events.publisher import CHUNK, Receipts, publish
 from fleet_pipeline.instance.event_log import PAGE, OutcomeRef, read_outcomes
 from fleet_pipeline.instance.names import COMPLETIONS_SENSOR
-from fleet_pipeline.services.outcomes import Outcome
+from fleet_pipeline.services.outcomes import Outcome, read_actions
 from fleet_pipeline.storage.outbox import get_events, put_events, remove_events
-from fleet_pipeline.storage.schemas import ARTIFACTS, DELIBERATIONS, OPERATIONS, PROPOSALS, UTTERANCES
+from fleet_pipeline.storage.schemas import DELIBERATIONS, PROPOSALS, UTTERANCES
 from fleet_pipeline.storage.store import Store
 from fleet_pipeline.storage.tables import read_rows, table_path
 
@@ -55,12 +55,7 @@ def fill_outbox(store: Store, outcome: Outcome) -> None:
         return
     location = store.full_path(table_path(PROPOSALS, key))
     temperatures = _temperatures(outcome.utterances)
-    try:
-        actions = actions_of(store, outcome.row)
-    except CorruptFile:
-        remove_events(store, key)
-        return
-    events = deliberation_events(outcome.row, outcome.seats, temperatures, location, UNBOUNDED, actions)
+    events = deliberation_events(outcome.row, outcome.seats, temperatures, location, UNBOUNDED, outcome.actions)
     put_events(store, key, [event.sealed() for event in events])
 
 
@@ -176,18 +171,11 @@ def _from_tables(store: Store, key: str, max_bytes: int) -> Iterator[Envelope]:
     for outcome in read_rows(store, DELIBERATIONS, key):
         seats, temperatures = read_rows(store, PROPOSALS, key), _temperatures(read_rows(store, UTTERANCES, key))
         location = store.full_path(table_path(PROPOSALS, key))
-        yield from deliberation_events(outcome, seats, temperatures, location, max_bytes, actions_of(store, outcome))
+        yield from deliberation_events(outcome, seats, temperatures, location, max_bytes, _actions(store, outcome))
 
 
-def actions_of(store: Store, outcome: OutcomeRow) -> Actions | None:
-    """What the agents of a deliberation did, or None where they had no tools. Raises `CorruptFile`."""
-    if not outcome.tools:
-        return None
-    key = outcome.deliberation_id
-    # Files of an attempt before may still be there, where the last one did not begin.
-    operations = [row for row in read_rows(store, OPERATIONS, key) if row.fingerprint == outcome.fingerprint]
-    artifacts = [row for row in read_rows(store, ARTIFACTS, key) if row.fingerprint == outcome.fingerprint]
-    return Actions(operations, artifacts, store.full_path(table_path(OPERATIONS, key)))
+def _actions(store: Store, outcome: OutcomeRow) -> Actions | None:
+    return read_actions(store, outcome.deliberation_id, outcome.fingerprint) if outcome.tools else None
 
 
 def _temperatures(utterances: Sequence[UtteranceRow]) -> Temperatures:

@@ -12,10 +12,12 @@ import pandas as pd
 
 from fleet_pipeline.common.errors import CorruptFile, InvalidInput
 from fleet_pipeline.common.files import written_whole
+from fleet_pipeline.deliberation.action_rows import Actions
 from fleet_pipeline.deliberation.rows import OutcomeRow
 from fleet_pipeline.deliberation.task import is_deliberation_id
 from fleet_pipeline.deliberation.transcript import Status
 from fleet_pipeline.reports.html import DeliberationDetail, write_report
+from fleet_pipeline.services.outcomes import read_actions
 from fleet_pipeline.storage.schemas import DELIBERATIONS, PROPOSALS, UTTERANCES, Row, Table
 from fleet_pipeline.storage.store import Store
 from fleet_pipeline.storage.tables import TableSlice, read_rows
@@ -87,7 +89,8 @@ def write(out: IO[str], store: Store, title: str, rows: pd.DataFrame) -> None:
 
     def load_detail(key: str) -> DeliberationDetail:
         outcome = next(iter(_readable(store, DELIBERATIONS, key)), None) or _unreadable(key)
-        return DeliberationDetail(outcome, _readable(store, PROPOSALS, key), _readable(store, UTTERANCES, key))
+        seats, utterances = _readable(store, PROPOSALS, key), _readable(store, UTTERANCES, key)
+        return DeliberationDetail(outcome, seats, utterances, _actions(store, outcome))
 
     keys = list(rows["deliberation_id"])
     columns = ["role", "perspective", "winner", "error_type"]
@@ -101,6 +104,13 @@ def _readable(store: Store, table: Table[Row, Any], key: str) -> list[Row]:
     with suppress(CorruptFile):
         return read_rows(store, table, key)
     return []
+
+
+def _actions(store: Store, outcome: OutcomeRow) -> Actions:
+    with suppress(CorruptFile):
+        if outcome.tools:
+            return read_actions(store, outcome.deliberation_id, outcome.fingerprint)
+    return Actions()
 
 
 def _unreadable(key: str) -> OutcomeRow:

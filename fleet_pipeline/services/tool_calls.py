@@ -9,7 +9,8 @@ from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-from fleet_pipeline.deliberation.rows import NoFooter, ToolCallRow
+from fleet_pipeline.deliberation.action_rows import ToolCallRow
+from fleet_pipeline.deliberation.rows import NoFooter
 from fleet_pipeline.settings import Settings
 from fleet_pipeline.storage.schemas import TOOL_CALLS
 from fleet_pipeline.storage.store import Store

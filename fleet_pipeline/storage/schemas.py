@@ -19,12 +19,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import TypeAdapter
 
+from fleet_pipeline.deliberation.action_rows import ArtifactRow, OperationRow, ToolCallRow
 from fleet_pipeline.deliberation.rows import (
-    ArtifactRow,
     JudgementRow,
     JudgementsFooter,
     NoFooter,
-    OperationRow,
     OutcomeFooter,
     OutcomeRow,
     ProposalRow,
@@ -32,7 +31,6 @@ from fleet_pipeline.deliberation.rows import (
     RewardRow,
     RewardsFooter,
     ScoreRow,
-    ToolCallRow,
     TranscriptFooter,
     UtteranceRow,
 )

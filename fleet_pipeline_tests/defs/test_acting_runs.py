@@ -108,8 +108,8 @@ def test_a_function_and_its_test_end_in_a_commit_that_is_verified_and_wins(actin
         len(tools) == 6 + 3 + 5
     )  # the agents', and the pipeline's: before, and of each change after and with the tests as they were
     shown = CliRunner().invoke(main, ["show", "t.dev", "--storage", str(acting.storage)]).stdout
-    for text in ("What agent-dev-001 did", "+ propose 6 git.commit", "Its change: verified  2 tests pass, 1 of them anew; 0 broken", "+def two():",
-                 "Its change: broken  1 tests pass, 0 of them anew; 1 broken", "edited tests: test_app.py"):  # fmt: skip
+    for text in ("What agent-dev-001 did", "+ propose 6 git.commit", "Its change is verified: 2 tests pass, 1 of them anew; 0 broken", "+def two():",
+                 "Its change is broken: 1 tests pass, 0 of them anew; 1 broken", "tests edited: test_app.py"):  # fmt: skip
         assert text in shown, shown
     told = json.loads(CliRunner().invoke(main, ["show", "t.dev", "--json", "--storage", str(acting.storage)]).stdout)
     assert (len(told["operations"]), len(told["artifacts"])) == (9, 2)

@@ -6,8 +6,8 @@ from functools import partial
 import pytest
 from jsonschema import Draft202012Validator
 
+from fleet_pipeline.deliberation.action_rows import Actions
 from fleet_pipeline.deliberation.rows import ProposalRow
-from fleet_pipeline.events.actions import Actions
 from fleet_pipeline.events.completions import deliberation_events
 from fleet_pipeline.events.connection import run_blocking
 from fleet_pipeline.events.envelope import Envelope

@@ -2,17 +2,10 @@
 
 from datetime import UTC, datetime
 
+from fleet_pipeline.deliberation.action_rows import ArtifactRow, OperationRow
 from fleet_pipeline.deliberation.exchange import AgentError
 from fleet_pipeline.deliberation.prompts import Phase
-from fleet_pipeline.deliberation.rows import (
-    ArtifactRow,
-    JudgementRow,
-    OperationRow,
-    OutcomeRow,
-    ProposalRow,
-    TranscriptFooter,
-    UtteranceRow,
-)
+from fleet_pipeline.deliberation.rows import JudgementRow, OutcomeRow, ProposalRow, TranscriptFooter, UtteranceRow
 from fleet_pipeline.deliberation.transcript import Status
 from fleet_pipeline.events.payloads import DeliberationStatus, Status as StatusOfRequest
 
