@@ -29,6 +29,7 @@ SECTIONS: dict[str, tuple[Entry, ...]] = {
     ),
     "Keep it running": (
         Entry("doctor", "look at everything it needs, and say what to mend", "doctor"),
+        Entry("eval", "do councils solve more than one agent, for the same tokens?", "eval"),
         Entry("models", "which are here, and fetch one", "models"),
         Entry("tools", "what agents can do in a workspace, and do it by hand", "tools"),
         Entry("metrics", "figures for Prometheus", "metrics"),

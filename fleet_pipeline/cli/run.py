@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import sys
-import warnings
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import asdict
 from functools import partial
-from pathlib import Path
-from typing import IO, Any, NamedTuple, get_args
+from typing import Any, get_args
 
 import click
 from rich.text import Text
 
 from fleet_pipeline.cli.backlog import Reading, backlog_options, option_flags, read, report
 from fleet_pipeline.cli.common import console, fail, flags, json_option, storage_option
+from fleet_pipeline.cli.terminal import Terminal, logs_to_file, sigterm_as_ctrl_c
 from fleet_pipeline.common.errors import BROKE, COMPLETED, INTERRUPTED, INVALID, SOME_FAILED, BrokerUnavailable
 from fleet_pipeline.common.text import printable
 from fleet_pipeline.deliberation.council import Resume
@@ -110,8 +106,8 @@ def run(
         _show_plan(settings, parsed, as_json)
         sys.exit(COMPLETED if not parsed.refused else SOME_FAILED)
     with ExitStack() as stack:
-        plain_terminal = nullcontext(_Terminal(sys.stdout, sys.stderr))
-        terminal = stack.enter_context(plain_terminal if verbose else _logs_to_file())
+        plain_terminal = nullcontext(Terminal(sys.stdout, sys.stderr))
+        terminal = stack.enter_context(plain_terminal if verbose else logs_to_file())
         broker = NatsOptions() if nats == "off" else settings.nats
         if nats == "embedded":
             from fleet_pipeline.events.embedded import embedded_server
@@ -128,7 +124,7 @@ def _show_plan(settings: Settings, backlog: Reading, as_json: bool) -> None:
     click.echo(json.dumps(asdict(plan), indent=2) if as_json else printable(str(plan)))
 
 
-def _run(settings: Settings, backlog: Reading, broker: NatsOptions, as_json: bool, terminal: _Terminal) -> int:
+def _run(settings: Settings, backlog: Reading, broker: NatsOptions, as_json: bool, terminal: Terminal) -> int:
     from fleet_pipeline.cli import local_run
     from fleet_pipeline.events.connection import run_blocking
     from fleet_pipeline.events.publisher import prepare_broker
@@ -152,7 +148,7 @@ def _run(settings: Settings, backlog: Reading, broker: NatsOptions, as_json: boo
             if not as_json:
                 arrived = stack.enter_context(arriving(broker, _event_line))
             publisher = stack.enter_context(local_run.RunPublisher(instance, broker))
-        with ProgressLine(err) as show, _sigterm_as_ctrl_c():
+        with ProgressLine(err) as show, sigterm_as_ctrl_c():
             result = local_run.run_backlog(
                 instance, settings, backlog.tasks, lambda progress: show(str(progress), progress.phase)
             )
@@ -263,49 +259,7 @@ def _summary(progress: Progress, cost: float | None) -> str:
     )
 
 
-@contextmanager
-def _sigterm_as_ctrl_c() -> Iterator[None]:
-    """Treat SIGTERM (an evicted pod gets it) as Ctrl-C: the engine is shut down and the run closed.
-
-    Dagster does the same while ops run. This covers the seconds before.
-    """
-    previous_handler = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous_handler)
-
-
 def _is_url(nats: str | None) -> bool:
     if nats not in (None, "embedded", "off") and "://" not in nats:
         raise click.BadParameter("expected a URL such as nats://host:4222, or embedded, or off", param_hint="--nats")
     return nats not in (None, "embedded", "off")
-
-
-class _Terminal(NamedTuple):
-    out: IO[str]
-    err: IO[str]
-
-
-@contextmanager
-def _logs_to_file() -> Iterator[_Terminal]:
-    """Send the output of Dagster, vLLM and their native code to a file, by file descriptor. Yields the terminal."""
-    log = Path(".fleet/logs/last-run.log")
-    log.parent.mkdir(parents=True, exist_ok=True)
-    warnings.simplefilter("ignore")
-    sys.stdout.flush()
-    sys.stderr.flush()
-    with (
-        log.open("w", encoding="utf-8") as file,
-        os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8") as out,
-        os.fdopen(os.dup(2), "w", buffering=1, encoding="utf-8") as err,
-    ):
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
-        try:
-            yield _Terminal(out, err)
-        finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os.dup2(out.fileno(), 1)
-            os.dup2(err.fileno(), 2)

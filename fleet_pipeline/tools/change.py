@@ -142,7 +142,7 @@ def change_in(box: Box, base: Base, bench: Bench, path: str) -> Change:
     after = bench.run(box.workspace, base.commit, path, removed=hidden)
     of_tests = [name for name in made.files_changed if _is_of_tests(name) or name in before.files]
     edited = [name for name in of_tests if _is_at_start(base, name)]
-    steering = [name for name in of_tests if name not in edited and _steers(name)]
+    steering = [name for name in of_tests if name not in edited and steers(name)]
     as_before = after
     if edited or steering:
         as_before = bench.run(box.workspace, base.commit, path, edited, [*hidden, *steering])
@@ -162,10 +162,10 @@ def _names(tests: frozenset[str]) -> tuple[str, ...]:
 
 
 def _is_of_tests(path: str) -> bool:
-    return bool(_TEST_FILE.search(path)) or _steers(path)
+    return bool(_TEST_FILE.search(path)) or steers(path)
 
 
-def _steers(path: str) -> bool:
+def steers(path: str) -> bool:
     """Whether it can decide which tests are run, and how."""
     return PurePosixPath(path).name in _SETTINGS
 

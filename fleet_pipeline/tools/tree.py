@@ -151,6 +151,14 @@ class Tree:
             except OSError as error:
                 raise _refusal(path, error) from None
 
+    def has(self, path: str) -> bool:
+        """Whether something can be reached there."""
+        try:
+            self.status(path)
+        except Refused:
+            return False
+        return True
+
     def link(self, path: str) -> str:
         """Where a link leads, as it says."""
         folder, name = _split(path)

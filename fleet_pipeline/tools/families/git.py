@@ -16,6 +16,7 @@ from fleet_pipeline.common.errors import Refused
 from fleet_pipeline.tools.families.files import PathArgument
 from fleet_pipeline.tools.operation import Box, Family, Output, checked_argument
 from fleet_pipeline.tools.sandbox.sandbox import Outcome
+from fleet_pipeline.tools.tree import Tree
 from fleet_pipeline.tools.workspace import BASE, GIT_ENVIRONMENT, GIT_OPTIONS, ORIGIN
 
 FAMILY = Family(
@@ -24,6 +25,7 @@ FAMILY = Family(
     lambda box: "" if shutil.which("git") else "git is not installed here",
 )
 Branch = Annotated[str, Field(min_length=1, max_length=200, description="The name of a branch.")]
+_PATCH = "change.patch"
 _BRANCH = re.compile(r"[\w][\w./+-]*")
 
 
@@ -197,6 +199,13 @@ def artifacts(box: Box, base: str = BASE) -> Artifacts:
         _text(diff),
         bool(nested) or _closed(box) or any(one.cut or not one.ok for one in (added, commits, names, left, diff, raw)),
     )
+
+
+def apply(box: Box, patch: str) -> Output:
+    """Make the changes of a unified diff, in files of the tree."""
+    with Tree(box.workspace.home) as home:
+        home.write(_PATCH, patch.encode(errors="replace"))
+    return _said(_git(box, "apply", "--whitespace=nowarn", str(box.workspace.home / _PATCH)))
 
 
 def put_back(box: Box, base: str, paths: tuple[str, ...]) -> Output:
