@@ -10,7 +10,7 @@ argument may hold `{{1}}` for the output of the first of them, and so on.
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Literal
@@ -40,6 +40,8 @@ _ANSWER_SCHEMA: Mapping[str, Any] = {
 }
 MOST_DIFF = 12_000  # characters of a diff that peers see
 _REFERENCE = re.compile(r"\{\{\s*(\d{1,3})\s*\}\}")
+_DEEPEST = 64  # objects and lists in arguments: `json` reads more than others can go through
+_MOST_INSERTED = 10_000_000  # characters
 _LEFT_OUT = "(left out: the conversation became too long)"
 
 
@@ -169,7 +171,13 @@ def act(deliberation: Deliberation, turn: Turn, first: Request, earlier: Sequenc
         outputs: list[str] = []
         for number, (tool, arguments) in enumerate(calls, 1):
             name = f"{request.name}.{number}"
-            action = Action(name, place, tool, _filled(arguments, outputs), tuple(made))
+            try:
+                filled = conversation.filled(arguments, outputs)
+            except ValueError as error_:
+                steps.append(Step(conversation.asked, completion, error=str(error_)))
+                shown.append(conversation.shown(number, tool, Done(False, error=str(error_))))
+                break
+            action = Action(name, place, tool, filled, tuple(made))
             done: Done = yield action
             conversation.spent(done.seconds)
             conversation.calls += 1
@@ -218,6 +226,7 @@ class _Conversation:
         self.asked = 0
         self.calls = 0
         self.seconds = 0.0
+        self.inserted = 0  # characters of outputs that were put into arguments
         self.reasoning = ""  # of the last answer
 
     def spent(self, seconds: float) -> None:
@@ -268,8 +277,21 @@ class _Conversation:
         calls = said.get("plan") if self.use.mode == "plan" and "plan" in said else [said]
         if not isinstance(calls, list) or not calls or len(calls) > MOST_PLANNED or not all(map(_is_call, calls)):
             return [], None, 'your answer holds neither "tool" and "arguments" nor "answer"'
+        if any(_is_deeper(call["arguments"], _DEEPEST) for call in calls):
+            return [], None, f"your arguments are nested more than {_DEEPEST} deep"
         room = self.use.max_calls - self.calls
         return [(call["tool"], call["arguments"]) for call in calls[:room]], None, ""
+
+    def filled(self, arguments: Mapping[str, Any], outputs: Sequence[str]) -> Any:
+        """`arguments` with outputs in place of what stands for them. Raises `ValueError` where a turn's have become too long: each output can
+        hold many of those before it, so that four answers came to 1.2 GB.
+        """
+        self.inserted += sum(
+            len(outputs[number - 1]) for number in _references(arguments) if 1 <= number <= len(outputs)
+        )
+        if self.inserted > _MOST_INSERTED:
+            raise ValueError(f"outputs of more than {_MOST_INSERTED:,} characters were put into arguments; name fewer")
+        return _filled(arguments, outputs)
 
     def shown(self, number: int, tool: str, done: Done) -> str:
         text = "\n".join(filter(None, (done.output, f"error: {done.error}" if done.error else "")))
@@ -314,6 +336,30 @@ def _grammar(calls: tuple[str, ...], mode: str) -> str:
 
 def _is_call(value: Any) -> bool:
     return isinstance(value, dict) and isinstance(value.get("tool"), str) and isinstance(value.get("arguments"), dict)
+
+
+def _is_deeper(value: Any, most: int) -> bool:
+    """Whether it holds more than `most` objects and lists within each other."""
+    level = [value]
+    for _ in range(most):
+        level = [
+            one
+            for holder in level
+            for one in (holder.values() if isinstance(holder, Mapping) else holder)
+            if isinstance(one, (Mapping, list))
+        ]
+        if not level:
+            return False
+    return True
+
+
+def _references(value: Any) -> Iterator[int]:
+    """The numbers of the outputs that it holds."""
+    if isinstance(value, str):
+        yield from (int(found[1]) for found in _REFERENCE.finditer(value))
+    elif isinstance(value, (Mapping, list)):
+        for one in value.values() if isinstance(value, Mapping) else value:
+            yield from _references(one)
 
 
 def _filled(value: Any, outputs: Sequence[str]) -> Any:

@@ -13,7 +13,8 @@ from fleet_pipeline.tools.families import git
 from fleet_pipeline.tools.operation import Box
 from fleet_pipeline.tools.options import ToolOptions
 from fleet_pipeline.tools.sandbox.sandbox import Sandbox
-from fleet_pipeline.tools.workspace import Source, Workspaces, settle
+from fleet_pipeline.tools.sources import Source, settle
+from fleet_pipeline.tools.workspace import Workspaces
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Examiner:
         hidden tests are run."""
         try:
             with self._workspaces.make(f"{repository.name}-hidden", Source(folder=folder)) as workspace:
-                commit = settle(workspace)
+                commit = settle(workspace.place)
                 box = Box(workspace, self._sandbox, self._options)
                 if diff and not (applied := git.apply(box, diff)).ok:
                     return Verdict(False, f"its diff cannot be applied: {applied.error}")

@@ -20,8 +20,9 @@ from fleet_pipeline.tools.mcp_servers import connected
 from fleet_pipeline.tools.operation import Box
 from fleet_pipeline.tools.options import ToolOptions
 from fleet_pipeline.tools.sandbox.sandbox import Sandbox
+from fleet_pipeline.tools.sources import Source
 from fleet_pipeline.tools.toolbox import Toolbox
-from fleet_pipeline.tools.workspace import Source, Workspaces, open_kept
+from fleet_pipeline.tools.workspace import Workspaces, open_kept
 
 _log = logging.getLogger(__name__)
 # Beside the workspaces: the storage may be an object store, and a line must be on a disk before its call begins.

@@ -31,14 +31,19 @@ _SECRET_NAME = re.compile(
 # Values that are, whatever their name: credentials in a URL, keys of well-known makers, tokens of JWT, PEM.
 _SECRET_VALUE = re.compile(
     r"(?P<url>(?<![A-Za-z0-9+.-])[A-Za-z][A-Za-z0-9+.-]{0,30}://)(?:[^\s/@]{1,1000}|[^\s/@:]{0,200}:[^\s@]{1,1000})@"
-    r"|(?<![A-Za-z0-9])(?:sk-|sk_live_|sk_test_|rk_live_|gh[pousr]_|github_pat_|glpat-|xox[abeprs]-|xapp-|AKIA|ASIA|AIza|hf_|npm_|pypi-|nvapi-)[A-Za-z0-9_-]{12,}"
+    r"|(?<![A-Za-z0-9])(?:sk-|sk_live_|sk_test_|rk_live_|gh[pousr]_|github_pat_|glpat-|xox[abeprs]-|xapp-|AKIA|ASIA|AIza|hf_|npm_|pypi-|nvapi-|ya29\.|GOCSPX-|whsec_|SG\.|dop_v1_|glrt-)[A-Za-z0-9_.-]{12,}"
+    r"|(?P<hook>https://hooks\.slack\.com/services/)[A-Za-z0-9/]{8,200}"
     r"|(?<![\w-])eyJ[\w-]{8,4000}\.[\w-]{8,4000}(?:\.[\w-]*)?"
-    r"|-----BEGIN [A-Z ]*PRIVATE KEY-----[\s\S]*?(?:-----END [A-Z ]*PRIVATE KEY-----|$)"
+    r"|-----BEGIN [A-Z ]*PRIVATE KEY(?: BLOCK)?-----[\s\S]*?(?:-----END [A-Z ]*PRIVATE KEY(?: BLOCK)?-----|$)"
     # A name that ends in such a word, and its value after "=", ":", or a blank where it is an option or SQL.
-    r"|(?P<pair>(?i:(?:api[-_]?key|access[-_]?key(?:[-_]id)?|token|passwo?r?d|passphrase|pwd|secret|signature|[?&](?:key|sig))"
+    r"|(?P<pair>(?i:(?:api[-_]?key|access[-_]?key(?:[-_]id)?|account[-_]?key|token|passwo?r?d|passphrase|pwd|secret|signature|[?&](?:key|sig))"
     r"(?:[\"']?\s{0,3}[=:]\s{0,3}|\s{1,3}(?=')|(?<=--password)\s{1,3}|(?<=--token)\s{1,3})[\"']?))[^\s\"'&,;}]{3,}"
-    r"|(?P<bearer>\b(?i:Bearer|Basic) )[A-Za-z0-9._~+/=-]{8,}"
+    r"|(?P<bearer>\b(?i:Bearer|Basic|Authorization: Token) )[A-Za-z0-9._~+/=-]{8,}"
+    r"|(?P<cookie>(?i:Set-Cookie|Cookie): *[^\s=;]{1,100}=)[^\s;]{3,}"
+    r"|(?P<option>(?<!\S)(?:-u|--user)[ =][^\s:]{1,100}:)\S{3,}"
 )
+
+_KEPT = ("url", "hook", "pair", "bearer", "cookie", "option")  # groups that come before a secret
 
 
 @dataclass(frozen=True)
@@ -194,9 +199,11 @@ def masked(value: Any, name: str = "", depth: int = 0) -> Any:
 
 
 def _masked_text(text: str) -> str:
+    looked_at = text[:_LOOKED_AT]
+    if len(text) > _LOOKED_AT:  # half a secret is no known form, and masks before it bring it to the front
+        looked_at = looked_at.rsplit(None, 1)[0] if re.search(r"\s", looked_at) else ""
     shown = _SECRET_VALUE.sub(
-        lambda found: (found["url"] or found["pair"] or found["bearer"] or "") + "***" + ("@" if found["url"] else ""),
-        text[:_LOOKED_AT],
+        lambda found: next(filter(None, map(found.group, _KEPT)), "") + "***" + ("@" if found["url"] else ""), looked_at
     )
     shown = shown.encode("utf-8", "backslashreplace").decode()  # half a character cannot be stored
     return (

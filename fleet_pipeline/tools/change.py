@@ -1,8 +1,9 @@
 """What has become of a workspace, and whether it is better than before: found by the pipeline, and not told by an agent.
 
 Tests are run three times, each time in a copy: on what the workspace started from, on what it is now, and on what it is now with
-the tests as they were. So an agent that rewrites a test, skips it or removes it has broken it; and so has one whose new settings
-keep a test from being run. New tests count as they are. What the diff does not hold is not in the copy either.
+the tests as they were. So what an agent makes of a test does not count: one that it rewrites, skips or removes is put back, and is broken
+if it does not pass then; that it was changed is told. New settings that keep a test from being run do not count either. New tests count
+as they are. What the diff does not hold is not in the copy.
 
 The tests run in one process with the code that they test. Code that is written to deceive pytest can deceive this as well: a
 verified change is evidence, and no proof.
@@ -26,7 +27,11 @@ from fleet_pipeline.tools.operation import Box
 from fleet_pipeline.tools.workspace import Workspace, Workspaces
 
 MOST_NAMES = 500  # of tests and of files
-_TEST_FILE = re.compile(r"(^|/)(test_[^/]*\.py|[^/]*_test\.py|conftest\.py)$|(^|/)tests?/")
+# With what tests compare with.
+_TEST_FILE = re.compile(
+    r"(^|/)(test_[^/]*\.py|[^/]*_test\.py|conftest\.py)$"
+    r"|(^|/)(tests?|test_?data|fixtures|__snapshots__|snapshots|golden|expected)/"
+)
 _SETTINGS = frozenset(
     {
         "conftest.py",
@@ -67,7 +72,15 @@ class Base:
         self.workspace = workspace
         self.commit = commit
         self._results: dict[str, Results] = {}
+        self._ignored: tuple[str, ...] | None = None
         self._lock = threading.Lock()
+
+    def ignores(self, bench: Bench, path: str) -> bool:
+        """Whether a `.gitignore` kept this path out from the start, as it does installed packages."""
+        with self._lock:
+            if self._ignored is None:
+                self._ignored = git.ignored(Box(self.workspace, bench.box.sandbox, bench.box.options))
+        return any(path == one or (one.endswith("/") and path.startswith(one)) for one in self._ignored)
 
     def results(self, bench: Bench, path: str) -> Results:
         with self._lock:
@@ -112,10 +125,10 @@ class Bench:
         outcome: CallOutcome = "broke"
         error = ""
         try:
-            output, cases = run_pytest(box, path, whole=True)
+            output, cases, problem = run_pytest(box, path, whole=True)
             outcome = "ok" if output.ok else "failed"
             # Passed, failed, or none there: everything else is a run that did not come to its end.
-            error = "" if output.facts["exit_code"] in _WHOLE else output.error
+            error = problem if output.facts["exit_code"] in _WHOLE else output.error
             return Results(cases, error)
         except FleetError as refusal:
             outcome, error = "refused", str(refusal)
@@ -137,8 +150,8 @@ def change_in(box: Box, base: Base, bench: Bench, path: str) -> Change:
     if not made.files_changed:
         return facts
     before = base.results(bench, path)
-    # What the tree had and ignored from the start, such as installed packages, stays.
-    hidden = [one for one in made.ignored if not (base.workspace.tree_folder / one).exists()]
+    # What was kept out from the start stays. What is now was in the diff before, or is new: it would be tested and not be there.
+    hidden = [one for one in made.ignored if not base.ignores(bench, one)]
     after = bench.run(box.workspace, base.commit, path, removed=hidden)
     of_tests = [name for name in made.files_changed if _is_of_tests(name) or name in before.files]
     edited = [name for name in of_tests if _is_at_start(base, name)]
@@ -166,8 +179,9 @@ def _is_of_tests(path: str) -> bool:
 
 
 def steers(path: str) -> bool:
-    """Whether it can decide which tests are run, and how."""
-    return PurePosixPath(path).name in _SETTINGS
+    """Whether it can decide which tests are run, and how: settings of pytest, and packages that bring plugins for it."""
+    parts = PurePosixPath(path).parts
+    return parts[-1] in _SETTINGS or any(part.endswith((".dist-info", ".egg-info")) for part in parts)
 
 
 def _is_at_start(base: Base, path: str) -> bool:

@@ -36,8 +36,9 @@ from fleet_pipeline.tools.mcp_servers import connected
 from fleet_pipeline.tools.operation import Box
 from fleet_pipeline.tools.options import ToolOptions
 from fleet_pipeline.tools.sandbox.sandbox import Sandbox, end_program_of
+from fleet_pipeline.tools.sources import Source, settle
 from fleet_pipeline.tools.toolbox import Toolbox, call_schemas, prompt_text
-from fleet_pipeline.tools.workspace import Source, Workspace, Workspaces, settle
+from fleet_pipeline.tools.workspace import Workspace, Workspaces
 
 _log = logging.getLogger(__name__)
 # What the other families change lies outside of the workspace.
@@ -150,7 +151,7 @@ class Hands:
                 desk.ended = True
             idle = [desk for desk in desks if not desk.at_work]
         for desk in idle:
-            desk.opened.close()
+            _close(desk)
 
     def close(self) -> None:
         """End what is under way, and remove all workspaces."""
@@ -193,7 +194,7 @@ class Hands:
                 desk.at_work -= 1
                 is_last = desk.ended and not desk.at_work
             if is_last:
-                desk.opened.close()
+                _close(desk)
 
     def _act_at(self, desk: _Desk, action: Action, remade: int) -> Done:
         use = self._use_of(action.place)
@@ -238,7 +239,9 @@ class Hands:
         base = self._base_of(place)
         stack = ExitStack()
         try:
-            workspace = stack.enter_context(self.workspaces.copy(_name(self._own, *key), base.workspace))
+            workspace = stack.enter_context(
+                self.workspaces.copy(_name(self._own, *key), base.workspace, self.options.workspace_mib * _MIB)
+            )
             box = Box(workspace, self.sandbox, self.options, self._use_of(place).read_only)
             servers = stack.enter_context(connected(box))
             desk = _Desk(workspace, base, Toolbox(box, self.audit, place.role, servers, self._caller(place)), stack)
@@ -284,10 +287,18 @@ class Hands:
         name = _name(self._own, "base", repr((place.url, place.reference, place.folder)))
         workspace = self.workspaces.make(name, source, self.options.workspace_mib * _MIB)
         try:
-            return Base(workspace, settle(workspace))
+            return Base(workspace, settle(workspace.place))
         except BaseException:
             workspace.close()
             raise
+
+
+def _close(desk: _Desk) -> None:
+    """One workspace that cannot be removed ended the run of all. It is left to a person, with its reason."""
+    try:
+        desk.opened.close()
+    except Exception:  # noqa: BLE001 - see above
+        _log.exception("the workspace %s cannot be removed", desk.workspace.place)
 
 
 def allowed_source(options: ToolOptions, place: Place) -> Source:

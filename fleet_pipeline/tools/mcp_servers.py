@@ -25,6 +25,8 @@ from fleet_pipeline.tools.sandbox.sandbox import launch
 # A server lives as long as its workspace is in use; each call has a time of its own.
 _SERVER_SECONDS = 86_400.0
 _MOST_TOOLS = 200
+# For a connection to end. A server may never answer a farewell: it is left to itself then, with its thread.
+_CLOSES_SECONDS = 10.0
 _OUTPUT_CHARS = 1_000_000
 
 
@@ -117,7 +119,7 @@ class _Connection:
         try:
             self._ready.result()
         except Exception as error:  # noqa: BLE001 - whatever it is, the server cannot be used
-            self._thread.join()
+            self._thread.join(_CLOSES_SECONDS)
             raise Refused(f"the MCP server {name} does not answer: {_reason(error)}") from None
 
     def _run(self, target: Any) -> None:
@@ -169,7 +171,7 @@ class _Connection:
     def close(self) -> None:
         if self._stop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join()
+        self._thread.join(_CLOSES_SECONDS)
 
 
 async def _unchecked(name: str, result: Any) -> None:

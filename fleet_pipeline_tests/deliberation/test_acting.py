@@ -84,6 +84,7 @@ def test_what_a_tool_says_goes_back_to_the_model_as_material_until_it_answers() 
         ('{"answer": 3}', "neither"),
         ('{"answer": "', "no JSON"),
         ("[" * 100_000, "no JSON"),
+        ('{"tool": "files.list_files", "arguments": {"a": ' + "[" * 600 + "]" * 600 + "}}", "nested more than 64 deep"),
         (said(answer("x")[:9], finish_reason="length", completion_tokens=5), "cut off after 5 tokens"),
     ],
 )
@@ -146,6 +147,22 @@ def test_a_plan_is_made_step_by_step_with_values_passing_on_and_ends_at_the_firs
     assert "error: no room" in told
     assert "1 further calls of the plan were not made" in told
     assert [action.name for action in made[2].before] == [action.name for action in made[:2]]
+    assert acted.completion.text == "Done."
+
+
+def test_outputs_that_are_put_into_each_other_do_not_grow_without_end() -> None:
+    content = "{{1}}" * 1_000
+    plan = json.dumps({"plan": [{"tool": "files.read_file", "arguments": {"path": "a"}},
+                                {"tool": "files.write_file", "arguments": {"path": "b", "content": content}}]})  # fmt: skip
+    made: list[Action] = []
+
+    def does(action: Action) -> Done:
+        made.append(action)
+        return Done(True, "x" * 20_000)
+
+    acted, asked = turn(acting(mode="plan"), plan, answer("Done."), does=does)
+    assert [one.tool for one in made] == ["files.read_file"]
+    assert "outputs of more than 10,000,000 characters were put into arguments" in asked[2].messages[-1].content
     assert acted.completion.text == "Done."
 
 

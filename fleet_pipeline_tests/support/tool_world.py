@@ -23,8 +23,9 @@ from fleet_pipeline.tools.audit import Audit
 from fleet_pipeline.tools.operation import Box
 from fleet_pipeline.tools.options import ToolOptions
 from fleet_pipeline.tools.sandbox.sandbox import Outcome, Sandbox
+from fleet_pipeline.tools.sources import Source
 from fleet_pipeline.tools.toolbox import Result, Toolbox
-from fleet_pipeline.tools.workspace import Source, Workspaces
+from fleet_pipeline.tools.workspace import Workspaces
 
 SECRET = "canary-7d1f-content"
 

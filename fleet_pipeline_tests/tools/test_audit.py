@@ -64,6 +64,26 @@ def test_every_call_stands_there_with_its_caller_arguments_outcome_and_sandbox(w
         ({"content": "ghs_abcdefghijklmnopqrst1234 sk_live_abcdefghijklmnop1234"}, "abcdefghijklmnop"),
         ({"env": {"MYSQL_PWD": "hunter22"}}, "hunter22"),
         ({"command": ["AUTH", "x"], "client_token": ["tok-1"]}, "tok-1"),
+        ({"content": "AccountName=me;AccountKey=S3CRETkey0123456789==;x"}, "S3CRETkey"),
+        ({"content": "https://hooks.slack.com/services/T0/B0/S3CRETS3CRET"}, "S3CRETS3CRET"),
+        ({"content": "ya29.S3CRETS3CRETS3CRET"}, "S3CRET"),
+        ({"content": "SG.S3CRETS3CRET.S3CRETS3CRET"}, "S3CRET"),
+        ({"content": "-----BEGIN PGP PRIVATE KEY BLOCK-----\nS3CRET"}, "S3CRET"),
+        ({"content": "curl -u admin:S3CRETS3CRET https://host"}, "S3CRET"),
+        ({"content": "Authorization: Token S3CRETS3CRET"}, "S3CRET"),
+        ({"content": "Set-Cookie: sid=S3CRETS3CRET; Path=/"}, "S3CRET"),
+        # Half a secret at the end of what is looked at, which a mask before it brings to the front.
+        (
+            {
+                "content": ("-----BEGIN PRIVATE KEY-----\n" + "A" * 11_850 + "\n-----END PRIVATE KEY-----\n").ljust(
+                    11_950, "x"
+                )
+                + " https://user:S3CRETS3CRET"
+                + "x" * 100
+                + "@host"
+            },
+            "S3CRET",
+        ),
     ],
 )
 def test_a_secret_is_masked_and_the_rest_is_kept(tmp_path: Path, arguments: dict[str, Any], secret: str) -> None:

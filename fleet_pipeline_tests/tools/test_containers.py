@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from fleet_pipeline.common.errors import Refused
+from fleet_pipeline.tools.containers import remove_all
 from fleet_pipeline.tools.families.docker import _check_dockerfile
 from fleet_pipeline.tools.options import ToolOptions
 from fleet_pipeline_tests.support.tool_world import World, a_world, python_for_others
@@ -44,6 +45,11 @@ OPTIONS = ToolOptions(images=("docker.io/library/python:3.12",))
         "FROM scratch\nLABEL a=b\\\r \nADD http://10.0.0.1/x /x",
         "FROM scratch\nRUN --network=host x",
         "FROM scratch\nRUN --security=insecure x",
+        "FROM scratch\nCOPY --f\\rom=other:latest /secret /s",
+        'FROM scratch\nCOPY --"from"=other:latest /secret /s',
+        "FROM scratch\nCOPY '--from=oci-archive:/etc/x.tar' /secret /s",
+        "FROM scratch\nCOPY --chmod=755 --f\\rom=docker-archive:/etc/x.tar /secret /s",
+        "FROM scratch\nCOPY --parents x /s",
     ],
 )
 def test_a_dockerfile_that_fetches_or_takes_other_images_is_refused(tmp_path: Path, text: str) -> None:
@@ -60,7 +66,8 @@ RUN useradd add && \\
     echo ADD
 FROM scratch
 COPY --from=build /x /x
-COPY --from=0 /y /y
+COPY --from=0 --chmod=755 /y /y
+COPY ["a b", "/c"]
 """
     with a_world(tmp_path / "other", options=OPTIONS) as other:
         _check_dockerfile(other.box, "Dockerfile", text)
@@ -126,6 +133,12 @@ def test_an_image_is_built_and_its_container_runs_without_network_and_privileges
         world.workspace.tree.write("Dockerfile", b'FROM scratch\nCOPY hello /hello\nRUN ["/hello", "still", "here"]\n')
         assert "took longer" in world.call("docker.build", timeout=1).error
         assert not [one for one in Path("/proc").glob("[0-9]*/cmdline") if b"/hello\0still" in _read(one)]
+        # One that goes on ends with its workspace, and so does its image.
+        started = world.call("docker.run", image=image, command=["still", "here"], detach=True, name="last")
+        assert started.ok, started.error + started.output
+        remove_all(world.workspace.place)
+        assert "-last" not in world.call("docker.ps", all_containers=True).output
+        assert image not in subprocess.run(["podman", "images"], capture_output=True, text=True, check=True).stdout
         secret = tmp_path / "world/outside/secret.txt"
         (world.workspace.tree_folder / "leak").symlink_to(secret)
         world.workspace.tree.write("Dockerfile", b"FROM scratch\nCOPY leak /leak\n")

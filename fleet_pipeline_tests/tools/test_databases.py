@@ -119,6 +119,15 @@ def test_what_is_read_is_taken_row_by_row_and_no_further_than_it_is_told(tools: 
     }
 
 
+def test_where_it_may_be_changed_no_more_is_read_either(tools: Toolbox) -> None:
+    result = query(tools, "select repeat('x', 1000000) from generate_series(1, 100000)")
+    assert result.ok, result.error
+    assert result.facts["rows"] == 17
+    assert query(tools, "insert into t values (1), (2)").facts["rows_affected"] == 2
+    assert query(tools, "/* a comment */ insert into t values (3)").ok
+    assert count(tools) == 3
+
+
 def test_a_statement_that_takes_its_time_is_stopped(tools: Toolbox) -> None:
     for timeout in (1, 0.0005):
         assert "statement timeout" in query(tools, "select pg_sleep(60)", timeout=timeout).error
@@ -169,6 +178,9 @@ def test_redis_is_read_and_where_it_is_writable_changed(cache: Toolbox) -> None:
     assert redis(cache, "LPUSH", "l", "x", "y", database="store").ok
     assert redis(cache, "LRANGE", "l", "0", "-1").output == '["y", "x"]'
     assert "WRONGTYPE" in redis(cache, "LLEN", "a").error
+    assert redis(cache, "SADD", "s", "x", database="store").ok
+    assert redis(cache, "SRANDMEMBER", "s", "1").output == '["x"]'
+    assert "repeats what there is" in redis(cache, "srandmember", "s", "-4000000").error
 
 
 @pytest.mark.parametrize(

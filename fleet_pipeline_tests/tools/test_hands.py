@@ -13,6 +13,7 @@ from fleet_pipeline.deliberation.task import ToolUse
 from fleet_pipeline.tools.audit import Audit, read_calls
 from fleet_pipeline.tools.hands import Hands, allowed_source
 from fleet_pipeline.tools.options import ToolOptions
+from fleet_pipeline.tools.workspace import Workspace
 from fleet_pipeline_tests.support.tool_world import processes_in
 
 pytestmark = pytest.mark.unit
@@ -104,6 +105,58 @@ def test_a_change_is_what_the_pipeline_finds(
     assert (change["fixed"], change["broken"]) == (fixed, broken)
     assert sorted(change["files_changed"]) == sorted(files.keys() - {"fix.py"})
     assert Change.of(change).tested == tested
+
+
+ONE, TWO = "def one():\n    return 1\n", "def two():\n    return 3\n"
+BOTH = "import app\n\n\ndef test_one():\n    assert app.one() == 1\n\n\ndef test_two():\n    assert app.two() == 2\n"
+NEW = ("files.write_file", {"path": "test_new.py", "content": "def test_new():\n    assert True\n"})
+IN_CLASSES = "import app\n\n\nclass TestOne:\n    def test(self):\n        assert app.one() == 1\n\n\nclass TestTwo:\n    def test(self):\n        assert app.two() == 2\n"  # fmt: skip
+BREAKS_ONE = ("files.write_file", {"path": "app.py", "content": ONE.replace("1", "7") + TWO})
+
+
+@pytest.mark.parametrize(
+    ("files", "calls"),
+    [
+        ({}, [("files.delete_file", {"path": "app.py"}), ("git.add", {}), ("files.write_file", {"path": ".gitignore", "content": "app.py\n"}),
+              ("files.write_file", {"path": "app.py", "content": ONE + TWO.replace("3", "2")})]),
+        ({"test_app.py": IN_CLASSES}, [BREAKS_ONE, NEW]),
+        ({"test_app.py": BOTH.replace("test_two", "test_a"), "pytest.ini": "[pytest]\naddopts = -x\n"}, [BREAKS_ONE, NEW]),
+        ({"test_app.py": "def test_big():\n    raise AssertionError('x' * 2_100_000)\n\n\n" + BOTH}, [BREAKS_ONE, NEW]),
+        ({}, [BREAKS_ONE, ("files.write_file", {"path": "evil.py", "content": "import app\napp.one = lambda: 1\napp.two = lambda: 2\n"}),
+              ("files.write_file", {"path": "evil-1.0.dist-info/METADATA", "content": "Metadata-Version: 2.1\nName: evil\nVersion: 1.0\n"}),
+              ("files.write_file", {"path": "evil-1.0.dist-info/entry_points.txt", "content": "[pytest11]\nevil = evil\n"})]),
+        ({"testdata/want.txt": "1", "test_app.py": BOTH.replace("== 1", "== int(open('testdata/want.txt').read())")},
+         [BREAKS_ONE, NEW, ("files.write_file", {"path": "testdata/want.txt", "content": "7"})]),
+    ],
+    ids=["kept out by .gitignore after it was deleted", "two tests of one name", "tests after a failure", "a report that is too large", "a plugin", "what tests compare with"],
+)  # fmt: skip
+def test_a_change_that_breaks_something_is_never_verified(
+    hands: Hands, source: Path, files: dict[str, str], calls: list[tuple[str, dict]]
+) -> None:
+    for name, content in ({"app.py": ONE + TWO, "test_app.py": BOTH} | files).items():
+        (source / name).parent.mkdir(exist_ok=True)
+        (source / name).write_text(content)
+    own = place(source)
+    for number, (tool, arguments) in enumerate(calls):
+        done = do(hands, Action(str(number), own, tool, arguments))
+        assert done.ok, done.error
+    change = Change.of(do(hands, Action("look", own)).facts)
+    assert change.tested in ("broken", "unverified"), change
+
+
+def test_a_workspace_that_cannot_be_removed_ends_no_run(hands: Hands, source: Path, monkeypatch, caplog) -> None:
+    """A container that wrote into one made its run, and all others in it, fail."""
+    assert do(hands, Action("1", place(source), "files.list_files")).ok
+
+    def refuses(_: Workspace) -> None:
+        raise OSError(39, "Directory not empty")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(Workspace, "close", refuses)
+        hands.end("t.dev")
+    assert "cannot be removed" in caplog.text
+    hands.begin("t2.dev", ToolUse())
+    assert do(hands, Action("2", place(source, deliberation="t2.dev"), "files.list_files")).ok
 
 
 def test_a_test_that_is_moved_and_weakened_is_gone(hands: Hands, source: Path) -> None:

@@ -84,6 +84,7 @@ print("all")
         ("import os, time\nf = []\nfor n in range(30):\n  f.append(open('x', 'wb')); os.unlink('x'); f[-1].write(bytes(10**7)); f[-1].flush()\ntime.sleep(100)", {"disk_mib": 50}, "disk"),
         ("import os, time\nfd = os.memfd_create('x'); os.write(fd, bytes(10**8)); time.sleep(100)", {"disk_mib": 50}, "disk"),
         ("import ctypes, threading, time\ndef go():\n  a = []\n  while True: a.append(bytearray(b'x' * 10**7))\nthreading.Thread(target=go).start()\nctypes.CDLL(None).syscall(60, 0)", {"memory_mib": 200}, "memory"),
+        ("import ctypes\nctypes.CDLL(None).prctl(15, b'\\xff\\xfe', 0, 0, 0)\na = []\nwhile True: a.append(bytearray(b'x' * 10**7))", {"memory_mib": 200}, "memory"),
         ("import select, time\nf = [select.epoll() for _ in range(200)]\ntime.sleep(100)", {}, "descriptors"),
         ("import os, socket, time\nfor _ in range(3):\n  if os.fork() == 0: break\nf = [socket.socketpair() for _ in range(240)]\ntime.sleep(100)", {}, "descriptors"),
         ("import os, time\nif os.fork(): time.sleep(100)\nwhile True:\n  if os.fork(): os._exit(0)", {"seconds": 1}, "time"),
@@ -98,6 +99,35 @@ def test_a_program_that_passes_a_bound_is_stopped_with_all_its_processes(
     assert done.stopped == stopped
     assert not done.ok or stopped is None
     assert not processes_in(place)
+
+
+def test_a_program_that_may_not_be_read_cannot_hide_what_it_holds(place: Path) -> None:
+    code = (
+        "import os, shutil\nos.umask(0)\nown = os.open('own', os.O_CREAT | os.O_WRONLY, 0o111)\n"
+        "os.write(own, open(shutil.which('sleep'), 'rb').read()); os.close(own)\n"
+        "file = os.open('x', os.O_CREAT | os.O_RDWR); os.unlink('x'); os.set_inheritable(file, True)\n"
+        "os.write(file, bytes(10**8)); os.execv('./own', ['sleep', '1000'])"
+    )
+    assert python(place, code, disk_mib=50).stopped in ("disk", "descriptors")  # root sees it all the same
+
+
+HIDES = """
+import ctypes, os
+libc = ctypes.CDLL(None, use_errno=True)
+def refused(*call): return libc.syscall(*map(ctypes.c_long, call)) == -1 and ctypes.get_errno() == 1
+clone = 56 if os.uname().machine == "x86_64" else 220
+assert refused(clone, 0x10000 | 0x800 | 0x100, 0, 0, 0, 0), "a thread with descriptors of its own"
+assert refused(436, 100, 200, 2), "a table of descriptors of its own"
+assert not refused(436, 100, 200, 0)
+assert libc.prctl(4, 0, 0, 0, 0) == 0 and libc.prctl(3, 0, 0, 0, 0) == 1, "it can still be seen"
+assert all(refused(call, 0, 0, 1) for call in (444, 445, 446)), "rules of its own"
+print("nothing hidden")
+"""
+
+
+def test_descriptors_and_rules_cannot_be_put_where_nobody_counts_them(place: Path) -> None:
+    done = python(place, HIDES)
+    assert done.output == b"nothing hidden\n", done.errors
 
 
 def test_output_without_end_is_dropped_after_its_bound_and_does_not_stop_the_program(place: Path) -> None:
@@ -173,6 +203,17 @@ def test_a_launcher_that_is_killed_takes_all_with_it(place: Path) -> None:
     launcher.wait()
     while processes_in(place):
         time.sleep(0.01)
+
+
+def test_a_launcher_whose_owner_has_gone_before_it_began_starts_nothing(place: Path) -> None:
+    """It asked for its parent after its start, and found whoever had taken it: its program went on without an end."""
+    own = Sandbox.find()
+    command = launch(own.policy(["touch", "begun"], place, [place], Limits(seconds=20)))
+    assert command[-1] == str(os.getpid())
+    assert subprocess.run([*command[:-1], "1"], capture_output=True, check=True).stderr == b""
+    assert not (place / "begun").exists()
+    subprocess.run(command, capture_output=True, check=True)
+    assert (place / "begun").exists()
 
 
 @pytest.mark.parametrize("error", [PermissionError, OSError, KeyError])
@@ -293,7 +334,7 @@ def test_bounds_hold_for_an_ordinary_user_as_well() -> None:
         os.chown(name, 65534, 65534)
         tried = subprocess.run(
             [*python_for_others(), "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--basetemp={name}/tests", __file__,
-             "-k", "passes_a_bound or its_owner or told_to_end or launcher_that_is_killed"],
+             "-k", "passes_a_bound or may_not_be_read or ordinary_work or its_owner or told_to_end or launcher_that_is_killed"],
             capture_output=True, text=True, user=65534, group=65534, extra_groups=[], cwd=ROOT, check=False,
             env={"HOME": name, "PATH": os.defpath, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "PYTHONDONTWRITEBYTECODE": "1"},
         )  # fmt: skip

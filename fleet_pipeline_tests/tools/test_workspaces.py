@@ -15,8 +15,10 @@ from fleet_pipeline.common.errors import InvalidInput, Refused
 from fleet_pipeline.tools.audit import Audit, read_calls
 from fleet_pipeline.tools.operation import Box
 from fleet_pipeline.tools.sandbox.sandbox import Sandbox
+from fleet_pipeline.tools.sources import Source, git, size_of
 from fleet_pipeline.tools.toolbox import Toolbox
-from fleet_pipeline.tools.workspace import LOCK, Source, Workspaces, open_kept
+from fleet_pipeline.tools.tree import remove_tree
+from fleet_pipeline.tools.workspace import LOCK, Workspaces, open_kept
 from fleet_pipeline_tests.support.git_server import a_git_server
 from fleet_pipeline_tests.support.tool_world import processes_in
 
@@ -137,6 +139,69 @@ def test_a_source_that_is_too_large_is_refused_before_it_is_copied_whole(tmp_pat
     assert list((tmp_path / "ws").iterdir()) == []
 
 
+@pytest.mark.parametrize("odd", ["commondir", "objects/info/alternates", "a pipe", "a link"])
+def test_a_repository_that_leads_to_another_one_or_keeps_git_waiting_is_refused(tmp_path: Path, odd: str) -> None:
+    private, source = tmp_path / "private", tmp_path / "source"
+    for folder in (private, source):
+        folder.mkdir()
+        (folder / "a.txt").write_text("PRIVATE")
+        for command in (
+            ["init", "-q"],
+            ["add", "."],
+            ["-c", "user.name=n", "-c", "user.email=e", "commit", "-qm", "First"],
+        ):
+            subprocess.run(["git", "-C", str(folder), *command], check=True)
+    if odd == "a pipe":
+        os.mkfifo(source / ".git/packed-refs")
+    elif odd == "a link":
+        (source / ".git/refs/heads/other").symlink_to(private / ".git/HEAD")
+    else:
+        (source / ".git" / odd).write_text(f"{private}/.git{'/objects' if 'objects' in odd else ''}\n")
+    with pytest.raises(InvalidInput, match="leads to another repository|neither a file nor a folder"):
+        Workspaces(tmp_path / "ws").make("one", Source(folder=source))
+    assert list((tmp_path / "ws").iterdir()) == []
+
+
+def test_holes_count_as_what_a_copy_would_write(tmp_path: Path) -> None:
+    root = Workspaces(tmp_path / "ws")
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source/small").write_text("x")
+    with root.make("base", Source(folder=tmp_path / "source")) as base:
+        with (base.tree_folder / "holes").open("wb") as file:
+            file.truncate(10**9)
+        assert size_of(base.tree_folder) >= 10**9
+        with pytest.raises(InvalidInput, match="more than 1,000,000 bytes"):
+            root.copy("one", base, 1_000_000)
+
+
+def test_git_that_takes_too_long_or_too_much_ends_with_all_its_processes(tmp_path: Path) -> None:
+    """A helper that fetches went on for ever after its git was stopped."""
+    with Workspaces(tmp_path / "ws").make("one") as one:
+        drip = "!head -c 3000000 /dev/zero > zeros; exec sleep 1000"
+        fetch = ("-c", f"alias.drip={drip}", "drip")
+        with pytest.raises(InvalidInput, match="took longer than 1 s"):
+            git(one.place, *fetch, seconds=1)
+        with pytest.raises(InvalidInput, match="at most 1,000,000 are taken"):
+            git(one.place, *fetch, most_bytes=1_000_000)
+        assert not processes_in(one.place)
+
+
+def test_one_workspace_that_cannot_be_removed_keeps_no_other_from_being_swept(tmp_path: Path, monkeypatch, caplog) -> None:  # fmt: skip
+    root = tmp_path / "ws"
+    for name in ("a", "b", "c"):
+        (root / name / "tree").mkdir(parents=True)
+        (root / name / LOCK).touch()
+
+    def refuses(path: Path) -> None:
+        if "/b/" in str(path):
+            raise PermissionError(13, "Permission denied")
+        remove_tree(path)
+
+    monkeypatch.setattr("fleet_pipeline.tools.workspace.remove_tree", refuses)
+    assert Workspaces(root).swept == ["a", "c"]
+    assert "ws/b cannot be removed" in caplog.text
+
+
 @pytest.mark.parametrize("name", ["", "..", ".", "a/b", "-x", "x" * 200, "a\nb"])
 def test_a_name_that_is_a_path_is_none(tmp_path: Path, name: str) -> None:
     with pytest.raises(InvalidInput, match="is no name for a workspace"):
@@ -177,7 +242,8 @@ from fleet_pipeline.tools.audit import Audit
 from fleet_pipeline.tools.operation import Box
 from fleet_pipeline.tools.sandbox.sandbox import Sandbox
 from fleet_pipeline.tools.toolbox import Toolbox
-from fleet_pipeline.tools.workspace import Source, Workspaces
+from fleet_pipeline.tools.sources import Source, git, size_of
+from fleet_pipeline.tools.workspace import Workspaces
 root = Path(sys.argv[1])
 workspaces = Workspaces(root / "ws")
 audit = Audit(root / "audit")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import sys
 from collections.abc import Mapping
 from importlib.util import find_spec
@@ -31,6 +32,9 @@ MOST_ROWS = 1_000
 _MOST_BYTES = 16_000_000
 _Found = tuple[list[str], list[Any], int]  # columns, rows, and how many were concerned
 # Redis calls them commands that write. They reach other hosts, or the other databases of the same server.
+_REDIS_REPEATS = frozenset({"SRANDMEMBER", "ZRANDMEMBER", "HRANDFIELD"})
+# Of these the number of rows is told. All others are read row by row: a table may be larger than the memory.
+_TELLS_A_NUMBER = re.compile(r"\s*(insert|update|delete|merge)\b", re.IGNORECASE)
 _REDIS_ELSEWHERE = ("MIGRATE", "SWAPDB", "FLUSHALL", "MOVE", "SELECT")
 _PRIVILEGED = """
 SELECT bool_or(rolsuper OR rolname IN ('pg_execute_server_program', 'pg_write_server_files', 'pg_read_server_files', 'pg_signal_backend'))
@@ -62,7 +66,8 @@ def postgresql_query(
                     "such rights in its URL"
                 )
             link.execute("BEGIN READ WRITE" if changes else "BEGIN READ ONLY")
-            columns, rows, count = _changing(link, query, params) if changes else _reading(link, query, params)
+            by_number = changes and _TELLS_A_NUMBER.match(query)
+            columns, rows, count = (_changing if by_number else _reading)(link, query, params)
             link.execute("COMMIT" if changes else "ROLLBACK")
     except psycopg.Error as error:
         return Output("", ok=False, error=_without(url, f"postgresql: {error}"))
@@ -116,6 +121,8 @@ def redis_command(
                 raise Refused(
                     f"redis {command[0]!r}: is unknown there, for administrators, or reaches what is not this database's"
                 )
+            if command[0].upper() in _REDIS_REPEATS and any(word.startswith("-") for word in command[1:]):
+                raise Refused(f"redis {command[0]!r}: a negative count repeats what there is as often as it says")
             if not changes and "readonly" not in flags:
                 raise Refused(f"redis {command[0]!r}: may change something, and {database} is only read here")
             answer = link.execute_command(*command)

@@ -7,7 +7,6 @@ podman itself runs outside of the sandbox, and a Dockerfile is its program. So `
 network, and so is every image that the settings do not name.
 """
 
-import hashlib
 import math
 import os
 import re
@@ -16,9 +15,11 @@ import signal
 import stat
 import subprocess
 import tempfile
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
+from itertools import takewhile
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated
@@ -26,8 +27,10 @@ from typing import Annotated
 from pydantic import Field
 
 from fleet_pipeline.common.errors import Refused
+from fleet_pipeline.tools.containers import environment, expect, image_of, prefix_of, remove_all
 from fleet_pipeline.tools.families.files import PathArgument
 from fleet_pipeline.tools.operation import Box, Family, Output
+from fleet_pipeline.tools.sandbox.policy import Limits
 from fleet_pipeline.tools.sandbox.processes import descendants
 from fleet_pipeline.tools.sandbox.sandbox import Kept
 
@@ -44,9 +47,9 @@ Command = Annotated[tuple[str, ...], Field(max_length=200, description="Program 
 Seconds = Annotated[float | None, Field(gt=0, le=7_200)]
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,59}")
 _IMAGE = re.compile(r"[a-z0-9][a-z0-9./:@_-]{0,200}", re.IGNORECASE)
+_FLAG = re.compile(r"--(from|chmod|chown|platform)=[A-Za-z0-9./:@_-]+")
 _DIRECTIVE = re.compile(r"\s*#\s*\w+\s*=")
-_DOCKERFILE_BYTES, _LATE_SECONDS = 1_000_000, 5.0
-_OF_THE_USER = ("PATH", "HOME", "XDG_RUNTIME_DIR", "CONTAINERS_CONF")
+_DOCKERFILE_BYTES, _LATE_SECONDS, _LOOK_SECONDS = 1_000_000, 5.0, 0.5
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,100}")
 
 
@@ -67,14 +70,15 @@ def build(
     if not _NAME.fullmatch(tag):
         raise Refused(f"tag {tag!r}: small letters, digits and dashes")
     limits = box.limits(timeout)
-    with tempfile.TemporaryDirectory(prefix="fleet-build-") as name:
+    # Within the workspace's folder: it goes with that, also where this process is killed.
+    with tempfile.TemporaryDirectory(prefix="fleet-build-", dir=box.workspace.place) as name:
         context, checked = Path(name) / "context", Path(name) / "Dockerfile"
         context.mkdir()
         _context(box, context_path, context)
         checked.write_bytes(content)  # what was looked at, whatever is in the tree by now
         built = _podman(
             *(box, "build", "--network=none", "--pull=never", "--format=docker", f"--file={checked}"),
-            *(f"--memory={limits.memory_mib}m", f"--ulimit=nproc={limits.processes}", "--ulimit=core=0"),
+            *(f"--memory={limits.memory_mib}m", *_ulimits(limits)),
             *(["--no-cache"] if no_cache else []),
             *(f"--tag={_own_image(box)}:{tag}", str(context)),
             seconds=timeout,
@@ -110,6 +114,7 @@ def run(
         ),
         *(f"--memory={limits.memory_mib}m", f"--pids-limit={limits.processes}", "--tmpfs=/tmp:size=256m"),
         *(f"--volume={box.workspace.tree_folder}:/workspace:rw", "--workdir=/workspace", "--userns=keep-id"),
+        *(f"--user={_user()}", *_ulimits(limits)),
         *(f"--env={key}={value}" for key, value in env.items()),
         *(
             f"--name={_own(box, name)}",
@@ -126,7 +131,7 @@ def run(
 @FAMILY.operation(writes=True)
 def exec(box: Box, container: Container, command: Command, timeout: Seconds = None) -> Output:
     """Run a program in a container that is running."""
-    return _podman(box, "exec", "--", _own(box, container), *command, seconds=timeout)
+    return _podman(box, "exec", f"--user={_user()}", "--", _own(box, container), *command, seconds=timeout)
 
 
 @FAMILY.operation()
@@ -135,7 +140,12 @@ def ps(
 ) -> Output:
     """List this workspace's containers."""
     return _podman(
-        *(box, "ps", f"--filter=name=^{_prefix(box)}", "--format={{.Names}}\t{{.Image}}\t{{.Status}}"),
+        *(
+            box,
+            "ps",
+            f"--filter=name=^{prefix_of(box.workspace.place)}",
+            "--format={{.Names}}\t{{.Image}}\t{{.Status}}",
+        ),
         *(["--all"] if all_containers else []),
     )
 
@@ -158,6 +168,21 @@ def rm(box: Box, container: Container, force: bool = False) -> Output:
     return _podman(box, "rm", *(["--force"] if force else []), "--", _own(box, container))
 
 
+def _user() -> str:
+    """Always this process's: files of an image's own user could not be removed with the workspace."""
+    return f"{os.geteuid()}:{os.getegid()}"
+
+
+def _ulimits(limits: Limits) -> list[str]:
+    """Of each process: where podman has no control groups of version 2, `--memory` and `--pids-limit` have no effect."""
+    return [
+        f"--ulimit=nproc={limits.processes}:{limits.processes}",
+        f"--ulimit=data={limits.memory_mib * 2**20}:{limits.memory_mib * 2**20}",
+        f"--ulimit=fsize={limits.file_mib * 2**20}:{limits.file_mib * 2**20}",
+        "--ulimit=core=0:0",
+    ]
+
+
 def _check_image(box: Box, image: str) -> None:
     if not _IMAGE.fullmatch(image) or (
         image not in box.options.images and not image.startswith(f"localhost/{_own_image(box)}:")
@@ -178,6 +203,9 @@ def _check_dockerfile(box: Box, name: str, text: str) -> None:
         if not words:
             continue
         kind, options = words[0].upper(), [word for word in words[1:] if word.startswith("--")]
+        flags = list(takewhile(_may_be_a_flag, words[1:]))
+        if kind in ("FROM", "COPY") and (odd := [word for word in flags if not _FLAG.fullmatch(word)]):
+            raise Refused(f"{name}: {odd[0][:100]!r} is no option that is taken; give --from=image or --chmod=755")
         if kind == "ADD":
             raise Refused(f"{name}: ADD can fetch; use COPY")
         if "<<" in line or (kind == "RUN" and options):
@@ -193,6 +221,11 @@ def _check_dockerfile(box: Box, name: str, text: str) -> None:
             if len(named) != 3 or named[1].upper() != "AS" or not _NAME.fullmatch(named[2]):
                 raise Refused(f"{name}: expected FROM image AS name, with small letters, digits and dashes")
             stages.add(named[2])
+
+
+def _may_be_a_flag(word: str) -> bool:
+    """Also to a reader that takes quotes and backslashes off first, as podman does."""
+    return word.startswith("-") or (not word.startswith("[") and any(mark in word for mark in "\\\"'"))
 
 
 def _context(box: Box, path: str, folder: Path) -> None:
@@ -212,45 +245,53 @@ def _context(box: Box, path: str, folder: Path) -> None:
             own.symlink_to(tree.link(entry.path))
 
 
-def _prefix(box: Box) -> str:
-    return f"fleet-{_id(box)}-"
-
-
 def _own(box: Box, name: str) -> str:
     if not _NAME.fullmatch(name):
         raise Refused(f"container {name!r}: small letters, digits and dashes")
-    return _prefix(box) + name
+    return prefix_of(box.workspace.place) + name
 
 
 def _own_image(box: Box) -> str:
-    return f"fleet/{_id(box)}"
-
-
-def _id(box: Box) -> str:
-    """Of the workspace, as long for all: a name could be the beginning of another's."""
-    return hashlib.sha256(str(box.workspace.place).encode()).hexdigest()[:16]
+    return image_of(box.workspace.place)
 
 
 def _podman(box: Box, *arguments: str, seconds: float | None = None) -> Output:
     limits = box.limits(seconds)
-    environment = {name: os.environ[name] for name in _OF_THE_USER if name in os.environ}
+    expect(box.workspace.place)
     process = subprocess.Popen(
         ["podman", *arguments],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        env=environment,
+        env=environment(),
+        # By this the sweeper finds it, where this process is killed.
+        cwd=box.workspace.home,
     )
     assert process.stdout
     said = Kept(process.stdout, limits.output_bytes)
-    try:
-        code = process.wait(limits.seconds + 10)
-    except subprocess.TimeoutExpired:
-        _end(process)
-        return Output("", ok=False, error=f"podman {arguments[0]}: took longer than {limits.seconds:g} s")
+    if error := _watch(box, process, limits):
+        return Output("", ok=False, error=f"podman {arguments[0]}: {error}")
+    code = process.returncode
     said.join(_LATE_SECONDS)  # a container that goes on may hold the other end
     text = bytes(said.content).decode(errors="replace") + ("\n(cut)" if said.cut else "")
     return Output(text, ok=code == 0, error="" if code == 0 else f"exit code {code}")
+
+
+def _watch(box: Box, process: subprocess.Popen[bytes], limits: Limits) -> str:
+    """Until it ends. Why it was ended, where it was."""
+    ends_at, pause = time.monotonic() + limits.seconds + 10, _LOOK_SECONDS
+    while True:
+        try:
+            process.wait(pause)
+            return ""
+        except subprocess.TimeoutExpired:
+            began = time.monotonic()
+        over = box.workspace.tree.size() > limits.disk_mib * 2**20
+        if over or began > ends_at:
+            _end(process)
+            remove_all(box.workspace.place)  # a container goes on without its client
+            return f"has written more than {limits.disk_mib} MiB" if over else f"took longer than {limits.seconds:g} s"
+        pause = max(_LOOK_SECONDS, 4 * (time.monotonic() - began))
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -13,6 +13,7 @@ from fleet_pipeline.common.errors import Refused
 from fleet_pipeline.tools.operation import Box, Family, Output
 from fleet_pipeline.tools.sandbox.sandbox import Outcome
 
+_FOLDER_BYTES = 4_096
 FAMILY = Family("files", "Read, write, search and compare files of the workspace.")
 PathArgument = Annotated[
     str, Field(min_length=1, max_length=4_096, description="Relative to the workspace, such as src/app.py.")
@@ -116,6 +117,9 @@ def copy_file(box: Box, path: PathArgument, to: PathArgument) -> Output:
 @FAMILY.operation(writes=True)
 def mkdir(box: Box, path: PathArgument) -> Output:
     """Make a folder, with those above it."""
+    # Each folder on the way may be new, and takes a block.
+    room = _FOLDER_BYTES * len(path.split("/"))
+    box.workspace.must_have_room(room, box.options.limits.disk_mib * 2**20)
     box.workspace.tree.make_folder(path)
     return Output(f"{path}: is there")
 

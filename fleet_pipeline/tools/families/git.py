@@ -16,8 +16,8 @@ from fleet_pipeline.common.errors import Refused
 from fleet_pipeline.tools.families.files import PathArgument
 from fleet_pipeline.tools.operation import Box, Family, Output, checked_argument
 from fleet_pipeline.tools.sandbox.sandbox import Outcome
+from fleet_pipeline.tools.sources import BASE, GIT_ENVIRONMENT, GIT_OPTIONS, ORIGIN
 from fleet_pipeline.tools.tree import Tree
-from fleet_pipeline.tools.workspace import BASE, GIT_ENVIRONMENT, GIT_OPTIONS, ORIGIN
 
 FAMILY = Family(
     "git",
@@ -189,7 +189,7 @@ def artifacts(box: Box, base: str = BASE) -> Artifacts:
     names = _git(box, *since, "--name-only", "--ignore-submodules=all", "-z", base)
     # As text: one NUL byte would hide a whole file from whoever reads the diff.
     diff = _git(box, *since, "--text", "--no-textconv", "--ignore-submodules=all", base)
-    left = _git(box, "ls-files", "--others", "--ignored", "--exclude-standard", "--directory", "-z")
+    left = _ignored(box)
     raw = _git(box, *since, "--raw", "--ignore-submodules=none", base)
     nested += [":"] if b" 160000 " in raw.output else []
     return Artifacts(
@@ -199,6 +199,15 @@ def artifacts(box: Box, base: str = BASE) -> Artifacts:
         _text(diff),
         bool(nested) or _closed(box) or any(one.cut or not one.ok for one in (added, commits, names, left, diff, raw)),
     )
+
+
+def ignored(box: Box) -> tuple[str, ...]:
+    """Files and folders that a `.gitignore` of the tree keeps out; a folder ends in a slash."""
+    return _names(_ignored(box))
+
+
+def _ignored(box: Box) -> Outcome:
+    return _git(box, "ls-files", "--others", "--ignored", "--exclude-standard", "--directory", "-z")
 
 
 def apply(box: Box, patch: str) -> Output:

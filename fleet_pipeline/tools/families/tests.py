@@ -46,9 +46,9 @@ def run_pytest(
     timeout: float | None = None,
     *,
     whole: bool = False,
-) -> tuple[Output, dict[str, str]]:
-    """The output, and what came of each test by its name: passed, failed or skipped. `whole`: a file that cannot be read as
-    tests does not keep the others from being run.
+) -> tuple[Output, dict[str, str], str]:
+    """The output, what came of each test by its name (passed, failed or skipped), and why that is not known. `whole`: neither a file that
+    cannot be read as tests nor one that fails keeps the others from being run.
     """
     box.workspace.tree.status(path)
     marked = ["-m", checked_argument(markers, "markers")] if markers else []
@@ -66,14 +66,14 @@ def run_pytest(
             *marked,
         ),
         *("-o", "junit_family=xunit1"),  # which tells a test's file
-        *(["--continue-on-collection-errors"] if whole else []),
+        *(["--continue-on-collection-errors", "--maxfail=0"] if whole else []),
         *(["-v"] if verbose else ["-q"]),
         *("--", path),
         seconds=timeout,
         PYTHONDONTWRITEBYTECODE="1",
     )
-    counts, cases = _report(box)
-    return _result(done, counts), cases
+    counts, cases, problem = _report(box)
+    return _result(done, counts), cases, problem
 
 
 @FAMILY.operation(executes=True)
@@ -164,14 +164,16 @@ def _decoded(content: bytes) -> str:
     return content.decode(errors="replace").strip()
 
 
-def _report(box: Box) -> tuple[dict[str, int], dict[str, str]]:
-    """From the report that pytest has written. A test may have written it as well: what counts is run by the pipeline again."""
+def _report(box: Box) -> tuple[dict[str, int], dict[str, str], str]:
+    """From the report that pytest has written, or why there is nothing to be had from it. A test may have written it as well: what
+    counts is run by the pipeline again.
+    """
     with Tree(box.workspace.home) as home:
         try:
             content = home.read(_REPORT, _REPORT_BYTES)
             home.remove(_REPORT)
-        except Refused:
-            return {}, {}
+        except Refused as refusal:
+            return {}, {}, f"pytest's report cannot be read: {refusal}"
     totals = dict.fromkeys(_TOTALS, 0)
     cases: dict[str, str] = {}
     case = ""
@@ -179,8 +181,7 @@ def _report(box: Box) -> tuple[dict[str, int], dict[str, str]]:
     def begin(tag: str, attributes: dict[str, str]) -> None:
         nonlocal case
         if tag == "testcase":
-            where = attributes.get("file") or attributes.get("classname", "")
-            case = f"{where}::{attributes.get('name', '')}"[:_NAME_CHARS]
+            case = _case(attributes)
             cases.setdefault(case, "passed")
         elif tag in ("failure", "error", "skipped") and case:  # of several with one name the worst counts
             if cases[case] != "failed":
@@ -198,7 +199,15 @@ def _report(box: Box) -> tuple[dict[str, int], dict[str, str]]:
     parser.StartDoctypeDeclHandler = refuse
     try:
         parser.Parse(content, True)  # nothing is kept but the totals
-    except (expat.ExpatError, ValueError):
-        return {}, {}
+    except (expat.ExpatError, ValueError) as error:
+        return {}, {}, f"pytest's report cannot be read: {error}"
     passed = totals["tests"] - totals["failures"] - totals["errors"] - totals["skipped"]
-    return totals | {"passed": passed}, cases
+    return totals | {"passed": passed}, cases, ""
+
+
+def _case(attributes: dict[str, str]) -> str:
+    """A test's name as pytest tells it: `file::Class::name`. Two classes of a file may have tests of one name."""
+    file, dotted, name = (attributes.get(one, "") for one in ("file", "classname", "name"))
+    module = file.removesuffix(".py").replace("/", ".")
+    classes = "" if dotted == module else dotted.removeprefix(f"{module}.")
+    return "::".join(filter(None, (file, classes.replace(".", "::") if file else dotted, name)))[:_NAME_CHARS]

@@ -55,12 +55,17 @@ def restrict(readable: Sequence[str], writable: Sequence[str], executable: Seque
 
 
 def keep_signals_inside() -> None:
-    """Confine nothing but this process's signals, to itself and its children. Raises `OSError` where Landlock cannot do that."""
+    """Confine nothing but this process's signals, to itself and its children. Raises `OSError` where Landlock cannot do that.
+
+    Each domain denies renames and links between folders unless a rule of its own allows them, so that here they are allowed
+    everywhere: without it no program of an ordinary user could move a file to another folder.
+    """
     if abi() < SIGNALS_ABI:
         raise OSError(errno.ENOSYS, f"Landlock below version {SIGNALS_ABI} cannot confine signals")
-    attributes = struct.pack("=QQQ", 0, 0, _SIGNALS)
+    attributes = struct.pack("=QQQ", _REFER, 0, _SIGNALS)
     ruleset = _checked(_CREATE, attributes, len(attributes), 0)
     try:
+        _allow(ruleset, "/", _REFER)
         _checked(_RESTRICT, ruleset, 0)
     finally:
         os.close(ruleset)

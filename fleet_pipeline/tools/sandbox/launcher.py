@@ -1,7 +1,7 @@
 """The process between the pipeline and a confined program: it starts it, watches it, and leaves no process behind.
 
-    python -I -S launcher.py POLICY [STATUS_FD]        watch
-    python -I -S launcher.py --become POLICY           become the program (inside bubblewrap)
+    python -I -S launcher.py POLICY OWNER [STATUS_FD]        watch, for the process OWNER
+    python -I -S launcher.py --become POLICY                 become the program (inside bubblewrap)
 
 A program's children that lose their parent become the launcher's (PR_SET_CHILD_SUBREAPER), also those with a session of
 their own, so all of them can be ended. It ends them when the program has ended, when a bound is passed, and when the
@@ -40,6 +40,7 @@ _DEEPEST = 150  # folders within folders: each is open while those in it are loo
 # Some 400 MiB of buffers; 64 Ki of the millions of watches that a user has.
 _MOST_SOCKETS, _MOST_WATCHERS = 1_024, 128
 _MIB = 2**20
+_TMPFS_BYTES = 16 * _MIB
 _NEW_PIDS = 0x20000000
 _SIGNALLED = 128  # as shells tell that a signal ended a program: 128 and its number
 # An end of a child, and what the owner's library sends to a server that does not end: its children must not outlive it.
@@ -49,10 +50,12 @@ _HELD_BACK = {*_AWAITED, _END_ALL}
 NOT_STARTED = 125  # what `become` could not do is said on the pipe of errors
 
 
-def watch(policy: Policy, status: int | None) -> None:
+def watch(policy: Policy, owner: int, status: int | None) -> None:
+    """`owner` started this process. It may be gone by now: asked for here, the parent would be whoever took its children."""
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl(_SUBREAPER, 1, 0, 0, 0)
-    owner = os.getppid()
+    if os.getppid() != owner:
+        return
     if status is not None:
         os.set_inheritable(status, False)
     signal.pthread_sigmask(signal.SIG_BLOCK, _HELD_BACK)
@@ -185,13 +188,15 @@ def _bubblewrap(policy: Policy) -> list[str]:
     assert policy.bubblewrap is not None
     arguments = [policy.bubblewrap, "--unshare-all", "--die-with-parent", "--new-session", "--cap-drop", "ALL"]
     # First, because what may be read can lie below: an interpreter in /tmp was hidden by it.
-    arguments += ["--dev", "/dev", "--proc", "/proc", "--tmpfs", "/tmp"]  # noqa: S108 - of its own
+    arguments += ["--dev", "/dev", "--proc", "/proc", "--size", str(_TMPFS_BYTES), "--tmpfs", "/tmp"]  # noqa: S108 - of its own
     for path in [*policy.readable, sys.prefix, sys.base_prefix, _PACKAGE]:  # the last three for `--become`
         if not path.startswith(("/dev/", "/proc/")):
             arguments += ["--ro-bind-try", path, path]
     for path in policy.writable:
         if not path.startswith("/dev/"):
             arguments += ["--bind", path, path]
+    # The root and /dev are in memory that nobody counts.
+    arguments += ["--remount-ro", "/dev", "--remount-ro", "/"]
     return [*arguments, "--", sys.executable, "-I", "-S", __file__, "--become", policy.to_json()]
 
 
@@ -200,6 +205,7 @@ def _until_it_ends(policy: Policy, program: int, owner: int) -> End:
     next_disk = time.monotonic() + _DISK_SECONDS
     next_descriptors = time.monotonic() + _DESCRIPTORS_SECONDS
     walk: Iterator[int] | None = None  # of the disk, under way
+    hidden: set[int] = set()
     while True:
         came = signal.sigtimedwait(_AWAITED, _LOOK_SECONDS)
         ended = _reap(program)
@@ -213,7 +219,8 @@ def _until_it_ends(policy: Policy, program: int, owner: int) -> End:
         )
         if stop is None and now > next_descriptors:
             next_descriptors = now + _DESCRIPTORS_SECONDS
-            stop = "descriptors" if _holds_too_much() else None
+            hidden, hidden_before = _hidden(), hidden
+            stop = "descriptors" if hidden & hidden_before or _holds_too_much() else None
         if stop is None and now > next_disk:
             if walk is None:
                 walk = _written(policy)
@@ -269,8 +276,9 @@ def _end_all(program: int) -> None:
 def _resident(pid: int) -> int:
     """Bytes of its pages, and of the tables by which the kernel finds them."""
     for place in _places(pid):
-        with suppress(OSError, ValueError, IndexError), open(f"{place}/status") as facts:
-            kib = [int(line.split()[1]) for line in facts if line.startswith(("VmRSS:", "VmPTE:"))]
+        # As bytes: a name that is no UTF-8 made a process one without memory.
+        with suppress(OSError), open(f"{place}/status", "rb") as facts:
+            kib = [int(line.split()[1]) for line in facts if line.startswith((b"VmRSS:", b"VmPTE:"))]
             if kib:
                 return sum(kib) * 1_024
     return 0  # it has ended
@@ -365,6 +373,32 @@ def _descriptors() -> Iterator[str]:
                     break
 
 
+def _hidden() -> set[int]:
+    """Processes whose descriptors cannot be seen, such as those of a program that may be executed and not read. A process that begins or
+    ends is one for a moment."""
+    found = set()
+    for pid in descendants()[0]:
+        for place in _places(pid):
+            try:
+                os.listdir(f"{place}/fd")
+            except PermissionError:
+                if _has_ended(place):  # and holds nothing; its other threads may go on
+                    continue
+                found.add(pid)
+            except OSError:
+                continue
+            break
+    return found
+
+
+def _has_ended(place: str) -> bool:
+    try:
+        with open(f"{place}/stat", "rb") as facts:
+            return facts.read().rpartition(b")")[2].split()[0] in (b"Z", b"X")
+    except (OSError, IndexError):
+        return True
+
+
 def _holds_too_much() -> bool:
     """Whether the processes hold more of the kernel's memory than programs need: sockets, each with a buffer of some hundred
     KiB, and watches of epoll, of which a user has a number for all processes on the machine.
@@ -386,4 +420,4 @@ if __name__ == "__main__":
             sys.stderr.write(f"the program could not be confined: {failure}\n")
             sys.exit(NOT_STARTED)
     else:
-        watch(Policy.from_json(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else None)
+        watch(Policy.from_json(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]) if len(sys.argv) > 3 else None)

@@ -139,7 +139,7 @@ def end_program_of(thread: int) -> None:
 
 def launch(policy: Policy, *status: int) -> list[str]:
     """The command that runs `policy` and writes its end to the descriptor `status`, or to standard error."""
-    return [sys.executable, "-I", "-S", _LAUNCHER, policy.to_json(), *map(str, status)]
+    return [sys.executable, "-I", "-S", _LAUNCHER, policy.to_json(), str(os.getpid()), *map(str, status)]
 
 
 def _run(policy: Policy, stdin: bytes = b"") -> Outcome:

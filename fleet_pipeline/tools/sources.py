@@ -1,0 +1,296 @@
+"""What workspaces start from: a git repository, a folder, or nothing, taken in by git outside of the sandbox.
+
+A source comes from a task, and so from anybody. What its repository can do is bounded: no hook, filter, helper or setting of its own has
+an effect, its git has bounds on time, memory and disk, and all its processes end together.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import resource
+import signal
+import stat
+import subprocess
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from fleet_pipeline.common.errors import InvalidInput
+
+_CLONE_SECONDS, _GIT_SECONDS = 600, 120
+_GIT_MEMORY = 4 * 2**30  # of one process; a tree of 25 KB can be made that takes any
+_LEAST_BYTES = 64 * 2**20  # git's own, beside what is taken
+_LOOK_SECONDS = 0.25
+SCHEMES = ("https", "ssh")
+ORIGIN = "refs/remotes/origin/"
+BASE = "refs/fleet/base"  # the commit that a workspace started from
+# Nothing of the user's or the repository's own may run: no hook, filter, helper, editor, pager or program of a protocol.
+_SETTINGS = (
+    *(
+        "core.hooksPath=/dev/null",
+        "core.fsmonitor=false",
+        "core.attributesFile=/dev/null",
+        "core.excludesFile=/dev/null",
+    ),
+    *(
+        "core.pager=cat",
+        "core.editor=false",
+        "diff.ignoreSubmodules=all",
+        "submodule.recurse=false",
+        "protocol.ext.allow=never",
+    ),
+    *(
+        "gc.auto=0",
+        "maintenance.auto=false",
+        "commit.gpgSign=false",
+        "tag.gpgSign=false",
+        "credential.helper=",
+        "safe.directory=*",
+    ),
+)
+GIT_OPTIONS = tuple(part for setting in _SETTINGS for part in ("-c", setting))
+GIT_ENVIRONMENT = {
+    "GIT_CONFIG_NOSYSTEM": "1",
+    "GIT_CONFIG_GLOBAL": "/dev/null",
+    "GIT_TERMINAL_PROMPT": "0",
+    "GIT_OPTIONAL_LOCKS": "0",
+    "GIT_ATTR_NOSYSTEM": "1",
+    "GIT_NO_REPLACE_OBJECTS": "1",
+}
+
+# What a fetch needs of the user's environment: programs, keys and names of servers, and the way through a proxy.
+_OF_THE_USER = (
+    *("PATH", "HOME", "SSH_AUTH_SOCK", "https_proxy", "HTTPS_PROXY", "no_proxy", "NO_PROXY"),
+    *("GIT_SSL_CAINFO", "SSL_CERT_FILE", "SSL_CERT_DIR"),
+)
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a workspace starts from: a git URL with a reference, or a folder, or nothing."""
+
+    url: str | None = None
+    reference: str | None = None
+    folder: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.url is not None:
+            parts = urlsplit(self.url)
+            if parts.scheme not in SCHEMES or not parts.hostname or parts.hostname.startswith("-"):
+                raise InvalidInput(
+                    f"workspace {self.url!r}: expected a URL with {' or '.join(SCHEMES)}, such as https://host/a.git"
+                )
+            if parts.password or (parts.scheme == "https" and parts.username):
+                raise InvalidInput("workspace: the URL holds credentials; put them into ~/.netrc, or use ssh")
+        if self.reference is not None and (
+            not re.fullmatch(r"[\w./+-]{1,200}", self.reference) or self.reference[0] == "-"
+        ):
+            raise InvalidInput(f"workspace reference {self.reference!r}: expected a branch, a tag or a commit")
+
+
+NOTHING = Source()
+_WHO = ("-c", "user.name=fleet", "-c", "user.email=fleet@localhost")
+# Over whatever attributes the tree has: a filter would run a program, and an encoding that a file lacks keeps `git add` from all others, and ends of lines
+# that are taken for the same hide a change.
+_ATTRIBUTES = "* -text !eol !filter !working-tree-encoding !ident !diff !merge !export-subst\n"
+
+
+def fill(source: Source, place: Path, most_bytes: int) -> None:
+    """Raises `InvalidInput` for a source that cannot be had, or is larger than `most_bytes`."""
+    if source.url is not None:
+        _clone(source, place, most_bytes)
+    elif source.folder is not None:
+        _take_folder(source.folder, place, most_bytes)
+    else:
+        _begin(place)
+    if (size := size_of(place / "tree")) > most_bytes:
+        raise InvalidInput(f"workspace: has {size:,} bytes; at most {most_bytes:,} are taken")
+    for reference in (BASE, ORIGIN + "main"):
+        git(place, "update-ref", reference, "HEAD")
+
+
+def settle(place: Path) -> str:
+    """Commit what the folder of a workspace had not committed yet, so that only what is done from now on is a change. The commit's id."""
+    git(place, "add", "--all")
+    git(place, *_WHO, "commit", "--quiet", "--allow-empty", "--message", "What was not committed")
+    for reference in (BASE, ORIGIN + "main"):
+        git(place, "update-ref", reference, "HEAD")
+    return git(place, "rev-parse", "HEAD").strip()
+
+
+def _init(place: Path) -> None:
+    git(place, "init", "--quiet", "--template=", "--initial-branch=main")
+    (place / "git/info").mkdir()
+    (place / "git/info/attributes").write_text(_ATTRIBUTES, encoding="utf-8")
+
+
+def _begin(place: Path) -> None:
+    """A repository with one commit of all that is in the tree."""
+    _init(place)
+    git(place, "add", "--all", "--force")
+    git(place, *_WHO, "commit", "--quiet", "--allow-empty", "--message", "Start of the workspace")
+
+
+def git(place: Path, *arguments: str, seconds: float = _GIT_SECONDS, most_bytes: int = 0) -> str:
+    """Run git outside the sandbox, in a workspace that nobody has written to yet. Raises `InvalidInput`, also where it takes longer or
+    leaves more than `most_bytes` in the workspace. All its processes have ended then.
+    """
+    command = ["git", f"--git-dir={place / 'git'}", f"--work-tree={place / 'tree'}", *GIT_OPTIONS, *arguments]
+    environment = GIT_ENVIRONMENT | {name: os.environ[name] for name in _OF_THE_USER if name in os.environ}
+    with tempfile.TemporaryFile() as said, tempfile.TemporaryFile() as errors:
+        try:
+            process = subprocess.Popen(
+                command,
+                cwd=place / "tree",
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=said,
+                stderr=errors,
+                start_new_session=True,
+            )
+        except FileNotFoundError:
+            raise InvalidInput("git is not installed here, and workspaces are kept with it") from None
+        try:
+            with suppress(ProcessLookupError, PermissionError):
+                resource.prlimit(process.pid, resource.RLIMIT_AS, (_GIT_MEMORY, _GIT_MEMORY))
+            _watch(process, place, arguments[0], seconds, most_bytes)
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # helpers that fetch go on without it
+            process.wait()
+        for stream in (said, errors):
+            stream.seek(0)
+        if process.returncode != 0:
+            why = errors.read(1_000_000).decode(errors="replace").strip()[-500:]
+            raise InvalidInput(f"git {arguments[0]}: {why or f'ended with {process.returncode}'}")
+        return said.read(10_000_000).decode(errors="replace")
+
+
+def _watch(process: subprocess.Popen[bytes], place: Path, what: str, seconds: float, most_bytes: int) -> None:
+    """Until it ends."""
+    ends_at, pause = time.monotonic() + seconds, _LOOK_SECONDS
+    while True:
+        try:
+            process.wait(pause)
+            return
+        except subprocess.TimeoutExpired:
+            began = time.monotonic()
+        if began > ends_at:
+            raise InvalidInput(f"git {what} took longer than {seconds:.0f} s")
+        if most_bytes and (size := size_of(place)) > most_bytes:
+            raise InvalidInput(f"git {what}: has {size:,} bytes so far; at most {most_bytes:,} are taken")
+        pause = max(_LOOK_SECONDS, 4 * (time.monotonic() - began))
+
+
+def size_of(place: Path) -> int:
+    """Bytes of all files below, holes included: copies of them have none."""
+    total = 0
+    for _, _, files, descriptor in os.fwalk(place, onerror=None):
+        for name in files:
+            with suppress(FileNotFoundError):
+                status = os.lstat(name, dir_fd=descriptor)
+                total += max(status.st_size, status.st_blocks * 512)
+    return total
+
+
+def _clone(source: Source, place: Path, most_bytes: int) -> None:
+    assert source.url is not None
+    _init(place)
+    reference = source.reference or "HEAD"
+    most = 2 * most_bytes + _LEAST_BYTES  # the history, and the tree
+    fetch = ("fetch", "--quiet", "--depth=50", "--no-tags", "--", source.url, reference)
+    git(place, *fetch, seconds=_CLONE_SECONDS, most_bytes=most)
+    # No attribute names a filter that is configured, and no hook is found: a checkout writes files, and runs nothing.
+    git(place, "checkout", "--quiet", "-B", "main", "FETCH_HEAD", most_bytes=most)
+
+
+def _take_folder(folder: Path, place: Path, most_bytes: int) -> None:
+    """The files of a folder, without its `.git`. If it is a repository, its history comes along."""
+    if not folder.is_dir():
+        raise InvalidInput(f"workspace: {folder} is no folder")
+    if (folder / ".git").is_symlink():
+        raise InvalidInput(f"workspace: {folder / '.git'} is a link, and may lead to what is not meant")
+    copy(folder, place / "tree", most_bytes=most_bytes, without=(".git",))
+    if (folder / ".git").is_dir():
+        _check_repository(folder / ".git")
+        _init(place)
+        from_here = ("-c", "protocol.file.allow=always", "fetch", "--quiet", "--no-tags")
+        most = 3 * most_bytes + _LEAST_BYTES  # the history is not bounded but by this
+        git(place, *from_here, "--", str(folder.absolute()), "HEAD", most_bytes=most)
+        git(place, "update-ref", "refs/heads/main", "FETCH_HEAD")
+        git(place, "reset", "--quiet", "--mixed")
+    else:
+        _begin(place)
+
+
+def _check_repository(folder: Path) -> None:
+    """Raises `InvalidInput` for one that leads git to objects and references elsewhere, or keeps it waiting."""
+    for path in ("commondir", "objects/info/alternates", "objects/info/http-alternates"):
+        if (folder / path).exists():
+            raise InvalidInput(f"workspace: {folder / path} leads to another repository; clone it whole")
+    for here, folders, files, descriptor in os.fwalk(folder):
+        for name in [*folders, *files]:
+            mode = os.lstat(name, dir_fd=descriptor).st_mode
+            if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+                raise InvalidInput(f"workspace: {Path(here) / name} is neither a file nor a folder")
+
+
+def copy(source: Path, target: Path, *, link: bool = False, most_bytes: int = 0, without: Sequence[str] = ()) -> None:
+    """Files, folders and links as they are; sockets and pipes are left out. `link`: files that never change.
+
+    By descriptor, because the source may be written to meanwhile: what is read is what was seen there, and never behind a link.
+    Raises `InvalidInput` for one with more than `most_bytes`, holes included: a copy has none.
+    """
+    total = 0
+    for folder, folders, files, descriptor in os.fwalk(source):
+        relative = os.path.relpath(folder, source)
+        here = target / relative
+        folders[:] = [name for name in folders if name not in without]
+        for name in list(folders):
+            if stat.S_ISLNK(os.lstat(name, dir_fd=descriptor).st_mode):
+                folders.remove(name)
+                os.symlink(os.readlink(name, dir_fd=descriptor), here / name)
+            else:
+                (here / name).mkdir(mode=0o700)
+        for name in files:
+            if name in without:
+                continue
+            with suppress(FileNotFoundError):  # removed meanwhile
+                status = os.lstat(name, dir_fd=descriptor)
+                if stat.S_ISLNK(status.st_mode):
+                    os.symlink(os.readlink(name, dir_fd=descriptor), here / name)
+                elif stat.S_ISREG(status.st_mode):
+                    total += status.st_size
+                    if most_bytes and total > most_bytes:
+                        raise InvalidInput(f"workspace: {source} has more than {most_bytes:,} bytes")
+                    if link and "objects" in Path(relative).parts:
+                        with suppress(OSError):
+                            os.link(name, here / name, src_dir_fd=descriptor, follow_symlinks=False)
+                            continue
+                    _copy_file(name, descriptor, here / name, status.st_size)
+
+
+_FICLONE = 0x40049409
+
+
+def _copy_file(name: str, folder: int, target: Path, size: int) -> None:
+    """By sharing blocks, where the file system can (Btrfs, XFS). Up to the size that it had."""
+    opened = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
+    with open(opened, "rb") as old:
+        mode = os.fstat(opened).st_mode
+        if not stat.S_ISREG(mode):
+            return
+        with open(target, "xb") as new:
+            os.fchmod(new.fileno(), mode & 0o777 | 0o600)
+            try:
+                fcntl.ioctl(new.fileno(), _FICLONE, old.fileno())
+            except OSError:
+                while size > 0 and (part := old.read(min(size, 2**20))):
+                    size -= len(part)
+                    new.write(part)
