@@ -9,8 +9,13 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import signal
 import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from fleet_pipeline.tools.sandbox.processes import descendants
 
 _log = logging.getLogger(__name__)
 _MARK = "containers"  # beside the tree: no program of the workspace can remove it
@@ -33,24 +38,56 @@ def image_of(place: Path) -> str:
     return f"fleet/{id_of(place)}"
 
 
-def expect(place: Path) -> None:
-    """From now on there may be some."""
+@contextmanager
+def at_work(place: Path, process: subprocess.Popen[bytes]) -> Iterator[None]:
+    """While a podman works for a workspace. Where its owner is killed it goes on, and is ended with the workspace."""
     (place / _MARK).touch()
+    own = place / f"{_MARK}-{process.pid}"
+    own.write_text(_began(process.pid))
+    try:
+        yield
+    finally:
+        own.unlink(missing_ok=True)
 
 
 def remove_all(place: Path) -> None:
-    """Of a workspace that ends. What cannot be removed is logged."""
-    if not (place / _MARK).exists():
-        return
-    for listed, removed in (
-        (("ps", "--all", "--quiet", f"--filter=name=^{prefix_of(place)}"), ("rm", "--force", "--time=0")),
-        (("images", "--quiet", f"--filter=reference=localhost/{image_of(place)}"), ("rmi", "--force")),
-    ):
-        try:
-            if ids := list(dict.fromkeys(_podman(*listed).split())):
-                _podman(*removed, *ids)
-        except (OSError, subprocess.SubprocessError) as error:
-            _log.warning("containers of %s may be left: %s", place, error)
+    """Containers and images of a workspace that ends. What cannot be removed is logged."""
+    if (place / _MARK).exists():
+        for left in place.glob(f"{_MARK}-*"):
+            pid = int(left.name.rpartition("-")[2])
+            if left.read_text() and _began(pid) == left.read_text():
+                end(pid)
+        remove_containers(place)
+        _remove(place, ("images", "--quiet", f"--filter=reference=localhost/{image_of(place)}"), ("rmi", "--force"))
+
+
+def remove_containers(place: Path) -> None:
+    """Those of a workspace, with what runs in them."""
+    listed = ("ps", "--all", "--quiet", f"--filter=name=^{prefix_of(place)}")
+    _remove(place, listed, ("rm", "--force", "--time=0"))
+
+
+def _remove(place: Path, listed: Sequence[str], removed: Sequence[str]) -> None:
+    try:
+        if ids := list(dict.fromkeys(_podman(*listed).split())):
+            _podman(*removed, *ids)
+    except (OSError, subprocess.SubprocessError) as error:
+        _log.warning("containers of %s may be left: %s", place, error)
+
+
+def end(pid: int) -> None:
+    """A podman with all that is below it: what a Dockerfile runs goes on without its client."""
+    for one in [pid, *descendants(pid)[0]]:
+        with suppress(ProcessLookupError):
+            os.kill(one, signal.SIGKILL)
+
+
+def _began(pid: int) -> str:
+    """When a process began, as the kernel tells it: another may have its number by now. Empty for one that has ended."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        return ""
 
 
 def environment() -> dict[str, str]:

@@ -24,7 +24,9 @@ from urllib.parse import urlsplit
 from fleet_pipeline.common.errors import InvalidInput
 
 _CLONE_SECONDS, _GIT_SECONDS = 600, 120
-_GIT_MEMORY = 4 * 2**30  # of one process; a tree of 25 KB can be made that takes any
+_GIT_MEMORY = (
+    2 * 2**30
+)  # of one process, with what it maps of the repository; a tree of 25 KB can be made that takes any
 _LEAST_BYTES = 64 * 2**20  # git's own, beside what is taken
 _LOOK_SECONDS = 0.25
 SCHEMES = ("https", "ssh")
@@ -158,7 +160,8 @@ def git(place: Path, *arguments: str, seconds: float = _GIT_SECONDS, most_bytes:
             raise InvalidInput("git is not installed here, and workspaces are kept with it") from None
         try:
             with suppress(ProcessLookupError, PermissionError):
-                resource.prlimit(process.pid, resource.RLIMIT_AS, (_GIT_MEMORY, _GIT_MEMORY))
+                memory = _GIT_MEMORY + most_bytes
+                resource.prlimit(process.pid, resource.RLIMIT_AS, (memory, memory))
             _watch(process, place, arguments[0], seconds, most_bytes)
         finally:
             with suppress(ProcessLookupError):
@@ -224,7 +227,7 @@ def _take_folder(folder: Path, place: Path, most_bytes: int) -> None:
         most = 3 * most_bytes + _LEAST_BYTES  # the history is not bounded but by this
         git(place, *from_here, "--", str(folder.absolute()), "HEAD", most_bytes=most)
         git(place, "update-ref", "refs/heads/main", "FETCH_HEAD")
-        git(place, "reset", "--quiet", "--mixed")
+        git(place, "reset", "--quiet", "--mixed", most_bytes=most)
     else:
         _begin(place)
 

@@ -25,7 +25,6 @@ from typing import Self
 
 from fleet_pipeline.common.errors import InvalidInput, Refused
 from fleet_pipeline.tools.containers import remove_all
-from fleet_pipeline.tools.sandbox.processes import descendants
 from fleet_pipeline.tools.sources import NOTHING, Source, copy, fill
 from fleet_pipeline.tools.tree import Tree, remove_tree
 
@@ -238,15 +237,10 @@ def _end_processes_in(place: Path) -> None:
     One that has changed both is still confined, and has nothing left to write to.
     """
     home = f"HOME={place}/".encode()
-    found: list[int] = []
     for process in Path("/proc").iterdir():
         if not process.name.isdigit():
             continue
         with suppress(OSError):
             inside = os.readlink(process / "cwd").startswith(f"{place}/")
             if inside or any(entry.startswith(home) for entry in (process / "environ").read_bytes().split(b"\0")):
-                found.append(int(process.name))
-    # With what is below them: podman builds in folders of its own.
-    for one in {*found, *(below for pid in found for below in descendants(pid)[0])}:
-        with suppress(ProcessLookupError, PermissionError):
-            os.kill(one, signal.SIGKILL)
+                os.kill(int(process.name), signal.SIGKILL)

@@ -11,13 +11,11 @@ import math
 import os
 import re
 import shutil
-import signal
 import stat
 import subprocess
 import tempfile
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import replace
 from itertools import takewhile
 from pathlib import Path
@@ -27,11 +25,10 @@ from typing import Annotated
 from pydantic import Field
 
 from fleet_pipeline.common.errors import Refused
-from fleet_pipeline.tools.containers import environment, expect, image_of, prefix_of, remove_all
+from fleet_pipeline.tools.containers import at_work, end, environment, image_of, prefix_of, remove_containers
 from fleet_pipeline.tools.families.files import PathArgument
 from fleet_pipeline.tools.operation import Box, Family, Output
 from fleet_pipeline.tools.sandbox.policy import Limits
-from fleet_pipeline.tools.sandbox.processes import descendants
 from fleet_pipeline.tools.sandbox.sandbox import Kept
 
 
@@ -257,20 +254,18 @@ def _own_image(box: Box) -> str:
 
 def _podman(box: Box, *arguments: str, seconds: float | None = None) -> Output:
     limits = box.limits(seconds)
-    expect(box.workspace.place)
     process = subprocess.Popen(
         ["podman", *arguments],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         env=environment(),
-        # By this the sweeper finds it, where this process is killed.
-        cwd=box.workspace.home,
     )
     assert process.stdout
     said = Kept(process.stdout, limits.output_bytes)
-    if error := _watch(box, process, limits):
-        return Output("", ok=False, error=f"podman {arguments[0]}: {error}")
+    with at_work(box.workspace.place, process):
+        if error := _watch(box, process, limits):
+            return Output("", ok=False, error=f"podman {arguments[0]}: {error}")
     code = process.returncode
     said.join(_LATE_SECONDS)  # a container that goes on may hold the other end
     text = bytes(said.content).decode(errors="replace") + ("\n(cut)" if said.cut else "")
@@ -288,15 +283,9 @@ def _watch(box: Box, process: subprocess.Popen[bytes], limits: Limits) -> str:
             began = time.monotonic()
         over = box.workspace.tree.size() > limits.disk_mib * 2**20
         if over or began > ends_at:
-            _end(process)
-            remove_all(box.workspace.place)  # a container goes on without its client
+            end(process.pid)
+            process.wait()
+            if over:
+                remove_containers(box.workspace.place)  # they go on without their client
             return f"has written more than {limits.disk_mib} MiB" if over else f"took longer than {limits.seconds:g} s"
         pause = max(_LOOK_SECONDS, 4 * (time.monotonic() - began))
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """With all that is below it: what a Dockerfile runs goes on without its client."""
-    for pid in [process.pid, *descendants(process.pid)[0]]:
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-    process.wait()
