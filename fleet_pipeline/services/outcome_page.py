@@ -24,6 +24,7 @@ from fleet_pipeline.storage.schemas import PROPOSALS
 from fleet_pipeline.storage.store import Store
 from fleet_pipeline.storage.tables import table_path
 
+MOST_CELL = 60  # characters: a wider table is cut off
 MOST_CALLS = 100  # in the table of a page; the Parquet file has all
 _PHASES = (Phase.PROPOSE, Phase.CRITIQUE, Phase.REVISE)
 
@@ -99,13 +100,13 @@ def _actions(actions: Actions, texts: bool) -> dict[str, dg.MetadataValue]:
     values: dict[str, dg.MetadataValue] = {}
     if svg := timeline(actions.operations):
         values["timeline"] = dg.MetadataValue.md(_image("calls of tools", svg))
+    if texts and (told := changes(actions.artifacts)):
+        values["changes"] = dg.MetadataValue.md(told)
     if actions.operations:
         shown = actions.operations[:MOST_CALLS]
         records = [dg.TableRecord(_call(row, texts)) for row in shown]
         more = "" if len(shown) == len(actions.operations) else f", the first {MOST_CALLS} of {len(actions.operations)}"
         values[f"calls{more}"] = dg.MetadataValue.table(records, schema=_call_schema(texts))
-    if texts and (told := changes(actions.artifacts)):
-        values["changes"] = dg.MetadataValue.md(told)
     return values
 
 
@@ -132,7 +133,10 @@ def _call(row: OperationRow, texts: bool) -> dict[str, str | int | float | None]
         "seconds": round(row.seconds, 3),
     }
     if texts:
-        facts |= {"arguments": printable((row.arguments or "")[:200]), "why not": printable(row.error[:200])}
+        facts |= {
+            "arguments": printable((row.arguments or "")[:MOST_CELL]),
+            "why not": printable(row.error[:MOST_CELL]),
+        }
     return facts
 
 
