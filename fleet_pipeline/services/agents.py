@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 
 from fleet_pipeline.deliberation.acting import Acted, Step
@@ -81,8 +82,11 @@ def write_actions(store: Store, deliberation: Deliberation, transcript: Transcri
     acted = [(one, one.acted) for one in transcript.utterances if one.acted is not None]
     operations = [row for one, what in acted for row in _operation_rows(deliberation, one, what, run_id)]
     artifacts = [row for one, what in acted if (row := _artifact_row(deliberation, one, what, run_id)) is not None]
-    _put(store, OPERATIONS, deliberation.id, operations)
-    _put(store, ARTIFACTS, deliberation.id, artifacts)
+    # At a time, because half of either is waiting for a disk, and the engine waits for both.
+    with ThreadPoolExecutor(2, "fleet-actions") as pool:
+        written = pool.submit(_put, store, OPERATIONS, deliberation.id, operations)
+        _put(store, ARTIFACTS, deliberation.id, artifacts)
+        written.result()
 
 
 def _put(store: Store, table: Table[Row, NoFooter], key: str, rows: list[Row]) -> None:

@@ -1,8 +1,9 @@
 """Sixty agents that act in one run: how much of the time in which the engine has work does it work, while tools run beside it?
 
-    python -m fleet_pipeline_tests.benchmarks.acting [AGENTS]
+    python -m fleet_pipeline_tests.benchmarks.acting [AGENTS] [TOKENS]
 
-A scripted engine takes 10 ms a step for one token of every request in it, and 40 tokens an answer, as a GPU may. Tools are real:
+A scripted engine takes 10 ms a step for one token of every request in it, and 100 tokens an answer, as a GPU may: a call that writes a
+small file has as many. Tools are real:
 files, git, pytest, in the sandbox. The share is the time within `step`, divided by the time in which at least one request was in
 the engine. What is missing is what the loop and the threads of the hands keep the engine waiting.
 """
@@ -25,7 +26,7 @@ from fleet_pipeline_tests.support.councils import a_task, said
 from fleet_pipeline_tests.support.heard import Heard
 from fleet_pipeline_tests.support.scripted import ScriptedEngine, ScriptedProvider
 
-STEP_SECONDS, ANSWER_TOKENS = 0.01, 40
+STEP_SECONDS = 0.01
 STEPS = [
     ("files.write_file", {"path": "own.py", "content": "def two():\n    return 2\n"}),
     ("files.write_file", {"path": "test_own.py", "content": "from own import two\n\n\ndef test_two():\n    assert two() == 2\n"}),
@@ -47,13 +48,14 @@ class Measured(ScriptedEngine):
     """Counts the time in which it has work, and the time in which it works."""
 
     has_work = works = 0.0
+    tokens = 100  # of an answer
     since: float | None = None
     left: ClassVar[dict[str, int]] = {}  # tokens, by request
 
     def submit(self, request_id: str, request: Request) -> Completion | None:
         if self.since is None:
             self.since = time.monotonic()
-        self.left[request_id] = ANSWER_TOKENS
+        self.left[request_id] = self.tokens
         return super().submit(request_id, request)
 
     def step(self, patience_seconds: float) -> list[tuple[str, Completion]]:
@@ -72,8 +74,9 @@ class Measured(ScriptedEngine):
         return answers
 
 
-def main(agents: int) -> None:
+def main(agents: int, tokens: int) -> None:
     engine = Measured(speak)
+    engine.tokens = tokens
 
     class Provider(ScriptedProvider):
         def start(self, *models: str) -> ScriptedEngine:
@@ -94,6 +97,7 @@ def main(agents: int) -> None:
         json.dumps(
             {
                 "agents": agents,
+                "tokens_an_answer": tokens,
                 "completed": progress.completed,
                 "share": round(engine.works / engine.has_work, 4),
                 "engine_has_work_s": round(engine.has_work, 2),
@@ -106,4 +110,4 @@ def main(agents: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 60)
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 60, int(sys.argv[2]) if len(sys.argv) > 2 else 100)
