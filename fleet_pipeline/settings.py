@@ -40,6 +40,7 @@ from fleet_pipeline.tools.options import ToolOptions
 
 _log = logging.getLogger(__name__)
 CONFIG_FILE_VARIABLE = "FLEET_CONFIG_FILE"
+DEFAULT = "default"  # the origin of a value that nobody has set
 # Old names of settings. They still work, as the new names, with a warning.
 RENAMED = {"checks": "council_checks"}
 # Variables that Kubernetes sets in every pod beside a Service named "fleet" or "fleet-...".
@@ -299,7 +300,7 @@ def origins(settings: Settings) -> list[tuple[str, Any, str]]:
         elif _within(name, in_file):
             origin = f"file {file}"
         else:
-            origin = "default"
+            origin = DEFAULT
         settings_with_origin.append((name, value, origin))
     return settings_with_origin
 

@@ -8,7 +8,7 @@ from rich.text import Text
 
 from fleet_pipeline.cli.common import console, json_option
 from fleet_pipeline.events.options import without_secrets
-from fleet_pipeline.settings import load_settings, origins
+from fleet_pipeline.settings import DEFAULT, load_settings, origins
 
 
 @click.command()
@@ -17,7 +17,7 @@ def config(as_json: bool) -> None:
     """Print the settings in force and where each comes from.
 
     Defaults, then fleet.toml (or the file FLEET_CONFIG_FILE names), then FLEET_* variables, such as
-    FLEET_ENGINE__MODEL, then flags. The later wins.
+    FLEET_ENGINE__MODEL, then flags. The later wins. What differs from the defaults comes first.
 
     \b
     FLEET_ENGINE__MODEL=/models/Qwen3-8B fleet config
@@ -32,9 +32,10 @@ def config(as_json: bool) -> None:
         click.echo(json.dumps({name: {"value": value, "origin": origin} for name, value, origin in entries}, indent=2))
         return
     table = Table("setting", "value", "origin", box=None, header_style="bold", pad_edge=False)
-    for name, value, origin in entries:
+    # What somebody has set comes first: there are some hundred defaults.
+    for name, value, origin in sorted(entries, key=lambda entry: entry[2] == DEFAULT):
         value_text = "" if value is None else str(value)
-        table.add_row(name, Text(value_text), Text(origin, style="dim" if origin == "default" else "bold"))
+        table.add_row(name, Text(value_text), Text(origin, style="dim" if origin == DEFAULT else "bold"))
     console().print(table)
 
 

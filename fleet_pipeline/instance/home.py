@@ -3,6 +3,7 @@
 import fcntl
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from importlib import resources
@@ -53,11 +54,22 @@ def instance_home() -> Path:
     if configured := os.environ.get("DAGSTER_HOME"):
         if not Path(configured).is_absolute() or not Path(configured).is_dir():
             raise InvalidInput(f"DAGSTER_HOME is {configured}: it must be an absolute path of a folder that exists")
-        return Path(configured)
+        home = Path(configured)
+        # One with runs and no file was made by Dagster alone: another event log would hide them.
+        if not (home / "dagster.yaml").exists() and not (home / "history").exists():
+            with suppress(OSError):  # a home that cannot be written to is a cluster's
+                _set_up(home)
+                sys.stderr.write(f"fleet: {home} had no dagster.yaml: it got the one of this package\n")
+        return home
     home = HOME.absolute()
     home.mkdir(parents=True, exist_ok=True)
+    _set_up(home)
+    os.environ["DAGSTER_HOME"] = str(home)
+    return home
+
+
+def _set_up(home: Path) -> None:
+    """Put the package's `dagster.yaml` there, if none is. Raises `OSError`."""
     with _alone(home), resources.as_file(resources.files("fleet_pipeline") / "dagster.yaml") as template:
         if not (home / "dagster.yaml").exists():
             shutil.copyfile(template, home / "dagster.yaml")
-    os.environ["DAGSTER_HOME"] = str(home)
-    return home

@@ -242,7 +242,9 @@ def test_config_prints_the_settings_in_force_with_their_origin(tmp_path: Path) -
     assert settings["engine.max_num_seqs"] == {"value": 7, "origin": "file fleet.toml"}
     assert settings["council.seed"] == {"value": 5, "origin": "environment"}
     assert settings["engine.model"] == {"value": "Qwen/Qwen3-0.6B", "origin": "default"}
-    assert "environment" in fleet(tmp_path, "config", FLEET_COUNCIL__SEED="5").stdout
+    shown = fleet(tmp_path, "config", FLEET_COUNCIL__SEED="5").stdout.splitlines()
+    assert [line.split()[0] for line in shown[1:3]] == ["engine.max_num_seqs", "council.seed"]  # before all defaults
+    assert "environment" in shown[2]
 
 
 def test_export_puts_a_table_into_one_file_and_names_what_it_cannot_read(ran) -> None:

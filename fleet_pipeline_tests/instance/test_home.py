@@ -3,11 +3,12 @@
 import os
 import subprocess
 import sys
+from importlib import resources
 from pathlib import Path
 
 import pytest
 
-from fleet_pipeline.instance.home import open_instance
+from fleet_pipeline.instance.home import instance_home, open_instance
 
 pytestmark = pytest.mark.instance
 
@@ -52,3 +53,24 @@ def test_a_home_whose_lock_cannot_be_had_is_opened_without(tmp_path: Path, monke
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
     with open_instance() as instance:
         assert instance.get_runs_count() == 0
+
+
+def test_a_home_of_a_person_s_own_gets_the_shipped_file_once_and_is_told(tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+    shipped = (resources.files("fleet_pipeline") / "dagster.yaml").read_text()
+    assert instance_home() == tmp_path
+    assert (tmp_path / "dagster.yaml").read_text() == shipped
+    assert f"{tmp_path} had no dagster.yaml: it got the one of this package" in capsys.readouterr().err
+    (tmp_path / "dagster.yaml").write_text("# mine\n")
+    instance_home()
+    assert (tmp_path / "dagster.yaml").read_text() == "# mine\n"
+    assert capsys.readouterr().err == ""
+
+
+def test_a_home_with_runs_and_no_file_stays_as_it_is(tmp_path: Path, monkeypatch, capsys) -> None:
+    """Another event log would hide its runs."""
+    (tmp_path / "history").mkdir()
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+    instance_home()
+    assert not (tmp_path / "dagster.yaml").exists()
+    assert capsys.readouterr().err == ""
