@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 
@@ -101,12 +101,15 @@ class Bench:
     audit: Audit
     caller: Caller
     name: str  # of the copies, unique among all at work
+    given_up: Callable[[], bool] = lambda: False  # whether nobody waits for it any more
 
     def run(
         self, workspace: Workspace, commit: str, path: str, restored: Sequence[str] = (), removed: Sequence[str] = ()
     ) -> Results:
         """`restored`: files that are put back as they are in `commit`; `removed`: files and folders that go."""
         most = self.box.options.limits.disk_mib * 2**20
+        if self.given_up():
+            return Results(error="it was given up")
         try:
             with self.workspaces.copy(self.name, workspace, most) as copy:
                 box = Box(copy, self.box.sandbox, self.box.options)

@@ -188,7 +188,7 @@ class Hands:
             with desk.turn:
                 if request_id in self._given_up:
                     raise Refused("it was given up before it began")
-                return self._act_at(desk, action, remade)
+                return self._act_at(desk, action, remade, lambda: request_id in self._given_up)
         finally:
             with self._lock:
                 desk.at_work -= 1
@@ -196,12 +196,13 @@ class Hands:
             if is_last:
                 _close(desk)
 
-    def _act_at(self, desk: _Desk, action: Action, remade: int) -> Done:
+    def _act_at(self, desk: _Desk, action: Action, remade: int, given_up: Callable[[], bool]) -> Done:
         use = self._use_of(action.place)
         told = {"remade": remade} if remade else {}
         if not action.tool:
             bench = Bench(
-                self.workspaces, desk.tools.box, self.audit, self._caller(action.place), f"{desk.workspace.name}.t"
+                *(self.workspaces, desk.tools.box, self.audit, self._caller(action.place), f"{desk.workspace.name}.t"),
+                given_up,
             )
             change = change_in(desk.tools.box, desk.base, bench, use.tests)
             return Done(True, facts=asdict(change))
