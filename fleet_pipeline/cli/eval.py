@@ -17,7 +17,7 @@ import click
 from rich.table import Table
 from rich.text import Text
 
-from fleet_pipeline.cli.common import console, fail, flags, json_option
+from fleet_pipeline.cli.common import console, flags, json_option
 from fleet_pipeline.cli.terminal import Terminal, logs_to_file, sigterm_as_ctrl_c
 from fleet_pipeline.common.errors import BROKE, INTERRUPTED
 from fleet_pipeline.common.files import written_whole
@@ -146,8 +146,10 @@ def _cases(settings: Settings, trials: Sequence[Trial], answers: int, out: Path,
         tasks = [trial.task(answers) for trial in trials]
         result = run_backlog(instance, settings, tasks, lambda progress: show(str(progress), progress.phase))
         if result.broke:
-            err.print(Text(f"fleet: run {result.run_id} broke: {result.broke}"))
-            fail("the same command goes on from there", INTERRUPTED if result.broke == WAS_INTERRUPTED else BROKE)
+            err.print(
+                Text(f"fleet: run {result.run_id} broke: {result.broke}\nfleet: the same command goes on from there")
+            )
+            sys.exit(INTERRUPTED if result.broke == WAS_INTERRUPTED else BROKE)
         store, folder = Fleet.of(settings).store, audit_folder(settings.tools)
         with examiner(settings.tools, folder) as judge:
             cases = list(

@@ -25,6 +25,7 @@ CALLS: dict[str, list[str]] = {
     "run": ["run", "nothing.jsonl"],
     "submit": ["submit", "tasks.jsonl"],
     "backlog": ["backlog", "check", "tasks.jsonl"],
+    "eval": ["eval", "--only", "nothing"],
     "status": ["status"],
     "status of one": ["status", "t1.dev"],
     "show": ["show", "t1.dev"],
