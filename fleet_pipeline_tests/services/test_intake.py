@@ -424,7 +424,7 @@ def test_messages_that_are_slow_to_arrive_are_waited_for(intakes: Intakes) -> No
     ]:  # one tick takes them all, on a machine with time
         intakes.tick()
         ticks += 1
-        assert ticks < 5
+        assert ticks < 50  # of half a second or more: those that are left on the way come after 75 s
     assert len(intakes.partitions) == 400
 
 

@@ -183,7 +183,8 @@ def test_git_that_takes_too_long_or_too_much_ends_with_all_its_processes(tmp_pat
             git(one.place, *fetch, seconds=1)
         with pytest.raises(InvalidInput, match="at most 1,000,000 are taken"):
             git(one.place, *fetch, most_bytes=1_000_000)
-        assert not processes_in(one.place)
+        while processes_in(one.place):  # the kernel takes a moment
+            time.sleep(0.01)
 
 
 def test_one_workspace_that_cannot_be_removed_keeps_no_other_from_being_swept(tmp_path: Path, monkeypatch, caplog) -> None:  # fmt: skip
