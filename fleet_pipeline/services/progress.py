@@ -5,6 +5,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from fleet_pipeline.deliberation.transcript import Status, Transcript
+
 
 @dataclass
 class Progress:
@@ -26,6 +28,17 @@ class Progress:
     generating_since: float | None = field(default=None, repr=False)
     models_found: bool = False  # and an engine starts
     phase: str = "reading tasks"
+
+    def count(self, transcript: Transcript) -> None:
+        """A deliberation has ended, and is stored."""
+        for utterance in transcript.utterances:
+            tokens = self.by_phase.setdefault(str(utterance.turn.phase), [0, 0])
+            tokens[0] += utterance.completion.prompt_tokens
+            tokens[1] += utterance.completion.cached_tokens
+        if transcript.status is Status.COMPLETED:
+            self.completed += 1
+        else:
+            self.failed += 1
 
     @property
     def done(self) -> int:

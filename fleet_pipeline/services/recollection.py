@@ -104,7 +104,7 @@ class Recollection:
     def note_begun(self, action: Action) -> bool:
         """Before an action that may change something outside of its workspace. Whether it stands in the log."""
         own = action.place.deliberation_id
-        fingerprint = next((print_ for key, print_ in self._open if key == own), "")
+        fingerprint = next((print_ for key, print_ in tuple(self._open) if key == own), "")
         marker = replace(action, name=action.name + _BEGUN)
         done = Done(False, error="begun", outcome="unfinished", started_at=time.time())
         self._log.append(logged(own, fingerprint, marker, done))

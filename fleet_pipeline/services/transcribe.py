@@ -8,15 +8,13 @@ what was being generated is lost.
 """
 
 import json
-import logging
 import time
-from collections.abc import Callable, Collection, Generator, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from threading import Lock
 
-from fleet_pipeline.common.errors import CorruptFile, EngineError, InvalidInput, StorageError
-from fleet_pipeline.common.logs import fields
-from fleet_pipeline.common.text import printable
+from fleet_pipeline.common.errors import CorruptFile, EngineError, InvalidInput
 from fleet_pipeline.deliberation.council import CouncilDefaults, Deliberation, Resume, seat_council
 from fleet_pipeline.deliberation.exchange import AgentError, Completion
 from fleet_pipeline.deliberation.judging import (
@@ -34,17 +32,16 @@ from fleet_pipeline.deliberation.rows import JudgementsFooter, TranscriptFooter
 from fleet_pipeline.deliberation.transcript import Status, Transcript
 from fleet_pipeline.inference.engine import Engine, EngineProvider, Finished, Job, OnCompletion
 from fleet_pipeline.inference.gpu import gpu_memory
-from fleet_pipeline.services.agents import Agents, write_actions
+from fleet_pipeline.services.agents import Agents
+from fleet_pipeline.services.keeping import Ended, Keeper, Kept
 from fleet_pipeline.services.progress import OnProgress, Progress
 from fleet_pipeline.services.recollection import Recollection
 from fleet_pipeline.services.rewards import Rewards, final_texts
 from fleet_pipeline.storage.schemas import JUDGEMENTS, UTTERANCES
 from fleet_pipeline.storage.tables import read_file, read_footer
 from fleet_pipeline.storage.task_store import TaskStore
-from fleet_pipeline.storage.transcripts import Provenance, write_judgements, write_transcript
+from fleet_pipeline.storage.transcripts import Provenance, write_judgements
 from fleet_pipeline.tools.options import ToolOptions
-
-_log = logging.getLogger(__name__)
 
 
 def _ignore(_: str) -> None:
@@ -106,6 +103,8 @@ class Transcription:
         self.agents = Agents(
             tools or ToolOptions(), self.store, run_id, lambda call: self.recollection.note_begun(call)
         )
+        self.keeper = Keeper(self.store, run_id, self._on_kept)
+        self._counting = Lock()  # of `progress` and who is told of it
         self.rewards = Rewards(tasks, reward_model, source, run_id) if reward_model else None
         self.waiting: dict[str, None] = {}  # keys whose transcript is complete, and that wait for a verdict or a reward
 
@@ -232,7 +231,14 @@ class Transcription:
 
             try:
                 stream = engine.run(self._jobs(work.deliberate, under_way), on_completion, self.agents)
-                self._keep_all(stream, under_way, engine)
+
+                def told(finished: Finished[Transcript]) -> Ended:
+                    deliberation = under_way.pop(finished.key)
+                    self.agents.end(deliberation.id)
+                    of_models = {model: self._provenance(deliberation, engine, model) for model in deliberation.models}
+                    return deliberation, finished, of_models
+
+                self.keeper.keep_all(stream, told)
                 if self.judging.enabled and work.judge:
                     self._judge(engine, work.judge, on_completion)
             finally:
@@ -327,7 +333,8 @@ class Transcription:
             try:
                 deliberation = self._convene(key)
             except InvalidInput:  # it was valid a moment ago: on a local disk the file may change meanwhile
-                self.progress.failed += 1
+                with self._counting:
+                    self.progress.failed += 1
                 continue
             under_way[key] = deliberation
             stored = deliberation if key in self.incomplete else None
@@ -352,73 +359,23 @@ class Transcription:
         toolset = self.agents.toolset(deliberation.role.name, use) if use else None
         return replace(deliberation, inference=identity, sampling=sampling, toolset=toolset)
 
-    def _keep_all(
-        self, stream: Generator[Finished[Transcript]], under_way: dict[str, Deliberation], engine: Engine
-    ) -> None:
-        try:
-            for finished in stream:
-                self._keep(under_way.pop(finished.key), finished, engine)
-                self.on_progress(self.progress)
-        except BaseException as stop:
-            # It may have come while a result was stored, and then the engine knows nothing of it.
-            with suppress(type(stop)):
-                finished = stream.throw(stop)
-                while True:
-                    with suppress(StorageError):
-                        self._keep(under_way.pop(finished.key), finished, engine)
-                    finished = next(stream)
-            raise
-
-    def _keep(self, deliberation: Deliberation, finished: Finished[Transcript], engine: Engine) -> None:
-        transcript = finished.result or Transcript(
-            deliberation.id, Status.FAILED, (), f"the deliberation broke: {finished.error!r}"
-        )
-        self.agents.end(deliberation.id)
-        of_models = {model: self._provenance(deliberation, engine, model) for model in deliberation.models}
-        stopped = any(one.error is AgentError.CANCELLED for one in transcript.utterances)
-        if stopped and self._has_result(deliberation.id):
-            return  # it stands, and what was heard for the next one stays in the answer log
-        # What was recalled was asked for earlier.
-        asked = [one.completion.started_at for one in transcript.utterances if one.completion.started_at]
-        started_at = min([finished.started_at, *asked])
-        written = write_transcript(
-            *(self.store, deliberation, transcript, of_models[deliberation.model], started_at, finished.finished_at),
-            finished.timeout_seconds,
-            of_models,
-            lambda: self._write_actions(deliberation, transcript),
-        )
-        if written:
-            self.recollection.fold(deliberation.id, deliberation.fingerprint)
-        self.ended.add(deliberation.id)
-        if stopped:
-            self.stopped.append(deliberation.id)
-        self._log(transcript, finished.finished_at - finished.started_at)
-        progress = self.progress
-        for utterance in transcript.utterances:
-            tokens = progress.by_phase.setdefault(str(utterance.turn.phase), [0, 0])
-            tokens[0] += utterance.completion.prompt_tokens
-            tokens[1] += utterance.completion.cached_tokens
-        if transcript.status is Status.COMPLETED:
-            progress.completed += 1
-        else:
-            progress.failed += 1
-        if transcript.status is not Status.COMPLETED:
-            if not stopped:
-                self.made(deliberation.id)
-        else:
-            self.waiting[deliberation.id] = None
-            if not self.judging.enabled:
-                self._ready(deliberation.id)
-
-    def _write_actions(self, deliberation: Deliberation, transcript: Transcript) -> None:
-        if deliberation.toolset is not None:
-            write_actions(self.store, deliberation, transcript, self.run_id)
-
-    def _has_result(self, key: str) -> bool:
-        with suppress(CorruptFile):
-            footer = read_footer(self.store, UTTERANCES, key)
-            return footer is not None and footer.status is Status.COMPLETED
-        return False
+    def _on_kept(self, kept: Kept) -> None:
+        """Called in the thread that stores, while the engine counts tokens."""
+        key, transcript = kept.deliberation.id, kept.transcript
+        completed = transcript.status is Status.COMPLETED
+        if kept.written:
+            self.recollection.fold(key, kept.deliberation.fingerprint)
+        self.ended.add(key)
+        if kept.stopped:
+            self.stopped.append(key)
+        with self._counting:
+            self.progress.count(transcript)
+        if completed and (self.judging.enabled or self.rewards):
+            self.waiting[key] = None
+        elif not kept.stopped:
+            self.made(key)
+        with self._counting:
+            self.on_progress(self.progress)
 
     def _provenance(self, deliberation: Deliberation, engine: Engine, model: str) -> Provenance:
         kind, unchecked = engine.origin(model)
@@ -426,42 +383,23 @@ class Transcription:
         fingerprint = deliberation.fingerprint
         return Provenance(model, kind, self.run_id, fingerprint, unchecked, price.of if price else None)
 
-    def _log(self, transcript: Transcript, seconds: float) -> None:
-        """Log one line per ended deliberation, and one per answer with an error."""
-        ids = {"run_id": self.run_id, "deliberation_id": transcript.deliberation_id}
-        for utterance in transcript.utterances:
-            if utterance.error:
-                seat, phase = utterance.turn.seat.agent_id, str(utterance.turn.phase)
-                log_fields = fields(**ids, agent_id=seat, phase=phase, error_type=str(utterance.error))
-                key = transcript.deliberation_id
-                why = printable(f"{utterance.error}: {utterance.error_message}")
-                _log.warning("%s %s %s: %s", key, seat, phase, why, extra=log_fields)
-        tokens = sum(utterance.completion.completion_tokens for utterance in transcript.utterances)
-        log_fields = fields(**ids, status=str(transcript.status), seconds=round(seconds, 3), completion_tokens=tokens)
-        _log.info("%s %s", transcript.deliberation_id, transcript.status, extra=log_fields)
-
     def _count_tokens(self, answer: Completion) -> None:
-        progress = self.progress
-        progress.prompt_tokens += answer.prompt_tokens
-        progress.cached_tokens += answer.cached_tokens
-        progress.completion_tokens += answer.completion_tokens
-        self.on_progress(progress)
+        with self._counting:
+            progress = self.progress
+            progress.prompt_tokens += answer.prompt_tokens
+            progress.cached_tokens += answer.cached_tokens
+            progress.completion_tokens += answer.completion_tokens
+            self.on_progress(progress)
 
     def _fail(self, keys: Sequence[str], reason: str) -> None:
         """Record deliberations that could not be run as failed. Those that were held have their record."""
-        now = time.time()
         for key in set(keys) - self.ended:
             with suppress(InvalidInput):
-                self._fail_one(self._convene(key), reason, now)
-
-    def _fail_one(self, deliberation: Deliberation, reason: str, now: float) -> None:
-        if not self._reusable(deliberation):
-            transcript = Transcript(deliberation.id, Status.FAILED, (), reason)
-            provenance = Provenance(deliberation.model, "", self.run_id, deliberation.fingerprint)
-            write_transcript(self.store, deliberation, transcript, provenance, now, now)
-            self._log(transcript, 0.0)
-            self.progress.failed += 1
-            self.made(deliberation.id)
+                deliberation = self._convene(key)
+                if not self._reusable(deliberation):
+                    self.keeper.keep_failed(deliberation, reason)
+                    self.progress.failed += 1
+                    self.made(key)
 
 
 def _together(deliberation: Deliberation) -> Models:
