@@ -58,12 +58,11 @@ class Agents:
             self._hands.end(deliberation_id)
 
     def close(self) -> None:
-        """Remove all workspaces, and make a table of the audit."""
-        if self._hands is None:
-            return
-        self._hands.close()
+        """Remove all workspaces, and make a table of the audit: also of what a killed run left, where this one had nothing to do."""
+        if self._hands is not None:
+            self._hands.close()
+            self._hands = None
         store_calls(self.store, audit_folder(self.options))
-        self._hands = None
 
     def submit(self, request_id: str, action: Action) -> None:
         assert self._hands is not None, "an agent acts whose deliberation has not begun"

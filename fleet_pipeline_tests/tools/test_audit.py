@@ -10,9 +10,11 @@ import duckdb
 import pytest
 from hypothesis import given, strategies as st
 
-from fleet_pipeline.services.tool_calls import store_calls
+from fleet_pipeline.services.agents import Agents
+from fleet_pipeline.services.tool_calls import audit_folder, store_calls
 from fleet_pipeline.storage.store import Store
 from fleet_pipeline.tools.audit import Audit, Caller, masked, read_calls
+from fleet_pipeline.tools.options import ToolOptions
 from fleet_pipeline_tests.support.tool_world import World
 
 pytestmark = pytest.mark.unit
@@ -186,3 +188,13 @@ def test_finished_files_become_a_table_and_those_in_use_stay(tmp_path: Path, wor
         f"select family, operation, outcome, seconds, agent_id from '{tmp_path}/storage/tool_calls/*.parquet'"
     ).fetchall()
     assert rows == [("git", "commit", "unfinished", None, "a")]
+
+
+def test_a_run_that_finds_all_done_makes_a_table_of_what_a_killed_one_left(tmp_path: Path) -> None:
+    options, store = ToolOptions(workspaces=str(tmp_path / "fleet/workspaces")), Store(str(tmp_path / "storage"))
+    killed = Audit(audit_folder(options))
+    killed.begin("w", "git", "commit", {"message": "m"}, read_only=False, sandbox="landlock-7+seccomp")
+    killed.close()
+    Agents(options, store, "later", lambda _: True).close()
+    assert list(audit_folder(options).iterdir()) == []
+    assert store.names("tool_calls", ".parquet") == [f"{killed.path.stem}.audit"]
