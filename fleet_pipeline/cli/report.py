@@ -14,17 +14,18 @@ from fleet_pipeline.settings import load_settings
 @click.command()
 @click.argument("run_id", required=False)
 @click.option("--since", metavar="TIME", help="What finished since then: 2026-11-20, 2026-11-20T08:00, 90m, 12h or 7d.")
+@click.option("--title", metavar="TEXT", help="What the page is called; which run it is of stands below.")
 @click.option("--out", metavar="FILE", help="fleet-report.html where absent; - for standard output.")
 @storage_option
-def report(run_id: str | None, since: str | None, out: str | None, storage: str | None) -> None:
+def report(run_id: str | None, since: str | None, title: str | None, out: str | None, storage: str | None) -> None:
     """Write one HTML file on a run: figures, pictures, failures, and every deliberation in full.
 
     Of the last run, of the one that is named (the first letters of its id will do), or of what finished since a
-    time. The file needs nothing else: no network, no script.
+    time. The file needs no network. A small script of its own finds, filters and sorts; all can be read without it.
 
     \b
     fleet report
-    fleet report 3f0c2a91 --out nightly.html
+    fleet report 3f0c2a91 --out nightly.html --title "The night's backlog"
     fleet report --since 12h --storage s3://bucket/fleet
     """
     from fleet_pipeline.services.run_report import chosen, outcome_table, write, write_file
@@ -37,15 +38,15 @@ def report(run_id: str | None, since: str | None, out: str | None, storage: str 
         if total > 1_000:
             click.echo(f"read {done} of {total}", err=True)
 
-    title, rows = chosen(outcome_table(store, on_progress=on_progress), run_id, parse_since(since), store.url)
+    about, rows = chosen(outcome_table(store, on_progress=on_progress), run_id, parse_since(since), store.url)
     if out == "-":
-        write(sys.stdout, store, title, rows)
+        write(sys.stdout, store, about, rows, title)
         return
     file = Path(out or "fleet-report.html")
     if file.is_dir():
         file /= "fleet-report.html"
     try:
-        write_file(file, store, title, rows)
+        write_file(file, store, about, rows, title)
     except OSError as error:
         fail(f"cannot write {file}: {error.strerror or error}", BROKE)
-    click.echo(f"{title}: {len(rows)} deliberations in {file} ({file.stat().st_size / 1e6:.1f} MB)", err=True)
+    click.echo(f"{about}: {len(rows)} deliberations in {file} ({file.stat().st_size / 1e6:.1f} MB)", err=True)

@@ -2,14 +2,14 @@
 
 import json
 import os
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from dataclasses import asdict
 
 import click
 from rich.console import Console
 
 from fleet_pipeline.cli.common import flags, json_option, storage_option
-from fleet_pipeline.common.errors import CorruptFile, InvalidInput
+from fleet_pipeline.common.errors import InvalidInput
 from fleet_pipeline.common.text import printable
 from fleet_pipeline.deliberation.rows import OutcomeRow
 from fleet_pipeline.services.fleet import Fleet
@@ -70,24 +70,17 @@ def explain(deliberation_id: str, storage: str | None, as_json: bool) -> None:
     fleet explain rate-limiter.dev
     fleet explain rate-limiter.dev --json | jq '.weights'
     """
-    from fleet_pipeline.scoring.explain import explain as explain_in_words
-    from fleet_pipeline.storage.schemas import JUDGEMENTS, PROPOSALS, SCORES
-    from fleet_pipeline.storage.tables import read_file, read_rows
+    from fleet_pipeline.services.explanation import explanation
+    from fleet_pipeline.storage.schemas import PROPOSALS
 
     store = Fleet.of(load_settings(flags(storage=storage))).store
-    outcome = _outcome(store, deliberation_id)
-    proposals = read_file(store, PROPOSALS, deliberation_id)
-    seats, scoring = (proposals.rows, proposals.footer) if proposals else ([], None)
-    marked: list[str] = []
-    with suppress(CorruptFile):  # the scores that were made from it stand all the same
-        marked = next((row.criteria for row in read_rows(store, JUDGEMENTS, deliberation_id)), [])
-    lines = explain_in_words(outcome, seats, scoring, read_rows(store, SCORES, deliberation_id), marked)
+    why = explanation(store, _outcome(store, deliberation_id))
     if as_json:
-        footer = {"schema_version": PROPOSALS.version, **asdict(scoring)} if scoring else {}
-        document = {"deliberation_id": deliberation_id, "explanation": lines, **footer}
-        click.echo(json.dumps({**document, "proposals": [asdict(seat) for seat in seats]}, indent=2, default=str))
+        footer = {"schema_version": PROPOSALS.version, **asdict(why.scoring)} if why.scoring else {}
+        document = {"deliberation_id": deliberation_id, "explanation": why.lines, **footer}
+        click.echo(json.dumps({**document, "proposals": [asdict(seat) for seat in why.seats]}, indent=2, default=str))
     else:
-        click.echo(printable("\n".join(lines)))
+        click.echo(printable("\n".join(why.lines)))
 
 
 def _outcome(store: Store, deliberation_id: str) -> OutcomeRow:

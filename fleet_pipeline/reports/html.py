@@ -1,12 +1,16 @@
 """The report of a bulk run: one self-contained HTML file, for people without Dagster.
 
-It holds no script and no address, and its content security policy forbids both. Model texts are escaped.
+It loads nothing: it holds no address, and its content security policy forbids all but the one script that sorts and
+filters, by its hash. All can be read without it. Model texts are escaped.
 """
 
+import base64
+import hashlib
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import pandas as pd
@@ -17,11 +21,15 @@ from fleet_pipeline.common.text import bounded, printable
 from fleet_pipeline.deliberation.action_rows import Actions, ArtifactRow, OperationRow
 from fleet_pipeline.deliberation.rows import OutcomeRow, ProposalRow, UtteranceRow
 from fleet_pipeline.deliberation.transcript import SYNTHETIC
+from fleet_pipeline.reports.diffs import Revision, revisions
 from fleet_pipeline.reports.marks import SHORTENED, particulars, shortfall, unclear, verdict
 from fleet_pipeline.reports.plots import bars, before_and_after, distribution, diversity_against_relevance
+from fleet_pipeline.reports.remedies import remedy
 from fleet_pipeline.reports.timeline import timeline
 
+_TEMPLATES = Path(__file__).parent / "templates"
 MOST_LISTED = 10
+MOST_TASK = 120  # characters of a task in a list
 MOST_CALLS = 100  # of one agent
 MOST_TEXT = 50_000  # characters of one text
 _STATUSES = ("completed", "failed", "timeout")
@@ -35,15 +43,17 @@ class DeliberationDetail:
     seats: Sequence[ProposalRow]
     utterances: Sequence[UtteranceRow]
     actions: Actions = field(default_factory=Actions)
+    why: Sequence[str] = ()  # the winner won, in words
 
 
 def write_report(
     out: IO[str],
-    title: str,
+    about: str,
     rows: pd.DataFrame,
     seats: pd.DataFrame,
     load_detail: Callable[[str], DeliberationDetail],
     made_at: datetime | None = None,
+    title: str | None = None,
 ) -> None:
     """Write the report of `rows`: one row per deliberation, with the columns of the `deliberations` table.
 
@@ -64,17 +74,26 @@ def write_report(
         finalize=_plain,
     )
     environment.globals |= {"shortfall": shortfall, "unclear": unclear, "SHORTENED": SHORTENED}
+    environment.globals["PARTS"] = ("fit", "coverage", "form", "novelty", "checks", "judge", "preferred")
     environment.globals |= {"verdict": verdict, "particulars": particulars, "MOST_CALLS": MOST_CALLS}
+    script = (_TEMPLATES / "report.js").read_text(encoding="utf-8")
+    environment.globals |= {
+        "css": (_TEMPLATES / "report.css").read_text(encoding="utf-8"),
+        "script": script,
+        "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+    }
+    environment.filters |= {"task": lambda text: textwrap.shorten(text or "", MOST_TASK, placeholder=" ...")}
     environment.filters |= {"figure": _figure, "bounded": lambda text: bounded(text or "", MOST_TEXT)}
     ordered = rows.sort_values(["status", "deliberation_id"], ascending=[False, True])
     pieces = environment.get_template("report.html.jinja").generate(
-        title=title,
+        about=about,
+        title=title or about,
         made_at=made_at or datetime.now(UTC),
         headline=headline(rows),
         synthetic=sorted({name for name in rows["engine"].dropna() if name.startswith(SYNTHETIC)}),
         plots=_plots(rows, seats),
         wins=wins(seats),
-        failures=records(rows[rows["status"] != "completed"]),
+        failures=[_failure(load_detail(key)) for key in ordered.loc[rows["status"] != "completed", "deliberation_id"]],
         slowest=records(rows.sort_values("wall_s", ascending=False).head(MOST_LISTED)),
         most_tokens=records(rows.sort_values("completion_tokens", ascending=False).head(MOST_LISTED)),
         alike=records(rows.dropna(subset=["mean_distance"]).sort_values("mean_distance").head(MOST_LISTED)),
@@ -151,12 +170,38 @@ class _Work(NamedTuple):
     change: ArtifactRow | None
 
 
+class _Said(NamedTuple):
+    """An answer, and what it changed where it is a revision."""
+
+    row: UtteranceRow
+    revision: Revision | None
+
+
 class _Shown(NamedTuple):
     """One deliberation as the page shows it: each seat with all that was said about its proposal and what it did, best first."""
 
     row: OutcomeRow
-    seats: list[tuple[ProposalRow, list[UtteranceRow], _Work]]
+    seats: list[tuple[ProposalRow, list[_Said], _Work]]
     timeline: str  # SVG
+    why: str
+    remedy: str
+
+
+class _Failure(NamedTuple):
+    deliberation_id: str
+    status: str
+    task: str
+    why: str
+    remedy: str
+
+
+def _failure(detail: DeliberationDetail) -> _Failure:
+    row = detail.row
+    return _Failure(row.deliberation_id, row.status, row.description or "", row.error_message or "", _remedy(detail))
+
+
+def _remedy(detail: DeliberationDetail) -> str:
+    return remedy(detail.row, [one.error_type for one in detail.utterances])
 
 
 def _details(keys: Sequence[str], load_detail: Callable[[str], DeliberationDetail]) -> Iterator[_Shown]:
@@ -166,8 +211,14 @@ def _details(keys: Sequence[str], load_detail: Callable[[str], DeliberationDetai
         for utterance in detail.utterances:
             about.setdefault(utterance.about_agent_id, []).append(utterance)
         ranked = sorted(detail.seats, key=lambda seat: seat.place)
-        seats = [(seat, about.get(seat.agent_id, []), _work(detail.actions, seat.agent_id)) for seat in ranked]
-        yield _Shown(detail.row, seats, timeline(detail.actions.operations))
+        seats = [(seat, _said(about.get(seat.agent_id, [])), _work(detail.actions, seat.agent_id)) for seat in ranked]
+        why = "\n".join(detail.why)
+        yield _Shown(detail.row, seats, timeline(detail.actions.operations), why, _remedy(detail))
+
+
+def _said(about: Sequence[UtteranceRow]) -> list[_Said]:
+    changed = revisions(about)
+    return [_Said(row, changed.get(index)) for index, row in enumerate(about)]
 
 
 def _work(actions: Actions, agent_id: str) -> _Work:

@@ -12,6 +12,8 @@ import pandas as pd
 # Placeholder for `currentColor`, the page's text colour, which matplotlib cannot name.
 _TEXT = "#010203"
 _BLUE, _ORANGE, _GREEN = "#4c8bf5", "#e08a1e", "#3aa76d"
+NAMED = 3  # marks with their names beside them: more would lie over one another
+MOST_NAME = 24  # characters
 MOST_POINTS = 3_000  # with more, hexagons count them: an SVG with a mark each grows with the run
 
 
@@ -24,7 +26,7 @@ def diversity_against_relevance(rows: pd.DataFrame) -> str:
         if len(scored) > MOST_POINTS:
             axes.hexbin(scored["mean_relevance"], share, gridsize=40, extent=(0, 1, 0, 1), cmap="Blues", mincnt=1)
         else:
-            axes.scatter(scored["mean_relevance"], share, s=14, alpha=0.6, color=_BLUE, edgecolors="none")
+            _points(axes, scored["deliberation_id"], scored["mean_relevance"], share, _BLUE)
         axes.set(xlim=(0, 1.02), ylim=(0, 1.05), xlabel="mean relevance", ylabel="Vendi score / proposals")
 
     return _svg(draw, f"Diversity against relevance of {len(scored)} councils")
@@ -40,10 +42,24 @@ def before_and_after(rows: pd.DataFrame) -> str:
         if len(scored) > MOST_POINTS:
             axes.hexbin(scored["initial_vendi"], scored["vendi"], gridsize=40, cmap="Blues", mincnt=1)
         else:
-            axes.scatter(scored["initial_vendi"], scored["vendi"], s=14, alpha=0.6, color=_ORANGE, edgecolors="none")
+            _points(axes, scored["deliberation_id"], scored["initial_vendi"], scored["vendi"], _ORANGE)
         axes.set(xlabel="Vendi score before revision", ylabel="after")
 
     return _svg(draw, f"Diversity before and after revision of {len(scored)} councils")
+
+
+def _points(axes: Any, keys: pd.Series[str], x: pd.Series[float], y: pd.Series[float], color: str) -> None:
+    """A mark for each deliberation, which leads to it. Those that lie farthest out are named."""
+    axes.scatter(x, y, s=18, alpha=0.6, color=color, edgecolors="none", urls=[f"#{key}" for key in keys])
+    x, y = x.astype(float), y.astype(float)
+    far = ((x - x.median()).abs() / (x.std() or 1) + (y - y.median()).abs() / (y.std() or 1)).nlargest(NAMED)
+    for index in far.index:
+        name = keys[index] if len(keys[index]) <= MOST_NAME else f"{keys[index][:MOST_NAME]}..."
+        left = x[index] > x.mean()
+        axes.annotate(
+            name, (x[index], y[index]), (-5 if left else 5, 0), textcoords="offset points", va="center",
+            ha="right" if left else "left", fontsize=8, alpha=0.8,
+        )  # fmt: skip
 
 
 def distribution(values: pd.Series[float], label: str, unit_range: bool = True) -> str:
@@ -92,4 +108,10 @@ def _svg(draw: Callable[[Any], None], title: str, height: float = 3.4) -> str:
     svg = out.getvalue()
     svg = svg[svg.index("<svg") :].replace(_TEXT, "currentColor")
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    return re.sub(r"<svg [^>]*?(viewBox=\"[^\"]*\")[^>]*>", rf'<svg \1 role="img" aria-label="{title}">', svg, count=1)
+    # A key has no character that means anything here: `fleet_pipeline.deliberation.task.checked_id`.
+    svg, links = re.subn(
+        r'<a xlink:href="#([^"]*)"[^>]*>', r'<a href="#\1" aria-label="\1" tabindex="-1"><title>\1</title>', svg
+    )
+    role = "group" if links else "img"  # a picture has no links
+    head = rf'<svg \1 role="{role}" aria-label="{title}">'
+    return re.sub(r"<svg [^>]*?(viewBox=\"[^\"]*\")[^>]*>", head, svg, count=1)

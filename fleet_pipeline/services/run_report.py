@@ -17,13 +17,14 @@ from fleet_pipeline.deliberation.rows import OutcomeRow
 from fleet_pipeline.deliberation.task import is_deliberation_id
 from fleet_pipeline.deliberation.transcript import Status
 from fleet_pipeline.reports.html import DeliberationDetail, write_report
+from fleet_pipeline.services.explanation import Explanation, explanation
 from fleet_pipeline.services.outcomes import read_actions
 from fleet_pipeline.storage.schemas import DELIBERATIONS, PROPOSALS, UTTERANCES, Row, Table
 from fleet_pipeline.storage.store import Store
 from fleet_pipeline.storage.tables import TableSlice, read_rows
 
-# Texts are read while the report is written, one deliberation at a time.
-_TEXTS = ("winner_text", "description")
+# Texts are read while the report is written, one deliberation at a time. Of a task this much is in lists.
+MOST_TASK = 200
 CHUNK = 256
 
 
@@ -45,16 +46,17 @@ def store_report(store: Store, run_id: str, keys: Sequence[str]) -> str:
 def outcome_table(
     store: Store, keys: Sequence[str] | None = None, on_progress: Callable[[int, int], None] | None = None
 ) -> pd.DataFrame:
-    """The rows of the table `deliberations` without texts: those of `keys`, or all. The added column `ended_at` is
-    `finished_at`, or the modification time of the file if there is no last answer.
+    """The rows of the table `deliberations`, those of `keys`, or all: without the winner's text, and with the beginning of
+    the task's. The added column `ended_at` is `finished_at`, or the modification time of the file if there is no last answer.
     """
     written = store.mtimes("deliberations", ".parquet")
     wanted = [key for key in (sorted(written) if keys is None else keys) if is_deliberation_id(key)]
-    columns = [name for name in DELIBERATIONS.schema.names if name not in _TEXTS]
+    columns = [name for name in DELIBERATIONS.schema.names if name != "winner_text"]
     parts = []
     for start in range(0, max(len(wanted), 1), CHUNK):
         part = wanted[start : start + CHUNK]
-        parts.append(TableSlice(store, DELIBERATIONS, part).columns(columns).to_pandas())
+        read = TableSlice(store, DELIBERATIONS, part).columns(columns).to_pandas()
+        parts.append(read.assign(description=read["description"].str.slice(0, MOST_TASK)))
         if on_progress:
             on_progress(start + len(part), len(wanted))
     outcomes: pd.DataFrame = pd.concat(parts, ignore_index=True)
@@ -64,7 +66,7 @@ def outcome_table(
 
 
 def chosen(rows: pd.DataFrame, run: str | None, since: datetime | None, place: str) -> tuple[str, pd.DataFrame]:
-    """(title, rows) of a run (its id or a prefix), of the deliberations that ended since a time, or of the last run.
+    """(what they are, rows) of a run (its id or a prefix), of the deliberations that ended since a time, or of the last run.
 
     Raises `InvalidInput` if there are none, or if the prefix fits several runs. Messages name the storage `place`.
     """
@@ -84,19 +86,23 @@ def chosen(rows: pd.DataFrame, run: str | None, since: datetime | None, place: s
     return f"Run {runs[0]}", rows[rows["run_id"] == runs[0]]
 
 
-def write(out: IO[str], store: Store, title: str, rows: pd.DataFrame) -> None:
-    """Write the report of the deliberations in `rows`."""
+def write(out: IO[str], store: Store, about: str, rows: pd.DataFrame, title: str | None = None) -> None:
+    """Write the report of the deliberations in `rows`. `about` says what they are, and is the page's title where it has none."""
 
     def load_detail(key: str) -> DeliberationDetail:
         outcome = next(iter(_readable(store, DELIBERATIONS, key)), None) or _unreadable(key)
-        seats, utterances = _readable(store, PROPOSALS, key), _readable(store, UTTERANCES, key)
-        return DeliberationDetail(outcome, seats, utterances, _actions(store, outcome))
+        why = Explanation([], [], None)
+        with suppress(CorruptFile):
+            why = explanation(store, outcome)
+        utterances = _readable(store, UTTERANCES, key)
+        lines = why.lines if outcome.winner_agent_id else []
+        return DeliberationDetail(outcome, why.seats, utterances, _actions(store, outcome), lines)
 
     keys = list(rows["deliberation_id"])
     columns = ["role", "perspective", "winner", "error_type"]
     seats = TableSlice(store, PROPOSALS, keys).columns(columns).to_pandas()
     seats["answered"] = seats["error_type"].isna()
-    write_report(out, title, rows, seats, load_detail)
+    write_report(out, about, rows, seats, load_detail, title=title)
 
 
 def _readable(store: Store, table: Table[Row, Any], key: str) -> list[Row]:
@@ -121,9 +127,9 @@ def _unreadable(key: str) -> OutcomeRow:
     )
 
 
-def write_file(path: Path, store: Store, title: str, rows: pd.DataFrame) -> None:
-    """Write the report to a file, atomically. Raises `OSError`."""
+def write_file(path: Path, store: Store, about: str, rows: pd.DataFrame, title: str | None = None) -> None:
+    """As `write`, to a file, atomically. Raises `OSError`."""
     with written_whole(path) as file:
         out = io.TextIOWrapper(file, encoding="utf-8", write_through=True)
-        write(out, store, title, rows)
+        write(out, store, about, rows, title)
         out.detach()

@@ -89,12 +89,80 @@ def test_it_opens_from_disk_without_a_request_or_an_error_and_every_text_is_ther
     ):
         assert text in shown
     rows = pipeline.table("deliberations")
-    assert {one.get_attribute("id") for one in page.locator("main section > details").all()} == set(
+    assert {one.get_attribute("id") for one in page.locator("#deliberations > details").all()} == set(
         rows["deliberation_id"]
     )
     assert page.locator("figure svg").count() == 5
     assert page.locator("dd.failed").inner_text() == str((rows["status"] == "failed").sum())
     assert "Not a model" in page.locator(".notice").inner_text()
+
+
+def shown(page: Page) -> list[str | None]:
+    return [one.get_attribute("id") for one in page.locator("#deliberations > details:visible").all()]
+
+
+def test_deliberations_are_found_filtered_and_sorted_and_a_link_opens_one_that_is_hidden(
+    pipeline: Pipeline, run_id: str, page: Page, tmp_path: Path
+) -> None:
+    page.goto(written(pipeline, tmp_path).as_uri())
+    every = set(shown(page))
+    page.fill("#find", "no such words")
+    assert shown(page) == []
+    page.fill("#find", "  ATTACK   3.")
+    assert shown(page) == ["hostile-3.dev"]
+    assert page.locator("#count").inner_text() == f"1 of {len(every)}"
+    page.click("section[aria-labelledby=failures] a[href='#bad.dev']")
+    assert page.locator("#bad\\.dev").get_attribute("open") is not None
+    assert set(shown(page)) == every  # what hid it is taken back
+    assert page.locator("#bad\\.dev pre").first.is_visible()
+    page.select_option("#role", "QA")
+    assert shown(page) == ["good.qa"]
+    page.select_option("#role", "")
+    page.select_option("#sort", "name")
+    assert shown(page) == sorted(shown(page))
+    page.select_option("#sort", "tokens")
+    tokens = pipeline.table("deliberations").set_index("deliberation_id")["completion_tokens"]
+    assert [tokens[key] for key in shown(page)] == sorted(tokens[key] for key in every)[::-1]
+    assert page.noise == []
+
+
+def test_a_link_from_elsewhere_and_a_mark_in_a_picture_open_their_deliberation(
+    pipeline: Pipeline, run_id: str, page: Page, tmp_path: Path
+) -> None:
+    report = written(pipeline, tmp_path).as_uri()
+    page.goto(f"{report}#good.dev")
+    assert page.locator("#good\\.dev").get_attribute("open") is not None
+    page.locator("figure svg a[href='#good.qa']").first.dispatch_event("click")
+    assert page.locator("#good\\.qa").get_attribute("open") is not None
+
+
+def test_without_scripts_all_can_be_read_and_nothing_is_offered_that_does_nothing(
+    pipeline: Pipeline, run_id: str, browser: Browser, tmp_path: Path
+) -> None:
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(written(pipeline, tmp_path).as_uri())
+    assert page.locator("#controls").is_hidden()
+    page.locator("#good\\.dev > summary").click()
+    assert page.locator("#good\\.dev pre").first.is_visible()
+    context.close()
+
+
+def test_a_report_tells_why_each_won_what_revisions_changed_and_what_to_do_about_failures(
+    pipeline: Pipeline, run_id: str, page: Page, tmp_path: Path
+) -> None:
+    page.goto(written(pipeline, tmp_path, "--title", "The <night>").as_uri())
+    assert page.title() == "The <night>"
+    assert f"Run {run_id}" in page.locator("header").inner_text()
+    page.locator("#good\\.dev > summary").click()
+    good = page.locator("#good\\.dev").inner_text()
+    winner = pipeline.table("deliberations").set_index("deliberation_id")["winner_agent_id"]["good.dev"]
+    assert f"{winner} won " in good or f"{winner} is first by lot: its score" in good
+    page.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")
+    assert page.locator("#good\\.dev ins").count() > 0
+    failures = page.locator("section[aria-labelledby=failures]").inner_text()
+    assert "To do: mend what the engine names" in failures
+    assert "This one breaks" in failures  # its task
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -131,7 +199,7 @@ def test_a_report_is_of_the_run_that_is_named_the_last_one_or_a_stretch_of_time(
         (["--since", "1h"], {"t1", "t2", "t3"}),
     ):
         text = written(pipeline, tmp_path, *arguments).read_text()
-        assert {key for key in ("t1", "t2", "t3") if f'<details id="{key}.dev">' in text} == keys
+        assert {key for key in ("t1", "t2", "t3") if f'<details id="{key}.dev"' in text} == keys
 
 
 @pytest.mark.parametrize(
@@ -162,7 +230,7 @@ def test_a_report_of_a_deliberation_that_is_damaged_tells_the_others(pipeline: P
         (pipeline.storage / table / "t1.dev.parquet").write_bytes(b"PAR1 torn")
     out = io.StringIO()
     run_report.write(out, pipeline.store, "Both", run_report.outcome_table(pipeline.store))
-    assert '<details id="t1.dev">' in out.getvalue()
+    assert '<details id="t1.dev"' in out.getvalue()
     assert "agent-dev-003" in out.getvalue()
 
 
@@ -176,7 +244,7 @@ def test_a_bulk_run_leaves_its_report_in_the_storage_and_says_where_on_its_page(
     assert observed.run_id == run
     place = Path(observed.asset_observation.metadata["report"].value)
     assert place == pipeline.storage / f"reports/{run}.html"
-    assert '<details id="t3.dev">' in place.read_text()
+    assert '<details id="t3.dev"' in place.read_text()
     assert not (pipeline.storage / f"reports/{small}.html").exists()
     assert not (pipeline.storage / f"reports/{large}.html").exists()
 
@@ -193,7 +261,7 @@ def test_what_could_not_be_held_is_in_the_report_of_a_stretch_of_time(pipeline: 
     (pipeline.storage / "tasks/lost.dev.json").write_text("{}")
     pipeline.run(keys)
     assert pipeline.table("deliberations").set_index("task_id")["finished_at"].isna()["lost"]
-    assert '<details id="lost.dev">' in written(pipeline, tmp_path, "--since", "1h").read_text()
+    assert '<details id="lost.dev"' in written(pipeline, tmp_path, "--since", "1h").read_text()
 
 
 def test_a_report_that_breaks_hides_no_failure_of_a_deliberation(pipeline: Pipeline, monkeypatch) -> None:
