@@ -155,13 +155,14 @@ class Hands:
 
     def close(self) -> None:
         """End what is under way, and remove all workspaces."""
+        self.workspaces.stop()
         self.abort(list(self._at_work))
         self._pool.shutdown(wait=True, cancel_futures=True)
         for key in list(self._uses):
             self.end(key)
         for base in self._bases.values():
             if base.done() and not base.cancelled() and base.exception() is None:
-                base.result().workspace.close()
+                _remove(base.result().workspace.close, base.result().workspace)
 
     # What follows runs in the threads of the pool.
 
@@ -295,11 +296,15 @@ class Hands:
 
 
 def _close(desk: _Desk) -> None:
+    _remove(desk.opened.close, desk.workspace)
+
+
+def _remove(close: Callable[[], None], workspace: Workspace) -> None:
     """One workspace that cannot be removed ended the run of all. It is left to a person, with its reason."""
     try:
-        desk.opened.close()
+        close()
     except Exception:  # noqa: BLE001 - see above
-        _log.exception("the workspace %s cannot be removed", desk.workspace.place)
+        _log.exception("the workspace %s cannot be removed", workspace.place)
 
 
 def allowed_source(options: ToolOptions, place: Place) -> Source:

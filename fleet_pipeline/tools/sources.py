@@ -15,7 +15,7 @@ import stat
 import subprocess
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,6 +46,7 @@ _SETTINGS = (
         "diff.ignoreSubmodules=all",
         "submodule.recurse=false",
         "protocol.ext.allow=never",
+        "http.followRedirects=false",  # a server that may be asked must not send this host to one that may not
     ),
     *(
         "gc.auto=0",
@@ -103,12 +104,16 @@ _WHO = ("-c", "user.name=fleet", "-c", "user.email=fleet@localhost")
 _ATTRIBUTES = "* -text !eol !filter !working-tree-encoding !ident !diff !merge !export-subst\n"
 
 
-def fill(source: Source, place: Path, most_bytes: int) -> None:
-    """Raises `InvalidInput` for a source that cannot be had, or is larger than `most_bytes`."""
+def _never() -> bool:
+    return False
+
+
+def fill(source: Source, place: Path, most_bytes: int, stopped: Callable[[], bool] = _never) -> None:
+    """Raises `InvalidInput` for a source that cannot be had, or is larger than `most_bytes`; also where it was `stopped` meanwhile."""
     if source.url is not None:
-        _clone(source, place, most_bytes)
+        _clone(source, place, most_bytes, stopped)
     elif source.folder is not None:
-        _take_folder(source.folder, place, most_bytes)
+        _take_folder(source.folder, place, most_bytes, stopped)
     else:
         _begin(place)
     if (size := size_of(place / "tree")) > most_bytes:
@@ -139,9 +144,15 @@ def _begin(place: Path) -> None:
     git(place, *_WHO, "commit", "--quiet", "--allow-empty", "--message", "Start of the workspace")
 
 
-def git(place: Path, *arguments: str, seconds: float = _GIT_SECONDS, most_bytes: int = 0) -> str:
+def git(
+    place: Path,
+    *arguments: str,
+    seconds: float = _GIT_SECONDS,
+    most_bytes: int = 0,
+    stopped: Callable[[], bool] = _never,
+) -> str:
     """Run git outside the sandbox, in a workspace that nobody has written to yet. Raises `InvalidInput`, also where it takes longer or
-    leaves more than `most_bytes` in the workspace. All its processes have ended then.
+    leaves more than `most_bytes` in the workspace, or is `stopped`. All its processes have ended then.
     """
     command = ["git", f"--git-dir={place / 'git'}", f"--work-tree={place / 'tree'}", *GIT_OPTIONS, *arguments]
     environment = GIT_ENVIRONMENT | {name: os.environ[name] for name in _OF_THE_USER if name in os.environ}
@@ -162,7 +173,7 @@ def git(place: Path, *arguments: str, seconds: float = _GIT_SECONDS, most_bytes:
             with suppress(ProcessLookupError, PermissionError):
                 memory = _GIT_MEMORY + most_bytes
                 resource.prlimit(process.pid, resource.RLIMIT_AS, (memory, memory))
-            _watch(process, place, arguments[0], seconds, most_bytes)
+            _watch(process, place, arguments[0], seconds, most_bytes, stopped)
         finally:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)  # helpers that fetch go on without it
@@ -175,7 +186,14 @@ def git(place: Path, *arguments: str, seconds: float = _GIT_SECONDS, most_bytes:
         return said.read(10_000_000).decode(errors="replace")
 
 
-def _watch(process: subprocess.Popen[bytes], place: Path, what: str, seconds: float, most_bytes: int) -> None:
+def _watch(
+    process: subprocess.Popen[bytes],
+    place: Path,
+    what: str,
+    seconds: float,
+    most_bytes: int,
+    stopped: Callable[[], bool],
+) -> None:
     """Until it ends."""
     ends_at, pause = time.monotonic() + seconds, _LOOK_SECONDS
     while True:
@@ -184,6 +202,8 @@ def _watch(process: subprocess.Popen[bytes], place: Path, what: str, seconds: fl
             return
         except subprocess.TimeoutExpired:
             began = time.monotonic()
+        if stopped():
+            raise InvalidInput(f"git {what}: was stopped")
         if began > ends_at:
             raise InvalidInput(f"git {what} took longer than {seconds:.0f} s")
         if most_bytes and (size := size_of(place)) > most_bytes:
@@ -202,34 +222,42 @@ def size_of(place: Path) -> int:
     return total
 
 
-def _clone(source: Source, place: Path, most_bytes: int) -> None:
+def _clone(source: Source, place: Path, most_bytes: int, stopped: Callable[[], bool]) -> None:
     assert source.url is not None
     _init(place)
     reference = source.reference or "HEAD"
     most = 2 * most_bytes + _LEAST_BYTES  # the history, and the tree
     fetch = ("fetch", "--quiet", "--depth=50", "--no-tags", "--", source.url, reference)
-    git(place, *fetch, seconds=_CLONE_SECONDS, most_bytes=most)
+    git(place, *fetch, seconds=_CLONE_SECONDS, most_bytes=most, stopped=stopped)
     # No attribute names a filter that is configured, and no hook is found: a checkout writes files, and runs nothing.
     git(place, "checkout", "--quiet", "-B", "main", "FETCH_HEAD", most_bytes=most)
 
 
-def _take_folder(folder: Path, place: Path, most_bytes: int) -> None:
+def _take_folder(folder: Path, place: Path, most_bytes: int, stopped: Callable[[], bool]) -> None:
     """The files of a folder, without its `.git`. If it is a repository, its history comes along."""
     if not folder.is_dir():
         raise InvalidInput(f"workspace: {folder} is no folder")
     if (folder / ".git").is_symlink():
         raise InvalidInput(f"workspace: {folder / '.git'} is a link, and may lead to what is not meant")
     copy(folder, place / "tree", most_bytes=most_bytes, without=(".git",))
-    if (folder / ".git").is_dir():
+    if _is_repository(folder / ".git"):
         _check_repository(folder / ".git")
         _init(place)
-        from_here = ("-c", "protocol.file.allow=always", "fetch", "--quiet", "--no-tags")
+        # Strict, because git else looks around for what it was not given: the folder itself as a repository, or `FOLDER.git` beside it.
+        strict = "--upload-pack=git-upload-pack --strict"
+        from_here = ("-c", "protocol.file.allow=always", "fetch", "--quiet", "--no-tags", strict)
         most = 3 * most_bytes + _LEAST_BYTES  # the history is not bounded but by this
-        git(place, *from_here, "--", str(folder.absolute()), "HEAD", most_bytes=most)
+        repository = str(folder.absolute() / ".git")
+        git(place, *from_here, "--", repository, "HEAD", most_bytes=most, stopped=stopped)
         git(place, "update-ref", "refs/heads/main", "FETCH_HEAD")
         git(place, "reset", "--quiet", "--mixed", most_bytes=most)
     else:
         _begin(place)
+
+
+def _is_repository(folder: Path) -> bool:
+    """As git sees it: anything else is a folder like others, and left out."""
+    return (folder / "HEAD").is_file() and (folder / "objects").is_dir() and (folder / "refs").is_dir()
 
 
 def _check_repository(folder: Path) -> None:

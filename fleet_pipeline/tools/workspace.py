@@ -17,6 +17,7 @@ import logging
 import os
 import re
 import signal
+import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -116,6 +117,7 @@ class Workspaces:
     def __init__(self, root: Path) -> None:
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.root = root.resolve()
+        self._stopped = threading.Event()
         self.swept = self.sweep()
 
     def make(self, name: str, source: Source = NOTHING, most_bytes: int = 10**9) -> Workspace:
@@ -124,7 +126,11 @@ class Workspaces:
         Raises `InvalidInput` for a source that cannot be had, or is larger than `most_bytes`; `Refused` if the name is in use.
         """
         place, lock = self._claim(name)
-        return self._opened(place, lock, lambda: fill(source, place, most_bytes))
+        return self._opened(place, lock, lambda: fill(source, place, most_bytes, self._stopped.is_set))
+
+    def stop(self) -> None:
+        """Whoever waits for a source need not wait any more: it cannot be had."""
+        self._stopped.set()
 
     def copy(self, name: str, base: Workspace, most_bytes: int = 0) -> Workspace:
         """One like `base`. Raises `Refused` if the name is in use, and `InvalidInput` for one that cannot be copied, or has more

@@ -3,9 +3,12 @@
 import json
 import os
 import random
+import shutil
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -159,6 +162,65 @@ def test_a_repository_that_leads_to_another_one_or_keeps_git_waiting_is_refused(
         (source / ".git" / odd).write_text(f"{private}/.git{'/objects' if 'objects' in odd else ''}\n")
     with pytest.raises(InvalidInput, match="leads to another repository|neither a file nor a folder"):
         Workspaces(tmp_path / "ws").make("one", Source(folder=source))
+    assert list((tmp_path / "ws").iterdir()) == []
+
+
+@pytest.mark.parametrize("way", ["alternates", "commondir", "links", "sibling"])
+def test_a_folder_that_git_could_take_for_a_repository_itself_is_taken_as_files(tmp_path: Path, way: str) -> None:
+    """With a `.git` that is none git looked at the folder, and beside it, and read what lies elsewhere."""
+    private, source = tmp_path / "private", tmp_path / "source"
+    commands = (
+        ["init", "-qb", "main"],
+        ["-c", "user.name=n", "-c", "user.email=e", "commit", "-qm", "PRIVATE", "--allow-empty"],
+    )
+    private.mkdir()
+    for command in commands:
+        subprocess.run(["git", "-C", str(private), *command], check=True)
+    (source / ".git").mkdir(parents=True)
+    (source / "a.txt").write_text("mine")
+    if way == "sibling":
+        (private / ".git").rename(tmp_path / "source.git")
+    else:
+        (source / "HEAD").write_bytes((private / ".git/HEAD").read_bytes())
+        for name in ("objects", "refs"):
+            if way == "links":
+                (source / name).symlink_to(private / ".git" / name)
+            else:
+                shutil.copytree(
+                    private / ".git/refs" if name == "refs" else private / ".git/objects/info", source / name
+                )
+        if way == "alternates":
+            (source / "objects/info").mkdir()
+            (source / "objects/info/alternates").write_text(f"{private}/.git/objects\n")
+        elif way == "commondir":
+            (source / "commondir").write_text(f"{private}/.git\n")
+    with Workspaces(tmp_path / "ws").make("one", Source(folder=source)) as one:
+        said = subprocess.run(
+            ["git", f"--git-dir={one.git_folder}", "log", "--all", "--format=%s"], capture_output=True, text=True
+        )
+        assert said.stdout.split("\n")[0] == "Start of the workspace"
+        assert "PRIVATE" not in said.stdout
+        assert (one.tree_folder / "a.txt").read_text() == "mine"
+
+
+def test_a_source_that_does_not_answer_is_given_up_with_its_run(tmp_path: Path) -> None:
+    """Its git went on for ten minutes after the run was gone."""
+    root, problems = Workspaces(tmp_path / "ws"), []
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"https://127.0.0.1:{silent.getsockname()[1]}/a.git"
+
+        def make() -> None:
+            try:
+                root.make("one", Source(url=url))
+            except InvalidInput as error:
+                problems.append(str(error))
+
+        making = threading.Thread(target=make)
+        making.start()
+        with silent.accept()[0]:
+            root.stop()
+            making.join()
+    assert problems == ["git fetch: was stopped"]
     assert list((tmp_path / "ws").iterdir()) == []
 
 
