@@ -373,3 +373,26 @@ def test_a_bomb_of_forks_on_a_busy_machine_is_ended_before_it_fills_the_machine(
     assert done.stopped == "processes"
     assert most < 5_000
     assert not processes_in(place)
+
+
+_OF_FILE_SYSTEMS = """
+import errno, fcntl, os, tempfile
+def ends_with(call, *arguments):
+    try: call(*arguments)
+    except OSError as error: return errno.errorcode[error.errno]
+    return "ok"
+chance = os.open("/dev/urandom", os.O_RDONLY)
+print(ends_with(fcntl.ioctl, chance, 0x80045200, bytes(4)))  # RNDGETENTCNT: everybody may
+one, other = (os.open(name, os.O_RDWR | os.O_CREAT) for name in ("one", "other"))
+print(ends_with(fcntl.fcntl, chance, 1036, bytes(8)))  # F_SET_RW_HINT
+# Blocks of two files may be shared, where the file system can.
+print("shared" if ends_with(fcntl.ioctl, one, 0x40049409, other) in ("ok", "EOPNOTSUPP", "EXDEV", "EINVAL") else "not")
+"""
+
+
+def test_calls_of_file_systems_and_devices_are_not_there_in_the_sandbox(place: Path, tmp_path: Path) -> None:
+    """On Btrfs one of them puts a snapshot, with any content, into a folder that may only be read."""
+    outside = subprocess.run([sys.executable, "-c", _OF_FILE_SYSTEMS], cwd=tmp_path, capture_output=True, text=True)
+    assert outside.stdout.split()[:1] == ["ok"], outside.stderr
+    done = python(place, _OF_FILE_SYSTEMS)
+    assert done.output.decode().split() == ["ENOTTY", "EPERM", "shared" if "shared" in outside.stdout else "not"]

@@ -169,6 +169,9 @@ _SOCKETPAIR = (53, 199)
 _SETSOCKOPT, _BUFFERS = (54, 208), (7, 8, 32, 33)  # SO_SNDBUF, SO_RCVBUF, and the same by force
 _IOCTL = (16, 29)
 _FCNTL, _F_SETLEASE, _F_NOTIFY = (72, 25), 1024, 1026
+_HINTS = (1036, 1038)  # F_SET_RW_HINT, F_SET_FILE_RW_HINT
+_SHARED_BLOCKS = (0x40049409, 0x4020940D, 0xC0189436)  # FICLONE, FICLONERANGE, FIDEDUPERANGE
+_OF_TERMINALS, _OF_SOCKETS = 0x5400, 0x8900  # kinds of ioctl
 _OWNERS_OF_DESCRIPTORS = (8, 10, 15)  # F_SETOWN, F_SETSIG, F_SETOWN_EX
 _OWNERS_OF_SOCKETS = (0x8901, 0x8902)  # FIOSETOWN, SIOCSPGRP
 _PRLIMIT64 = (302, 261)
@@ -239,17 +242,16 @@ def program(machine: str, *, deny_signals: bool, deny_processes: bool = False) -
         (_EQUAL, 0, 1, _SOCK_RAW),
         refuse,
     )
+    when(_IOCTL[column], _argument(1), (_EQUAL, 1, 0, _TERMINAL_INPUT[0]), (_EQUAL, 0, 1, _TERMINAL_INPUT[1]), refuse)
+    # Of all others those of terminals and pipes, of sockets, and to share blocks of two open files. File systems have calls of their own,
+    # which look at no rule of Landlock: flags and seals of files that may only be read, and on Btrfs whole snapshots into their folders.
     when(
         _IOCTL[column],
         _argument(1),
-        (_EQUAL, 1, 0, _TERMINAL_INPUT[0]),
-        (_EQUAL, 0, 1, _TERMINAL_INPUT[1]),
-        refuse,
-        # Flags, versions and seals of files that may only be read: their kinds are f, X and v.
+        *((_EQUAL, 3 + len(_SHARED_BLOCKS) - index, 0, one) for index, one in enumerate(_SHARED_BLOCKS)),
         (_AND, 0, 0, 0xFF00),
-        (_EQUAL, 2, 0, ord("f") << 8),
-        (_EQUAL, 1, 0, ord("X") << 8),
-        (_EQUAL, 0, 1, ord("v") << 8),
+        (_EQUAL, 2, 0, _OF_TERMINALS),
+        (_EQUAL, 1, 0, _OF_SOCKETS),
         (_RETURN, 0, 0, _ERRNO | errno.ENOTTY),
     )
     # Larger buffers of sockets would be memory of the kernel that nobody counts: they stay as they are.
@@ -264,6 +266,8 @@ def program(machine: str, *, deny_signals: bool, deny_processes: bool = False) -
     )
     # A lease on a file that may only be read makes others wait for it, 45 s each time.
     when(_FCNTL[column], _argument(1), (_EQUAL, 1, 0, _F_SETLEASE), (_EQUAL, 0, 1, _F_NOTIFY), refuse)
+    for command in _HINTS:  # of how long a file will be kept, also of one that may only be read
+        when(_FCNTL[column], _argument(1), (_EQUAL, 0, 1, command), refuse)
     if deny_signals:  # a descriptor that is ready sends its owner a signal, and anybody can be named its owner
         for command in _OWNERS_OF_DESCRIPTORS:
             when(_FCNTL[column], _argument(1), (_EQUAL, 0, 1, command), refuse)
