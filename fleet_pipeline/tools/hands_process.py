@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import resource
 import subprocess
 import sys
 import threading
@@ -35,6 +36,7 @@ _log = logging.getLogger(__name__)
 _NICE = 5  # programs in the sandbox have 19
 _FIRST_TO_GO = "500"  # of 1,000, for the kernel when memory runs out
 _CLOSES_SECONDS = 60.0
+_MOST_OPEN = 65_536
 
 
 class HandsProcess:
@@ -276,15 +278,21 @@ def serve(pipe: Connection) -> None:
         except (EOFError, OSError):
             pass  # the run was killed
         notes.gone()
-        ends.shutdown()
-        hands.close()
-        closed.set()
-        teller.join()
+        try:
+            ends.shutdown()
+            hands.close()
+        finally:
+            closed.set()
+            teller.join()
     pipe.close()
 
 
 if __name__ == "__main__":
     os.nice(_NICE)
+    # A look at folders in folders holds one descriptor for each, and several are under way.
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(most, _MOST_OPEN) if most >= 0 else _MOST_OPEN, most))
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text(_FIRST_TO_GO)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")

@@ -329,14 +329,14 @@ def _remove_below(parent: int, name: str) -> None:
     """All that is in a folder, by descriptor. Folders in folders are moved up first: a chain of 100,000 needs no stack."""
     top = _open_up(parent, name)
     try:
-        while names := os.listdir(top):
+        while names := _names_now(top):
             for entry in names:
                 if not stat.S_ISDIR(os.lstat(entry, dir_fd=top).st_mode):
                     os.unlink(entry, dir_fd=top)
                     continue
                 folder = _open_up(top, entry)
                 try:
-                    for below in os.listdir(folder):
+                    for below in _names_now(folder):
                         if stat.S_ISDIR(os.lstat(below, dir_fd=folder).st_mode):
                             os.close(_open_up(folder, below))
                             os.rename(below, _TEMPORARY + secrets.token_hex(12), src_dir_fd=folder, dst_dir_fd=top)
@@ -347,6 +347,15 @@ def _remove_below(parent: int, name: str) -> None:
                 os.rmdir(entry, dir_fd=top)
     finally:
         os.close(top)
+
+
+def _names_now(folder: int) -> list[str]:
+    """Opened anew: on Btrfs an open folder shows nothing that was moved into it later, and no workspace could be removed."""
+    again = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=folder)
+    try:
+        return os.listdir(again)
+    finally:
+        os.close(again)
 
 
 def _open_up(parent: int, name: str) -> int:
