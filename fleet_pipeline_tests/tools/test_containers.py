@@ -12,7 +12,7 @@ import pytest
 
 from fleet_pipeline.common.errors import Refused
 from fleet_pipeline.tools.containers import remove_all
-from fleet_pipeline.tools.families.docker import _check_dockerfile
+from fleet_pipeline.tools.families.docker import _check_dockerfile, _context
 from fleet_pipeline.tools.options import ToolOptions
 from fleet_pipeline_tests.support.tool_world import World, a_world, python_for_others
 
@@ -50,11 +50,21 @@ OPTIONS = ToolOptions(images=("docker.io/library/python:3.12",))
         "FROM scratch\nCOPY '--from=oci-archive:/etc/x.tar' /secret /s",
         "FROM scratch\nCOPY --chmod=755 --f\\rom=docker-archive:/etc/x.tar /secret /s",
         "FROM scratch\nCOPY --parents x /s",
+        "\ufeffFROM oci-archive:/etc/x.tar",
+        "\ufeff# escape=`\nFROM scratch\nLABEL a=b\\\nADD http://10.0.0.1/x /x",
+        "FROM scratch\u00a0\nADD http://10.0.0.1/x /x",
     ],
 )
 def test_a_dockerfile_that_fetches_or_takes_other_images_is_refused(tmp_path: Path, text: str) -> None:
     with a_world(tmp_path / "world", options=OPTIONS) as world, pytest.raises(Refused):
         _check_dockerfile(world.box, "Dockerfile", text)
+
+
+def test_a_list_of_what_podman_leaves_out_is_no_link(world: World, tmp_path: Path) -> None:
+    (world.box.workspace.tree_folder / ".dockerignore").symlink_to("/etc/passwd")
+    (tmp_path / "context").mkdir()
+    with pytest.raises(Refused, match="is a link"):
+        _context(world.box, ".", tmp_path / "context")
 
 
 def test_a_dockerfile_with_named_images_and_its_own_stages_is_taken(world: World, tmp_path: Path) -> None:

@@ -47,6 +47,7 @@ _IMAGE = re.compile(r"[a-z0-9][a-z0-9./:@_-]{0,200}", re.IGNORECASE)
 _FLAG = re.compile(r"--(from|chmod|chown|platform)=[A-Za-z0-9./:@_-]+")
 _DIRECTIVE = re.compile(r"\s*#\s*\w+\s*=")
 _DOCKERFILE_BYTES, _LATE_SECONDS, _LOOK_SECONDS = 1_000_000, 5.0, 0.5
+_IGNORES = (".dockerignore", ".containerignore")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,100}")
 
 
@@ -112,6 +113,8 @@ def run(
         *(f"--memory={limits.memory_mib}m", f"--pids-limit={limits.processes}", "--tmpfs=/tmp:size=256m"),
         *(f"--volume={box.workspace.tree_folder}:/workspace:rw", "--workdir=/workspace", "--userns=keep-id"),
         *(f"--user={_user()}", *_ulimits(limits)),
+        # What it says is kept outside of the tree, where nobody counts it.
+        *("--log-driver=k8s-file", "--log-opt=max-size=10mb"),
         *(f"--env={key}={value}" for key, value in env.items()),
         *(
             f"--name={_own(box, name)}",
@@ -189,8 +192,10 @@ def _check_image(box: Box, image: str) -> None:
 
 def _check_dockerfile(box: Box, name: str, text: str) -> None:
     """Raises `Refused` for what fetches, takes images that are not named, or could be read otherwise than it is here."""
-    if re.search(r"[^\x20-\uffff\t\n]", text):
-        raise Refused(f"{name}: holds characters that are read in different ways, such as a carriage return")
+    if odd_one := re.search(r"[^\x20-\x7e\t\n]", text):
+        raise Refused(
+            f"{name}: holds {odd_one.group()!a}; programs read it in different ways, so only ASCII and line feeds are taken"
+        )
     if any(_DIRECTIVE.match(line) for line in text.splitlines()):
         raise Refused(f"{name}: directives of the parser (# escape=, # syntax=) are not taken")
     stages: set[str] = set()
@@ -239,6 +244,8 @@ def _context(box: Box, path: str, folder: Path) -> None:
             own.write_bytes(content)
             own.chmod(entry.status.st_mode & 0o777)
         elif stat.S_ISLNK(entry.status.st_mode):
+            if own.parent == folder and own.name in _IGNORES:
+                raise Refused(f"{entry.path}: is a link, and podman would read what it leads to")
             own.symlink_to(tree.link(entry.path))
 
 
