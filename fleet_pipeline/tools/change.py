@@ -2,8 +2,8 @@
 
 Tests are run three times, each time in a copy: on what the workspace started from, on what it is now, and on what it is now with
 the tests as they were. So what an agent makes of a test does not count: one that it rewrites, skips or removes is put back, and is broken
-if it does not pass then; that it was changed is told. New settings that keep a test from being run do not count either. New tests count
-as they are. What the diff does not hold is not in the copy.
+if it does not pass then; that it was changed is told. What is new beside the tests is not there then: settings, packages, helpers and
+bytecode could keep a test from being run, or stand before what it imports. New tests count as they are. What the diff does not hold is not in the copy.
 
 The tests run in one process with the code that they test. Code that is written to deceive pytest can deceive this as well: a
 verified change is evidence, and no proof.
@@ -31,6 +31,8 @@ MOST_NAMES = 500  # of tests and of files
 _TEST_FILE = re.compile(
     r"(^|/)(test_[^/]*\.py|[^/]*_test\.py|conftest\.py)$"
     r"|(^|/)(tests?|test_?data|fixtures|__snapshots__|snapshots|golden|expected)/"
+    # Python may run bytecode in place of the source that is beside it.
+    r"|\.pyc$|(^|/)__pycache__/"
 )
 _SETTINGS = frozenset(
     {
@@ -158,10 +160,11 @@ def change_in(box: Box, base: Base, bench: Bench, path: str) -> Change:
     after = bench.run(box.workspace, base.commit, path, removed=hidden)
     of_tests = [name for name in made.files_changed if _is_of_tests(name) or name in before.files]
     edited = [name for name in of_tests if _is_at_start(base, name)]
-    steering = [name for name in of_tests if name not in edited and steers(name)]
+    added = [name for name in of_tests if name not in edited]
     as_before = after
-    if edited or steering:
-        as_before = bench.run(box.workspace, base.commit, path, edited, [*hidden, *steering])
+    if edited or added:
+        # Whatever came beside the old tests could stand before what they import, or change it.
+        as_before = bench.run(box.workspace, base.commit, path, edited, [*hidden, *added])
     new = after.passed - before.cases.keys()
     return replace(
         facts,

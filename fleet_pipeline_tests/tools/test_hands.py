@@ -111,6 +111,12 @@ ONE, TWO = "def one():\n    return 1\n", "def two():\n    return 3\n"
 BOTH = "import app\n\n\ndef test_one():\n    assert app.one() == 1\n\n\ndef test_two():\n    assert app.two() == 2\n"
 NEW = ("files.write_file", {"path": "test_new.py", "content": "def test_new():\n    assert True\n"})
 IN_CLASSES = "import app\n\n\nclass TestOne:\n    def test(self):\n        assert app.one() == 1\n\n\nclass TestTwo:\n    def test(self):\n        assert app.two() == 2\n"  # fmt: skip
+HELPED = {
+    "test_app.py": "def test_nothing():\n    pass\n",
+    "tests/helpers.py": "from app import one, two\n",
+    "tests/test_helped.py": "from helpers import one, two\n\n\ndef test_one():\n    assert one() == 1\n\n\ndef test_two():\n    assert two() == 2\n",
+    "conftest.py": "",
+}
 BREAKS_ONE = ("files.write_file", {"path": "app.py", "content": ONE.replace("1", "7") + TWO})
 
 
@@ -127,8 +133,14 @@ BREAKS_ONE = ("files.write_file", {"path": "app.py", "content": ONE.replace("1",
               ("files.write_file", {"path": "evil-1.0.dist-info/entry_points.txt", "content": "[pytest11]\nevil = evil\n"})]),
         ({"testdata/want.txt": "1", "test_app.py": BOTH.replace("== 1", "== int(open('testdata/want.txt').read())")},
          [BREAKS_ONE, NEW, ("files.write_file", {"path": "testdata/want.txt", "content": "7"})]),
+        (HELPED, [BREAKS_ONE, ("files.write_file", {"path": "tests/helpers/__init__.py", "content": "def one():\n    return 1\n"})]),
+        (HELPED, [BREAKS_ONE, ("files.write_file", {"path": "tests/app.py", "content": ONE + TWO.replace("3", "2")})]),
+        (HELPED, [("files.write_file", {"path": "tests/__init__.py", "content": ""}),
+                  ("files.write_file", {"path": "helpers.py", "content": "def one():\n    return 1\n\n\ndef two():\n    return 2\n"})]),
+        ({}, [BREAKS_ONE, ("files.write_file", {"path": "test_app_more.py", "content": "import app\napp.one = lambda: 1\napp.two = lambda: 2\n"})]),
     ],
-    ids=["kept out by .gitignore after it was deleted", "two tests of one name", "tests after a failure", "a report that is too large", "a plugin", "what tests compare with"],
+    ids=["kept out by .gitignore after it was deleted", "two tests of one name", "tests after a failure", "a report that is too large", "a plugin", "what tests compare with",
+         "a package over a helper", "a module before the code", "a helper from elsewhere", "a new test that changes the code"],
 )  # fmt: skip
 def test_a_change_that_breaks_something_is_never_verified(
     hands: Hands, source: Path, files: dict[str, str], calls: list[tuple[str, dict]]
