@@ -18,6 +18,11 @@ def printable(text: str) -> str:
     return _UNSAFE.sub(lambda match: match.group().encode("unicode_escape").decode(), text)
 
 
+def whole(text: str) -> str:
+    """`text` without halves of characters, which JSON can hold and no file can: pairs become one, others a mark."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
 def bounded(text: str, most: int) -> str:
     """`text`, cut to `most` characters if it is longer, with a note on how many are missing."""
     if len(text) <= most:

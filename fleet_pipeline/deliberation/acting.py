@@ -16,6 +16,7 @@ from functools import lru_cache
 from typing import Any, Literal
 
 from fleet_pipeline.common.text import printable
+from fleet_pipeline.deliberation.answers import read_json
 from fleet_pipeline.deliberation.council import Deliberation, Toolset
 from fleet_pipeline.deliberation.exchange import (
     UNFINISHED,
@@ -267,7 +268,7 @@ class _Conversation:
                 f"your answer was cut off after {completion.completion_tokens} tokens: write less at a time",
             )
         try:
-            said = json.loads(text, strict=False)
+            said = read_json(text)
         except (ValueError, RecursionError) as error:
             return [], None, f"your answer is no JSON: {printable(str(error))[:200]}"
         if not isinstance(said, dict):

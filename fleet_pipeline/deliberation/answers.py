@@ -5,8 +5,11 @@ their own prompt, some are cut at their token limit, and some repeat a passage u
 such an answer says before that is as good as any other.
 """
 
+import json
 import re
-from typing import Literal
+from typing import Any, Literal
+
+from fleet_pipeline.common.text import whole
 
 # Why an answer that counts is shorter than what the model wrote. "truncated": it was cut at its token limit, and the
 # broken end is dropped. "looped": it repeated itself, and all but the first time is dropped.
@@ -145,3 +148,18 @@ def _z_function(text: str) -> list[int]:
         if index + same[index] > right:
             left, right = index, index + same[index]
     return same
+
+
+def read_json(text: str) -> Any:
+    """The JSON value that an answer is. Raises `ValueError`, `RecursionError`.
+
+    Grammars allow control characters inside strings, which strict JSON does not. Halves of characters, which JSON can escape,
+    are replaced: an answer of one could be stored nowhere, and ended the run of all.
+    """
+    value = json.loads(text, strict=False)
+    again = json.dumps(value, ensure_ascii=False)
+    try:
+        again.encode()
+    except UnicodeEncodeError:
+        return json.loads(whole(again))
+    return value

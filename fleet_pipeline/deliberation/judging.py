@@ -24,6 +24,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from fleet_pipeline.common.strict_model import StrictModel
+from fleet_pipeline.deliberation.answers import read_json
 from fleet_pipeline.deliberation.council import Deliberation, Seat
 from fleet_pipeline.deliberation.exchange import UNFINISHED, AgentError, Dialogue, Exchange, Message, Request
 from fleet_pipeline.deliberation.prompts import Phase, Turn, bullets, material, task_brief
@@ -219,8 +220,7 @@ def _verdict(utterance: Utterance, criteria: int) -> Verdict | None:
 def read_verdict(text: str, criteria: int) -> Verdict | None:
     """The verdict in an answer of the judge, or None if it is not a valid one, with a mark for each criterion."""
     try:
-        # Grammars allow control characters inside strings; strict JSON does not.
-        verdict = Verdict.model_validate(json.loads(text, strict=False))
+        verdict = Verdict.model_validate(read_json(text))
     except (ValueError, RecursionError):
         return None
     return verdict if len(verdict.first_marks) == len(verdict.second_marks) == criteria else None

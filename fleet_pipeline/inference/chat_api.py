@@ -12,7 +12,7 @@ from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from typing import Any
 
-from fleet_pipeline.common.text import printable
+from fleet_pipeline.common.text import printable, whole
 from fleet_pipeline.deliberation.answers import LOOP_COUNT
 from fleet_pipeline.deliberation.exchange import AgentError, Completion, Request
 from fleet_pipeline.inference.options import VllmConfig
@@ -264,5 +264,5 @@ def _count(value: Any) -> int:
 
 
 def _joined(pieces: list[str]) -> str:
-    """The text of its pieces. JSON can hold halves of characters, which no file could store."""
-    return "".join(pieces).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    """The text of its pieces: two of them may hold the halves of a character."""
+    return whole("".join(pieces))

@@ -101,6 +101,18 @@ def test_an_answer_that_is_no_call_is_an_error_that_the_model_sees_and_never_suc
     assert given_up.completion.text == ""
 
 
+def test_half_a_character_that_json_can_escape_is_one_that_every_file_can_hold() -> None:
+    """An answer of one was raised where it was stored, and ended the run of all, and each that went on from it."""
+    acted, asked = turn(
+        acting(),
+        r'{"tool": "files.\ud800", "arguments": {"pa\udc00th": ["\ud83d\ude00 \ud800"]}}',
+        r'{"answer": "It \ud800 is."}',
+    )
+    (action,) = [one for one in asked if isinstance(one, Action)]
+    assert (action.tool, action.arguments) == ("files.\ufffd", {"pa\ufffdth": ["\U0001f600 \ufffd"]})
+    assert acted.completion.text == "It \ufffd is."
+
+
 @pytest.mark.parametrize("use", [{"max_steps": 5}, {"max_calls": 5}, {"seconds": 4.5}])
 def test_at_a_limit_nothing_is_left_but_to_answer(use: dict[str, Any]) -> None:
     def never_ends(request: Request) -> str:
