@@ -25,9 +25,12 @@ _LONG, _LOOKED_AT = 2_000, 12_000
 _NAME_CHARS, _DEEPEST = 200, 40
 # Names of arguments, headers and variables whose values are secrets.
 _SECRET_NAME = re.compile(
-    r"(^|[^a-z])pass$|pass(word|wd|phrase)$|pwd$|^auth$|x-auth|secret|token|api[-_]?key|access[-_]?key|credential|authorization|cookie|private[-_]?key",
+    r"(^|[^a-z])pass$|pass(word|wd|phrase)$|pwd$|^auth$|x-auth|secret|token|api[-_]?key|access[-_]?key|credential|authorization|cookie"
+    r"|private[-_]?key|encryption[-_]?key|subscription[-_]?key|functions[-_]?key|requirepass|masterauth",
     re.IGNORECASE,
 )
+_SECRET_PARAMETERS = frozenset({"key", "sig", "signature"})  # of a URL
+_SECRET_FROM_HERE = frozenset({"AUTH", "AUTH2", "SETUSER"})  # words of Redis: a user, a password, rules with passwords
 # Values that are, whatever their name: credentials in a URL, keys of well-known makers, tokens of JWT, PEM.
 _SECRET_VALUE = re.compile(
     r"(?P<url>(?<![A-Za-z0-9+.-])[A-Za-z][A-Za-z0-9+.-]{0,30}://)(?:[^\s/@]{1,1000}|[^\s/@:]{0,200}:[^\s@]{1,1000})@"
@@ -36,8 +39,8 @@ _SECRET_VALUE = re.compile(
     r"|(?<![\w-])eyJ[\w-]{8,4000}\.[\w-]{8,4000}(?:\.[\w-]*)?"
     r"|-----BEGIN [A-Z ]*PRIVATE KEY(?: BLOCK)?-----[\s\S]*?(?:-----END [A-Z ]*PRIVATE KEY(?: BLOCK)?-----|$)"
     # A name that ends in such a word, and its value after "=", ":", or a blank where it is an option or SQL.
-    r"|(?P<pair>(?i:(?:api[-_]?key|access[-_]?key(?:[-_]id)?|account[-_]?key|token|passwo?r?d|passphrase|pwd|secret|signature|[?&](?:key|sig))"
-    r"(?:[\"']?\s{0,3}[=:]\s{0,3}|\s{1,3}(?=')|(?<=--password)\s{1,3}|(?<=--token)\s{1,3})[\"']?))[^\s\"'&,;}]{3,}"
+    r"|(?P<pair>(?i:(?:api[-_]?key|access[-_]?key(?:[-_]id)?|(?:account|encryption)[-_]?key|(?<![a-z])pass(?==)|identified by|--auth|token|passwo?r?d|passphrase|pwd|secret|signature|[?&](?:key|sig))"
+    r"(?:[\"']?\s{0,3}[=:]\s{0,3}|\s{1,3}(?=')|(?<=--password)\s{1,3}|(?<=--token)\s{1,3}|(?<=--auth)\s{1,3})[\"']?))[^\s\"'&,;}]{3,}"
     r"|(?P<bearer>\b(?i:Bearer|Basic|Authorization: Token) )[A-Za-z0-9._~+/=-]{8,}"
     r"|(?P<cookie>(?i:Set-Cookie|Cookie): *[^\s=;]{1,100}=)[^\s;]{3,}"
     r"|(?P<option>(?<!\S)(?:-u|--user)[ =][^\s:]{1,100}:)\S{3,}"
@@ -178,7 +181,7 @@ def read_calls(path: Path) -> Iterator[Call]:
 
 def masked(value: Any, name: str = "", depth: int = 0) -> Any:
     """Arguments as they may be shown: secrets are `***`, and a long text has its first characters and its length."""
-    if _SECRET_NAME.search(name) and value not in (None, "", [], {}):
+    if (_SECRET_NAME.search(name) or name.lower() in _SECRET_PARAMETERS) and value not in (None, "", [], {}):
         return "***"
     if depth > _DEEPEST and isinstance(value, (Mapping, list, tuple)):
         return "[...]"
@@ -193,7 +196,8 @@ def masked(value: Any, name: str = "", depth: int = 0) -> Any:
     if isinstance(value, (list, tuple)):
         # An item after the name of a secret is one, as in ["--password", ...].
         before = ["", *(one if isinstance(one, str) else "" for one in value)]
-        follows = [bool(_SECRET_NAME.search(one) or one.upper() == "AUTH") for one in before]
+        rest = next((at for at, one in enumerate(before) if one.upper() in _SECRET_FROM_HERE), len(before))
+        follows = [at >= rest or bool(_SECRET_NAME.search(one)) for at, one in enumerate(before)]
         return [masked(one, "secret" if after else name, depth + 1) for one, after in zip(value, follows, strict=False)]
     return _masked_text(value) if isinstance(value, str) else value
 

@@ -74,6 +74,16 @@ def test_every_call_stands_there_with_its_caller_arguments_outcome_and_sandbox(w
         ({"content": "curl -u admin:S3CRETS3CRET https://host"}, "S3CRET"),
         ({"content": "Authorization: Token S3CRETS3CRET"}, "S3CRET"),
         ({"content": "Set-Cookie: sid=S3CRETS3CRET; Path=/"}, "S3CRET"),
+        ({"command": ["AUTH", "default", "S3CRET"]}, "S3CRET"),
+        ({"command": ["HELLO", "3", "auth", "default", "S3CRET"]}, "S3CRET"),
+        ({"command": ["CONFIG", "SET", "requirepass", "S3CRET"]}, "S3CRET"),
+        ({"command": ["ACL", "SETUSER", "bob", "on", ">S3CRET"]}, "S3CRET"),
+        ({"params": {"key": "S3CRET"}}, "S3CRET"),
+        ({"headers": {"Ocp-Apim-Subscription-Key": "S3CRET"}}, "S3CRET"),
+        ({"env": {"ENCRYPTION_KEY": "S3CRET"}}, "S3CRET"),
+        ({"query": "CREATE USER bob IDENTIFIED BY 'S3CRET'"}, "S3CRET"),
+        ({"content": "user=bob&pass=S3CRET"}, "S3CRET"),
+        ({"command": ["tool", "--auth S3CRET"]}, "S3CRET"),
         # Half a secret at the end of what is looked at, which a mask before it brings to the front.
         (
             {
