@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import asdict
 from functools import partial
@@ -19,6 +20,7 @@ from fleet_pipeline.common.errors import BROKE, COMPLETED, INTERRUPTED, INVALID,
 from fleet_pipeline.common.text import printable
 from fleet_pipeline.deliberation.council import Resume
 from fleet_pipeline.deliberation.rows import OutcomeRow
+from fleet_pipeline.deliberation.transcript import Status
 from fleet_pipeline.events.envelope import Envelope
 from fleet_pipeline.events.options import NatsOptions
 from fleet_pipeline.services.progress import Progress
@@ -175,6 +177,8 @@ def _run(settings: Settings, backlog: Reading, broker: NatsOptions, as_json: boo
         out.print()
         out.print(run_table(rows))
         out.print(Text(f"\n{_summary(result.progress, _cost(rows))}\nresults in {settings.storage}"))
+        for line in _next_steps(rows):
+            out.print(Text(line, style="dim"))
         if published.receipts:
             stored, duplicates = published.receipts.stored, published.receipts.duplicates
             out.print(Text(f"{len(stored)} events published, {len(duplicates)} already known to the broker"))
@@ -239,6 +243,18 @@ def _how_to_go_on(settings: Settings, interrupted: bool) -> str:
         return "with resume never the same command begins anew; without it, it goes on from there"
     same = "the same command with the same input goes on from there"
     return same if interrupted else f"once that is mended, {same}"
+
+
+def _next_steps(rows: Sequence[OutcomeRow]) -> list[str]:
+    """The commands that a person would want next."""
+    failed = [row.deliberation_id for row in rows if row.status is not Status.COMPLETED]
+    won = [row.deliberation_id for row in rows if row.winner_agent_id]
+    lines = []
+    if failed:
+        lines.append(f"what one of them said: fleet show {failed[0]}; the same command tries them again")
+    if won:
+        lines.append(f"read one: fleet show {won[0]}; why it won: fleet explain {won[0]}; all: fleet report")
+    return lines
 
 
 def _cost(rows: list[OutcomeRow]) -> float | None:

@@ -85,12 +85,21 @@ def _overview(status_service: StatusService, settings: Settings, as_json: bool) 
     states = {key: str(state) for key, state in status_service.statuses().items()}
     counts = Counter(states.values())
     broker_counts, broker_line = _broker_counts(settings)
+    why = {key: error for key in _failed(states) if (error := status_service.status(key).error)}
     if as_json:
-        click.echo(json.dumps({"counts": counts, **broker_counts, "deliberations": states}, indent=2))
+        document = {"counts": counts, **broker_counts, "deliberations": states, "reasons": why}
+        click.echo(json.dumps(document, indent=2))
         return
-    console().print(overview(states, counts, settings.storage))
+    console().print(overview(states, counts, settings.storage, why))
     if broker_line:
         click.echo(printable(broker_line))
+
+
+def _failed(states: Mapping[str, str]) -> list[str]:
+    """Of as many as are listed."""
+    from fleet_pipeline.reports.terminal import MOST_ROWS
+
+    return [key for key, state in states.items() if state in ("FAILED", "TIMEOUT")][:MOST_ROWS]
 
 
 def _broker_counts(settings: Settings) -> tuple[Mapping[str, int | str], str]:

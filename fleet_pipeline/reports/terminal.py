@@ -18,10 +18,12 @@ from fleet_pipeline.common.text import bounded, printable
 from fleet_pipeline.deliberation.exchange import UNFINISHED
 from fleet_pipeline.deliberation.rows import OutcomeRow, ProposalRow, UtteranceRow
 from fleet_pipeline.deliberation.transcript import SYNTHETIC
+from fleet_pipeline.reports.course import course
 from fleet_pipeline.reports.marks import SHORTENED, shortfall, unclear
 
 MOST_ROWS = 60
 MOST_REASONS = 10
+MOST_NAMED = 5  # deliberations with one reason
 MOST_LINE = 400
 MOST_TASK = 4_000  # characters of a task's description: people look for what came of it
 _STYLES = {"completed": "green", "failed": "red", "timeout": "yellow", "in_progress": "cyan"}
@@ -72,14 +74,22 @@ def run_table(rows: Sequence[OutcomeRow]) -> RenderableType:
     parts += [Text(f"{row.deliberation_id}: {shortfall(row)}", style="yellow") for row in short[:MOST_REASONS]]
     if len(short) > MOST_REASONS:
         parts.append(Text(f"... and {len(short) - MOST_REASONS} more whose time was up", style="dim"))
-    reasons = [row for row in rows if row.error_message]
-    parts += [
-        Text(printable(f"{row.deliberation_id}: {row.status}: {bounded_line(row.error_message or '')}"), style="red")
-        for row in reasons[:MOST_REASONS]
-    ]
-    if len(reasons) > MOST_REASONS:
-        parts.append(Text(f"... and {len(reasons) - MOST_REASONS} more; `fleet show ID` says why", style="dim"))
+    parts += reasons([(row.deliberation_id, row.status, row.error_message) for row in rows if row.error_message])
     return Group(*parts)
+
+
+def reasons(failed: Sequence[tuple[str, str, str | None]]) -> list[RenderableType]:
+    """Of (id, status, message): a line for each message, with the deliberations that it is about."""
+    about: dict[tuple[str, str], list[str]] = {}
+    for key, status, message in failed:
+        about.setdefault((status, bounded_line(message or "")), []).append(key)
+    lines: list[RenderableType] = []
+    for (status, message), keys in list(about.items())[:MOST_REASONS]:
+        more = f" and {len(keys) - MOST_NAMED} more" if len(keys) > MOST_NAMED else ""
+        lines.append(Text(printable(f"{', '.join(keys[:MOST_NAMED])}{more}: {status}: {message}"), style="red"))
+    if untold := sum(len(keys) for keys in list(about.values())[MOST_REASONS:]):
+        lines.append(Text(f"... and {untold} more; `fleet show ID` says why", style="dim"))
+    return lines
 
 
 def bounded_line(text: str) -> str:
@@ -117,12 +127,14 @@ def status_table(answers: Sequence[Standing]) -> RenderableType:
             number(answer.winner_score),
             (answer.run_id or "-")[:8],
         )
-    errors = [f"{answer.deliberation_id}: {answer.error}" for answer in answers if answer.error]
-    return Group(table, *(Text(printable(line), style="red") for line in errors))
+    failed = [(answer.deliberation_id, str(answer.status), answer.error) for answer in answers if answer.error]
+    return Group(table, *reasons(failed))
 
 
-def overview(states: Mapping[str, str], counts: Mapping[str, int], storage: str) -> RenderableType:
-    """The number of deliberations per status, and a list of those not completed."""
+def overview(
+    states: Mapping[str, str], counts: Mapping[str, int], storage: str, why: Mapping[str, str]
+) -> RenderableType:
+    """The number of deliberations per status, and a list of those not completed. `why` has the reasons of those that failed."""
     if not states:
         return Text(f"no deliberations in {storage} yet")
     total = Text.assemble(
@@ -133,7 +145,8 @@ def overview(states: Mapping[str, str], counts: Mapping[str, int], storage: str)
     lines = [Text.assemble(f"  {key}  ", _state(state)) for key, state in not_completed[:MOST_ROWS]]
     if len(not_completed) > MOST_ROWS:
         lines.append(Text(f"  ... and {len(not_completed) - MOST_ROWS} more (--json lists all)", style="dim"))
-    return Group(total, *lines)
+    told = reasons([(key, state, why[key]) for key, state in not_completed if key in why])
+    return Group(total, *lines, *told)
 
 
 def _state(name: str) -> Text:
@@ -177,7 +190,7 @@ def number(value: float | None, of: int | None = None) -> str:
 def deliberation_page(
     outcome: OutcomeRow, seats: Sequence[ProposalRow], utterances: Sequence[UtteranceRow]
 ) -> RenderableType:
-    """One deliberation in full: the task, the winner, the other proposals, and the critiques of each."""
+    """One deliberation in full: the task, the winner, the other proposals, and how it came to them."""
     key = outcome.deliberation_id
     head = Text.assemble(
         (key, "bold"), "  ", (outcome.status, _STYLES.get(outcome.status, "")), f"  model {outcome.model}"
@@ -196,6 +209,9 @@ def deliberation_page(
     ranked = sorted(seats, key=lambda seat: seat.place)
     name = "first" if outcome.clear_winner is False else "winner"
     parts += [_seat(seat, utterances, name) for seat in ranked]
+    final = {seat.agent_id: seat.text for seat in seats if seat.text is not None}
+    if any(row.round or final.get(row.agent_id) != row.text for row in utterances if row.error_type is None):
+        parts += course(utterances, final)
     return Group(*parts)
 
 
@@ -221,7 +237,7 @@ def _figures(outcome: OutcomeRow) -> Text:
 
 
 def _seat(seat: ProposalRow, utterances: Sequence[UtteranceRow], first: str) -> RenderableType:
-    title = f"{seat.label}  {seat.agent_id}" + (f", {seat.perspective}" if seat.perspective else "")
+    title = f"{seat.agent_id} ({seat.label})" + (f", {seat.perspective}" if seat.perspective else "")
     if seat.text is None:
         reason = printable(f"{seat.error_type}: {seat.error_message}")
         said = _unfinished(seat, utterances)
@@ -243,11 +259,6 @@ def _seat(seat: ProposalRow, utterances: Sequence[UtteranceRow], first: str) -> 
     ]
     if seat.shortened:
         body.append(Text(f"[{SHORTENED[seat.shortened]}]", style="yellow"))
-    for row in utterances:
-        if row.phase == "critique" and row.about_agent_id == seat.agent_id and not row.error_type:
-            source = "its own critique" if row.self_critique else f"critique by {row.label}"
-            mark = f" [{row.shortened}]" if row.shortened else ""
-            body.append(_section(f"Round {row.round}, {source}{mark}", printable(row.text)))
     body += _unfinished(seat, utterances)
     rank = f"rank {seat.rank}{tie}"
     name = f"[{first}] {rank}" if seat.winner else rank

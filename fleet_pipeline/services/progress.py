@@ -70,18 +70,18 @@ class Progress:
         return self.seconds / ended * (self.total - self.done) if ended else None
 
     def __str__(self) -> str:
-        parts = [f"{self.done} of {self.total} deliberations"]
+        parts = [f"{self.done} of {self.total} done"]
         if self.failed:
             parts.append(f"{self.failed} failed")
         if self.reused:
-            parts.append(f"{self.reused} already done")
+            parts.append(f"{self.reused} done before")
         if self.engine_crashes:
             parts.append(
                 f"engine started again {len(self.engine_crashes)} times, the last time after: {self.engine_crashes[-1]}"
             )
         if self.completion_tokens:
             parts.append(f"{self.tokens_per_second:,.0f} tokens/s")
-            parts.append(f"{self.cache_hit_rate:.0%} of prompt tokens cached")
+            parts.append(f"{self.cache_hit_rate:.0%} cached")
         if self.eta_seconds is not None and self.done < self.total:
             parts.append(f"about {duration(self.eta_seconds)} left")
         return ", ".join([self.phase, *parts] if self.phase != "deliberating" else parts)

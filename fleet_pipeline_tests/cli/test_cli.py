@@ -128,7 +128,7 @@ def test_on_a_terminal_progress_and_result_are_shown_and_no_logs(ran) -> None:
     os.close(master)
     assert process.wait() == 0
     assert b"the engine was not started" in shown
-    assert b"2 of 2 deliberations" in shown
+    assert b"2 of 2 done" in shown
     assert b"dagster" not in shown.replace(b".fleet/dagster", b"")
 
 
@@ -140,7 +140,9 @@ def test_show_prints_a_deliberation_for_people_and_as_json(ran) -> None:
         "limiter.qa",
         "Implement a rate limiter",
         "[winner] rank 1",
-        "critique by",
+        "Opening proposals",
+        "Round 1: critiques",
+        "Round 1: revisions",
         "agent-qa-003",
         "prefix cache",
     ):

@@ -347,7 +347,7 @@ def test_an_agent_that_failed_is_shown_with_its_error_and_what_to_do(pipeline: P
 def test_the_run_says_in_the_event_log_how_far_it_is(pipeline: Pipeline) -> None:
     result = pipeline.run(pipeline.put("t1", "t2"))
     said_in_log = [record.user_message for record in pipeline.instance.all_logs(result.run_id)]
-    assert "transcribed, 2 of 2 deliberations" in " | ".join(message or "" for message in said_in_log)
+    assert "transcribed, 2 of 2 done" in " | ".join(message or "" for message in said_in_log)
 
 
 def test_production_definitions_refuse_a_synthetic_engine_and_take_any_other(tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ from fleet_pipeline.deliberation.exchange import AgentError
 from fleet_pipeline.deliberation.prompts import Phase
 from fleet_pipeline.deliberation.transcript import Status
 from fleet_pipeline.events.payloads import Status as Standing
-from fleet_pipeline.reports.terminal import deliberation_page, run_table, status_table
+from fleet_pipeline.reports.terminal import deliberation_page, overview, run_table, status_table
+from fleet_pipeline.services.progress import Progress
 from fleet_pipeline_tests.support.rows import a_seat, a_status, an_outcome, an_utterance
 
 pytestmark = pytest.mark.unit
@@ -116,3 +117,55 @@ def test_a_table_in_a_pipe_has_every_row_on_one_line(key: str) -> None:
     console(out).print(run_table([an_outcome(deliberation_id=key, **OUTCOMES)]))
     (row,) = [line for line in out.getvalue().splitlines() if key in line]
     assert row.split() == [key, "completed", "002", "0.861", "2.37", "of", "3", "0.891"]
+
+
+def test_deliberations_that_failed_for_one_reason_are_told_in_one_line() -> None:
+    rows = [
+        an_outcome(deliberation_id=f"t{n}.dev", status=Status.TIMEOUT, error_message="time was up") for n in range(7)
+    ]
+    rows.append(an_outcome(deliberation_id="other.dev", status=Status.FAILED, error_message="the engine broke"))
+    lines = printed(run_table(rows)).splitlines()
+    assert "t0.dev, t1.dev, t2.dev, t3.dev, t4.dev and 2 more: timeout: time was up" in lines
+    assert "other.dev: failed: the engine broke" in lines
+
+
+def test_the_overview_of_all_deliberations_says_why_some_failed() -> None:
+    states = {"a.dev": "COMPLETED", "b.dev": "FAILED", "c.dev": "FAILED", "d.dev": "PENDING"}
+    text = printed(overview(states, {}, "storage", {"b.dev": "no quorum", "c.dev": "no quorum"}))
+    assert "b.dev, c.dev: FAILED: no quorum" in text
+
+
+def test_a_page_tells_the_course_in_its_order_with_opening_proposals_and_what_revisions_changed() -> None:
+    seats = [a_seat(1, "Use a lease.", winner=True, rank=1), a_seat(2, "Use Redis.", rank=2)]
+    second = {"agent_id": "agent-dev-002", "label": "B"}
+    said = [
+        an_utterance(text="Use a lock."),
+        an_utterance(text="Use Redis.", about_agent_id="agent-dev-002", **second),
+        an_utterance(phase=Phase.CRITIQUE, round=1, text="It may be held for ever.", **second),
+        an_utterance(phase=Phase.REVISE, round=1, text="Use a lease."),
+        an_utterance(phase=Phase.REVISE, round=1, text="Use Redis.", about_agent_id="agent-dev-002", **second),
+    ]
+    course = printed(deliberation_page(an_outcome(), seats, said)).partition("Opening proposals")[2]
+    in_order = [
+        "agent-dev-001 (A)", "Use a lock.", "agent-dev-002 (B)", "the proposal above",
+        "Round 1: critiques", "agent-dev-002 (B) on the proposal of agent-dev-001", "It may be held for ever.",
+        "Round 1: revisions", "1 words came, 1 went", "Use a [-lock.-] {+lease.+}", "no word was changed",
+    ]  # fmt: skip
+    at = 0
+    for text in in_order:
+        at = course.index(text, at)
+
+
+def test_a_page_of_proposals_alone_has_no_course() -> None:
+    page = printed(
+        deliberation_page(an_outcome(), [a_seat(1, "Use a lock.", winner=True)], [an_utterance(text="Use a lock.")])
+    )
+    assert "Opening proposals" not in page
+
+
+def test_progress_fits_into_eighty_columns() -> None:
+    progress = Progress(
+        total=1_000, completed=998, failed=1, prompt_tokens=10, cached_tokens=3, completion_tokens=1_000
+    )
+    progress.generating_seconds = 3_599.0
+    assert len(str(progress)) <= 76  # and a spinner before it
