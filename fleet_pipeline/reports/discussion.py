@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from fleet_pipeline.common.text import bounded, fenced
 from fleet_pipeline.deliberation.action_rows import ArtifactRow
 from fleet_pipeline.deliberation.rows import ProposalRow, UtteranceRow
+from fleet_pipeline.reports.diffs import revisions
+from fleet_pipeline.reports.markdown import diff
 from fleet_pipeline.reports.marks import SHORTENED, particulars, verdict
 
 MOST_TEXT = 20_000  # characters of one text
@@ -21,9 +23,21 @@ def discussion(seats: Sequence[ProposalRow], utterances: Sequence[UtteranceRow])
     for seat in seats:
         about_seat = [utterance for utterance in shown if utterance.about_agent_id == seat.agent_id]
         standing = f"rank {seat.rank}" if seat.rank is not None else "no proposal"
-        parts.append(f"## Proposal {seat.label}: {seat.agent_id}, {standing}")
+        parts.append(f"## {seat.agent_id} ({seat.label}), {standing}")
         parts += [f"### {_heading(utterance)}\n\n{_body(utterance, limit)}" for utterance in about_seat]
     return "\n\n".join(parts)
+
+
+def revised(seats: Sequence[ProposalRow], utterances: Sequence[UtteranceRow]) -> str:
+    """What each revision changed: words that went are struck out, words that came are bold. "" without revisions."""
+    parts = []
+    for seat in seats:
+        about = [row for row in utterances if row.about_agent_id == seat.agent_id]
+        for index, revision in revisions(about).items():
+            head = f"## {seat.agent_id} ({seat.label}), round {about[index].round}: {revision.words}"
+            parts.append(f"{head}\n\n{diff(revision.pieces or ())}")
+    told = "\n\n".join(parts)
+    return told if len(told) <= MOST_TOGETHER else ""
 
 
 def reasoning(utterances: Sequence[UtteranceRow]) -> str:
@@ -65,7 +79,7 @@ def _text_limit(text_count: int) -> int:
 
 def _heading(utterance: UtteranceRow) -> str:
     names = {"propose": "Opening proposal", "revise": f"Revision {utterance.round}"}
-    critic = "its own author" if utterance.self_critique else f"proposal {utterance.label}'s author"
+    critic = "itself" if utterance.self_critique else f"{utterance.agent_id} ({utterance.label})"
     name = names.get(utterance.phase, f"Critique in round {utterance.round}, by {critic}")
     return f"{name} (attempt {utterance.attempt})" if utterance.attempt > 1 else name
 

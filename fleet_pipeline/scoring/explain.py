@@ -130,7 +130,9 @@ def _judge_lines(winner: ProposalRow, method: Method, scores: Sequence[ScoreRow]
 
 
 def _score_line(seat: ProposalRow, weights: Mapping[str, float], first: str) -> str:
-    terms = [f"{share:.2f} x {part} {value:.3f}" for part, (value, share) in parts_of(seat, weights).items() if share]
+    terms = [
+        f"{share:.2f} x {_part(seat, part, value)}" for part, (value, share) in parts_of(seat, weights).items() if share
+    ]
     mark = f"  {first}" if seat.winner else ""
     low, high = _number(seat.judge_low, 2), _number(seat.judge_high, 2)
     judged = "" if seat.judge is None else f"; judge {_number(seat.judge, 2)} ({low} to {high})"
@@ -139,6 +141,14 @@ def _score_line(seat: ProposalRow, weights: Mapping[str, float], first: str) -> 
     )
     tested = f"; its change: {seat.tested}" if seat.tested else ""
     return f"  {seat.rank}. {seat.agent_id}  {_number(seat.score)} = {' + '.join(terms)}{judged}{rated}{tested}{mark}"
+
+
+def _part(seat: ProposalRow, part: str, counted: float) -> str:
+    """By the number that every table has; where less of it counts, with how much."""
+    value = float(getattr(seat, part))
+    if not value or abs(value - counted) < 0.0005:
+        return f"{part} {value:.3f}"
+    return f"{part} {value:.3f} x {counted / value:.2f} (for its relevance)"
 
 
 def _next_best(winner: ProposalRow, answered: Sequence[ProposalRow], weights: Mapping[str, float]) -> list[str]:

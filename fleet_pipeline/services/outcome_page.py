@@ -9,14 +9,17 @@ from collections.abc import Sequence
 
 import dagster as dg
 
-from fleet_pipeline.common.text import bounded, printable
+from fleet_pipeline.common.text import bounded, fenced, printable
 from fleet_pipeline.deliberation.action_rows import Actions, OperationRow
 from fleet_pipeline.deliberation.prompts import Phase
 from fleet_pipeline.deliberation.rows import ProposalRow, UtteranceRow
+from fleet_pipeline.deliberation.task import Task
 from fleet_pipeline.instance.metadata_keys import STORAGE
-from fleet_pipeline.reports.discussion import MOST_TEXT, changes, discussion, reasoning
+from fleet_pipeline.reports.discussion import MOST_TEXT, changes, discussion, reasoning, revised
+from fleet_pipeline.reports.markdown import inert, plain
 from fleet_pipeline.reports.marks import SHORTENED, shortfall, unclear
 from fleet_pipeline.reports.pictures import council_picture
+from fleet_pipeline.reports.remedies import remedy
 from fleet_pipeline.reports.timeline import timeline
 from fleet_pipeline.scoring.similarity import similarities
 from fleet_pipeline.services.outcomes import Outcome
@@ -26,6 +29,18 @@ from fleet_pipeline.storage.tables import table_path
 
 MOST_CELL = 60  # characters: a wider table is cut off
 MOST_CALLS = 100  # in the table of a page; the Parquet file has all
+# People plot them over partitions, so each is a number of its own, and its label says what it counts.
+_FIGURES_OF_COUNCIL = {
+    "vendi": "diversity: different proposals in effect (Vendi, 1 to all)",
+    "mean_distance": "diversity: mean distance of proposals (0 to 1)",
+    "mean_relevance": "mean relevance to the task (0 to 1)",
+    "wall_s": "duration (s)",
+}
+_TOKENS = {
+    "completion_tokens": "tokens generated",
+    "prompt_tokens": "tokens of prompts",
+    "cached_tokens": "tokens of prompts, from the prefix cache",
+}
 _PHASES = (Phase.PROPOSE, Phase.CRITIQUE, Phase.REVISE)
 
 
@@ -36,36 +51,47 @@ def metadata(store: Store, outcome: Outcome, texts: bool) -> dict[str, dg.Metada
     ranked = sorted(seats, key=lambda seat: seat.place)
     if row.error_message:
         values["error"] = _text(row.error_message)
+    if to_do := remedy(row, [one.error_type for one in utterances]):
+        values["what to do"] = _text(to_do)
     if short := shortfall(row):
         values["not all rounds"] = dg.MetadataValue.text(short)
     if outcome.failed_checks:
         values["look at this first"] = _text("\n".join(f"{name}: {why}" for name, why in outcome.failed_checks.items()))
     if texts and row.description:
         values["task"] = _text(row.description)
+    if texts and outcome.task is not None:
+        values |= _asked(outcome.task)
     if row.winner_text:
         sure = "" if row.confidence is None else f", confidence {row.confidence:.2f}"
         values["winner"] = _text(unclear(row) or f"{row.winner_agent_id} (score {row.winner_score:.3f}{sure})")
         if texts:
             shortened = next((seat.shortened for seat in seats if seat.winner), None)
-            mark = f"\n\n[not whole: {SHORTENED[shortened]}]" if shortened else ""
-            values["winner's proposal"] = _text(row.winner_text + mark)
+            mark = f"\n\nNot whole: {SHORTENED[shortened]}." if shortened else ""
+            values["winner's proposal"] = dg.MetadataValue.md(inert(row.winner_text, MOST_TEXT) + mark)
+    if outcome.why:
+        values["why it won" if row.clear_winner is not False else "why it is first"] = dg.MetadataValue.md(
+            fenced(bounded("\n".join(outcome.why), MOST_TEXT))
+        )
     if ranked:
         values["proposals"] = _seat_table(ranked)
+        values["seats"] = _model_table(ranked, utterances)
     if picture := _picture(seats):
         values["picture"] = dg.MetadataValue.md(picture)
     if outcome.actions is not None:
         values |= _actions(outcome.actions, texts)
+    if texts and ranked and (changed := revised(ranked, utterances)):
+        values["what revision changed"] = dg.MetadataValue.md(changed)
     if texts and ranked:
         values["everything said"] = dg.MetadataValue.md(discussion(ranked, utterances))
         if reasoning_text := reasoning(utterances):
             values["reasoning"] = dg.MetadataValue.md(reasoning_text)
-    for name in ("vendi", "mean_distance", "mean_relevance", "wall_s"):
+    for name, label in _FIGURES_OF_COUNCIL.items():
         if (figure := getattr(row, name)) is not None:
-            values[name.replace("_", " ")] = dg.MetadataValue.float(round(figure, 4))
-    for name in ("completion_tokens", "prompt_tokens", "cached_tokens"):
-        values[name.replace("_", " ")] = dg.MetadataValue.int(getattr(row, name))
+            values[label] = dg.MetadataValue.float(round(figure, 3))
+    for name, label in _TOKENS.items():
+        values[label] = dg.MetadataValue.int(getattr(row, name))
     if row.wall_s:
-        values["tokens per second"] = dg.MetadataValue.float(round(row.completion_tokens / row.wall_s, 1))
+        values["tokens generated a second"] = dg.MetadataValue.float(round(row.completion_tokens / row.wall_s, 1))
     if len(utterances):
         values["phases"] = dg.MetadataValue.table(_phase_records(utterances), schema=_PHASE_SCHEMA)
     # Readers of the event log use it to find the rows.
@@ -76,6 +102,42 @@ def metadata(store: Store, outcome: Outcome, texts: bool) -> dict[str, dg.Metada
 
 def _text(text: str) -> dg.MetadataValue:
     return dg.MetadataValue.text(printable(bounded(text, MOST_TEXT)))
+
+
+def _asked(task: Task) -> dict[str, dg.MetadataValue]:
+    """What decides the score beside the task's text."""
+    asked = {"requirements": task.constraints.requirements, "rubric": task.constraints.rubric}
+    return {
+        name: dg.MetadataValue.md("\n".join(f"{number}. {plain(point)}" for number, point in enumerate(points, 1)))
+        for name, points in asked.items()
+        if points
+    }
+
+
+def _model_table(ranked: list[ProposalRow], utterances: Sequence[UtteranceRow]) -> dg.MetadataValue:
+    """Who spoke for each seat, and how much."""
+    columns = [
+        dg.TableColumn("agent", "string"),
+        dg.TableColumn("model", "string"),
+        dg.TableColumn("temperature", "float", "of its first answer"),
+        dg.TableColumn("seed", "int", "of its first answer"),
+        dg.TableColumn("answers", "int", "attempts that did not count included"),
+        dg.TableColumn("tokens generated", "int"),
+    ]
+    records = []
+    for seat in ranked:
+        own = [one for one in utterances if one.agent_id == seat.agent_id]
+        first = own[0] if own else None
+        facts: dict[str, str | int | float | None] = {
+            "agent": seat.agent_id,
+            "model": printable(seat.model or ""),
+            "temperature": first.temperature if first else None,
+            "seed": first.seed if first else None,
+            "answers": len(own),
+            "tokens generated": sum(one.completion_tokens for one in own),
+        }
+        records.append(dg.TableRecord(facts))
+    return dg.MetadataValue.table(records, schema=dg.TableSchema(columns))
 
 
 def _picture(seats: list[ProposalRow]) -> str:

@@ -14,10 +14,13 @@ from fleet_pipeline.deliberation.rows import (
     ProposalsFooter,
     UtteranceRow,
 )
+from fleet_pipeline.deliberation.task import Task
 from fleet_pipeline.scoring.council_checks import failed_checks
+from fleet_pipeline.scoring.explain import explain
 from fleet_pipeline.scoring.options import CouncilCheck, CouncilCheckOptions
 from fleet_pipeline.scoring.outcome import outcome_row
 from fleet_pipeline.scoring.proposals import proposal_rows
+from fleet_pipeline.services.explanation import marked_by_judge
 from fleet_pipeline.services.score_councils import RankedCouncil, read_batches
 from fleet_pipeline.storage.schemas import ARTIFACTS, DELIBERATIONS, OPERATIONS, PROPOSALS, UTTERANCES
 from fleet_pipeline.storage.store import Store
@@ -37,6 +40,8 @@ class Outcome:
     failed_checks: dict[CouncilCheck, str]
     actions: Actions | None = None  # None: its agents had no tools
     damaged: bool = False  # a file of it could not be read
+    task: Task | None = None  # None: it cannot be read, or is invalid
+    why: Sequence[str] = ()  # the winner won: lines of text
 
 
 def write_outcome(
@@ -90,7 +95,11 @@ def find_outcome(
     clear_from = proposals.footer.clear_from if proposals else None
     row = outcome_row(key, run_id, task, footer, utterances, seats, diversity, broken, clear_from)
     failed = failed_checks(row, utterances, seats, task.needed if task else None, checks)
-    return Outcome(row, seats, utterances, failed, actions, damaged)
+    why: list[str] = []
+    if proposals and row.winner_agent_id:
+        marked = marked_by_judge(store, key) if proposals.footer.method in ("judge", "both") else []
+        why = explain(row, seats, proposals.footer, proposals.scores, marked)
+    return Outcome(row, seats, utterances, failed, actions, damaged, task, why)
 
 
 def read_actions(store: Store, key: str, fingerprint: str | None) -> Actions:

@@ -14,6 +14,7 @@ from fleet_pipeline.common.errors import InvalidInput, SyntheticEngineRefused
 from fleet_pipeline.defs.build import build_definitions
 from fleet_pipeline.deliberation.exchange import AgentError, Completion
 from fleet_pipeline.instance.partitions import NAME, register
+from fleet_pipeline.reports.markdown import inert
 from fleet_pipeline.reports.terminal import deliberation_page
 from fleet_pipeline.settings import Settings
 from fleet_pipeline.storage.schemas import DELIBERATIONS, PROPOSALS, UTTERANCES
@@ -328,7 +329,14 @@ def test_the_outcome_shows_winner_scores_and_path_where_people_look(pipeline: Pi
     (record,) = pipeline.instance.fetch_materializations(dg.AssetKey("deliberations"), limit=1).records
     metadata = record.asset_materialization.metadata
     row = pipeline.table("deliberations").iloc[0]
-    assert metadata["winner's proposal"].value == row["winner_text"]
+    assert metadata["winner's proposal"].value == inert(row["winner_text"], 10_000)
+    assert metadata["requirements"].value == "1. seed"
+    (why,) = (value.value for name, value in metadata.items() if name.startswith("why it "))
+    assert f"{row['winner_agent_id']} " in why
+    assert "It covers" in why
+    assert {record.data["model"] for record in metadata["seats"].records} == {row["model"]}
+    assert sum(record.data["tokens generated"] for record in metadata["seats"].records) == row["completion_tokens"]
+    assert "round 1" in metadata["what revision changed"].value
     assert row["winner_agent_id"] in metadata["winner"].value
     assert [r.data["rank"] for r in metadata["proposals"].records] == pipeline.table("proposals")["rank"].tolist()
     assert Path(metadata["parquet"].value).exists()

@@ -30,9 +30,9 @@ def test_a_discussion_shows_each_proposal_with_its_critiques_and_revisions_as_te
     tokens = MarkdownIt().parse(discussion([seat], said))
     headings = [tokens[place + 1].content for place, token in enumerate(tokens) if token.type == "heading_open"]
     assert headings == [
-        "Proposal A: agent-dev-001, rank 1",
+        "agent-dev-001 (A), rank 1",
         "Opening proposal",
-        "Critique in round 1, by proposal B's author",
+        "Critique in round 1, by agent-dev-002 (B)",
         "Revision 1",
         "Revision 1 (attempt 2)",
     ]

@@ -8,7 +8,7 @@ from rich.console import Console
 from fleet_pipeline.cli.common import console
 from fleet_pipeline.deliberation.exchange import AgentError
 from fleet_pipeline.deliberation.prompts import Phase
-from fleet_pipeline.deliberation.transcript import Status
+from fleet_pipeline.deliberation.transcript import Status, Transcript
 from fleet_pipeline.events.payloads import Status as Standing
 from fleet_pipeline.reports.terminal import deliberation_page, overview, run_table, status_table
 from fleet_pipeline.services.progress import Progress
@@ -168,4 +168,19 @@ def test_progress_fits_into_eighty_columns() -> None:
         total=1_000, completed=998, failed=1, prompt_tokens=10, cached_tokens=3, completion_tokens=1_000
     )
     progress.generating_seconds = 3_599.0
+    progress.phase, progress.answers, progress.planned = "deliberating", 9_000, 200
+    assert "left" in str(progress)
     assert len(str(progress)) <= 76  # and a spinner before it
+
+
+def test_the_time_that_is_left_is_of_answers_and_what_failed_makes_it_no_shorter() -> None:
+    progress = Progress(total=8, planned=8 * 9, phase="deliberating", generating_seconds=20.0)
+    progress.answers = 7
+    assert progress.eta_seconds is None  # a tenth is not there
+    progress.answers = 24
+    assert progress.eta_seconds == pytest.approx(20 / 24 * 48)
+    before = progress.eta_seconds
+    progress.count(Transcript("t.dev", Status.TIMEOUT, ()), 9)  # nothing that it said is left
+    assert before > progress.eta_seconds == pytest.approx(20 / 24 * 39)
+    progress.completed, progress.planned, progress.answers_of_ended, progress.answers = 7, 0, 63, 70
+    assert progress.eta_seconds == 0.0
