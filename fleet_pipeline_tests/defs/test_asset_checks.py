@@ -3,8 +3,8 @@
 import dagster as dg
 import pytest
 
+from fleet_pipeline.defs.asset_checks import CHECKS
 from fleet_pipeline.deliberation.exchange import AgentError, Completion
-from fleet_pipeline.scoring.council_checks import COUNCIL_CHECKS
 from fleet_pipeline_tests.support.councils import said
 from fleet_pipeline_tests.support.pipeline import Pipeline
 from fleet_pipeline_tests.support.scripted import echo
@@ -15,10 +15,14 @@ pytestmark = pytest.mark.instance
 def check_results(pipeline: Pipeline) -> dict[str, dg.AssetCheckEvaluation]:
     records = pipeline.instance.event_log_storage.get_asset_check_execution_history
     found = {}
-    for name in COUNCIL_CHECKS:
+    for name in CHECKS:
         (record,) = records(dg.AssetCheckKey(dg.AssetKey("proposals"), name), limit=1)
         found[name] = record.event.dagster_event.asset_check_evaluation_data
     return found
+
+
+def which(result: dg.AssetCheckEvaluation) -> dict[str, str]:
+    return {str(one.data["deliberation"]): str(one.data["why"]) for one in result.metadata["which"].records}
 
 
 def test_councils_that_repeat_themselves_or_miss_their_task_are_named_by_checks_that_stop_nothing(pipeline) -> None:
@@ -33,7 +37,7 @@ def test_councils_that_repeat_themselves_or_miss_their_task_are_named_by_checks_
     )
     assert pipeline.run(keys).success
     found = check_results(pipeline)
-    named = {name: result.metadata["which"].value for name, result in found.items() if not result.passed}
+    named = {name: which(result) for name, result in found.items() if not result.passed}
     assert {name: list(which) for name, which in named.items()} == {
         "diversity": ["same.dev"], "relevance": ["same.dev"], "duplicates": ["same.dev"]
     }  # fmt: skip
@@ -49,12 +53,12 @@ def test_a_torn_file_costs_the_checks_of_others_nothing(pipeline) -> None:
     pipeline.run(pipeline.put("t1", "t2"))
     (pipeline.storage / "proposals/t1.dev.parquet").write_bytes(b"PAR1 torn")
     job = pipeline.definitions.resolve_implicit_global_asset_job_def().get_subset(
-        asset_check_selection={dg.AssetCheckKey(dg.AssetKey("proposals"), name) for name in COUNCIL_CHECKS},
+        asset_check_selection={dg.AssetCheckKey(dg.AssetKey("proposals"), name) for name in CHECKS},
         asset_selection=set(),
     )
     assert job.execute_in_process(instance=pipeline.instance, resources=None).success
     found = check_results(pipeline)["schema"]
-    assert list(found.metadata["which"].value) == ["t1.dev"]
+    assert list(which(found)) == ["t1.dev"]
     assert found.severity == dg.AssetCheckSeverity.ERROR
     assert check_results(pipeline)["quorum"].passed
 
@@ -65,8 +69,8 @@ def test_seats_that_do_not_answer_and_answers_that_are_cut_off_are_named_with_wh
     pipeline.configure(council_checks={"errors": ["truncation"], "diversity_below": 0})
     pipeline.run(pipeline.put("t1"))
     found = check_results(pipeline)
-    assert "1 seats answered, the quorum is 2" in found["quorum"].metadata["which"].value["t1.dev"]
-    assert "raise it" in found["truncation"].metadata["which"].value["t1.dev"]
+    assert "1 seats answered, the quorum is 2" in which(found["quorum"])["t1.dev"]
+    assert "raise it" in which(found["truncation"])["t1.dev"]
     assert found["quorum"].severity == dg.AssetCheckSeverity.WARN
     assert found["truncation"].severity == dg.AssetCheckSeverity.ERROR
 
@@ -79,4 +83,25 @@ def test_checks_of_a_sound_run_pass(pipeline) -> None:
     }
     pipeline.answer = lambda prompt: said(answers[prompt.seat.label])
     pipeline.run(pipeline.put("t1"))
-    assert {name: result.passed for name, result in check_results(pipeline).items()} == dict.fromkeys(COUNCIL_CHECKS, True)  # fmt: skip
+    assert {name: result.passed for name, result in check_results(pipeline).items()} == dict.fromkeys(CHECKS, True)  # fmt: skip
+
+
+def test_a_finding_stays_until_it_is_mended_whatever_later_runs_are_over(pipeline: Pipeline) -> None:
+    """Two later runs over one council each turned "1 of 8" into "passed, none of 1"."""
+    cut = Completion(error=AgentError.CUT_OFF, error_message="the answer reached max_tokens", text="half")
+    keys = pipeline.put("bad", description="This one is cut off", rounds=0) + pipeline.put("good")
+    pipeline.answer = lambda prompt: cut if "is cut off" in prompt.user else echo(prompt)
+    pipeline.run(keys)
+    found = check_results(pipeline)["completed"]
+    assert (found.passed, found.description) == (False, "1 of 2 councils")
+    assert found.severity == dg.AssetCheckSeverity.ERROR
+    assert "; to do: raise engine.sampling.max_tokens" in which(found)["bad.dev"]
+    assert found.metadata["their pages"].value == "- [bad.dev](/assets/deliberations?view=partitions&partition=bad.dev)"
+    pipeline.run(pipeline.put("other"))
+    found = check_results(pipeline)["completed"]
+    assert not found.passed
+    assert found.description == "none of 1 councils, and 1 of earlier runs that are not mended"
+    assert list(which(found)) == ["bad.dev"]
+    pipeline.answer = echo
+    pipeline.run(pipeline.put("bad", description="This one is cut off", rounds=0))
+    assert check_results(pipeline)["completed"].passed
