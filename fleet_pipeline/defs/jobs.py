@@ -12,8 +12,9 @@ from fleet_pipeline.common.errors import InvalidInput
 from fleet_pipeline.common.validation import describe
 from fleet_pipeline.defs.assets import deliberations, proposals, transcripts
 from fleet_pipeline.defs.resources import CouncilResource, RunProcess, StorageResource, fleet_of
-from fleet_pipeline.deliberation.task import Task, deliberation_id
+from fleet_pipeline.deliberation.task import Task, deliberation_id, is_deliberation_id
 from fleet_pipeline.events.options import NatsOptions
+from fleet_pipeline.events.payloads import Status
 from fleet_pipeline.ingest.columns import BacklogOptions
 from fleet_pipeline.ingest.options import RequestOptions
 from fleet_pipeline.instance.failures import failure, invalid
@@ -38,6 +39,7 @@ rescore_job = dg.define_asset_job(
 
 # Paths of fields in the launchpad.
 _TASK = "ops > ask_for_task > config: "
+_AGAIN = "ops > ask_for_undone > config: "
 _BACKLOG = "ops > ask_for_backlog > config: backlog: "
 THEN = "the sensor `inbox` starts their run within seconds, or when the run that is under way has ended"
 
@@ -62,6 +64,31 @@ class AskConfig(dg.Config):
         default=None, description="Deadline of each deliberation's own running time; by the engine's speed when absent."
     )
     model: str = Field(default="", description="Another model than engine.model: hub name or folder; empty for that.")
+
+
+class AgainConfig(dg.Config):
+    """What is different this time. Without it, the same is asked for."""
+
+    timeout_seconds: float | None = Field(
+        default=None, description="Another deadline of each; what was said is kept, and it goes on from there."
+    )
+    max_tokens: int | None = Field(default=None, description="Longest answer, in tokens; all is said anew.")
+    model: str = Field(default="", description="Another model; all is said anew. Empty for the one of before.")
+    rerun: list[str] = Field(
+        default=[],
+        description="Deliberations to ask for as well although they completed, such as plan.dev: with another model or max_tokens.",
+    )
+
+    def applied(self, task: Task, fleet: Fleet) -> Task:
+        """Raises `ValidationError`."""
+        fields = task.model_dump()
+        if self.timeout_seconds is not None:
+            fields["constraints"]["timeout_seconds"] = self.timeout_seconds
+        if self.max_tokens is not None:
+            fields["sampling"]["max_tokens"] = self.max_tokens
+        if self.model:
+            fields["model"] = self.model
+        return Task.model_validate(fields, context={"roles": fleet.roles})
 
 
 class BacklogConfig(dg.Config):
@@ -137,15 +164,31 @@ def ask_for_backlog(
 @dg.op(description="Asks again for every deliberation that failed, timed out, or was never run.")
 def ask_for_undone(
     context: dg.OpExecutionContext,
+    config: AgainConfig,
     council: CouncilResource,
     storage: StorageResource,
     request_options: dg.ResourceParam[RequestOptions],
 ) -> None:
     fleet = fleet_of(storage, council, request_options, retries=True)
     undone = StatusService(context.instance, fleet.tasks).undone()
-    tasks, broken = stored_tasks(fleet.tasks, undone)
+    if config.rerun and not (config.model or config.max_tokens):
+        raise invalid(
+            f"{_AGAIN}rerun: with the same model and max_tokens they are done already; give another of either"
+        )
+    if missing := [key for key in config.rerun if not (is_deliberation_id(key) and fleet.tasks.has(key))]:
+        raise invalid(f"{_AGAIN}rerun: no deliberation {', '.join(map(repr, missing[:5]))}; `fleet status` lists them")
+    tasks, broken = stored_tasks(fleet.tasks, dict.fromkeys([*undone, *config.rerun]))
     for reason in broken.values():
         context.log.warning(f"cannot be asked for: {reason}")
+    if config.timeout_seconds is None and (late := [key for key, state in undone.items() if state is Status.TIMEOUT]):
+        context.log.warning(
+            f"{len(late)} of them ran out of time, such as {late[0]}, and get the same deadline again: "
+            "they go on from what was said; timeout_seconds gives them more"
+        )
+    try:
+        tasks = [config.applied(task, fleet) for task in tasks]
+    except ValidationError as error:
+        raise invalid(f"{_AGAIN}{describe(error)}") from error
     _put_in_inbox(context, fleet, "again", tasks)
     states = list(undone.values())
     context.add_output_metadata(
@@ -179,7 +222,10 @@ def ask_backlog() -> None:
     ask_for_backlog()
 
 
-@dg.job(description="Runs again every deliberation that failed, timed out, or was never run.")
+@dg.job(
+    description="Runs again every deliberation that failed, timed out, or was never run: as it was, or with another "
+    "timeout_seconds, max_tokens or model, given in the launchpad."
+)
 def ask_again() -> None:
     ask_for_undone()
 
