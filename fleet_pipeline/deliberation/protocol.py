@@ -130,6 +130,11 @@ def most_tokens(deliberation: Deliberation) -> int:
     return (propose_ + deliberation.rounds * (critique_ + revise_)) * (1 + deliberation.retries)
 
 
+def usual_answers(deliberation: Deliberation) -> int:
+    """How many answers it has where each turn takes one: no second attempt, no tools."""
+    return len(deliberation.seats) * (1 + 2 * deliberation.rounds)
+
+
 def _proposed(utterances: list[Utterance]) -> int:
     """How many seats have a proposal."""
     return len({one.turn.seat.index for one in utterances if one.turn.phase is Phase.PROPOSE and one.error is None})

@@ -27,7 +27,7 @@ from fleet_pipeline.deliberation.judging import (
     stands,
 )
 from fleet_pipeline.deliberation.memory import remembered
-from fleet_pipeline.deliberation.protocol import deliberate, most_seconds_of_tools, most_tokens
+from fleet_pipeline.deliberation.protocol import deliberate, most_seconds_of_tools, most_tokens, usual_answers
 from fleet_pipeline.deliberation.rows import JudgementsFooter, TranscriptFooter
 from fleet_pipeline.deliberation.transcript import Status, Transcript
 from fleet_pipeline.inference.engine import Engine, EngineProvider, Finished, Job, OnCompletion
@@ -177,6 +177,7 @@ class Transcription:
                 else:
                     self.found(key)
             else:
+                self.progress.planned += usual_answers(deliberation)
                 missing.setdefault(_together(deliberation), _Work()).deliberate.append(key)
                 missing.setdefault(self._judges_of(deliberation), _Work()).judge.append(key)
         if self.judging.enabled and self.judging.model and (judges := (self.judging.model,)) in missing:
@@ -369,7 +370,7 @@ class Transcription:
         if kept.stopped:
             self.stopped.append(key)
         with self._counting:
-            self.progress.count(transcript)
+            self.progress.count(transcript, usual_answers(kept.deliberation))
         if completed and (self.judging.enabled or self.rewards):
             self.waiting[key] = None
         elif not kept.stopped:
@@ -386,6 +387,7 @@ class Transcription:
     def _count_tokens(self, answer: Completion) -> None:
         with self._counting:
             progress = self.progress
+            progress.answers += 1
             progress.prompt_tokens += answer.prompt_tokens
             progress.cached_tokens += answer.cached_tokens
             progress.completion_tokens += answer.completion_tokens

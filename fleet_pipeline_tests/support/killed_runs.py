@@ -20,7 +20,7 @@ from fleet_pipeline.deliberation.exchange import Completion
 from fleet_pipeline.deliberation.protocol import request_name
 from fleet_pipeline.events import publisher
 from fleet_pipeline.events.options import NatsOptions
-from fleet_pipeline.services import conclude, publishing, score_councils, transcribe
+from fleet_pipeline.services import conclude, keeping, publishing, score_councils
 from fleet_pipeline.storage import transcripts
 from fleet_pipeline.storage.answer_log import earlier_logs
 from fleet_pipeline.storage.schemas import UTTERANCES
@@ -170,7 +170,7 @@ def _left(instrument: Callable[[], None]) -> Callable[[Pipeline], None]:
 
 def finished(count: int) -> Callable[[Pipeline], None]:
     """Die when `count` transcripts have been written."""
-    return _at_call(after(transcribe, "write_transcript", count))
+    return _at_call(after(keeping, "write_transcript", count))
 
 
 # The counts assume four deliberations, unless a point says otherwise.
@@ -181,7 +181,7 @@ POINTS: dict[str, Callable[[Pipeline], None]] = {
     "in the midst of criticising": _at_prompt("critique", 7),
     "at the first revision": _at_prompt("revise", 1),
     "in the midst of revising": _at_prompt("revise", 7),
-    "before a transcript is written": _at_call(before(transcribe, "write_transcript", 3)),
+    "before a transcript is written": _at_call(before(keeping, "write_transcript", 3)),
     "when a transcript is written and has not got its name": _at_call(before(Path, "replace", 3)),
     "after a transcript is written": finished(3),
     "after the last transcript": finished(4),
