@@ -60,6 +60,26 @@ def write_report(
     `seats` has the columns `role`, `perspective`, `winner` and `answered` (whether the proposal has a text).
     `load_detail` loads the texts, one deliberation at a time, so that memory does not grow with them.
     """
+    ordered = rows.sort_values(["status", "deliberation_id"], ascending=[False, True])
+    pieces = template("report.html.jinja").generate(
+        about=about,
+        title=title or about,
+        made_at=made_at or datetime.now(UTC),
+        headline=headline(rows),
+        synthetic=sorted({name for name in rows["engine"].dropna() if name.startswith(SYNTHETIC)}),
+        plots=_plots(rows, seats),
+        wins=wins(seats),
+        failures=[_failure(load_detail(key)) for key in ordered.loc[rows["status"] != "completed", "deliberation_id"]],
+        slowest=records(rows.sort_values("wall_s", ascending=False).head(MOST_LISTED)),
+        most_tokens=records(rows.sort_values("completion_tokens", ascending=False).head(MOST_LISTED)),
+        alike=records(rows.dropna(subset=["mean_distance"]).sort_values("mean_distance").head(MOST_LISTED)),
+        deliberations=_details(list(ordered["deliberation_id"]), load_detail),
+    )
+    out.writelines(pieces)
+
+
+def template(name: str) -> Any:
+    """One of the pages, with what all of them use. Raises `MissingExtra`."""
     try:
         import jinja2
         import matplotlib as mpl  # noqa: F401 - `plots` needs it: told before anything is read
@@ -84,22 +104,7 @@ def write_report(
     }
     environment.filters |= {"task": lambda text: textwrap.shorten(text or "", MOST_TASK, placeholder=" ...")}
     environment.filters |= {"figure": _figure, "bounded": lambda text: bounded(text or "", MOST_TEXT)}
-    ordered = rows.sort_values(["status", "deliberation_id"], ascending=[False, True])
-    pieces = environment.get_template("report.html.jinja").generate(
-        about=about,
-        title=title or about,
-        made_at=made_at or datetime.now(UTC),
-        headline=headline(rows),
-        synthetic=sorted({name for name in rows["engine"].dropna() if name.startswith(SYNTHETIC)}),
-        plots=_plots(rows, seats),
-        wins=wins(seats),
-        failures=[_failure(load_detail(key)) for key in ordered.loc[rows["status"] != "completed", "deliberation_id"]],
-        slowest=records(rows.sort_values("wall_s", ascending=False).head(MOST_LISTED)),
-        most_tokens=records(rows.sort_values("completion_tokens", ascending=False).head(MOST_LISTED)),
-        alike=records(rows.dropna(subset=["mean_distance"]).sort_values("mean_distance").head(MOST_LISTED)),
-        deliberations=_details(list(ordered["deliberation_id"]), load_detail),
-    )
-    out.writelines(pieces)
+    return environment.get_template(name)
 
 
 def headline(rows: pd.DataFrame) -> dict[str, str]:

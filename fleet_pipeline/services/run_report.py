@@ -129,7 +129,17 @@ def _unreadable(key: str) -> OutcomeRow:
 
 def write_file(path: Path, store: Store, about: str, rows: pd.DataFrame, title: str | None = None) -> None:
     """As `write`, to a file, atomically. Raises `OSError`."""
+    write_whole(path, lambda out: write(out, store, about, rows, title))
+
+
+def write_whole(path: Path, write: Callable[[IO[str]], object]) -> None:
+    """What `write` writes, to a file, atomically. Raises `OSError`."""
     with written_whole(path) as file:
         out = io.TextIOWrapper(file, encoding="utf-8", write_through=True)
-        write(out, store, about, rows, title)
+        write(out)
         out.detach()
+
+
+def reader(store: Store) -> Callable[[str], OutcomeRow]:
+    """Reads the outcome of a deliberation, or says that it cannot be read."""
+    return lambda key: next(iter(_readable(store, DELIBERATIONS, key)), None) or _unreadable(key)

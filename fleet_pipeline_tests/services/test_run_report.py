@@ -276,3 +276,48 @@ def test_a_report_that_breaks_hides_no_failure_of_a_deliberation(pipeline: Pipel
     result = pipeline.run(pipeline.put("bad"))
     assert why_broken(result) is None
     assert pipeline.partitions("deliberations") == (set(), {"bad.dev"})
+
+
+def test_two_runs_of_the_same_tasks_stand_side_by_side_also_where_the_second_replaced_the_first(
+    pipeline: Pipeline, page: Page, browser: Browser, tmp_path: Path
+) -> None:
+    keys = pipeline.put("t1", "t2", "only-before")
+    pipeline.answer = lambda prompt: said(f"A lock in Redis, held for a second. {prompt.seat.label}")
+    before = pipeline.run(keys).run_id
+    scores = pipeline.table("deliberations").set_index("deliberation_id")["winner_score"]
+    pipeline.answer = lambda prompt: said(f"A lease in Redis, held for a second; a rate limiter. {prompt.seat.label}")
+    pipeline.put("t1", "t2", sampling={"max_tokens": 300})
+    after = pipeline.run(["t1.dev", "t2.dev"]).run_id
+    page.goto(written(pipeline, tmp_path, after[:8], "--against", before[:8], "--title", "Two <models>").as_uri())
+    assert page.noise == []
+    assert page.title() == "Two <models>"
+    assert shown(page) == ["t1.dev", "t2.dev"]
+    assert f"In run {before[:8]} alone: only-before.dev" in page.locator("main").inner_text()
+    now = pipeline.table("deliberations").set_index("deliberation_id")["winner_score"]
+    difference = float(page.locator("#t1\\.dev").get_attribute("data-difference") or "nan")
+    assert difference == pytest.approx(scores["t1.dev"] - now["t1.dev"])  # scored again as it was scored then
+    page.locator("#t1\\.dev > summary").click()
+    text = page.locator("#t1\\.dev").inner_text()
+    assert "A lease in Redis" in text
+    assert "A lock in Redis" in text
+    page.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")
+    assert page.locator("#t1\\.dev del").first.inner_text().strip() == "lease"
+    context = browser.new_context(viewport={"width": 390, "height": 800}, bypass_csp=True)
+    narrow = context.new_page()
+    narrow.goto(page.url)
+    narrow.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")
+    assert narrow.evaluate("document.documentElement.scrollWidth") <= 390
+    found = Axe().run(narrow)
+    assert found.violations_count == 0, found.generate_report()
+    context.close()
+
+
+def test_what_cannot_be_compared_is_told(pipeline: Pipeline, tmp_path: Path) -> None:
+    pipeline.run(pipeline.put("t1"))
+    other = pipeline.run(pipeline.put("t2")).run_id
+    for against, told in (("nothing", "no deliberations of run nothing"), (str(tmp_path), "no deliberations in")):
+        result = CliRunner().invoke(main, ["report", "--against", against, "--storage", str(pipeline.storage)])
+        assert (result.exit_code, told in result.output) == (2, True), result.output
+    first = pipeline.table("deliberations").set_index("deliberation_id")["run_id"]["t1.dev"]
+    result = CliRunner().invoke(main, ["report", first, "--against", other, "--storage", str(pipeline.storage)])
+    assert (result.exit_code, "have no deliberation in common" in result.output) == (2, True), result.output

@@ -35,6 +35,7 @@
     score: (a, b) => number(b, "score") - number(a, "score"),
     confidence: (a, b) => (number(a, "confidence") === -Infinity) - (number(b, "confidence") === -Infinity) || number(a, "confidence") - number(b, "confidence"),
     tokens: (a, b) => number(b, "tokens") - number(a, "tokens"),
+    difference: (a, b) => number(b, "difference") - number(a, "difference"),
     seconds: (a, b) => number(b, "seconds") - number(a, "seconds"),
   };
   const sort = () => {
