@@ -2,6 +2,7 @@
 
 import re
 import unicodedata
+from collections.abc import Mapping
 
 # Characters that could control a terminal or mislead its reader: control characters except line feed
 # and tab, the C1 range, and the marks that reorder text.
@@ -21,6 +22,24 @@ def printable(text: str) -> str:
 def whole(text: str) -> str:
     """`text` without halves of characters, which JSON can hold and no file can: pairs become one, others a mark."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def counted(number: int) -> str:
+    return f"{number:,} deliberation{'' if number == 1 else 's'}"
+
+
+def grouped(reasons: Mapping[str, str], most: int, named: int = 5) -> list[tuple[str, list[str]]]:
+    """(reason, the keys that it is of), `most` of them; of a reason with many keys `named`, and how many there are more."""
+    found: dict[str, list[str]] = {}
+    for key, reason in reasons.items():
+        found.setdefault(reason, []).append(key)
+    shown = [
+        (reason, keys if len(keys) <= named else [*keys[:named], f"and {len(keys) - named} more"])
+        for reason, keys in list(found.items())[:most]
+    ]
+    if untold := sum(map(len, found.values())) - sum(map(len, list(found.values())[:most])):
+        shown.append(("for other reasons", [f"{untold} more"]))
+    return shown
 
 
 def bounded(text: str, most: int) -> str:

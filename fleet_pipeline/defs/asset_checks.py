@@ -10,15 +10,13 @@ from collections.abc import Iterator, Mapping
 
 import dagster as dg
 
-# Not exported by `dagster`: needed to tell evaluations from those that are only planned.
-from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
-
 from fleet_pipeline.common.errors import StorageError
 from fleet_pipeline.common.text import printable
 from fleet_pipeline.defs.assets import proposals
 from fleet_pipeline.defs.resources import CouncilResource, StorageResource, concluded_by, fleet_of
 from fleet_pipeline.deliberation.task import is_deliberation_id
 from fleet_pipeline.deliberation.transcript import Status
+from fleet_pipeline.instance.event_log import last_evaluation
 from fleet_pipeline.instance.names import DELIBERATIONS
 from fleet_pipeline.reports.remedies import remedy
 from fleet_pipeline.scoring.council_checks import COUNCIL_CHECKS
@@ -36,7 +34,6 @@ CHECKS: dict[str, str] = {
 }
 MOST_NAMED = 500  # what is beyond is forgotten when other runs are over other councils
 _MOST_REASON = 1_000
-_EVALUATED = {AssetCheckExecutionRecordStatus.SUCCEEDED, AssetCheckExecutionRecordStatus.FAILED}
 _WHICH = dg.TableSchema([dg.TableColumn("deliberation", "string"), dg.TableColumn("why", "string")])
 
 
@@ -106,11 +103,7 @@ def _named(checks: Mapping[CouncilCheck, str]) -> dict[str, str]:
 
 def _named_before(instance: dg.DagsterInstance, name: str) -> list[str]:
     """The deliberations that the last evaluation found."""
-    check = dg.AssetCheckKey(proposals.key, name)
-    # Not `get_latest_asset_check_evaluation_record`: the evaluation that is planned now would hide that of before.
-    history = instance.event_log_storage.get_asset_check_execution_history(check, limit=1, status=_EVALUATED)
-    event = history[0].event.dagster_event if history and history[0].event else None
-    table = event.asset_check_evaluation_data.metadata.get("which") if event else None
+    table = last_evaluation(instance, dg.AssetCheckKey(proposals.key, name)).get("which")
     if not isinstance(table, dg.TableMetadataValue):  # nothing was found, or by a version that told it otherwise
         return []
     return [str(one.data["deliberation"]) for one in table.records if is_deliberation_id(str(one.data["deliberation"]))]

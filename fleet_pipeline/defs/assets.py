@@ -12,6 +12,7 @@ import dagster as dg
 
 from fleet_pipeline.common.errors import InvalidInput, StorageError
 from fleet_pipeline.common.logs import install_json
+from fleet_pipeline.common.text import counted, grouped
 from fleet_pipeline.defs.resources import (
     CouncilResource,
     JudgeResource,
@@ -42,7 +43,7 @@ from fleet_pipeline.instance.gpu_pod import RunWatch
 from fleet_pipeline.instance.names import DELIBERATIONS, GPU_POOL, PROPOSALS, TRANSCRIPTS
 from fleet_pipeline.instance.partitions import deliberation_partitions, verify_range
 from fleet_pipeline.instance.run_processes import lineage
-from fleet_pipeline.instance.tags import newer_than_parents
+from fleet_pipeline.instance.tags import ABOUT, RESULT, newer_than_parents
 from fleet_pipeline.scoring.options import CouncilCheckOptions
 from fleet_pipeline.services.conclude import Concluder, Rules
 from fleet_pipeline.services.outcome_page import metadata
@@ -58,6 +59,8 @@ from fleet_pipeline.storage.tables import Transcripts
 from fleet_pipeline.tools.options import ToolOptions
 
 GROUP = "deliberation"
+MOST_REASONS, MOST_REASON, MOST_FAILED = 10, 1_000, 500  # that a failure of the run tells
+_TAG_CHARS = 200
 _partitioned: dict[str, Any] = {
     "partitions_def": deliberation_partitions,
     "backfill_policy": dg.BackfillPolicy.single_run(),
@@ -102,6 +105,8 @@ def transcripts(
     to_log = log_progress(context.log)
 
     run_id, keys = context.run.run_id, context.partition_keys
+    defaults = council.defaults(engine)
+    context.instance.add_run_tags(run_id, {ABOUT: f"{counted(len(keys))}, {defaults.model}"[:_TAG_CHARS]})
     tasks, judging, scoring_options = fleet_of(storage, council, retries=True).tasks, judge.judging(), scoring.options()
     rules = Rules(weights.weights(), scoring_options, judging, check_options, scoring.encoder)
     concluder = Concluder(
@@ -125,7 +130,7 @@ def transcripts(
 
     transcription = Transcription(
         tasks,
-        council.defaults(engine),
+        defaults,
         engine,
         run_id,
         report,
@@ -169,7 +174,8 @@ def proposals(transcripts: Transcripts) -> Any:
 
 @dg.asset(
     name=DELIBERATIONS,
-    description="One row per deliberation: status, winner, figures. Red where the deliberation failed.",
+    description="One row per deliberation: status, winner, figures. Red where the deliberation failed: the check "
+    "`completed` of `proposals` says why, and what to do.",
     deps=[proposals, transcripts],
     kinds={"parquet"},
     code_version=SCORES_VERSION,
@@ -203,15 +209,40 @@ def deliberations(
     yield from ()
     if reports.at_least <= len(context.partition_keys) <= reports.at_most:
         _report(context, store)
-    if failed := {key: concluded.failed[key] for key in context.partition_keys if key in concluded.failed}:
-        sample = "\n".join(f"{key}: {reason}" for key, reason in list(failed.items())[:20])
-        raise dg.Failure(
-            f"{len(failed)} of {len(context.partition_keys)} deliberations failed; the others are complete. To try them "
-            f"again materialize them, or re-execute all steps (not from failure): no other costs tokens.\n{sample}",
-            metadata={"failed": dg.MetadataValue.json(failed)},
-            # A retry would give the same transcripts the same outcomes.
-            allow_retries=False,
-        )
+    keys = context.partition_keys
+    failed = {key: concluded.failed[key] for key in keys if key in concluded.failed}
+    result = f"{len(keys) - len(failed)} of {len(keys)} completed"
+    context.instance.add_run_tags(context.run.run_id, {RESULT: result})
+    if failed:
+        raise _some_failed(context, failed)
+
+
+def _some_failed(context: dg.AssetExecutionContext, failed: Mapping[str, str]) -> dg.Failure:
+    """What a person reads of it: how many, why in groups, where each is told, and what runs them again."""
+    reasons = "\n".join(f"{', '.join(keys)}: {reason}" for reason, keys in grouped(failed, MOST_REASONS))
+    named = list(failed.items())[:MOST_FAILED]
+    table = [dg.TableRecord({"deliberation": key, "why": reason[:MOST_REASON]}) for key, reason in named]
+    # Anybody can type a key in the UI: one that is no deliberation's must not become Markdown.
+    links = "\n".join(
+        f"- [{key}](/assets/{DELIBERATIONS}?view=partitions&partition={key})"
+        for key, _ in named
+        if is_deliberation_id(key)
+    )
+    metadata: dict[str, dg.MetadataValue] = {
+        "which": dg.MetadataValue.table(table),
+        "their pages": dg.MetadataValue.md(links),
+    }
+    if origin := context.run.remote_job_origin:
+        location = origin.repository_origin.code_location_origin.location_name
+        metadata["to try them again"] = dg.MetadataValue.job("ask_again", location)
+    return dg.Failure(
+        f"{len(failed)} of {len(context.partition_keys)} deliberations failed; the others are complete. To try them "
+        f"again launch ask_again, materialize them, or re-execute all steps (not from failure): no other costs "
+        f"tokens.\n{reasons}",
+        metadata=metadata,
+        # A retry would give the same transcripts the same outcomes.
+        allow_retries=False,
+    )
 
 
 def _conclude(

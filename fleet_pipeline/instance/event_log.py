@@ -5,10 +5,14 @@ from typing import NamedTuple, TypeVar
 
 import dagster as dg
 
+# Not exported by `dagster`: needed to tell evaluations of checks from those that are only planned.
+from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
+
 from fleet_pipeline.instance.metadata_keys import STORAGE
 from fleet_pipeline.instance.names import OUTCOMES
 
 T = TypeVar("T")
+_EVALUATED = {AssetCheckExecutionRecordStatus.SUCCEEDED, AssetCheckExecutionRecordStatus.FAILED}
 PAGE = 500  # outcomes read before the cursor moves
 
 
@@ -52,6 +56,14 @@ def announced_by(instance: dg.DagsterInstance, run_id: str) -> set[str]:
         found |= {event.partition for event in events if event and event.asset_key == OUTCOMES and event.partition}
         page = instance.get_records_for_run(run_id, page.cursor, of_type=kinds, limit=PAGE)
     return found
+
+
+def last_evaluation(instance: dg.DagsterInstance, check: dg.AssetCheckKey) -> Mapping[str, dg.MetadataValue]:
+    """The metadata of a check's last evaluation, empty where there is none."""
+    # Not `get_latest_asset_check_evaluation_record`: the evaluation that is planned now would hide that of before.
+    history = instance.event_log_storage.get_asset_check_execution_history(check, limit=1, status=_EVALUATED)
+    event = history[0].event.dagster_event if history and history[0].event else None
+    return event.asset_check_evaluation_data.metadata if event else {}
 
 
 def merge(logs: Sequence[Sequence[tuple[int, T]]], cursor: int, limit: int, newest: int) -> tuple[list[T], int]:

@@ -9,7 +9,7 @@ import dagster as dg
 from dagster._core.execution.backfill import BulkActionStatus
 
 from fleet_pipeline.common.errors import InvalidInput
-from fleet_pipeline.instance.tags import KEYS, PARTITION, RANGE_END, RANGE_START
+from fleet_pipeline.instance.tags import KEYS, PARTITION, RANGE_END, RANGE_START, of_run
 
 NAME = "deliberations"
 deliberation_partitions = dg.DynamicPartitionsDefinition(name=NAME)
@@ -42,7 +42,7 @@ def verify_range(tags: Mapping[str, str], keys: Sequence[str]) -> None:
     """Verify that a run's range still holds the keys that the run was made for. Raises `InvalidInput`.
     Runs launched in the UI carry no digest: a person saw and chose their range.
     """
-    if tags.get(KEYS, _digest(keys)) != _digest(keys):
+    if (of_run(tags, KEYS) or _digest(keys)) != _digest(keys):
         raise InvalidInput(
             f"the range {tags.get(RANGE_START)} to {tags.get(RANGE_END)} no longer holds the keys this run was made "
             "for: some were registered again since. Select the partitions to run in the UI, or use `fleet run`"

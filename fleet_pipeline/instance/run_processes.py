@@ -17,7 +17,7 @@ import psutil
 from dagster._core.errors import DagsterRunNotFoundError
 
 from fleet_pipeline.instance.partitions import UNFINISHED
-from fleet_pipeline.instance.tags import PROCESS, RETRY_STRATEGY
+from fleet_pipeline.instance.tags import PROCESS, RETRY_STRATEGY, of_run
 
 CLOCK_MOVES = 60.0  # seconds by which the start time of a process may shift
 
@@ -81,7 +81,7 @@ def _has_a_process(run: dg.DagsterRun) -> bool:
 
 def _process(run: dg.DagsterRun) -> tuple[int, float] | None:
     """(pid, start time) of the process that a run has recorded; None if it is not one of this machine."""
-    parts = run.tags.get(PROCESS, "").split(" ")
+    parts = of_run(run.tags, PROCESS).split(" ")
     if parts[:-2] != [run.run_id, *_machine()] or not all(number.isdecimal() for number in parts[-2:]):
         return None
     return int(parts[-2]), float(parts[-1])

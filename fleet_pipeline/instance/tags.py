@@ -1,6 +1,6 @@
 """The tags of runs: this project's own, and the Dagster tags that it writes or reads."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import dagster as dg
 
@@ -20,12 +20,21 @@ PARTITION = "dagster/partition"
 MAX_RETRIES = MAX_RETRIES_TAG
 RETRY_STRATEGY = RETRY_STRATEGY_TAG
 
-KEYS = "fleet/keys"  # digest of the partition keys that the run was made for
-PROCESS = "fleet/process"  # which process executes the run, see `run_processes`
+# Of no use to people: Dagster's pages hide tags with this prefix.
+_HIDDEN = ".dagster/"
+KEYS = f"{_HIDDEN}fleet/keys"  # digest of the partition keys that the run was made for
+PROCESS = f"{_HIDDEN}fleet/process"  # which process executes the run, see `run_processes`
+ABOUT = "fleet/about"  # what the run is over, in a few words
+RESULT = "fleet/result"  # what came of it
 BATCH = "fleet/batch"  # the batch of requests that asked for the run
 BACKLOG_DIFF = "fleet/found"  # summary of the backlog diff by which a schedule launched the run
 
 _LAST_EVENT = 2**62  # later than any event of a log
+
+
+def of_run(tags: Mapping[str, str], name: str) -> str:
+    """The value of `KEYS` or `PROCESS`, also of a run from before they were hidden; "" where there is none."""
+    return tags.get(name) or tags.get(name.removeprefix(_HIDDEN), "")
 
 
 def newer_than_parents(code_version: str, parents: Iterable[str]) -> dict[str, str]:

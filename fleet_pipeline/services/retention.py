@@ -16,7 +16,7 @@ from fleet_pipeline.deliberation.task import is_deliberation_id
 from fleet_pipeline.events.options import NatsOptions
 from fleet_pipeline.ingest.records import kind_of
 from fleet_pipeline.instance.partitions import NAME, UNFINISHED, unfinished, unfinished_backfill
-from fleet_pipeline.instance.tags import PROCESS
+from fleet_pipeline.instance.tags import PROCESS, of_run
 from fleet_pipeline.services.publishing import unpublished
 from fleet_pipeline.services.run_report import report_path
 from fleet_pipeline.settings import RetentionSettings
@@ -185,6 +185,6 @@ def _ended_runs(instance: dg.DagsterInstance, before: datetime) -> Iterable[str]
     """Ids of runs of this project that ended before `before`. Other projects share the instance."""
     for record in instance.get_run_records(dg.RunsFilter(updated_before=before)):
         run, ended = record.dagster_run, record.end_time
-        ours = run.tags.get(PROCESS, "").startswith(run.run_id)
+        ours = of_run(run.tags, PROCESS).startswith(run.run_id)
         if ours and run.status not in UNFINISHED and ended is not None and ended < before.timestamp():
             yield run.run_id

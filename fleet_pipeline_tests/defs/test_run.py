@@ -14,6 +14,7 @@ from fleet_pipeline.common.errors import InvalidInput, SyntheticEngineRefused
 from fleet_pipeline.defs.build import build_definitions
 from fleet_pipeline.deliberation.exchange import AgentError, Completion
 from fleet_pipeline.instance.partitions import NAME, register
+from fleet_pipeline.instance.tags import ABOUT, RESULT
 from fleet_pipeline.reports.markdown import inert
 from fleet_pipeline.reports.terminal import deliberation_page
 from fleet_pipeline.settings import Settings
@@ -67,7 +68,11 @@ def test_failed_deliberations_are_red_and_their_neighbours_green_in_the_same_run
     assert pipeline.partitions("deliberations") == ({"good1.dev", "good2.dev"}, {"bad1.dev", "bad2.dev"})
     failure = result.failure_data_for_node("deliberations").user_failure_data
     assert "2 of 4 deliberations failed" in failure.description
-    assert set(failure.metadata["failed"].value) == {"bad1.dev", "bad2.dev"}
+    assert "bad1.dev, bad2.dev: failed: 0 of 3 agents answered" in failure.description  # one reason, once
+    assert [one.data["deliberation"] for one in failure.metadata["which"].records] == ["bad1.dev", "bad2.dev"]
+    assert "(/assets/deliberations?view=partitions&partition=bad1.dev)" in failure.metadata["their pages"].value
+    tags = pipeline.instance.get_run_by_id(result.run_id).tags
+    assert (tags[ABOUT], tags[RESULT]) == ("4 deliberations, scripted", "2 of 4 completed")
     statuses = pipeline.table("deliberations").set_index("deliberation_id")
     assert statuses["status"].to_dict() == {
         "good1.dev": "completed", "bad1.dev": "failed", "good2.dev": "completed", "bad2.dev": "failed",
@@ -139,7 +144,8 @@ def test_partitions_without_a_task_or_with_a_hostile_key_are_red_and_write_nothi
     result = pipeline.run(keys)
     assert not result.success
     assert pipeline.partitions("deliberations") == ({"good.dev"}, {"absent.dev", "../../escape.dev", "no-role"})
-    failed = result.failure_data_for_node("deliberations").user_failure_data.metadata["failed"].value
+    which = result.failure_data_for_node("deliberations").user_failure_data.metadata["which"].records
+    failed = {one.data["deliberation"]: one.data["why"] for one in which}
     assert "no task is stored" in failed["absent.dev"]
     assert "no deliberation id" in failed["../../escape.dev"]
     assert not list(pipeline.storage.parent.rglob("*escape*"))
@@ -236,7 +242,8 @@ def test_of_a_hundred_the_five_that_cannot_be_held_are_red_with_their_reason_and
     result = pipeline.run(keys)
     red = {"overlong.dev", "late.dev", "../../hostile.dev", "unreadable.dev", "silent.dev"}
     assert pipeline.partitions("deliberations") == (set(keys) - red, red)
-    failed = result.failure_data_for_node("deliberations").user_failure_data.metadata["failed"].value
+    which = result.failure_data_for_node("deliberations").user_failure_data.metadata["which"].records
+    failed = {one.data["deliberation"]: one.data["why"] for one in which}
     reasons = {key.split(".dev")[0]: reason for key, reason in failed.items()}
     assert "overlong: too long" in reasons["overlong"]
     assert "timeout: unfinished after the deliberation's 1e-09 s" in reasons["late"]

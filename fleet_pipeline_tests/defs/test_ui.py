@@ -67,10 +67,11 @@ def look(page: Page, name: str) -> None:
         page.screenshot(path=f"{SCREENSHOTS}/{name}.png")
 
 
-def type_in(page: Page, config: str) -> None:
-    """Into the launchpad's editor, which is no input field."""
+def type_in(page: Page, config: str, *, complete: bool = False) -> None:
+    """Into the launchpad's editor, which is no input field. `complete`: what is there could be launched as it is."""
     page.wait_for_selector(".CodeMirror")
-    expect(page.get_by_role("button", name="Launch Run")).to_be_disabled()
+    launch = expect(page.get_by_role("button", name="Launch Run"))
+    launch.to_be_enabled() if complete else launch.to_be_disabled()
     page.evaluate("text => document.querySelector('.CodeMirror').CodeMirror.setValue(text)", config)
 
 
@@ -87,11 +88,22 @@ def test_a_task_typed_into_the_launchpad_is_deliberated_and_everything_about_it_
 
     goto(page, deployment, "/assets/deliberations?view=partitions&partition=catalogue-caches.architect")
     winner = page.get_by_role("row").filter(has_text="winner's proposal")
-    expect(winner).to_contain_text("As a software architect I put")
     table = page.get_by_role("row").filter(has_text="perspective").filter(has_text="novelty")
     for agent in ("agent-architect-001", "agent-architect-002", "agent-architect-003"):
         expect(table.first).to_contain_text(agent)
+    for name in ("requirements", "rubric", "why it ", "seats"):
+        expect(page.get_by_role("row").filter(has_text=name).first).to_be_visible()
     look(page, "ui-partition")
+
+    winner.get_by_text("[Show Markdown]").click()
+    expect(page.get_by_text("As a software architect I put").first).to_be_visible()
+    look(page, "ui-winner")
+    page.get_by_role("button", name="Close").click()
+
+    page.get_by_role("row").filter(has_text="what revision changed").get_by_text("[Show Markdown]").click()
+    expect(page.locator("[role=dialog] del, [role=dialog] strong").first).to_be_visible()
+    look(page, "ui-revision")
+    page.get_by_role("button", name="Close").click()
 
     page.get_by_role("row").filter(has_text="picture").get_by_text("[Show Markdown]").click()
     image = page.locator("img[alt*='similarity']")
@@ -135,6 +147,30 @@ def test_the_failed_ones_are_run_again_with_one_dialog_and_hostile_text_stands_o
     expect(page.get_by_role("heading", name="Opening proposal").first).to_be_visible()
     assert page.evaluate("window.defaced") is None
     assert not [url for url in page.asked_for if "pixel.png" in url]
+
+
+def test_from_the_page_of_a_run_three_clicks_lead_from_a_failure_to_a_remedy_that_works(
+    deployment: Deployment, page: Page
+) -> None:
+    store = Store(str(deployment.storage))
+    (key,) = TaskStore(store, BUILT_IN_ROLES).put(a_task("hurried", constraints={"timeout_seconds": 0.001}))
+    deployment.instance.add_dynamic_partitions("deliberations", [key])
+    run_id = deployment.launch(key, max_retries="0")
+    eventually(lambda: key in deployment.partitions()["failed"], "the deadline")
+
+    goto(page, deployment, f"/runs/{run_id}")
+    expect(page.get_by_text("unfinished after the deliberation's 0.001 s").first).to_be_visible()
+    look(page, "ui-failure")
+    page.get_by_role("link", name="ask_again").first.click()
+    page.get_by_role("tab", name="Launchpad").click()
+    type_in(page, "ops:\n  ask_for_undone:\n    config:\n      timeout_seconds: 600\n", complete=True)
+    expect(page.get_by_role("button", name="Launch Run")).to_be_enabled()
+    look(page, "ui-again")
+    page.get_by_role("button", name="Launch Run").click()
+    eventually(lambda: key in deployment.partitions()["materialized"], "the one that failed to be run again")
+    goto(page, deployment, "/assets/proposals?view=checks&checkDetail=completed")
+    expect(page.get_by_text("completed").first).to_be_visible()
+    look(page, "ui-checks")
 
 
 def test_a_schedule_is_tried_out_and_switched_off_and_on_again(deployment: Deployment, page: Page) -> None:

@@ -273,6 +273,42 @@ def test_one_action_runs_again_what_failed_or_never_ran_and_nothing_else(asking:
     assert asking.run_what_was_asked() == []
 
 
+def test_what_failed_is_asked_for_again_with_what_would_help_and_a_deadline_that_cannot_hold_is_told(
+    asking: Asking,
+) -> None:
+    pipeline = asking.pipeline
+    pipeline.run(pipeline.put("late", constraints={"timeout_seconds": 1e-6}) + pipeline.put("good"))
+    assert pipeline.partitions("deliberations") == ({"good.dev"}, {"late.dev"})
+    same = asking.ask("ask_again")
+    said = " ".join(event.user_message for event in pipeline.instance.all_logs(same.run_id) if event.level == 30)
+    assert "1 of them ran out of time, such as late.dev, and get the same deadline again" in said
+    assert asking.run_what_was_asked() == ["late.dev"]
+    assert pipeline.partitions("deliberations") == ({"good.dev"}, {"late.dev"})
+    assert asking.ask("ask_again", timeout_seconds=600.0).success
+    assert asking.run_what_was_asked() == ["late.dev"]
+    assert pipeline.partitions("deliberations") == ({"good.dev", "late.dev"}, set())
+    assert asking.ask("ask_again", rerun=["good.dev"], max_tokens=77).success
+    assert asking.run_what_was_asked() == ["good.dev"]
+    assert pipeline.tasks.get("good.dev")[0].sampling.max_tokens == 77
+
+
+@pytest.mark.parametrize(
+    ("config", "told"),
+    [
+        ({"rerun": ["good.dev"]}, "rerun: with the same model and max_tokens they are done already"),
+        ({"rerun": ["../x", "none.dev"], "model": "m"}, "rerun: no deliberation '../x', 'none.dev'"),
+        ({"timeout_seconds": -1.0}, "timeout_seconds"),
+        ({"max_tokens": 0}, "max_tokens"),
+    ],
+)
+def test_what_cannot_be_asked_for_again_so_is_told_with_its_field(asking: Asking, config: dict, told: str) -> None:
+    asking.pipeline.put("never")
+    failed = asking.ask("ask_again", **config)
+    message = failed.all_node_events[-1].step_failure_data.error.message
+    assert f"ops > ask_for_undone > config: {told}" in message or ("ask_for_undone" in message and told in message)
+    assert asking.run_what_was_asked() == []
+
+
 def test_roles_of_one_task_that_differ_are_asked_for_again_as_they_are(asking: Asking) -> None:
     pipeline = asking.pipeline
     pipeline.put("t1", roles=["DEV"], description="One thing")

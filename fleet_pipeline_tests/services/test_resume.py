@@ -19,6 +19,7 @@ from fleet_pipeline.deliberation.exchange import AgentError, Completion
 from fleet_pipeline.deliberation.prompts import Phase
 from fleet_pipeline.instance.in_process import execute
 from fleet_pipeline.instance.run_processes import fail_orphaned_runs, lineage, this_process
+from fleet_pipeline.instance.tags import PROCESS
 from fleet_pipeline.models.identity import commit, folder_digest, identity
 from fleet_pipeline_tests.support.councils import said
 from fleet_pipeline_tests.support.heard import Heard
@@ -403,7 +404,7 @@ def test_changed_weights_in_the_same_folder_are_spoken_with_anew(pipeline: Pipel
 def started(pipeline: Pipeline, tag: Callable[[str], str], status: str = "STARTED") -> str:
     job = pipeline.definitions.resolve_job_def("deliberate")
     run = pipeline.instance.create_run_for_job(job, status=dg.DagsterRunStatus(status))
-    pipeline.instance.add_run_tags(run.run_id, {"fleet/process": tag(run.run_id)})
+    pipeline.instance.add_run_tags(run.run_id, {PROCESS: tag(run.run_id)})
     return run.run_id
 
 
@@ -438,7 +439,7 @@ def test_every_run_says_which_process_executes_it_and_goes_on_with_all_steps(pip
     """What passes between scoring ops goes with its process: "from failure" could not start."""
     result = pipeline.run(pipeline.put("a"))
     run = pipeline.instance.get_run_by_id(result.run_id)
-    assert run.tags["fleet/process"] == this_process(run.run_id)
+    assert run.tags[PROCESS] == this_process(run.run_id)
     assert run.tags["dagster/retry_strategy"] == "ALL_STEPS"
 
 

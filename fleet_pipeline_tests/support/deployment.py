@@ -19,6 +19,7 @@ import pytest
 from fleet_pipeline.deliberation.roles import BUILT_IN_ROLES
 from fleet_pipeline.instance.home import open_instance
 from fleet_pipeline.instance.partitions import NAME
+from fleet_pipeline.instance.tags import PROCESS
 from fleet_pipeline.storage.store import Store
 from fleet_pipeline.storage.task_store import TaskStore
 from fleet_pipeline_tests.support.councils import a_task
@@ -89,8 +90,8 @@ class Deployment:
 
     def process(self, run_id: str) -> psutil.Process:
         """The process that executes a run. Waits until the run's tags name it."""
-        eventually(lambda: "fleet/process" in self.run(run_id).tags, f"run {run_id} to start")
-        return psutil.Process(int(self.run(run_id).tags["fleet/process"].split(" ")[-2]))
+        eventually(lambda: PROCESS in self.run(run_id).tags, f"run {run_id} to start")
+        return psutil.Process(int(self.run(run_id).tags[PROCESS].split(" ")[-2]))
 
     def run(self, run_id: str) -> dg.DagsterRun:
         run = self.instance.get_run_by_id(run_id)
