@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from fleet_pipeline.common.errors import CorruptFile, StorageError
 from fleet_pipeline.common.logs import fields
 from fleet_pipeline.common.text import printable
+from fleet_pipeline.common.threads import give_way
 from fleet_pipeline.deliberation.council import Deliberation
 from fleet_pipeline.deliberation.exchange import AgentError
 from fleet_pipeline.deliberation.transcript import Status, Transcript
@@ -63,7 +64,7 @@ class Keeper:
             while waiting and (len(waiting) > most or waiting[0].done()):
                 waiting.popleft().result()
 
-        with ThreadPoolExecutor(1, "fleet-keeper") as pool:
+        with ThreadPoolExecutor(1, "fleet-keeper", give_way) as pool:
             try:
                 for finished in stream:
                     waiting.append(pool.submit(self._keep, *told(finished)))

@@ -18,6 +18,7 @@ from threading import Condition, Thread
 
 from pydantic import TypeAdapter, ValidationError
 
+from fleet_pipeline.common.threads import give_way
 from fleet_pipeline.deliberation.exchange import Action, Completion, Done, Message, Request
 from fleet_pipeline.storage.store import Store
 
@@ -102,7 +103,8 @@ class AnswerLog:
         line = _ANSWER.dump_json(answer)
         with self._changed:
             self._lines.append(line)
-            self._changed.notify_all()
+            if len(self._lines) == 1:  # else the thread is told already
+                self._changed.notify_all()
 
     def flush(self) -> bool:
         """Wait until all that was handed over is written. Whether it is."""
@@ -118,6 +120,7 @@ class AnswerLog:
         self._thread.join()
 
     def _keep_writing(self) -> None:
+        give_way()
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._lines or self._closing)

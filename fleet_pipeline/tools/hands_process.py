@@ -26,6 +26,7 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from fleet_pipeline.common.errors import FleetError
+from fleet_pipeline.common.threads import give_way
 from fleet_pipeline.deliberation.exchange import Action, Done
 from fleet_pipeline.deliberation.task import ToolUse
 from fleet_pipeline.tools.audit import Audit
@@ -139,6 +140,7 @@ class _OtherSide:
 
     def _write(self) -> None:
         """A process that is gone is noticed where its answers are read."""
+        give_way()
         with contextlib.suppress(OSError):
             while (message := self._outbox.get()) is not None:
                 self._pipe.send(message)
@@ -171,6 +173,7 @@ class _OtherSide:
         self.how_it_ended()
 
     def _read(self) -> None:
+        give_way()
         with contextlib.suppress(EOFError, OSError):
             while True:
                 kind, *told = self._pipe.recv()
