@@ -73,8 +73,8 @@ def _result(
         severity=dg.AssetCheckSeverity.ERROR if name in (*options.errors, COMPLETED) else dg.AssetCheckSeverity.WARN,
         description=of_run + kept,
         metadata={
-            "councils": len(found),
-            "looked at": looked_at,
+            "councils with this finding": len(found),
+            "councils of this run": looked_at,
             **({"which": dg.MetadataValue.table(records, schema=_WHICH)} if records else {}),
             **({"their pages": dg.MetadataValue.md("\n".join(links))} if links else {}),
         },

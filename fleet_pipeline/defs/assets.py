@@ -228,13 +228,11 @@ def _some_failed(context: dg.AssetExecutionContext, failed: Mapping[str, str]) -
         for key, _ in named
         if is_deliberation_id(key)
     )
-    metadata: dict[str, dg.MetadataValue] = {
-        "which": dg.MetadataValue.table(table),
-        "their pages": dg.MetadataValue.md(links),
-    }
-    if origin := context.run.remote_job_origin:
+    metadata: dict[str, dg.MetadataValue] = {}
+    if origin := context.run.remote_job_origin:  # first: the page shows the beginning, until it is asked for more
         location = origin.repository_origin.code_location_origin.location_name
         metadata["to try them again"] = dg.MetadataValue.job("ask_again", location)
+    metadata |= {"their pages": dg.MetadataValue.md(links), "which": dg.MetadataValue.table(table)}
     return dg.Failure(
         f"{len(failed)} of {len(context.partition_keys)} deliberations failed; the others are complete. To try them "
         f"again launch ask_again, materialize them, or re-execute all steps (not from failure): no other costs "

@@ -12,7 +12,7 @@ _FENCE = re.compile(r"^ {0,3}(`{3,}|~{3,})[^`]*$")
 # Of links, pictures, HTML, entities, autolinks, footnotes, tables, struck text and code within a line. Code is shown with its marks, because what
 # is code to one reader of backticks is a picture to another.
 _ACTIVE = re.compile(r"[\\`\[\]<>&!|~@:]")
-_MARKS = re.compile(r"[*_#+=-]")  # of emphasis, headings and lists
+_ANY_MARK = re.compile(rf"{_ACTIVE.pattern}|[*_#+=-]")  # those of emphasis, headings and lists as well
 
 
 def inert(text: str, most: int) -> str:
@@ -40,7 +40,11 @@ def inert(text: str, most: int) -> str:
 
 def plain(text: str) -> str:
     """One line, with all marks of what could have an effect as themselves."""
-    return _ACTIVE.sub(lambda found: f"&#{ord(found.group())};", printable(text))
+    return _as_themselves(text, _ACTIVE)
+
+
+def _as_themselves(text: str, marks: re.Pattern[str]) -> str:
+    return marks.sub(lambda found: f"&#{ord(found.group())};", printable(text))
 
 
 def diff(pieces: Sequence[Piece]) -> str:
@@ -55,5 +59,5 @@ def diff(pieces: Sequence[Piece]) -> str:
                 continue
             mark = marks.get(kind, "")
             # Marks of lists and headings of the texts have no place among words that are struck out.
-            parts.append(f"{mark}{_MARKS.sub(lambda found: f'&#{ord(found.group())};', plain(words))}{mark} ")
+            parts.append(f"{mark}{_as_themselves(words, _ANY_MARK)}{mark} ")
     return "".join(parts)

@@ -52,11 +52,14 @@ def test_headings_lists_emphasis_lines_and_code_are_kept() -> None:
 
 def test_what_went_is_struck_out_and_what_came_is_bold() -> None:
     seat = a_seat(1, "Use a lease.", winner=True)
-    said = [an_utterance(text="# Use *a* lock."), an_utterance(phase=Phase.REVISE, round=1, text="# Use *a* lease.")]
+    said = [
+        an_utterance(text="# Begin: use *a* lock."),
+        an_utterance(phase=Phase.REVISE, round=1, text="# Begin: use *a* lease."),
+    ]
     tokens = all_tokens(revised([seat], said))
     (heading,) = [tokens[place + 1].content for place, one in enumerate(tokens) if one.type == "heading_open"]
     assert heading == "agent-dev-001 (A), round 1: 1 words came, 1 went"
     assert [tokens[place + 1].content for place, one in enumerate(tokens) if one.type == "s_open"] == ["lock."]
     assert [tokens[place + 1].content for place, one in enumerate(tokens) if one.type == "strong_open"] == ["lease."]
-    assert "# Use *a*" in "".join(one.content for one in tokens if one.type in ("text", "text_special"))
+    assert "# Begin: use *a*" in "".join(one.content for one in tokens if one.type in ("text", "text_special"))
     assert revised([seat], said[:1]) == ""
