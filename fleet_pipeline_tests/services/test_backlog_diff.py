@@ -282,11 +282,13 @@ def test_what_failed_is_asked_for_again_with_what_would_help_and_a_deadline_that
     same = asking.ask("ask_again")
     said = " ".join(event.user_message for event in pipeline.instance.all_logs(same.run_id) if event.level == 30)
     assert "1 of them ran out of time, such as late.dev, and get the same deadline again" in said
-    assert asking.run_what_was_asked() == ["late.dev"]
-    assert pipeline.partitions("deliberations") == ({"good.dev"}, {"late.dev"})
+    (file,) = (pipeline.storage / "inbox").glob("again-*.jsonl")
+    assert json.loads(file.read_text())["constraints"]["timeout_seconds"] == 1e-6
+    file.unlink()
     assert asking.ask("ask_again", timeout_seconds=600.0).success
     assert asking.run_what_was_asked() == ["late.dev"]
     assert pipeline.partitions("deliberations") == ({"good.dev", "late.dev"}, set())
+    assert pipeline.tasks.get("late.dev")[0].constraints.timeout_seconds == 600.0
     assert asking.ask("ask_again", rerun=["good.dev"], max_tokens=77).success
     assert asking.run_what_was_asked() == ["good.dev"]
     assert pipeline.tasks.get("good.dev")[0].sampling.max_tokens == 77
