@@ -277,13 +277,14 @@ def test_what_failed_is_asked_for_again_with_what_would_help_and_a_deadline_that
     asking: Asking,
 ) -> None:
     pipeline = asking.pipeline
-    pipeline.run(pipeline.put("late", constraints={"timeout_seconds": 1e-6}) + pipeline.put("good"))
+    pipeline.configure(bulk=asking.bulk, council={"on_timeout": "fail"})
+    pipeline.run(pipeline.put("late", constraints={"timeout_seconds": 1e-9}) + pipeline.put("good"))
     assert pipeline.partitions("deliberations") == ({"good.dev"}, {"late.dev"})
     same = asking.ask("ask_again")
     said = " ".join(event.user_message for event in pipeline.instance.all_logs(same.run_id) if event.level == 30)
     assert "1 of them ran out of time, such as late.dev, and get the same deadline again" in said
     (file,) = (pipeline.storage / "inbox").glob("again-*.jsonl")
-    assert json.loads(file.read_text())["constraints"]["timeout_seconds"] == 1e-6
+    assert json.loads(file.read_text())["constraints"]["timeout_seconds"] == 1e-9
     file.unlink()
     assert asking.ask("ask_again", timeout_seconds=600.0).success
     assert asking.run_what_was_asked() == ["late.dev"]
