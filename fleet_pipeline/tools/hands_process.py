@@ -48,6 +48,7 @@ class HandsProcess:
         self._options, self._audit, self._run_id, self._note = options, audit, run_id, note
         self._uses: dict[str, ToolUse] = {}
         self._asked: set[str] = set()  # and not answered
+        self._refused: list[tuple[str, Done]] = []  # because no process could be started
         self._other: _OtherSide | None = self._started()
 
     def _started(self) -> _OtherSide:
@@ -62,15 +63,20 @@ class HandsProcess:
             self._other.send("begin", deliberation_id, use)
 
     def submit(self, request_id: str, action: Action) -> None:
-        self._asked.add(request_id)
         if self._other is None:
-            self._other = self._started()
+            try:
+                self._other = self._started()
+            except FleetError as error:  # its agent is told; the next call tries again
+                self._refused.append((request_id, Done(False, error=str(error), outcome="refused")))
+                return
+        self._asked.add(request_id)
         self._other.submit(request_id, action)
 
     def take(self, patience_seconds: float) -> list[tuple[str, Done]]:
+        refused, self._refused = self._refused, []
         other = self._other
-        if other is None:
-            return []
+        if refused or other is None:
+            return refused
         ended = other.ended.is_set()  # looked at first: then all that it has done is there to be taken
         found = [one for one in other.take(patience_seconds) if one[0] in self._asked]
         self._asked.difference_update(one for one, _ in found)
@@ -85,6 +91,7 @@ class HandsProcess:
 
     def abort(self, request_ids: Sequence[str]) -> None:
         self._asked.difference_update(request_ids)
+        self._refused = [one for one in self._refused if one[0] not in request_ids]
         if self._other is not None:
             self._other.send("abort", list(request_ids))
 

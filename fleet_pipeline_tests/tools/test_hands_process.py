@@ -1,6 +1,7 @@
 """Hands in a process of their own: what they do, and what is left where it or its run is killed."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -139,3 +140,24 @@ def test_where_it_cannot_begin_the_reason_is_told(tmp_path: Path) -> None:
     (tmp_path / "fleet").write_text("a file where a folder should be")
     with pytest.raises(FleetError, match="agents' tools cannot be used here: .*fleet"), hands(tmp_path):
         pass
+
+
+def test_where_it_cannot_be_started_again_each_call_is_told_why_and_the_run_goes_on(tmp_path: Path) -> None:
+    with hands(tmp_path) as own:
+        assert do(own, writes("a", "one")).ok
+        assert own._other is not None
+        own._other.process.kill()
+        own._other.process.wait()
+        own._other.ended.wait()
+        assert own.take(0.5) == []
+        place = tmp_path / "fleet/workspaces"
+        shutil.rmtree(place)
+        place.write_text("a file where the folder should be")
+        told = do(own, writes("b", "two"))
+        assert (told.ok, told.outcome) == (False, "refused")
+        assert "agents' tools cannot be used here" in told.error
+        own.submit("given up", writes("given up", "x"))
+        own.abort(["given up"])
+        assert own.take(0.0) == []
+        place.unlink()
+        assert do(own, writes("c", "three")).ok  # once it can be, it is
