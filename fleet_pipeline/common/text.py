@@ -28,18 +28,16 @@ def counted(number: int) -> str:
     return f"{number:,} deliberation{'' if number == 1 else 's'}"
 
 
-def grouped(reasons: Mapping[str, str], most: int, named: int = 5) -> list[tuple[str, list[str]]]:
-    """(reason, the keys that it is of), `most` of them; of a reason with many keys `named`, and how many there are more."""
+def grouped(reasons: Mapping[str, str], most: int, named: int = 5) -> tuple[list[str], int]:
+    """A line for each reason, with the keys that it is of, and the number of keys whose reasons are beyond the `most` that are told."""
     found: dict[str, list[str]] = {}
     for key, reason in reasons.items():
         found.setdefault(reason, []).append(key)
-    shown = [
-        (reason, keys if len(keys) <= named else [*keys[:named], f"and {len(keys) - named} more"])
-        for reason, keys in list(found.items())[:most]
-    ]
-    if untold := sum(map(len, found.values())) - sum(map(len, list(found.values())[:most])):
-        shown.append(("for other reasons", [f"{untold} more"]))
-    return shown
+    lines = []
+    for reason, keys in list(found.items())[:most]:
+        more = f" and {len(keys) - named} more" if len(keys) > named else ""
+        lines.append(f"{', '.join(keys[:named])}{more}: {reason}")
+    return lines, sum(len(keys) for keys in list(found.values())[most:])
 
 
 def bounded(text: str, most: int) -> str:

@@ -219,7 +219,8 @@ def deliberations(
 
 def _some_failed(context: dg.AssetExecutionContext, failed: Mapping[str, str]) -> dg.Failure:
     """What a person reads of it: how many, why in groups, where each is told, and what runs them again."""
-    reasons = "\n".join(f"{', '.join(keys)}: {reason}" for reason, keys in grouped(failed, MOST_REASONS))
+    lines, untold = grouped(failed, MOST_REASONS)
+    reasons = "\n".join([*lines, *([f"and {untold} more for other reasons"] if untold else [])])
     named = list(failed.items())[:MOST_FAILED]
     table = [dg.TableRecord({"deliberation": key, "why": reason[:MOST_REASON]}) for key, reason in named]
     # Anybody can type a key in the UI: one that is no deliberation's must not become Markdown.

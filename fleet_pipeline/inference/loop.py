@@ -22,6 +22,7 @@ Actions of agents go to hands, which work beside the engine. It goes on for the 
 touch them: what is done while their deliberation is set aside is delivered when it goes on.
 """
 
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
@@ -36,6 +37,8 @@ from fleet_pipeline.inference.pace import Pace
 
 # A deliberation under way at this many crashes is quarantined.
 QUARANTINE_AFTER = 2
+# How long a thread that stores or scores beside the loop may keep Python to itself. By default it is 5 ms, half a step of a fast engine.
+_SWITCH_SECONDS = 0.0005
 # How long a backend may wait for an answer. Deadlines are looked at in between, so they are late by this at most.
 PATIENCE_SECONDS = 0.5
 # The same while hands are at work: what they have done must not wait for an answer.
@@ -157,6 +160,8 @@ class _Loop:
     def run(self, jobs: Iterable[Job[Any]]) -> Generator[Finished[Any]]:
         intake = iter(jobs)
         more_jobs = True
+        patience_of_threads = sys.getswitchinterval()
+        sys.setswitchinterval(min(patience_of_threads, _SWITCH_SECONDS))
         try:
             while True:
                 while self.finished:
@@ -188,6 +193,7 @@ class _Loop:
                 yield self.finished.popleft()
             raise
         finally:
+            sys.setswitchinterval(patience_of_threads)
             # No request may stay in the engine, and no program run on.
             self._abort(list(self.owners))
 

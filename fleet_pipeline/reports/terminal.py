@@ -14,7 +14,7 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from fleet_pipeline.common.text import bounded, printable
+from fleet_pipeline.common.text import bounded, grouped, printable
 from fleet_pipeline.deliberation.exchange import UNFINISHED
 from fleet_pipeline.deliberation.rows import OutcomeRow, ProposalRow, UtteranceRow
 from fleet_pipeline.deliberation.transcript import SYNTHETIC
@@ -23,7 +23,6 @@ from fleet_pipeline.reports.marks import SHORTENED, shortfall, unclear
 
 MOST_ROWS = 60
 MOST_REASONS = 10
-MOST_NAMED = 5  # deliberations with one reason
 MOST_LINE = 400
 MOST_TASK = 4_000  # characters of a task's description: people look for what came of it
 _STYLES = {"completed": "green", "failed": "red", "timeout": "yellow", "in_progress": "cyan"}
@@ -80,14 +79,10 @@ def run_table(rows: Sequence[OutcomeRow]) -> RenderableType:
 
 def reasons(failed: Sequence[tuple[str, str, str | None]]) -> list[RenderableType]:
     """Of (id, status, message): a line for each message, with the deliberations that it is about."""
-    about: dict[tuple[str, str], list[str]] = {}
-    for key, status, message in failed:
-        about.setdefault((status, bounded_line(message or "")), []).append(key)
-    lines: list[RenderableType] = []
-    for (status, message), keys in list(about.items())[:MOST_REASONS]:
-        more = f" and {len(keys) - MOST_NAMED} more" if len(keys) > MOST_NAMED else ""
-        lines.append(Text(printable(f"{', '.join(keys[:MOST_NAMED])}{more}: {status}: {message}"), style="red"))
-    if untold := sum(len(keys) for keys in list(about.values())[MOST_REASONS:]):
+    told = {key: f"{status}: {bounded_line(message or '')}" for key, status, message in failed}
+    texts, untold = grouped(told, MOST_REASONS)
+    lines: list[RenderableType] = [Text(printable(text), style="red") for text in texts]
+    if untold:
         lines.append(Text(f"... and {untold} more; `fleet show ID` says why", style="dim"))
     return lines
 
