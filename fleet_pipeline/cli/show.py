@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import sys
 import textwrap
 from contextlib import nullcontext
 from dataclasses import asdict
@@ -82,11 +83,12 @@ def explain(deliberation_id: str, storage: str | None, as_json: bool) -> None:
         document = {"deliberation_id": deliberation_id, "explanation": why.lines, **footer}
         click.echo(json.dumps({**document, "proposals": [asdict(seat) for seat in why.seats]}, indent=2, default=str))
     else:
-        click.echo(printable("\n".join(_folded(line) for line in "\n".join(why.lines).split("\n"))))
+        lines = "\n".join(why.lines).split("\n")
+        click.echo(printable("\n".join(map(_folded, lines) if sys.stdout.isatty() else lines)))
 
 
 def _folded(line: str) -> str:
-    """To the width of the terminal, or of a page where there is none. What belongs to a line stays below its beginning."""
+    """To the width of the terminal. What belongs to a line stays below its beginning."""
     indent = " " * (len(line) - len(line.lstrip()) + 4)
     width = min(shutil.get_terminal_size((80, 24)).columns, 110)
     return textwrap.fill(line, max(width, 40), subsequent_indent=indent, drop_whitespace=True) if line else ""

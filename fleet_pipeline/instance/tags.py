@@ -22,8 +22,8 @@ RETRY_STRATEGY = RETRY_STRATEGY_TAG
 
 # Of no use to people: Dagster's pages hide tags with this prefix.
 _HIDDEN = ".dagster/"
-KEYS = f"{_HIDDEN}fleet/keys"  # digest of the partition keys that the run was made for
-PROCESS = f"{_HIDDEN}fleet/process"  # which process executes the run, see `run_processes`
+KEYS = f"{_HIDDEN}fleet_keys"  # digest of the partition keys that the run was made for
+PROCESS = f"{_HIDDEN}fleet_process"  # which process executes the run, see `run_processes`
 ABOUT = "fleet/about"  # what the run is over, in a few words
 RESULT = "fleet/result"  # what came of it
 BATCH = "fleet/batch"  # the batch of requests that asked for the run
@@ -34,7 +34,7 @@ _LAST_EVENT = 2**62  # later than any event of a log
 
 def of_run(tags: Mapping[str, str], name: str) -> str:
     """The value of `KEYS` or `PROCESS`, also of a run from before they were hidden; "" where there is none."""
-    return tags.get(name) or tags.get(name.removeprefix(_HIDDEN), "")
+    return tags.get(name) or tags.get(name.removeprefix(_HIDDEN).replace("_", "/"), "")
 
 
 def newer_than_parents(code_version: str, parents: Iterable[str]) -> dict[str, str]:

@@ -60,8 +60,9 @@ def write_report(
     `seats` has the columns `role`, `perspective`, `winner` and `answered` (whether the proposal has a text).
     `load_detail` loads the texts, one deliberation at a time, so that memory does not grow with them.
     """
+    page = template("report.html.jinja")  # first: what is missing is told before anything is read
     ordered = rows.sort_values(["status", "deliberation_id"], ascending=[False, True])
-    pieces = template("report.html.jinja").generate(
+    pieces = page.generate(
         about=about,
         title=title or about,
         made_at=made_at or datetime.now(UTC),

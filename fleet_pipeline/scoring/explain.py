@@ -148,7 +148,7 @@ def _part(seat: ProposalRow, part: str, counted: float) -> str:
     value = float(getattr(seat, part))
     if not value or abs(value - counted) < 0.0005:
         return f"{part} {value:.3f}"
-    return f"{part} {value:.3f} x {counted / value:.2f} (for its relevance)"
+    return f"{part} {value:.3f} x {counted / value:.3f} (for its relevance)"
 
 
 def _next_best(winner: ProposalRow, answered: Sequence[ProposalRow], weights: Mapping[str, float]) -> list[str]:
