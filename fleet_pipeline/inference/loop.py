@@ -43,6 +43,8 @@ _SWITCH_SECONDS = 0.0005
 PATIENCE_SECONDS = 0.5
 # The same while hands are at work: what they have done must not wait for an answer.
 _SHORT_SECONDS = 0.02
+# Between steps without an answer deadlines are looked at no more often: at each token it was a third of a percent of the time.
+_LOOK_SECONDS = 0.05
 _FINISH_REASONS = {
     AgentError.DEADLINE: "deadline", AgentError.CANCELLED: "cancelled", AgentError.FATAL: "crash"
 }  # fmt: skip
@@ -147,6 +149,7 @@ class _Loop:
         self.on_completion = on_completion
         self.open: dict[int, _Active] = {}  # deliberations that have begun and not ended, by their id()
         self.owners: dict[str, _Active] = {}  # request id -> deliberation
+        self.looked_at = 0.0  # when deadlines were looked at last
         self.idle = 0.0  # seconds spent waiting for the caller, who supplies jobs and takes results
         self.crashes_in_a_row = 0  # reset when a deliberation ends
         self.crash: str | None = None  # reason of a crash, until the restart
@@ -212,10 +215,11 @@ class _Loop:
                 return
         for request_id, completion in answers:
             self._deliver(request_id, completion)
-        if self.acting:
-            for request_id, done in self.hands.take(0.0 if speaking else PATIENCE_SECONDS):
-                self._deliver(request_id, done)
-        self._expire()
+        acts = self.hands.take(0.0 if speaking else PATIENCE_SECONDS) if self.acting else []
+        for request_id, done in acts:
+            self._deliver(request_id, done)
+        if answers or acts or self.monotonic() - self.looked_at >= _LOOK_SECONDS:
+            self._expire()
 
     def _now(self) -> float:
         return self.monotonic() - self.idle - self.backend.down_seconds
@@ -298,7 +302,7 @@ class _Loop:
 
     def _expire(self) -> None:
         """End the deliberations past their deadline, with what they have said until then."""
-        now = self._now()
+        now, self.looked_at = self._now(), self.monotonic()
         for active in self._under_way():
             if now - active.began >= self.pace.deadline(active.job):
                 self._withdraw(active)
