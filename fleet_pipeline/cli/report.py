@@ -44,6 +44,8 @@ def report(
     if run_id and since:
         raise click.UsageError("name a run, or a time with --since")
     settings = load_settings(flags(storage=storage))
+    if since and against:
+        raise click.UsageError("--against compares runs: name one, or leave --since out")
     if against:
         _compare(settings, run_id, against, title, out)
         return
@@ -83,8 +85,8 @@ def _compare(settings: Settings, run_id: str | None, against: str, title: str | 
         if run_id:
             one = side(run_id)
         else:
-            about, rows = chosen(outcome_table(fleet.store), None, None, fleet.store.url)
-            one = Side(about[:12].lower(), rows, reader(fleet.store))
+            _, rows = chosen(outcome_table(fleet.store), None, None, fleet.store.url)
+            one = Side(f"run {rows['run_id'].iloc[0][:8]}", rows, reader(fleet.store))
         common = set(one.rows["deliberation_id"]) & set(other.rows["deliberation_id"])
         if not common:
             fail(f"{one.name} and {other.name} have no deliberation in common", INVALID)

@@ -80,12 +80,13 @@ def _answers(
 
 
 def _overview(status_service: StatusService, settings: Settings, as_json: bool) -> None:
-    from fleet_pipeline.reports.terminal import overview
+    from fleet_pipeline.reports.terminal import MOST_ROWS, overview
 
     states = {key: str(state) for key, state in status_service.statuses().items()}
     counts = Counter(states.values())
     broker_counts, broker_line = _broker_counts(settings)
-    why = {key: error for key in _failed(states) if (error := status_service.status(key).error)}
+    failed = _failed(states) if as_json else _failed(states)[:MOST_ROWS]
+    why = {key: error for key in failed if (error := status_service.status(key).error)}
     if as_json:
         document = {"counts": counts, **broker_counts, "deliberations": states, "reasons": why}
         click.echo(json.dumps(document, indent=2))
@@ -96,10 +97,7 @@ def _overview(status_service: StatusService, settings: Settings, as_json: bool) 
 
 
 def _failed(states: Mapping[str, str]) -> list[str]:
-    """Of as many as are listed."""
-    from fleet_pipeline.reports.terminal import MOST_ROWS
-
-    return [key for key, state in states.items() if state in ("FAILED", "TIMEOUT")][:MOST_ROWS]
+    return [key for key, state in states.items() if state in ("FAILED", "TIMEOUT")]
 
 
 def _broker_counts(settings: Settings) -> tuple[Mapping[str, int | str], str]:

@@ -11,17 +11,16 @@ from collections.abc import Iterator, Mapping
 import dagster as dg
 
 from fleet_pipeline.common.errors import StorageError
-from fleet_pipeline.common.text import printable
 from fleet_pipeline.defs.assets import proposals
 from fleet_pipeline.defs.resources import CouncilResource, StorageResource, concluded_by, fleet_of
 from fleet_pipeline.deliberation.task import is_deliberation_id
 from fleet_pipeline.deliberation.transcript import Status
 from fleet_pipeline.instance.event_log import last_evaluation
-from fleet_pipeline.instance.names import DELIBERATIONS
 from fleet_pipeline.reports.remedies import remedy
 from fleet_pipeline.scoring.council_checks import COUNCIL_CHECKS
 from fleet_pipeline.scoring.options import CouncilCheck, CouncilCheckOptions
 from fleet_pipeline.services.conclude import Concluded
+from fleet_pipeline.services.outcome_page import named_with_pages
 from fleet_pipeline.services.outcomes import checks_of, find_outcome
 from fleet_pipeline.storage.schemas import PROPOSALS
 from fleet_pipeline.storage.store import Store
@@ -32,9 +31,6 @@ CHECKS: dict[str, str] = {
     **{str(name): text for name, text in COUNCIL_CHECKS.items()},
     COMPLETED: "Deliberations that failed or whose time was up: why, and what to do about it.",
 }
-MOST_NAMED = 500  # what is beyond is forgotten when other runs are over other councils
-_MOST_REASON = 1_000
-_WHICH = dg.TableSchema([dg.TableColumn("deliberation", "string"), dg.TableColumn("why", "string")])
 
 
 @dg.multi_asset_check(
@@ -63,9 +59,6 @@ def _result(
     now = len(found) - of_before
     of_run = f"{now} of {looked_at} councils" if now else f"none of {looked_at} councils"
     kept = f", and {of_before} of earlier runs that are not mended" if of_before else ""
-    named = list(found.items())[:MOST_NAMED]
-    records = [dg.TableRecord({"deliberation": key, "why": printable(why[:_MOST_REASON])}) for key, why in named]
-    links = [f"- [{key}](/assets/{DELIBERATIONS}?view=partitions&partition={key})" for key, _ in named]
     return dg.AssetCheckResult(
         check_name=name,
         asset_key=proposals.key,
@@ -75,8 +68,8 @@ def _result(
         metadata={
             "councils with this finding": len(found),
             "councils of this run": looked_at,
-            **({"which": dg.MetadataValue.table(records, schema=_WHICH)} if records else {}),
-            **({"their pages": dg.MetadataValue.md("\n".join(links))} if links else {}),
+            # What is beyond its bound is forgotten when other runs are over other councils.
+            **named_with_pages(found),
         },
     )
 

@@ -46,7 +46,7 @@ from fleet_pipeline.instance.run_processes import lineage
 from fleet_pipeline.instance.tags import ABOUT, RESULT, newer_than_parents
 from fleet_pipeline.scoring.options import CouncilCheckOptions
 from fleet_pipeline.services.conclude import Concluder, Rules
-from fleet_pipeline.services.outcome_page import metadata
+from fleet_pipeline.services.outcome_page import metadata, named_with_pages
 from fleet_pipeline.services.outcomes import Outcome, write_outcome, write_stopped
 from fleet_pipeline.services.progress import OnProgress, Progress, log_progress
 from fleet_pipeline.services.publishing import fill_outbox
@@ -59,7 +59,7 @@ from fleet_pipeline.storage.tables import Transcripts
 from fleet_pipeline.tools.options import ToolOptions
 
 GROUP = "deliberation"
-MOST_REASONS, MOST_REASON, MOST_FAILED = 10, 1_000, 500  # that a failure of the run tells
+MOST_REASONS = 10  # that a failure of the run tells
 _TAG_CHARS = 200
 _partitioned: dict[str, Any] = {
     "partitions_def": deliberation_partitions,
@@ -221,19 +221,11 @@ def _some_failed(context: dg.AssetExecutionContext, failed: Mapping[str, str]) -
     """What a person reads of it: how many, why in groups, where each is told, and what runs them again."""
     lines, untold = grouped(failed, MOST_REASONS)
     reasons = "\n".join([*lines, *([f"and {untold} more for other reasons"] if untold else [])])
-    named = list(failed.items())[:MOST_FAILED]
-    table = [dg.TableRecord({"deliberation": key, "why": reason[:MOST_REASON]}) for key, reason in named]
-    # Anybody can type a key in the UI: one that is no deliberation's must not become Markdown.
-    links = "\n".join(
-        f"- [{key}](/assets/{DELIBERATIONS}?view=partitions&partition={key})"
-        for key, _ in named
-        if is_deliberation_id(key)
-    )
     metadata: dict[str, dg.MetadataValue] = {}
     if origin := context.run.remote_job_origin:  # first: the page shows the beginning, until it is asked for more
         location = origin.repository_origin.code_location_origin.location_name
         metadata["to try them again"] = dg.MetadataValue.job("ask_again", location)
-    metadata |= {"their pages": dg.MetadataValue.md(links), "which": dg.MetadataValue.table(table)}
+    metadata |= named_with_pages(failed)
     return dg.Failure(
         f"{len(failed)} of {len(context.partition_keys)} deliberations failed; the others are complete. To try them "
         f"again launch ask_again, materialize them, or re-execute all steps (not from failure): no other costs "

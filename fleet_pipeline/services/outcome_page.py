@@ -5,7 +5,7 @@ full texts are in the Parquet files. The metadata holds their path.
 """
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import dagster as dg
 
@@ -13,8 +13,9 @@ from fleet_pipeline.common.text import bounded, fenced, printable
 from fleet_pipeline.deliberation.action_rows import Actions, OperationRow
 from fleet_pipeline.deliberation.prompts import Phase
 from fleet_pipeline.deliberation.rows import ProposalRow, UtteranceRow
-from fleet_pipeline.deliberation.task import Task
+from fleet_pipeline.deliberation.task import Task, is_deliberation_id
 from fleet_pipeline.instance.metadata_keys import STORAGE
+from fleet_pipeline.instance.names import DELIBERATIONS
 from fleet_pipeline.reports.discussion import MOST_TEXT, changes, discussion, reasoning, revised
 from fleet_pipeline.reports.markdown import inert, plain
 from fleet_pipeline.reports.marks import SHORTENED, shortfall, unclear
@@ -28,6 +29,9 @@ from fleet_pipeline.storage.store import Store
 from fleet_pipeline.storage.tables import table_path
 
 MOST_CELL = 60  # characters: a wider table is cut off
+MOST_NAMED = 500  # deliberations
+_MOST_REASON = 1_000  # characters
+_WHICH = dg.TableSchema([dg.TableColumn("deliberation", "string"), dg.TableColumn("why", "string")])
 MOST_CALLS = 100  # in the table of a page; the Parquet file has all
 # People plot them over partitions, so each is a number of its own, and its label says what it counts.
 _FIGURES_OF_COUNCIL = {
@@ -98,6 +102,21 @@ def metadata(store: Store, outcome: Outcome, texts: bool) -> dict[str, dg.Metada
     values[STORAGE] = dg.MetadataValue.text(store.url)
     values["parquet"] = dg.MetadataValue.path(store.full_path(table_path(PROPOSALS, row.deliberation_id)))
     return values
+
+
+def named_with_pages(found: Mapping[str, str]) -> dict[str, dg.MetadataValue]:
+    """Deliberations by id, each with why it is named: a table, and links to their pages. Empty where there are none."""
+    named = list(found.items())[:MOST_NAMED]
+    if not named:
+        return {}
+    records = [dg.TableRecord({"deliberation": key, "why": printable(why[:_MOST_REASON])}) for key, why in named]
+    # Anybody can type a key in the UI: one that is no deliberation's must not become Markdown.
+    ids = [key for key, _ in named if is_deliberation_id(key)]
+    links = [f"- [{key}](/assets/{DELIBERATIONS}?view=partitions&partition={key})" for key in ids]
+    return {
+        "their pages": dg.MetadataValue.md("\n".join(links)),
+        "which": dg.MetadataValue.table(records, schema=_WHICH),
+    }
 
 
 def _text(text: str) -> dg.MetadataValue:

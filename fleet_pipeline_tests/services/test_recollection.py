@@ -1,5 +1,7 @@
 """When an answer log may go, and what of it may be used."""
 
+import sys
+import threading
 import time
 from pathlib import Path
 
@@ -7,7 +9,7 @@ import pytest
 
 from fleet_pipeline.common.errors import StorageError
 from fleet_pipeline.deliberation.council import Deliberation
-from fleet_pipeline.deliberation.exchange import Completion
+from fleet_pipeline.deliberation.exchange import Action, Completion, Place
 from fleet_pipeline.deliberation.memory import Memory
 from fleet_pipeline.deliberation.protocol import deliberate
 from fleet_pipeline.deliberation.transcript import Transcript
@@ -132,3 +134,27 @@ def test_logs_that_cannot_be_removed_cost_nobody_their_result(store: Store, monk
     monkeypatch.setattr(store, "delete", refused)
     run.close()
     assert store.names("answers", ".jsonl") == ["run-1"]
+
+
+def test_a_call_is_noted_while_deliberations_begin_and_end_in_another_thread(store: Store) -> None:
+    """Calls are noted in a thread of the hands. A set that changed meanwhile raised, and the call was refused."""
+    run = Recollection(store, "run-1", [])
+    for n in range(2_000):  # it takes a while to look through them
+        run.begin(f"t{n}.dev", "f00d")
+    going, interval = threading.Event(), sys.getswitchinterval()
+
+    def begin_and_end() -> None:
+        while not going.is_set():
+            run.begin("other.dev", "f00d")
+            run.fold("other.dev", "f00d")
+
+    sys.setswitchinterval(1e-6)
+    beside = threading.Thread(target=begin_and_end)
+    beside.start()
+    try:
+        assert all(run.note_begun(Action(f"n{n}", Place("absent.dev", "a", "DEV"))) for n in range(50))
+    finally:
+        sys.setswitchinterval(interval)
+        going.set()
+        beside.join()
+        run.close()

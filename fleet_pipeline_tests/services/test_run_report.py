@@ -208,6 +208,7 @@ def test_a_report_is_of_the_run_that_is_named_the_last_one_or_a_stretch_of_time(
         (["nothing-like-it"], "no deliberations of run nothing-like-it"),
         (["--since", "2099-01-01"], "nothing in"),
         (["a", "--since", "1h"], "name a run, or a time"),
+        (["--against", "a", "--since", "1h"], "--against compares runs"),
     ],
 )
 def test_what_there_is_no_report_of_is_told(
