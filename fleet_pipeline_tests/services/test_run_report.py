@@ -155,7 +155,7 @@ def test_a_report_tells_why_each_won_what_revisions_changed_and_what_to_do_about
     assert page.title() == "The <night>"
     assert f"Run {run_id}" in page.locator("header").inner_text()
     page.locator("#good\\.dev > summary").click()
-    good = page.locator("#good\\.dev").inner_text()
+    good = page.locator("#good\\.dev").text_content() or ""
     winner = pipeline.table("deliberations").set_index("deliberation_id")["winner_agent_id"]["good.dev"]
     assert f"{winner} won " in good or f"{winner} is first by lot: its score" in good
     page.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")
@@ -298,11 +298,12 @@ def test_two_runs_of_the_same_tasks_stand_side_by_side_also_where_the_second_rep
     difference = float(page.locator("#t1\\.dev").get_attribute("data-difference") or "nan")
     assert difference == pytest.approx(scores["t1.dev"] - now["t1.dev"])  # scored again as it was scored then
     page.locator("#t1\\.dev > summary").click()
-    text = page.locator("#t1\\.dev").inner_text()
+    text = page.locator("#t1\\.dev").text_content() or ""
     assert "A lease in Redis" in text
     assert "A lock in Redis" in text
     page.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")
-    assert page.locator("#t1\\.dev del").first.inner_text().strip() == "lease"
+    # Not inner_text: of what is out of sight, and so not laid out, there is none.
+    assert (page.locator("#t1\\.dev del").first.text_content() or "").strip() == "lease"
     context = browser.new_context(viewport={"width": 390, "height": 800}, bypass_csp=True)
     narrow = context.new_page()
     narrow.goto(page.url)
