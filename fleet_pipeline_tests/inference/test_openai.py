@@ -3,8 +3,11 @@
 import asyncio
 import json
 import logging
+import socket
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Generator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +131,17 @@ def test_a_server_that_goes_away_and_comes_back_costs_nothing_but_time() -> None
         assert engine.down_seconds > 0
     assert {one.status for one in transcripts} == {Status.COMPLETED}
     assert len(counted) == 36
+
+
+def test_a_server_that_stops_leaves_no_connection_open_that_it_had_just_accepted() -> None:
+    for _ in range(20):
+        with ScriptedServer(lambda body: WORDS) as server:
+            server._loop.call_soon_threadsafe(time.sleep, 0.02)  # so that connections and the stop come together
+            clients = [socket.create_connection(("127.0.0.1", server.port), timeout=60) for _ in range(5)]
+            server.stop()
+            for client in clients:
+                with client, suppress(ConnectionResetError):
+                    assert client.recv(1) == b""
 
 
 def test_a_run_ends_with_the_reason_when_no_server_answers_for_too_long() -> None:
