@@ -122,6 +122,26 @@ class ReportSettings(StrictModel):
     )
 
 
+def _base_url(url: str) -> str:
+    if not re.fullmatch(r"https?://[^\s()<>\[\]\"'`]+", url):
+        raise ValueError(f"{url!r} is no address that a browser opens; give one that begins with https:// or http://")
+    return url.rstrip("/")
+
+
+BaseUrl = Annotated[str, AfterValidator(_base_url)]
+
+
+class LinkSettings(StrictModel):
+    """Where people's browsers find what the UI names by its path. Without it, paths are shown as text."""
+
+    storage: BaseUrl | None = Field(
+        default=None,
+        description="The storage, such as the page of its bucket: the path of a file within the storage follows, as in "
+        "<links.storage>/proposals/plan.dev.parquet.",
+    )
+    docs: BaseUrl | None = Field(default=None, description="The folder docs of this project, on a page that shows it.")
+
+
 class PodSettings(StrictModel):
     """On a cluster, where Dagster's K8sRunLauncher makes each run a pod."""
 
@@ -162,6 +182,7 @@ class Settings(BaseSettings):
     retention: RetentionSettings = RetentionSettings()
     logs: LogSettings = LogSettings()
     reports: ReportSettings = ReportSettings()
+    links: LinkSettings = LinkSettings()
     pods: PodSettings = PodSettings()
     tools: ToolOptions = ToolOptions()
     owners: tuple[str, ...] = Field(

@@ -250,12 +250,10 @@ def test_only_answers_that_were_under_way_are_generated_again(story: Story) -> N
 
 def figure(on: Deployed, run: dg.DagsterRun, name: str) -> str:
     """A figure of a run's engine, as the UI shows it."""
-    records = on.instance.fetch_materializations(
-        dg.AssetRecordsFilter(asset_key=dg.AssetKey(TRANSCRIPTS)), limit=1_000
-    ).records
+    records = on.instance.fetch_observations(dg.AssetKey(TRANSCRIPTS), limit=1_000).records
     found = next(one for one in records if one.run_id == run.run_id)
-    assert found.asset_materialization
-    [table] = [value for key, value in found.asset_materialization.metadata.items() if key == "run"]
+    assert found.asset_observation
+    table = found.asset_observation.metadata["run"]
     return next(str(row.data[""]) for row in table.records if row.data["of this run"] == name)
 
 

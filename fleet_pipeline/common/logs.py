@@ -1,6 +1,6 @@
-"""JSON logs, one object per line, for log collectors.
+"""What a run writes to standard error of itself: lines for people, or JSON, one object per line, for log collectors.
 
-Fields: time, level, logger, message. If known, also run_id, deliberation_id, agent_id, phase, error_type,
+Fields of JSON: time, level, logger, message. If known, also run_id, deliberation_id, agent_id, phase, error_type,
 status, seconds and tokens. No field contains a model's text.
 """
 
@@ -43,10 +43,26 @@ class JsonHandler(logging.StreamHandler):  # type: ignore[type-arg]
         self.setFormatter(JsonFormatter())
 
 
+class TextHandler(logging.StreamHandler):  # type: ignore[type-arg]
+    def __init__(self) -> None:
+        super().__init__(sys.stderr)
+        self.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+
+
 def install_json() -> None:
     """Write this project's own logs as JSON to standard error. Further calls change nothing."""
+    _install(JsonHandler())
+    logging.getLogger(OURS).propagate = False
+
+
+def install_text() -> None:
+    """Write this project's own logs as lines to standard error, where they are not written as JSON."""
+    if not any(isinstance(one, JsonHandler) for one in logging.getLogger(OURS).handlers):
+        _install(TextHandler())
+
+
+def _install(handler: logging.Handler) -> None:
     logger = logging.getLogger(OURS)
-    logger.handlers = [handler for handler in logger.handlers if not isinstance(handler, JsonHandler)]
-    logger.addHandler(JsonHandler())
+    logger.handlers = [one for one in logger.handlers if not isinstance(one, (JsonHandler, TextHandler))]
+    logger.addHandler(handler)
     logger.setLevel(logging.INFO)
-    logger.propagate = False

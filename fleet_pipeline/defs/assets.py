@@ -4,7 +4,7 @@ There are few partitioned assets, because each costs events per deliberation. On
 and starts the engine once. The GPU op, the scoring ops and the outcomes share one process.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -41,26 +41,30 @@ from fleet_pipeline.instance import metadata_keys
 from fleet_pipeline.instance.failures import failure
 from fleet_pipeline.instance.gpu_pod import RunWatch
 from fleet_pipeline.instance.names import DELIBERATIONS, GPU_POOL, PROPOSALS, TRANSCRIPTS
-from fleet_pipeline.instance.partitions import deliberation_partitions, verify_range
+from fleet_pipeline.instance.partitions import deliberation_partitions, mark_failed, verify_range
 from fleet_pipeline.instance.run_processes import lineage
 from fleet_pipeline.instance.tags import ABOUT, RESULT, newer_than_parents
 from fleet_pipeline.scoring.options import CouncilCheckOptions
 from fleet_pipeline.services.conclude import Concluder, Rules
-from fleet_pipeline.services.outcome_page import metadata, named_with_pages
+from fleet_pipeline.services.outcome_page import in_short, metadata, named_with_pages
 from fleet_pipeline.services.outcomes import Outcome, write_outcome, write_stopped
 from fleet_pipeline.services.progress import OnProgress, Progress, log_progress
 from fleet_pipeline.services.publishing import fill_outbox
 from fleet_pipeline.services.run_report import store_report
 from fleet_pipeline.services.score_councils import SCORES_VERSION
 from fleet_pipeline.services.transcribe import Transcription
-from fleet_pipeline.settings import LogSettings, ReportSettings
+from fleet_pipeline.settings import LinkSettings, LogSettings, ReportSettings
+from fleet_pipeline.storage import schemas
 from fleet_pipeline.storage.store import Store
-from fleet_pipeline.storage.tables import Transcripts
+from fleet_pipeline.storage.tables import Transcripts, read_rows
 from fleet_pipeline.tools.options import ToolOptions
 
 GROUP = "deliberation"
 MOST_REASONS = 10  # that a failure of the run tells
 _TAG_CHARS = 200
+# Partitions of `transcripts` that tell what came of them, the failed ones first. Dagster lists all partitions for each: 40 ms
+# where there are 5,000.
+_MOST_TOLD = 50
 _partitioned: dict[str, Any] = {
     "partitions_def": deliberation_partitions,
     "backfill_policy": dg.BackfillPolicy.single_run(),
@@ -92,6 +96,7 @@ def transcripts(
     scoring: ScoringResource,
     check_options: dg.ResourceParam[CouncilCheckOptions],
     logs: dg.ResourceParam[LogSettings],
+    links: dg.ResourceParam[LinkSettings],
     tools: dg.ResourceParam[ToolOptions],
     process: RunProcess,
     progress: dg.ResourceParam[OnProgress],
@@ -109,14 +114,9 @@ def transcripts(
     context.instance.add_run_tags(run_id, {ABOUT: f"{counted(len(keys))}, {defaults.model}"[:_TAG_CHARS]})
     tasks, judging, scoring_options = fleet_of(storage, council, retries=True).tasks, judge.judging(), scoring.options()
     rules = Rules(weights.weights(), scoring_options, judging, check_options, scoring.encoder)
-    concluder = Concluder(
-        tasks,
-        keys,
-        rules,
-        run_id,
-        partial(_conclude, context, tasks.store, logs, tags=UP_TO_DATE),
-        concluded_by(run_id),
-    )
+    announce = partial(_conclude, context, tasks.store, logs, links, tags=UP_TO_DATE)
+    concluded = concluded_by(run_id)
+    concluder = Concluder(tasks, keys, rules, run_id, announce, concluded)
 
     watch = None if process.one_process else RunWatch(context.instance, run_id)
 
@@ -152,11 +152,14 @@ def transcripts(
         # A run that is cancelled, or whose engine is gone, has no later step. What was said until then is shown all the same.
         try:
             for outcome in write_stopped(tasks, transcription.stopped, run_id):
-                _conclude(context, tasks.store, logs, outcome, tags=UP_TO_DATE)
+                announce(outcome)
         except StorageError as error:
             context.log.warning(f"what was said until the run was stopped is stored, and not shown: {error}")
         raise
-    context.add_output_metadata(_run_metadata(state))
+    context.log_event(
+        dg.AssetObservation(context.asset_key, description="the run's engine", metadata=_run_metadata(state))
+    )
+    _tell_of(context, tasks.store, links, [*concluded.failed, *sorted(concluded.keys - concluded.failed.keys())])
 
 
 @dg.graph_asset(
@@ -191,6 +194,7 @@ def deliberations(
     council: CouncilResource,
     check_options: dg.ResourceParam[CouncilCheckOptions],
     logs: dg.ResourceParam[LogSettings],
+    links: dg.ResourceParam[LinkSettings],
     reports: dg.ResourceParam[ReportSettings],
     process: RunProcess,
 ) -> Iterator[dg.Output[None]]:
@@ -204,7 +208,7 @@ def deliberations(
             concluded.failed[key] = "no deliberation id: expected <task_id>.<role in lower case>; delete this partition"
             continue
         outcome = write_outcome(tasks, key, context.run.run_id, check_options)
-        _conclude(context, store, logs, outcome)
+        _conclude(context, store, logs, links, outcome)
         concluded.add(outcome)
     yield from ()
     if reports.at_least <= len(context.partition_keys) <= reports.at_most:
@@ -214,6 +218,7 @@ def deliberations(
     result = f"{len(keys) - len(failed)} of {len(keys)} completed"
     context.instance.add_run_tags(context.run.run_id, {RESULT: result})
     if failed:
+        mark_failed(context.instance, context.run, [TRANSCRIPTS, PROPOSALS], list(failed))
         raise _some_failed(context, failed)
 
 
@@ -240,6 +245,7 @@ def _conclude(
     context: dg.AssetExecutionContext,
     store: Store,
     logs: LogSettings,
+    links: LinkSettings,
     outcome: Outcome,
     *,
     tags: Mapping[str, str] | None = None,
@@ -247,7 +253,7 @@ def _conclude(
     """Make a stored outcome known to the event log, and so to the UI and the publisher of events."""
     # First: readers of the event log find the events ready.
     fill_outbox(store, outcome)
-    shown = metadata(store, outcome, logs.texts)
+    shown = metadata(store, outcome, logs.texts, links)
     # A failure leaves no materialization: an observation is for readers of the event log.
     kind = dg.AssetMaterialization if outcome.row.status is Status.COMPLETED else dg.AssetObservation
     key = dg.AssetKey(DELIBERATIONS)
@@ -271,10 +277,16 @@ def _report(context: dg.AssetExecutionContext, store: Store) -> None:
     context.log_event(dg.AssetObservation(context.asset_key, description="the run's report", metadata=report))
 
 
+def _tell_of(context: dg.AssetExecutionContext, store: Store, links: LinkSettings, keys: Sequence[str]) -> None:
+    """Put what has come of the first deliberations onto their partitions of `transcripts`."""
+    for key in keys[:_MOST_TOLD]:
+        rows = read_rows(store, schemas.DELIBERATIONS, key)
+        if rows:
+            context.add_asset_metadata(in_short(store, rows[0], links), partition_key=key)
+
+
 def _run_metadata(state: Progress) -> dict[str, dg.MetadataValue | float]:
-    """Figures of the run's engine, the same on each of its partitions. All but the figures that people plot are in one
-    table, because Dagster keeps every entry for every partition until the step ends.
-    """
+    """Figures of the run's engine. All but the figures that people plot are in one table."""
     figures = {
         "deliberations": state.total,
         "already done": state.reused,

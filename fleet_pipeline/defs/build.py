@@ -15,6 +15,7 @@ from fleet_pipeline.defs.resources import default_resources
 from fleet_pipeline.defs.schedules import build_schedules
 from fleet_pipeline.defs.sensors import completions, inbox, orphaned_runs, requests
 from fleet_pipeline.instance.gpu_pod import gpu_pod_executor
+from fleet_pipeline.services.progress import ComputeLog
 from fleet_pipeline.settings import PodSettings, Settings, load_settings
 from fleet_pipeline.storage.schemas import TABLES
 
@@ -29,7 +30,8 @@ def build_definitions(
     test was green.
     """
     settings = settings or load_settings()
-    resources = default_resources(settings) | {"progress": _quiet} | dict(overrides or {})
+    # The CLI shows it on its terminal instead. It goes to the event log in any case.
+    resources = default_resources(settings) | {"progress": ComputeLog()} | dict(overrides or {})
     if resources["engine"].synthetic and not allow_synthetic:
         raise SyntheticEngineRefused("the engine is synthetic: no model answers; it is for tests")
     return dg.Definitions(
@@ -62,6 +64,9 @@ def _executor(pods: PodSettings) -> dg.ExecutorDefinition:
 def _described_by(settings: Settings) -> Callable[[dg.AssetSpec], dg.AssetSpec]:
     """A function that adds metadata for the UI to an asset's spec: columns, location and owners."""
 
+    def docs(name: str) -> str:
+        return f"[{name}]({settings.links.docs}/{name})" if settings.links.docs else f"`docs/{name}`"
+
     def described(spec: dg.AssetSpec) -> dg.AssetSpec:
         table = table_of(spec.key)
         columns = [
@@ -75,13 +80,11 @@ def _described_by(settings: Settings) -> Callable[[dg.AssetSpec], dg.AssetSpec]:
                 "dagster/table_name": table,
                 "dagster/uri": uri,
                 "read it": dg.MetadataValue.md(f"`pandas.read_parquet({uri!r})`, or `fleet export --table {table}`"),
-                "docs": dg.MetadataValue.md("`docs/ui.md` for this page, `docs/scores.md` for what the figures mean"),
+                "docs": dg.MetadataValue.md(
+                    f"{docs('ui.md')} for this page, {docs('scores.md')} for what figures mean"
+                ),
             },
             owners=settings.owners,
         )
 
     return described
-
-
-def _quiet(_: object) -> None:
-    """The default for `progress`: it goes to the event log in any case. The CLI shows it on a terminal as well."""

@@ -21,6 +21,7 @@ from fleet_pipeline.instance.failures import failure, invalid
 from fleet_pipeline.instance.names import DELIBERATE_JOB
 from fleet_pipeline.services.backlog_diff import BULK, diff_backlog, put_in_inbox, stored_tasks
 from fleet_pipeline.services.fleet import Fleet
+from fleet_pipeline.services.outcome_page import page_link
 from fleet_pipeline.services.retention import find_old, remove
 from fleet_pipeline.services.status import StatusService
 from fleet_pipeline.settings import BulkSettings, LogSettings, RetentionSettings, one_place
@@ -124,7 +125,8 @@ def ask_for_task(
             "partition again"
         )
     _put_in_inbox(context, fleet, "typed", [task])
-    context.add_output_metadata({"deliberations": dg.MetadataValue.text(", ".join(keys))})
+    pages = "\n".join(f"- {page_link(key)}" for key in keys)
+    context.add_output_metadata({"deliberations": dg.MetadataValue.md(pages)})
 
 
 @dg.op(description="Asks for what is new or changed in a backlog since it was last asked for.")

@@ -234,4 +234,5 @@ def default_resources(settings: Settings) -> dict[str, Any]:
         "logs": settings.logs,
         "ticks": TickOptions(),
         "reports": settings.reports,
+        "links": settings.links,
     }

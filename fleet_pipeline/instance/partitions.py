@@ -5,6 +5,9 @@ from collections.abc import Mapping, Sequence
 
 import dagster as dg
 
+# Not exported by `dagster`: what `mark_failed` logs.
+from dagster._core.events import AssetMaterializationPlannedData, DagsterEvent
+
 # Not exported by `dagster`: the only way to list unfinished backfills.
 from dagster._core.execution.backfill import BulkActionStatus
 
@@ -36,6 +39,19 @@ def register(instance: dg.DagsterInstance, keys: Sequence[str]) -> dict[str, str
             instance.delete_dynamic_partition(NAME, key)
         instance.add_dynamic_partitions(NAME, list(keys))
     return {RANGE_START: keys[0], RANGE_END: keys[-1], KEYS: _digest(keys)}
+
+
+def mark_failed(instance: dg.DagsterInstance, run: dg.DagsterRun, assets: Sequence[str], keys: Sequence[str]) -> None:
+    """Show `keys` as failed on the pages of `assets`, once `run` has failed, although they have materializations.
+
+    Dagster logs a materialization for every partition of a run, and would show it as healthy. It shows a partition as
+    failed whose last attempt is younger than its last materialization, and whose run failed. So the attempt is logged again.
+    """
+    for asset in assets:
+        for key in keys:
+            planned = AssetMaterializationPlannedData(dg.AssetKey(asset), partition=key)
+            event = DagsterEvent.build_asset_materialization_planned_event(run.job_name, asset, planned)
+            instance.report_dagster_event(event, run.run_id)
 
 
 def verify_range(tags: Mapping[str, str], keys: Sequence[str]) -> None:

@@ -22,6 +22,7 @@ from fleet_pipeline.deliberation.exchange import AgentError
 from fleet_pipeline.deliberation.transcript import Status, Transcript
 from fleet_pipeline.inference.engine import Finished
 from fleet_pipeline.services.agents import write_actions
+from fleet_pipeline.services.progress import duration
 from fleet_pipeline.storage.schemas import UTTERANCES
 from fleet_pipeline.storage.store import Store
 from fleet_pipeline.storage.tables import read_footer
@@ -138,4 +139,5 @@ def log_ended(run_id: str, transcript: Transcript, seconds: float) -> None:
             _log.warning("%s %s %s: %s", key, seat, phase, why, extra=log_fields)
     tokens = sum(utterance.completion.completion_tokens for utterance in transcript.utterances)
     log_fields = fields(**ids, status=str(transcript.status), seconds=round(seconds, 3), completion_tokens=tokens)
-    _log.info("%s %s", key, transcript.status, extra=log_fields)
+    said = f"after {duration(seconds)}, {tokens:,} tokens" if tokens else printable(transcript.error_message)
+    _log.info("%s %s: %s", key, transcript.status, said, extra=log_fields)

@@ -30,7 +30,7 @@ from fleet_pipeline.tools.toolbox import installed_families
 
 TOKENS = ("prompt", "cached", "completion")
 QUANTILES = (0.5, 0.95)
-# Gauges of the engine's last run: name -> (metadata entry of the run's materialization, help text).
+# Gauges of the engine's last run: name -> (metadata entry of what the run has said of its engine, help text).
 _LAST_RUN_GAUGES = {
     "fleet_last_run_tokens_per_second": (metadata_keys.TOKENS_PER_SECOND, "Tokens generated a second."),
     "fleet_last_run_prefix_cache_hit_ratio": (metadata_keys.CACHE_HIT_RATE, "Share of prompt tokens from the cache."),
@@ -145,9 +145,9 @@ class FleetCollector(Collector):
         yield GaugeMetricFamily("fleet_broker_up", "Whether the broker answers.", value=up)
 
     def _last_run(self) -> Iterable[Metric]:
-        event = self.status_service.instance.get_latest_materialization_event(dg.AssetKey(TRANSCRIPTS))
-        materialization = event.asset_materialization if event else None
-        metadata = materialization.metadata if materialization else {}
+        records = self.status_service.instance.fetch_observations(dg.AssetKey(TRANSCRIPTS), limit=1).records
+        observation = records[0].asset_observation if records else None
+        metadata = observation.metadata if observation else {}
         for name, (entry, text) in _LAST_RUN_GAUGES.items():
             if entry in metadata:
                 yield GaugeMetricFamily(name, text, value=float(str(metadata[entry].value)))

@@ -12,7 +12,7 @@ import dagster as dg
 from fleet_pipeline.common.text import bounded, fenced, printable
 from fleet_pipeline.deliberation.action_rows import Actions, OperationRow
 from fleet_pipeline.deliberation.prompts import Phase
-from fleet_pipeline.deliberation.rows import ProposalRow, UtteranceRow
+from fleet_pipeline.deliberation.rows import OutcomeRow, ProposalRow, UtteranceRow
 from fleet_pipeline.deliberation.task import Task, is_deliberation_id
 from fleet_pipeline.instance.metadata_keys import STORAGE
 from fleet_pipeline.instance.names import DELIBERATIONS
@@ -24,10 +24,12 @@ from fleet_pipeline.reports.remedies import remedy
 from fleet_pipeline.reports.timeline import timeline
 from fleet_pipeline.scoring.similarity import similarities
 from fleet_pipeline.services.outcomes import Outcome
-from fleet_pipeline.storage.schemas import PROPOSALS
+from fleet_pipeline.settings import LinkSettings
+from fleet_pipeline.storage.schemas import PROPOSALS, UTTERANCES
 from fleet_pipeline.storage.store import Store
 from fleet_pipeline.storage.tables import table_path
 
+_NO_LINKS = LinkSettings()
 MOST_CELL = 60  # characters: a wider table is cut off
 MOST_NAMED = 500  # deliberations
 _MOST_REASON = 1_000  # characters
@@ -48,7 +50,9 @@ _TOKENS = {
 _PHASES = (Phase.PROPOSE, Phase.CRITIQUE, Phase.REVISE)
 
 
-def metadata(store: Store, outcome: Outcome, texts: bool) -> dict[str, dg.MetadataValue]:
+def metadata(
+    store: Store, outcome: Outcome, texts: bool, links: LinkSettings = _NO_LINKS
+) -> dict[str, dg.MetadataValue]:
     """An outcome's metadata entries, the most wanted first. Without `texts`, texts are in the Parquet files alone."""
     row, seats, utterances = outcome.row, outcome.seats, outcome.utterances
     values: dict[str, dg.MetadataValue] = {"status": dg.MetadataValue.text(str(row.status))}
@@ -100,8 +104,37 @@ def metadata(store: Store, outcome: Outcome, texts: bool) -> dict[str, dg.Metada
         values["phases"] = dg.MetadataValue.table(_phase_records(utterances), schema=_PHASE_SCHEMA)
     # Readers of the event log use it to find the rows.
     values[STORAGE] = dg.MetadataValue.text(store.url)
-    values["parquet"] = dg.MetadataValue.path(store.full_path(table_path(PROPOSALS, row.deliberation_id)))
+    values["parquet"] = _file(store, table_path(PROPOSALS, row.deliberation_id), links)
+    if links.docs:
+        values["what the figures mean"] = dg.MetadataValue.url(f"{links.docs}/scores.md")
     return values
+
+
+def _file(store: Store, path: str, links: LinkSettings) -> dg.MetadataValue:
+    """`path` within the storage. Ids of deliberations, of which paths are made, need no escape in a URL."""
+    if links.storage:
+        return dg.MetadataValue.url(f"{links.storage}/{path}")
+    return dg.MetadataValue.path(store.full_path(path))
+
+
+def in_short(store: Store, row: OutcomeRow, links: LinkSettings) -> dict[str, dg.MetadataValue]:
+    """What has come of a deliberation, for the partition of its transcript: its own page tells the rest."""
+    values: dict[str, dg.MetadataValue] = {"status": dg.MetadataValue.text(str(row.status))}
+    if row.error_message:
+        values["error"] = _text(row.error_message)
+    if to_do := remedy(row, []):
+        values["what to do"] = _text(to_do)
+    values["its page"] = dg.MetadataValue.md(page_link(row.deliberation_id))
+    if row.winner_agent_id:
+        values["winner"] = _text(unclear(row) or row.winner_agent_id)
+    values["tokens generated"] = dg.MetadataValue.int(row.completion_tokens)
+    values["parquet"] = _file(store, table_path(UTTERANCES, row.deliberation_id), links)
+    return values
+
+
+def page_link(key: str) -> str:
+    """A link in Markdown. `key` is a deliberation's id."""
+    return f"[{key}](/assets/{DELIBERATIONS}?view=partitions&partition={key})"
 
 
 def named_with_pages(found: Mapping[str, str]) -> dict[str, dg.MetadataValue]:
@@ -112,9 +145,8 @@ def named_with_pages(found: Mapping[str, str]) -> dict[str, dg.MetadataValue]:
     records = [dg.TableRecord({"deliberation": key, "why": printable(why[:_MOST_REASON])}) for key, why in named]
     # Anybody can type a key in the UI: one that is no deliberation's must not become Markdown.
     ids = [key for key, _ in named if is_deliberation_id(key)]
-    links = [f"- [{key}](/assets/{DELIBERATIONS}?view=partitions&partition={key})" for key in ids]
     return {
-        "their pages": dg.MetadataValue.md("\n".join(links)),
+        "their pages": dg.MetadataValue.md("\n".join(f"- {page_link(key)}" for key in ids)),
         "which": dg.MetadataValue.table(records, schema=_WHICH),
     }
 

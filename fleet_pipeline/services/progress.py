@@ -5,8 +5,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from fleet_pipeline.common.logs import install_text
 from fleet_pipeline.deliberation.transcript import Status, Transcript
 
+_log = logging.getLogger(__name__)
 # Share of the answers. Before, an estimate went from 2 s to 2 min 39 s.
 _TOLD_FROM = 0.1
 
@@ -111,6 +113,22 @@ def duration(seconds: float) -> str:
     if whole < 3_600:
         return f"{whole // 60} min {whole % 60} s"
     return f"{whole // 3_600} h {whole % 3_600 // 60} min"
+
+
+class ComputeLog:
+    """For runs that Dagster starts: standard error is the step's compute log. It gets a line at each change of phase, and one
+    for each deliberation that ends, from where it is stored.
+    """
+
+    def __init__(self) -> None:
+        self._phase = ""
+
+    def __call__(self, progress: Progress) -> None:
+        if progress.phase != self._phase:
+            if not self._phase:
+                install_text()
+            self._phase = progress.phase
+            _log.info(str(progress))
 
 
 def log_progress(log: logging.Logger, every_seconds: float = 10.0) -> OnProgress:

@@ -1,6 +1,7 @@
 """Whole runs on a real Dagster instance, with a scripted engine where inference is not the point."""
 
 import io
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -79,6 +80,25 @@ def test_failed_deliberations_are_red_and_their_neighbours_green_in_the_same_run
     }  # fmt: skip
     assert "0 of 3 agents answered" in statuses.loc["bad1.dev", "error_message"]
     assert statuses["winner_agent_id"].isna().to_dict()["bad1.dev"]
+
+
+def test_what_a_failed_deliberation_said_is_red_with_its_reason_until_it_is_mended(pipeline: Pipeline) -> None:
+    keys = put_described(pipeline, "good", "bad")
+    pipeline.answer = silent_for("bad")
+    pipeline.run(keys)
+    assets = ("transcripts", "proposals", "deliberations")
+    assert [pipeline.red(asset) for asset in assets] == [{"bad.dev"}] * 3
+    told = {
+        record.partition_key: record.asset_materialization.metadata
+        for record in pipeline.instance.fetch_materializations(dg.AssetKey("transcripts"), limit=2).records
+    }
+    assert [told[key]["status"].value for key in keys] == ["completed", "failed"]
+    assert "0 of 3 agents answered" in told["bad.dev"]["error"].value
+    assert "(/assets/deliberations?view=partitions&partition=bad.dev)" in told["bad.dev"]["its page"].value
+    assert Path(told["good.dev"]["parquet"].value).exists()
+    pipeline.answer = echo
+    pipeline.run(["bad.dev"])
+    assert [pipeline.red(asset) for asset in assets] == [set()] * 3
 
 
 def test_running_the_red_ones_again_turns_them_green_and_spends_nothing_on_the_others(pipeline: Pipeline) -> None:
@@ -363,6 +383,20 @@ def test_the_run_says_in_the_event_log_how_far_it_is(pipeline: Pipeline) -> None
     result = pipeline.run(pipeline.put("t1", "t2"))
     said_in_log = [record.user_message for record in pipeline.instance.all_logs(result.run_id)]
     assert "transcribed, 2 of 2 done" in " | ".join(message or "" for message in said_in_log)
+
+
+def test_the_compute_log_has_a_line_a_phase_and_one_for_each_deliberation_that_ends(
+    pipeline: Pipeline, capfd: pytest.CaptureFixture[str]
+) -> None:
+    keys = put_described(pipeline, "good", "bad")
+    pipeline.answer = silent_for("bad")
+    pipeline.run(keys)
+    lines = [line.split(" ", 1)[1] for line in capfd.readouterr().err.splitlines() if line[2:3] == line[5:6] == ":"]
+    (good,) = [line for line in lines if line.startswith("good.dev ")]
+    assert re.fullmatch(r"good\.dev completed: after \d+ s, 180 tokens", good)
+    assert len([line for line in lines if line.startswith("bad.dev failed: ")]) == 1
+    phases = ("reading tasks", "starting the engine", "0 of 2 done", "transcribed, 2 of 2 done, 1 failed")
+    assert [sum(line.startswith(phase) for line in lines) for phase in phases] == [1] * 4
 
 
 def test_production_definitions_refuse_a_synthetic_engine_and_take_any_other(tmp_path: Path) -> None:

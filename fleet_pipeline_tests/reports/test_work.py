@@ -11,6 +11,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from markdown_it import MarkdownIt
 from playwright.sync_api import Browser, Page
+from pydantic import ValidationError
 
 from fleet_pipeline.deliberation.action_rows import Actions
 from fleet_pipeline.reports.discussion import changes
@@ -18,6 +19,7 @@ from fleet_pipeline.reports.html import DeliberationDetail, write_report
 from fleet_pipeline.reports.timeline import MOST_BARS, timeline
 from fleet_pipeline.services.outcome_page import MOST_CALLS, metadata
 from fleet_pipeline.services.outcomes import Outcome
+from fleet_pipeline.settings import LinkSettings
 from fleet_pipeline.storage.store import Store
 from fleet_pipeline_tests.support.hostile import HOSTILE
 from fleet_pipeline_tests.support.rows import NOON, a_seat, an_artifact, an_operation, an_outcome
@@ -103,6 +105,17 @@ def test_a_page_shows_picture_calls_and_changes_and_no_text_where_texts_are_left
     assert "timeline" in bare
     without = metadata(store, Outcome(an_outcome(), SEATS, [], {}), texts=True)
     assert not {"timeline", "calls", "changes"} & set(without)
+
+
+def test_files_and_docs_are_links_where_the_settings_say_where_browsers_find_them(tmp_path: Path) -> None:
+    outcome = Outcome(an_outcome(), SEATS, [], {})
+    links = LinkSettings(storage="https://files.example/fleet/", docs="https://docs.example")
+    shown = metadata(Store(str(tmp_path)), outcome, texts=True, links=links)
+    assert shown["parquet"].value == f"https://files.example/fleet/proposals/{an_outcome().deliberation_id}.parquet"
+    assert shown["what the figures mean"].value == "https://docs.example/scores.md"
+    for wrong in ("javascript:alert(1)", "files.example", "https://x y", "https://x)[b](c"):
+        with pytest.raises(ValidationError, match=r"links|storage"):
+            LinkSettings(storage=wrong)
 
 
 @pytest.fixture(params=["light", "dark"])

@@ -228,6 +228,10 @@ def test_a_typed_in_task_is_run_for_each_of_its_roles(asking: Asking) -> None:
     ran = asking.run_what_was_asked()
     assert [key.rpartition(".")[2] for key in ran] == ["dev", "qa"]
     assert ran[0].startswith("where-should-we-cache-")
+    told = next(event for event in result.all_node_events if event.is_successful_output).step_output_data.metadata
+    assert [f"(/assets/deliberations?view=partitions&partition={key})" in told["deliberations"].value for key in ran] == [
+        True, True
+    ]  # fmt: skip
     assert any("C1. cost" in prompt.user for prompt in asking.pipeline.asked)
 
 

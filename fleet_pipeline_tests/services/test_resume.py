@@ -271,8 +271,8 @@ def test_an_engine_that_dies_is_started_again_in_the_same_run_and_the_record_say
     row = pipeline.table("deliberations").set_index("task_id").loc["poison"]
     assert "the engine died 3 times while this was under way, the last time alone: CUDA error" in row["error_message"]
     assert set(pipeline.table("utterances").query("task_id == 'poison'")["error_type"]) == {"fatal"}
-    events = result.asset_materializations_for_node("transcripts")
-    of_the_run = {record.data["of this run"]: record.data[""] for record in events[0].metadata["run"].records}
+    [told] = result.asset_observations_for_node("transcripts")[-1:]
+    of_the_run = {record.data["of this run"]: record.data[""] for record in told.metadata["run"].records}
     assert "illegal memory access" in of_the_run["engine crashes"]
     assert of_the_run["engine starts"] == "3"  # it was the last one open: after its end nothing needed an engine
 

@@ -81,6 +81,12 @@ class Pipeline:
         failed = status.deserialize_failed_partition_subsets(deliberation_partitions).get_partition_keys()
         return set(materialized), set(failed) - set(materialized)
 
+    def red(self, asset: str) -> set[str]:
+        """The partitions that the UI shows as failed, materialized ones included."""
+        keys = self.instance.get_dynamic_partitions(deliberation_partitions.name)
+        found = self.instance.get_status_by_partition(dg.AssetKey(asset), keys, deliberation_partitions)
+        return {key for key, status in (found or {}).items() if status and status.name == "FAILED"}
+
 
 def why_broken(result: dg.ExecuteInProcessResult) -> str | None:
     return (
