@@ -19,6 +19,7 @@ from fleet_pipeline.common.errors import MissingExtra
 from fleet_pipeline.common.frames import records
 from fleet_pipeline.common.text import bounded, printable
 from fleet_pipeline.deliberation.action_rows import Actions, ArtifactRow, OperationRow
+from fleet_pipeline.deliberation.prompts import Phase
 from fleet_pipeline.deliberation.rows import OutcomeRow, ProposalRow, UtteranceRow
 from fleet_pipeline.deliberation.transcript import SYNTHETIC
 from fleet_pipeline.reports.diffs import Revision, revisions
@@ -32,6 +33,9 @@ MOST_LISTED = 10
 MOST_TASK = 120  # characters of a task in a list
 MOST_CALLS = 100  # of one agent
 MOST_TEXT = 50_000  # characters of one text
+# Bytes of all texts together, so that a page of 1,000 stays below 25 MB. A larger page has as much for each thousand.
+MOST_TOGETHER = 18_000_000
+LEAST_TEXT = 500
 _STATUSES = ("completed", "failed", "timeout")
 
 
@@ -104,7 +108,7 @@ def template(name: str) -> Any:
         "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     }
     environment.filters |= {"task": lambda text: textwrap.shorten(text or "", MOST_TASK, placeholder=" ...")}
-    environment.filters |= {"figure": _figure, "bounded": lambda text: bounded(text or "", MOST_TEXT)}
+    environment.filters |= {"figure": _figure, "bounded": _bounded}
     return environment.get_template(name)
 
 
@@ -191,6 +195,7 @@ class _Shown(NamedTuple):
     timeline: str  # SVG
     why: str
     remedy: str
+    most_text: int  # characters of one text of it
 
 
 class _Failure(NamedTuple):
@@ -219,7 +224,23 @@ def _details(keys: Sequence[str], load_detail: Callable[[str], DeliberationDetai
         ranked = sorted(detail.seats, key=lambda seat: seat.place)
         seats = [(seat, _said(about.get(seat.agent_id, [])), _work(detail.actions, seat.agent_id)) for seat in ranked]
         why = "\n".join(detail.why)
-        yield _Shown(detail.row, seats, timeline(detail.actions.operations), why, _remedy(detail))
+        most_text = _most_text(detail, MOST_TOGETHER // min(len(keys), 1_000))
+        yield _Shown(detail.row, seats, timeline(detail.actions.operations), why, _remedy(detail), most_text)
+
+
+def _most_text(detail: DeliberationDetail, most_together: int) -> int:
+    """Characters of each text, where all of a deliberation may take `most_together` bytes."""
+    texts = [seat.text for seat in detail.seats]
+    for one in detail.utterances:
+        # A revision shows what went as well.
+        texts += [one.text, one.reasoning, *([one.text] if one.phase is Phase.REVISE else [])]
+    sizes = sorted(len(text.encode()) for text in texts if text)
+    left = most_together
+    for index, size in enumerate(sizes):  # short ones are whole, and long ones share what is left
+        if size * (len(sizes) - index) > left:
+            return max(left // (len(sizes) - index), LEAST_TEXT)
+        left -= size
+    return MOST_TEXT
 
 
 def _said(about: Sequence[UtteranceRow]) -> list[_Said]:
@@ -230,6 +251,10 @@ def _said(about: Sequence[UtteranceRow]) -> list[_Said]:
 def _work(actions: Actions, agent_id: str) -> _Work:
     changes = [row for row in actions.artifacts if row.agent_id == agent_id and row.tested is not None]
     return _Work([row for row in actions.operations if row.agent_id == agent_id], changes[-1] if changes else None)
+
+
+def _bounded(text: str | None, most: int = MOST_TEXT) -> str:
+    return bounded(text or "", most)
 
 
 def _figure(value: float | None) -> str:

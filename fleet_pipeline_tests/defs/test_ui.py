@@ -3,12 +3,21 @@
 With SCREENSHOTS set to a folder, the pictures of the README and of docs/ui.md are taken on the way.
 """
 
+import io
 import os
+import pty
+import re
+import shlex
+import subprocess
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
+from rich.console import Console
+from rich.text import Text
 
 from fleet_pipeline.deliberation.roles import BUILT_IN_ROLES
 from fleet_pipeline.models.registry import FLEET_TINY
@@ -167,6 +176,10 @@ def test_from_the_page_of_a_run_three_clicks_lead_from_a_failure_to_a_remedy_tha
     run_id = deployment.launch(key, max_retries="0")
     eventually(lambda: key in deployment.partitions()["failed"], "the deadline")
 
+    goto(page, deployment, f"/assets/transcripts?view=partitions&partition={key}")
+    expect(page.get_by_text("Failed (1)")).to_be_visible()
+    expect(page.get_by_role("row").filter(has_text="what to do").first).to_contain_text("ask again with more time")
+    look(page, "ui-failed")
     goto(page, deployment, "/assets/proposals?view=checks&checkDetail=completed")
     expect(page.get_by_text("hurried.dev").first).to_be_visible()
     look(page, "ui-checks")
@@ -180,6 +193,58 @@ def test_from_the_page_of_a_run_three_clicks_lead_from_a_failure_to_a_remedy_tha
     look(page, "ui-again")
     page.get_by_role("button", name="Launch Run").click()
     eventually(lambda: key in deployment.partitions()["materialized"], "the one that failed to be run again")
+
+
+def test_the_report_and_the_terminal_tell_of_the_same_deliberation(
+    deployment: Deployment, browser: Browser, tmp_path: Path
+) -> None:
+    key, storage = "catalogue-caches.architect", str(deployment.storage)
+    report = tmp_path / "report.html"
+    title = "The night's backlog"
+    in_terminal(f"report --since 12h --title {shlex.quote(title)} --out {report} --storage {storage}")
+    told = in_terminal(f"show {key} --storage {storage}")
+    winner = re.search(r"agent-architect-00\d", told)
+    assert winner
+    for name, width, scheme in (("report", 1440, "light"), ("report-phone", 390, "dark")):
+        context = browser.new_context(viewport={"width": width, "height": 1000}, color_scheme=scheme)  # type: ignore[arg-type]
+        page = context.new_page()
+        page.goto(report.as_uri())
+        expect(page.get_by_role("heading", name=title)).to_be_visible()
+        look(page, name)
+        page.goto(f"{report.as_uri()}#{key}")
+        expect(page.locator("[id='catalogue-caches.architect'] .won h3")).to_contain_text(winner.group())
+        look(page, f"{name}-open")
+        context.close()
+    context = browser.new_context(viewport={"width": 760, "height": 900})
+    page = context.new_page()
+    page.set_content(as_html(told))
+    expect(page.get_by_text("why it").first).to_be_visible()
+    look(page, "terminal")
+    context.close()
+
+
+def in_terminal(command: str) -> str:
+    """What `fleet` writes to a terminal of 80 columns, with its colours."""
+    terminal, end_of_fleet = pty.openpty()
+    surroundings = os.environ | {"COLUMNS": "80", "TERM": "xterm-256color", "PAGER": "cat"}
+    program = str(Path(sys.executable).with_name("fleet"))
+    process = subprocess.Popen(
+        [program, *shlex.split(command)], stdout=end_of_fleet, stderr=end_of_fleet, env=surroundings
+    )
+    os.close(end_of_fleet)
+    said = b""
+    with suppress(OSError):  # a terminal that nobody writes to any more cannot be read
+        while data := os.read(terminal, 65_536):
+            said += data
+    os.close(terminal)
+    assert process.wait() == 0, said
+    return said.decode()
+
+
+def as_html(said: str) -> str:
+    console = Console(record=True, width=80, file=io.StringIO())
+    console.print(Text.from_ansi(said))
+    return console.export_html(inline_styles=True)
 
 
 def test_a_schedule_is_tried_out_and_switched_off_and_on_again(deployment: Deployment, page: Page) -> None:

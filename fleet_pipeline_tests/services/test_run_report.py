@@ -1,6 +1,7 @@
 """The run_report of a run, in a real browser: whole, quiet, accessible, and not to be defaced by what models say."""
 
 import io
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from playwright.sync_api import Browser, Page
 
 from fleet_pipeline.cli import main
 from fleet_pipeline.deliberation.exchange import AgentError, Completion
+from fleet_pipeline.reports import html
 from fleet_pipeline.services import run_report
 from fleet_pipeline_tests.support.councils import said
 from fleet_pipeline_tests.support.hostile import HOSTILE
@@ -248,6 +250,21 @@ def test_a_bulk_run_leaves_its_report_in_the_storage_and_says_where_on_its_page(
     assert '<details id="t3.dev"' in place.read_text()
     assert not (pipeline.storage / f"reports/{small}.html").exists()
     assert not (pipeline.storage / f"reports/{large}.html").exists()
+
+
+def test_on_a_page_with_too_much_text_short_texts_are_whole_and_long_ones_share_what_is_left(
+    pipeline: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long = "x" * 30_000
+    pipeline.answer = lambda prompt: said(long if prompt.seat.index == 0 else f"A short one of {prompt.seat.label}.")
+    pipeline.run(pipeline.put("t1", rounds=0))
+    assert long in written(pipeline, tmp_path).read_text()
+    monkeypatch.setattr(html, "MOST_TOGETHER", 20_000)
+    page = written(pipeline, tmp_path).read_text()
+    (kept,) = {len(run) for run in re.findall("x{100,}", page)}
+    assert 9_000 < kept < 10_000  # the proposal, and the answer that it is
+    assert f"[... {30_000 - kept:,} more characters" in page
+    assert "A short one of B." in page
 
 
 def test_a_run_whose_report_cannot_be_written_is_none_the_worse(pipeline: Pipeline) -> None:

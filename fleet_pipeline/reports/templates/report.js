@@ -5,10 +5,15 @@
   const items = [...list.children];
   const field = (name) => document.getElementById(name);
   const controls = field("controls");
-  // Texts are read once they are asked for: of a thousand deliberations they are tens of megabytes.
-  let texts = null;
   const plain = (text) => text.toLowerCase().replace(/\s+/g, " ").trim();
-  const textOf = () => (texts ??= new Map(items.map((one) => [one, plain(one.textContent)])));
+  // Texts are read once, while nobody waits: of a thousand deliberations that takes half a second.
+  const texts = new Map();
+  const textOf = (one) => texts.get(one) ?? texts.set(one, plain(one.textContent)).get(one);
+  const unread = [...items];
+  const readOn = (deadline) => {
+    while (unread.length && deadline.timeRemaining() > 2) textOf(unread.shift());
+    if (unread.length) requestIdleCallback(readOn);
+  };
 
   const choose = (name) => {
     for (const value of [...new Set(items.map((one) => one.dataset[name]))].sort()) {
@@ -22,7 +27,7 @@
     for (const one of items) {
       const fits =
         ["status", "role"].every((name) => !field(name).value || one.dataset[name] === field(name).value) &&
-        (!wanted || textOf().get(one).includes(wanted));
+        (!wanted || textOf(one).includes(wanted));
       one.hidden = !fits;
       shown += fits;
     }
@@ -70,5 +75,6 @@
       if (hash && hash.startsWith("#") && hash === location.hash) follow(hash);
     });
     follow(location.hash);
+    if (window.requestIdleCallback) requestIdleCallback(readOn); // not everywhere: then the first search reads them
   }
 })();
