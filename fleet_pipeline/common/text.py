@@ -5,8 +5,10 @@ import unicodedata
 from collections.abc import Mapping
 
 # Characters that could control a terminal or mislead its reader: control characters except line feed
-# and tab, the C1 range, and the marks that reorder text.
-_UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+# and tab, the C1 range, the marks that reorder text, other line ends, and characters that nobody sees.
+_UNSAFE = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060\u2066-\u2069\ufeff\U000e0000-\U000e007f]"
+)
 
 
 def is_blank(text: str) -> bool:

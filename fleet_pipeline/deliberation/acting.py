@@ -67,9 +67,10 @@ class Change:
 
     @property
     def tested(self) -> Literal["verified", "broken", "unverified"] | None:
-        """What the tests say. Verified: one passes that did not before, and none was broken. None: nothing was changed."""
+        """What the tests say. Verified: one passes that did not before, and none was broken. None: nothing was changed.
+        What cannot be looked at may have changed anything."""
         if not self.files_changed:
-            return None
+            return "unverified" if self.error else None
         if self.broken:
             return "broken"
         return "verified" if self.fixed and not self.error and not self.cut else "unverified"

@@ -8,7 +8,7 @@ from pathlib import Path
 from fleet_pipeline.common.errors import FleetError
 from fleet_pipeline.evaluation.repositories import Repository
 from fleet_pipeline.tools.audit import Audit, Caller
-from fleet_pipeline.tools.change import Bench, steers
+from fleet_pipeline.tools.change import Bench, is_plugin, stands_before, steers
 from fleet_pipeline.tools.families import git
 from fleet_pipeline.tools.operation import Box
 from fleet_pipeline.tools.options import ToolOptions
@@ -50,7 +50,11 @@ class Examiner:
                 for name, text in repository.hidden.items():
                     workspace.tree.write(name, text.encode())
                 bench = Bench(self._workspaces, box, self._audit, Caller(), f"{workspace.name}.t")
-                steering = [name for name in files_changed if steers(name)]
+                steering = [
+                    name
+                    for name in files_changed
+                    if steers(name) or is_plugin(name) or stands_before(name, repository.hidden.__contains__)
+                ]
                 restored = [name for name in steering if name in repository.files]
                 removed = [name for name in steering if name not in restored and workspace.tree.has(name)]
                 (test,) = repository.hidden

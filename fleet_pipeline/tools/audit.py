@@ -25,7 +25,7 @@ _LONG, _LOOKED_AT = 2_000, 12_000
 _NAME_CHARS, _DEEPEST = 200, 40
 # Names of arguments, headers and variables whose values are secrets.
 _SECRET_NAME = re.compile(
-    r"(^|[^a-z])pass$|pass(word|wd|phrase)$|pwd$|^auth$|x-auth|secret|token|api[-_]?key|access[-_]?key|credential|authorization|cookie"
+    r"(^|[^a-z]|pg|db)pass$|pass(word|wd|phrase)$|pwd$|(^|_)pw$|^auth$|x-auth|secret|token|api[-_]?key|access[-_]?key|credential|authorization|cookie"
     r"|private[-_]?key|encryption[-_]?key|subscription[-_]?key|functions[-_]?key|requirepass|masterauth",
     re.IGNORECASE,
 )
@@ -41,12 +41,14 @@ _SECRET_VALUE = re.compile(
     # A name that ends in such a word, and its value after "=", ":", or a blank where it is an option or SQL.
     r"|(?P<pair>(?i:(?:api[-_]?key|access[-_]?key(?:[-_]id)?|(?:account|encryption)[-_]?key|(?<![a-z])pass(?==)|identified by|--auth|token|passwo?r?d|passphrase|pwd|secret|signature|[?&](?:key|sig))"
     r"(?:[\"']?\s{0,3}[=:]\s{0,3}|\s{1,3}(?=')|(?<=--password)\s{1,3}|(?<=--token)\s{1,3}|(?<=--auth)\s{1,3})[\"']?))[^\s\"'&,;}]{3,}"
-    r"|(?P<bearer>\b(?i:Bearer|Basic|Authorization: Token) )[A-Za-z0-9._~+/=-]{8,}"
-    r"|(?P<cookie>(?i:Set-Cookie|Cookie): *[^\s=;]{1,100}=)[^\s;]{3,}"
+    r"|(?P<bearer>\b(?i:Bearer|Basic|Authorization: ?(?:Token|ApiKey|Key)) )[A-Za-z0-9._~+/=-]{8,}"
+    r"|(?P<digest>(?i:Authorization: ?Digest ))[^\r\n]{8,}"
+    r"|(?P<cookie>(?i:Set-Cookie|Cookie): *)[^\s=;]{1,100}=[^\r\n]{3,}"
+    r"|(?P<element><(?i:[a-z:._-]{0,50}(?:password|passwd|secret|token|api[-_]?key))>)[^<]{3,}"
     r"|(?P<option>(?<!\S)(?:-u|--user)[ =][^\s:]{1,100}:)\S{3,}"
 )
 
-_KEPT = ("url", "hook", "pair", "bearer", "cookie", "option")  # groups that come before a secret
+_KEPT = ("url", "hook", "pair", "bearer", "digest", "cookie", "element", "option")  # groups that come before a secret
 
 
 @dataclass(frozen=True)
@@ -186,7 +188,8 @@ def masked(value: Any, name: str = "", depth: int = 0) -> Any:
     if depth > _DEEPEST and isinstance(value, (Mapping, list, tuple)):
         return "[...]"
     if isinstance(value, Mapping):
-        named = str(value.get("name", value.get("key", "")))  # {"name": "password", "value": ...}
+        given = value.get("name", value.get("key"))  # {"name": "password", "value": ...}
+        named = given if isinstance(given, str) else ""
         return {
             _masked_text(str(key)): masked(
                 one, named if key == "value" and _SECRET_NAME.search(named) else str(key), depth + 1

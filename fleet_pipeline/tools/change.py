@@ -16,11 +16,14 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
+from importlib.metadata import entry_points
 from pathlib import PurePosixPath
 
 from fleet_pipeline.common.errors import FleetError
 from fleet_pipeline.deliberation.acting import Change
 from fleet_pipeline.tools.audit import Audit, Caller, CallOutcome
+from fleet_pipeline.tools.containers import remove_containers
 from fleet_pipeline.tools.families import git
 from fleet_pipeline.tools.families.tests import run_pytest
 from fleet_pipeline.tools.operation import Box
@@ -144,6 +147,7 @@ class Bench:
 
 def change_in(box: Box, base: Base, bench: Bench, path: str) -> Change:
     """What an agent has made of `base` in its workspace. `path` is what pytest is given."""
+    remove_containers(box.workspace.place)  # nothing may change while it is looked at
     made = git.artifacts(box, base.commit)
     facts = Change(
         commits=made.commits[:MOST_NAMES],
@@ -158,7 +162,14 @@ def change_in(box: Box, base: Base, bench: Bench, path: str) -> Change:
     # What was kept out from the start stays. What is now was in the diff before, or is new: it would be tested and not be there.
     hidden = [one for one in made.ignored if not base.ignores(bench, one)]
     after = bench.run(box.workspace, base.commit, path, removed=hidden)
-    of_tests = [name for name in made.files_changed if _is_of_tests(name) or name in before.files]
+    of_tests = [
+        name
+        for name in made.files_changed
+        if _is_of_tests(name)
+        or name in before.files
+        or stands_before(name, lambda module: _is_at_start(base, module) and _is_kept(box, module))
+        or (is_plugin(name) and not (base.workspace.tree_folder / PurePosixPath(name).parts[0]).exists())
+    ]
     edited = [name for name in of_tests if _is_at_start(base, name)]
     added = [name for name in of_tests if name not in edited]
     as_before = after
@@ -186,8 +197,32 @@ def _is_of_tests(path: str) -> bool:
 
 def steers(path: str) -> bool:
     """Whether it can decide which tests are run, and how: settings of pytest, and packages that bring plugins for it."""
-    parts = PurePosixPath(path).parts
+    parts = PurePosixPath(path.lower()).parts
     return parts[-1] in _SETTINGS or any(part.endswith((".dist-info", ".egg-info")) for part in parts)
+
+
+def is_plugin(path: str) -> bool:
+    """Whether it has the name of a plugin of pytest that is installed here: the tree's would be taken first."""
+    return PurePosixPath(path).parts[0].partition(".")[0] in _plugins()
+
+
+def stands_before(path: str, is_module: Callable[[str], bool]) -> bool:
+    """Whether Python would take it, or the package that it is in, in place of a module beside it: it looks for `check/` and for
+    `check.cpython-311.so` before `check.py`. `is_module` says of a path whether there is such a module."""
+    parts = PurePosixPath(path).parts
+    modules = (PurePosixPath(*parts[:at], part.partition(".")[0] + ".py") for at, part in enumerate(parts))
+    return any(is_module(str(module)) for module in modules if str(module) != path)
+
+
+@cache
+def _plugins() -> frozenset[str]:
+    """The packages in which plugins of pytest that are installed here are."""
+    return frozenset(one.value.partition(":")[0].partition(".")[0] for one in entry_points(group="pytest11"))
+
+
+def _is_kept(box: Box, path: str) -> bool:
+    """Of what a change has taken away the tests alone are put back."""
+    return _is_of_tests(path) or box.workspace.tree.has(path)
 
 
 def _is_at_start(base: Base, path: str) -> bool:

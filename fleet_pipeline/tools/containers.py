@@ -15,11 +15,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from fleet_pipeline.common.errors import Refused
 from fleet_pipeline.tools.sandbox.processes import descendants
 
 _log = logging.getLogger(__name__)
 _MARK = "containers"  # beside the tree: no program of the workspace can remove it
 _SECONDS = 60
+LABEL = "fleet-workspace"  # of images
 OF_THE_USER = ("PATH", "HOME", "XDG_RUNTIME_DIR", "CONTAINERS_CONF")
 
 
@@ -58,13 +60,26 @@ def remove_all(place: Path) -> None:
             if left.read_text() and _began(pid) == left.read_text():
                 end(pid)
         remove_containers(place)
-        _remove(place, ("images", "--quiet", f"--filter=reference=localhost/{image_of(place)}"), ("rmi", "--force"))
+        for of_it in (f"reference=localhost/{image_of(place)}", f"label={LABEL}={id_of(place)}"):
+            _remove(place, ("images", "--all", "--quiet", f"--filter={of_it}"), ("rmi", "--force"))
 
 
 def remove_containers(place: Path) -> None:
     """Those of a workspace, with what runs in them."""
-    listed = ("ps", "--all", "--quiet", f"--filter=name=^{prefix_of(place)}")
-    _remove(place, listed, ("rm", "--force", "--time=0"))
+    if (place / _MARK).exists():
+        _remove(place, _listed(place), ("rm", "--force", "--time=0", "--volumes"))
+
+
+def containers(place: Path) -> list[str]:
+    """The ids of a workspace's containers. Raises `Refused`."""
+    try:
+        return _podman(*_listed(place)).split()
+    except (OSError, subprocess.SubprocessError) as error:
+        raise Refused(f"podman ps: {error}") from None
+
+
+def _listed(place: Path) -> tuple[str, ...]:
+    return ("ps", "--all", "--quiet", f"--filter=name=^{prefix_of(place)}")
 
 
 def _remove(place: Path, listed: Sequence[str], removed: Sequence[str]) -> None:

@@ -68,6 +68,11 @@ class Box:
         """
         own = self.workspace
         at = own.tree.folder_of(folder)
+        # What programs before it have left: each of them was ended a little above the bound, and the next one went on from there.
+        if own.tree.size() > self.options.limits.disk_mib * 2**20:
+            raise Refused(
+                f"the workspace has more than {self.options.limits.disk_mib} MiB, or folders that cannot be looked into; remove them"
+            )
         if self.read_only:  # what an earlier call has left there, such as settings of a runner, must not steer this one
             remove_tree(own.home)
             own.home.mkdir(mode=0o700)

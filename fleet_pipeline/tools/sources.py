@@ -29,6 +29,7 @@ _GIT_MEMORY = (
 )  # of one process, with what it maps of the repository; a tree of 25 KB can be made that takes any
 _LEAST_BYTES = 64 * 2**20  # git's own, beside what is taken
 _LOOK_SECONDS = 0.25
+_MOST_SAID = 64 * 2**20  # bytes on standard output and error
 SCHEMES = ("https", "ssh")
 ORIGIN = "refs/remotes/origin/"
 BASE = "refs/fleet/base"  # the commit that a workspace started from
@@ -173,7 +174,11 @@ def git(
             with suppress(ProcessLookupError, PermissionError):
                 memory = _GIT_MEMORY + most_bytes
                 resource.prlimit(process.pid, resource.RLIMIT_AS, (memory, memory))
-            _watch(process, place, arguments[0], seconds, most_bytes, stopped)
+
+            def too_much() -> bool:  # a server may send progress without end
+                return sum(os.fstat(one.fileno()).st_size for one in (said, errors)) > _MOST_SAID
+
+            _watch(process, place, arguments[0], seconds, most_bytes, stopped, too_much)
         finally:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)  # helpers that fetch go on without it
@@ -193,6 +198,7 @@ def _watch(
     seconds: float,
     most_bytes: int,
     stopped: Callable[[], bool],
+    too_much: Callable[[], bool],
 ) -> None:
     """Until it ends."""
     ends_at, pause = time.monotonic() + seconds, _LOOK_SECONDS
@@ -204,6 +210,8 @@ def _watch(
             began = time.monotonic()
         if stopped():
             raise InvalidInput(f"git {what}: was stopped")
+        if too_much():
+            raise InvalidInput(f"git {what}: says more than {_MOST_SAID:,} bytes")
         if began > ends_at:
             raise InvalidInput(f"git {what} took longer than {seconds:.0f} s")
         if most_bytes and (size := size_of(place)) > most_bytes:

@@ -28,6 +28,7 @@ _BENEATH, _NO_MAGIC_LINKS = 0x08, 0x02
 _FLAGS = os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK  # a pipe with a name blocks nobody
 _TEMPORARY = ".fleet-writing-"
 _COUNT = count()
+UNKNOWN = 2**62  # bytes
 _REFUSALS = {
     errno.EXDEV: "leads out of the workspace",
     errno.ELOOP: "is a link that leads out of the workspace, or around in a circle",
@@ -202,8 +203,27 @@ class Tree:
             return Path(os.readlink(f"/proc/self/fd/{descriptor}"))
 
     def size(self) -> int:
-        """Bytes of all files."""
-        return sum(entry.status.st_blocks * 512 for entry in self.entries(recursive=True, most=10**7))
+        """Bytes of all files. A folder that cannot be looked into may hold any number, and counts as more than any bound."""
+        total, waiting = 0, ["."]
+        while waiting:
+            folder = waiting.pop()
+            try:
+                descriptor = _open_beneath(self._fd, folder, os.O_RDONLY | os.O_DIRECTORY | _FLAGS)
+            except OSError as error:
+                if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):  # removed or replaced meanwhile
+                    continue
+                return UNKNOWN
+            try:
+                with os.scandir(descriptor) as found:
+                    for one in found:
+                        with suppress(FileNotFoundError):
+                            status = one.stat(follow_symlinks=False)
+                            total += status.st_blocks * 512
+                            if stat.S_ISDIR(status.st_mode):
+                                waiting.append(f"{folder}/{one.name}")
+            finally:
+                os.close(descriptor)
+        return total
 
     @contextmanager
     def _opened(self, path: str, flags: int) -> Iterator[int]:

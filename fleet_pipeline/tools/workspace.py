@@ -142,8 +142,10 @@ class Workspaces:
             try:
                 copy(base.tree_folder, place / "tree", most_bytes=most_bytes)
                 copy(base.git_folder, place / "git", link=True)
-            except OSError as error:  # such as folders that are too deep
+            except OSError as error:
                 raise InvalidInput(f"workspace: cannot be copied: {error.strerror or error}") from None
+            except RecursionError:
+                raise InvalidInput("workspace: cannot be copied: its folders are too deep") from None
 
         return self._opened(place, lock, fill)
 

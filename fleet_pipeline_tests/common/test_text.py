@@ -25,6 +25,7 @@ def test_any_text_in_a_fence_is_one_block_of_code_and_nothing_else(text: str) ->
 
 def test_what_a_terminal_would_act_on_is_written_out() -> None:
     assert printable("\x1b[31m\u202e") == "\\x1b[31m\\u202e"
+    assert printable("\u061ca\u200b\u2028\ufeff\U000e0041") == "\\u061ca\\u200b\\u2028\\ufeff\\U000e0041"
     assert printable("שלום, tab\tand line\n") == "שלום, tab\tand line\n"
 
 

@@ -139,6 +139,7 @@ SERVERS = {
     "keys": _C + "say(libc.syscall(250, 11, -3, 0, 0)); say(libc.syscall(248, b'user', b'x', b'y', 1, -2))",
     "memory of System V": _C + "say(libc.shmget(4711, 4096, 0o1600))",
     "queues": _C + "say(libc.msgget(4711, 0o1600)); say(libc.semget(4711, 1, 0o1600)); say(libc.mq_open(b'/fleet', 0o101, 0o600, 0))",
+    "the host's network": "import fcntl, socket, struct\ns, _ = socket.socketpair()\nfor call in (0x8912, 0x8927, 0x8946):\n try: print('told', fcntl.ioctl(s.fileno(), call, struct.pack('256s', b'lo')))\n except OSError as e: print(e)",
     "input for the terminal": "import fcntl\nfor fd in (0, 1, 2):\n try: fcntl.ioctl(fd, 0x5412, b'x')\n except OSError as e: print(e)",
 }  # fmt: skip
 

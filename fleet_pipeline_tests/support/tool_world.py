@@ -58,7 +58,7 @@ class World:
         self.datagrams.bind(str(self.outside / "datagrams"))
         self.datagrams.setblocking(False)
         self.process = subprocess.Popen(
-            [sys.executable, "-c", "import time; time.sleep(1000)"], env={"CANARY": SECRET}, stdin=subprocess.DEVNULL
+            [sys.executable, "-c", "import time; time.sleep(10**6)"], env={"CANARY": SECRET}, stdin=subprocess.DEVNULL
         )
         self.priority = os.getpriority(os.PRIO_PROCESS, self.process.pid)
         self.affinity = os.sched_getaffinity(self.process.pid)

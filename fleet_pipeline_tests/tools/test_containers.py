@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from fleet_pipeline.common.errors import Refused
-from fleet_pipeline.tools.containers import remove_all
-from fleet_pipeline.tools.families.docker import _check_dockerfile, _context
+from fleet_pipeline.tools.containers import image_of, remove_all
+from fleet_pipeline.tools.families.docker import _check_dockerfile, _check_image, _context
 from fleet_pipeline.tools.options import ToolOptions
 from fleet_pipeline_tests.support.tool_world import World, a_world, python_for_others
 
@@ -53,11 +53,24 @@ OPTIONS = ToolOptions(images=("docker.io/library/python:3.12",))
         "\ufeffFROM oci-archive:/etc/x.tar",
         "\ufeff# escape=`\nFROM scratch\nLABEL a=b\\\nADD http://10.0.0.1/x /x",
         "FROM scratch\u00a0\nADD http://10.0.0.1/x /x",
+        "FROM scratch AS private\nONBUILD COPY --from=private /secret /s",
+        "FROM scratch\nVOLUME /data",
+        "FROM 6",
+        "FROM scratch\nCOPY --from=1 /secret /s",
     ],
 )
 def test_a_dockerfile_that_fetches_or_takes_other_images_is_refused(tmp_path: Path, text: str) -> None:
     with a_world(tmp_path / "world", options=OPTIONS) as world, pytest.raises(Refused):
         _check_dockerfile(world.box, "Dockerfile", text)
+
+
+def test_an_image_of_the_workspace_is_its_name_and_nothing_after_it(tmp_path: Path) -> None:
+    with a_world(tmp_path / "world", options=OPTIONS) as world:
+        own = f"localhost/{image_of(world.box.workspace.place)}"
+        _check_image(world.box, f"{own}:v1")
+        for other in (f"{own}:v1@sha256:{'a' * 64}", f"{own}:", f"{own}x:v1", f"{own}/x:v1"):
+            with pytest.raises(Refused):
+                _check_image(world.box, other)
 
 
 def test_a_list_of_what_podman_leaves_out_is_no_link(world: World, tmp_path: Path) -> None:

@@ -133,6 +133,11 @@ def test_a_statement_that_takes_its_time_is_stopped(tools: Toolbox) -> None:
         assert "statement timeout" in query(tools, "select pg_sleep(60)", timeout=timeout).error
 
 
+def test_what_a_commit_does_is_stopped_as_well(tools: Toolbox) -> None:
+    told = query(tools, "DECLARE c CURSOR WITH HOLD FOR select pg_sleep(100000)", timeout=1).error
+    assert "canceling statement" in told
+
+
 def test_what_cannot_be_reached_is_told_without_its_password(tools: Toolbox) -> None:
     for name, arguments in {"db.postgresql_query": {"database": "gone", "query": "select 1"}, "db.redis_command": {"database": "cache", "command": ["GET", "a"]}}.items():  # fmt: skip
         result = tools.call(name, {**arguments, "timeout": 2})

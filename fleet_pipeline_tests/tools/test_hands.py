@@ -117,6 +117,7 @@ HELPED = {
     "tests/test_helped.py": "from helpers import one, two\n\n\ndef test_one():\n    assert one() == 1\n\n\ndef test_two():\n    assert two() == 2\n",
     "conftest.py": "",
 }
+DECEIVES = "import app\napp.one = lambda: 1\napp.two = lambda: 2\n"
 BREAKS_ONE = ("files.write_file", {"path": "app.py", "content": ONE.replace("1", "7") + TWO})
 
 
@@ -133,6 +134,13 @@ BREAKS_ONE = ("files.write_file", {"path": "app.py", "content": ONE.replace("1",
               ("files.write_file", {"path": "evil-1.0.dist-info/entry_points.txt", "content": "[pytest11]\nevil = evil\n"})]),
         ({"testdata/want.txt": "1", "test_app.py": BOTH.replace("== 1", "== int(open('testdata/want.txt').read())")},
          [BREAKS_ONE, NEW, ("files.write_file", {"path": "testdata/want.txt", "content": "7"})]),
+        ({}, [BREAKS_ONE, ("files.write_file", {"path": "evil.py", "content": DECEIVES}),
+              ("files.write_file", {"path": "evil-1.0.DIST-INFO/METADATA", "content": "Metadata-Version: 2.1\nName: evil\nVersion: 1.0\n"}),
+              ("files.write_file", {"path": "evil-1.0.DIST-INFO/entry_points.txt", "content": "[pytest11]\nevil = evil\n"})]),
+        ({}, [BREAKS_ONE, ("files.write_file", {"path": "_hypothesis_pytestplugin.py", "content": DECEIVES})]),
+        (HELPED, [BREAKS_ONE, ("files.write_file", {"path": "conftest/__init__.py", "content": "import os\n__file__ = os.path.abspath('conftest.py')\n" + DECEIVES})]),
+        ({"checks.py": "def same(one, other):\n    assert one == other\n", "test_app.py": "from checks import same\n" + BOTH.replace("assert app.one() == 1", "same(app.one(), 1)")},
+         [BREAKS_ONE, NEW, ("files.write_file", {"path": "checks/__init__.py", "content": "def same(one, other):\n    pass\n"})]),
         (HELPED, [BREAKS_ONE, ("files.write_file", {"path": "tests/helpers/__init__.py", "content": "def one():\n    return 1\n"})]),
         (HELPED, [BREAKS_ONE, ("files.write_file", {"path": "tests/app.py", "content": ONE + TWO.replace("3", "2")})]),
         (HELPED, [("files.write_file", {"path": "tests/__init__.py", "content": ""}),
@@ -140,6 +148,7 @@ BREAKS_ONE = ("files.write_file", {"path": "app.py", "content": ONE.replace("1",
         ({}, [BREAKS_ONE, ("files.write_file", {"path": "test_app_more.py", "content": "import app\napp.one = lambda: 1\napp.two = lambda: 2\n"})]),
     ],
     ids=["kept out by .gitignore after it was deleted", "two tests of one name", "tests after a failure", "a report that is too large", "a plugin", "what tests compare with",
+         "a plugin in capitals", "a module named as a plugin", "a package over conftest", "a package over a module that helps",
          "a package over a helper", "a module before the code", "a helper from elsewhere", "a new test that changes the code"],
 )  # fmt: skip
 def test_a_change_that_breaks_something_is_never_verified(

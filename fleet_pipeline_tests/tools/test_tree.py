@@ -125,6 +125,20 @@ def test_bounds_on_size_hold_for_sparse_files_too(tree: Tree) -> None:
     assert tree.size() < 10**6
 
 
+def test_content_that_cannot_be_looked_into_counts_as_more_than_any_bound(tree: Tree) -> None:
+    tree.write("a/b", b"x" * 10_000, make_folders=True)
+    assert 10_000 <= tree.size() < 10**6
+    here = os.open(tree.root, os.O_RDONLY)
+    for _ in range(1_000):  # its path is longer than the kernel takes
+        os.mkdir("deep", dir_fd=here)
+        following = os.open("deep", os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = following
+    Path(f"/proc/self/fd/{here}/file").write_bytes(b"x" * 10**6)
+    os.close(here)
+    assert tree.size() >= 10**6
+
+
 def test_a_mode_is_kept_and_a_new_file_is_the_owner_s_alone(tree: Tree) -> None:
     tree.write("script", b"x")
     assert stat.S_IMODE(tree.status("script").st_mode) == 0o600

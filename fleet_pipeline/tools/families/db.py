@@ -11,8 +11,11 @@ import json
 import math
 import os
 import re
+import socket
 import sys
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from types import MappingProxyType
 from typing import Annotated, Any
@@ -30,6 +33,7 @@ Statement = Annotated[str, Field(min_length=1, max_length=100_000, description="
 Seconds = Annotated[float, Field(gt=0, le=600)]
 MOST_ROWS = 1_000
 _MOST_BYTES = 16_000_000
+_GRACE_SECONDS = 2.0
 _Found = tuple[list[str], list[Any], int]  # columns, rows, and how many were concerned
 # Redis calls them commands that write. They reach other hosts, or the other databases of the same server.
 _REDIS_REPEATS = frozenset({"SRANDMEMBER", "ZRANDMEMBER", "HRANDFIELD"})
@@ -56,9 +60,12 @@ def postgresql_query(
 
     milliseconds = max(math.ceil(timeout * 1_000), 1)  # 0 means no limit
     try:
-        with psycopg.connect(
-            url, connect_timeout=min(int(timeout) + 1, 30), autocommit=True, application_name="fleet-tools"
-        ) as link:
+        with (
+            psycopg.connect(
+                url, connect_timeout=min(int(timeout) + 1, 30), autocommit=True, application_name="fleet-tools"
+            ) as link,
+            _ended_after(link, timeout + _GRACE_SECONDS),
+        ):
             link.execute(f"SET statement_timeout = {milliseconds}")
             if not changes and link.execute(_PRIVILEGED).fetchone() != (False,):
                 raise Refused(
@@ -72,6 +79,28 @@ def postgresql_query(
     except psycopg.Error as error:
         return Output("", ok=False, error=_without(url, f"postgresql: {error}"))
     return _rows(columns, rows, count)
+
+
+@contextmanager
+def _ended_after(link: Any, seconds: float) -> Iterator[None]:
+    """Ends what a connection does. `statement_timeout` does not hold for what a COMMIT does, such as deferred triggers."""
+
+    def end() -> None:
+        with suppress(Exception):
+            link.cancel_safe(timeout=_GRACE_SECONDS)
+        if not ended.wait(_GRACE_SECONDS):
+            with suppress(OSError), socket.socket(fileno=os.dup(link.fileno())) as own:
+                own.shutdown(socket.SHUT_RDWR)
+
+    ended = threading.Event()
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        timer.cancel()
 
 
 def _changing(link: Any, query: str, params: tuple[Any, ...]) -> _Found:

@@ -25,7 +25,17 @@ from typing import Annotated
 from pydantic import Field
 
 from fleet_pipeline.common.errors import Refused
-from fleet_pipeline.tools.containers import at_work, end, environment, image_of, prefix_of, remove_containers
+from fleet_pipeline.tools.containers import (
+    LABEL,
+    at_work,
+    containers,
+    end,
+    environment,
+    id_of,
+    image_of,
+    prefix_of,
+    remove_containers,
+)
 from fleet_pipeline.tools.families.files import PathArgument
 from fleet_pipeline.tools.operation import Box, Family, Output
 from fleet_pipeline.tools.sandbox.policy import Limits
@@ -48,6 +58,7 @@ _FLAG = re.compile(r"--(from|chmod|chown|platform)=[A-Za-z0-9./:@_-]+")
 _DIRECTIVE = re.compile(r"\s*#\s*\w+\s*=")
 _DOCKERFILE_BYTES, _LATE_SECONDS, _LOOK_SECONDS = 1_000_000, 5.0, 0.5
 _IGNORES = (".dockerignore", ".containerignore")
+MOST_CONTAINERS = 8  # of a workspace
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,100}")
 
 
@@ -76,7 +87,9 @@ def build(
         checked.write_bytes(content)  # what was looked at, whatever is in the tree by now
         built = _podman(
             *(box, "build", "--network=none", "--pull=never", "--format=docker", f"--file={checked}"),
-            *(f"--memory={limits.memory_mib}m", *_ulimits(limits)),
+            *(f"--memory={limits.memory_mib}m", *_ulimits(limits), "--no-hosts"),
+            # Without images of its steps, which nobody removes; the label is for those that lose their name.
+            *("--layers=false", "--force-rm", f"--label={LABEL}={id_of(box.workspace.place)}"),
             *(["--no-cache"] if no_cache else []),
             *(f"--tag={_own_image(box)}:{tag}", str(context)),
             seconds=timeout,
@@ -91,7 +104,7 @@ def run(
     image: Annotated[str, Field(max_length=200, description="One of the settings', or one that was built here.")],
     command: Command = (),
     env: Annotated[Mapping[str, str], Field(max_length=100)] = MappingProxyType({}),
-    detach: Annotated[bool, Field(description="Leave it running.")] = False,
+    detach: Annotated[bool, Field(description="Leave it running. It may only read the tree.")] = False,
     name: Annotated[str, Field(max_length=60)] = "main",
     timeout: Seconds = None,
 ) -> Output:
@@ -100,18 +113,23 @@ def run(
     if bad := [one for one in env if not _VARIABLE.fullmatch(one)]:
         raise Refused(f"env {bad[0]!r}: is no name of a variable")
     limits = box.limits(timeout)
+    if len(containers(box.workspace.place)) >= MOST_CONTAINERS:
+        raise Refused(f"this workspace has {MOST_CONTAINERS} containers already; remove one")
+    # Nobody counts what one writes that goes on after its call.
+    access = "ro" if detach else "rw"
     return _podman(
         *(
             box,
             "run",
             "--network=none",
+            "--no-hosts",
             "--cap-drop=all",
             "--security-opt=no-new-privileges",
             "--read-only",
             "--pull=never",
         ),
         *(f"--memory={limits.memory_mib}m", f"--pids-limit={limits.processes}", "--tmpfs=/tmp:size=256m"),
-        *(f"--volume={box.workspace.tree_folder}:/workspace:rw", "--workdir=/workspace", "--userns=keep-id"),
+        *(f"--volume={box.workspace.tree_folder}:/workspace:{access}", "--workdir=/workspace", "--userns=keep-id"),
         *(f"--user={_user()}", *_ulimits(limits)),
         # What it says is kept outside of the tree, where nobody counts it.
         *("--log-driver=k8s-file", "--log-opt=max-size=10mb"),
@@ -165,7 +183,7 @@ def stop(box: Box, container: Container) -> Output:
 @FAMILY.operation(writes=True)
 def rm(box: Box, container: Container, force: bool = False) -> Output:
     """Remove a container."""
-    return _podman(box, "rm", *(["--force"] if force else []), "--", _own(box, container))
+    return _podman(box, "rm", "--volumes", *(["--force"] if force else []), "--", _own(box, container))
 
 
 def _user() -> str:
@@ -184,9 +202,9 @@ def _ulimits(limits: Limits) -> list[str]:
 
 
 def _check_image(box: Box, image: str) -> None:
-    if not _IMAGE.fullmatch(image) or (
-        image not in box.options.images and not image.startswith(f"localhost/{_own_image(box)}:")
-    ):
+    own, _, tag = image.rpartition(":")
+    is_own = own == f"localhost/{_own_image(box)}" and _NAME.fullmatch(tag)
+    if not _IMAGE.fullmatch(image) or not (is_own or image in box.options.images):
         raise Refused(f"image {image!r}: is none of tools.images, and was not built here")
 
 
@@ -199,15 +217,18 @@ def _check_dockerfile(box: Box, name: str, text: str) -> None:
     if any(_DIRECTIVE.match(line) for line in text.splitlines()):
         raise Refused(f"{name}: directives of the parser (# escape=, # syntax=) are not taken")
     stages: set[str] = set()
+    begun = 0  # stages
     lines = [line for line in text.split("\n") if not line.lstrip().startswith("#")]
     for line in re.sub(r"\\[ \t]*\n", "", "\n".join(lines)).split("\n"):
-        words = [word for word in line.split() if word.upper() != "ONBUILD"]
+        words = line.split()
         if not words:
             continue
         kind, options = words[0].upper(), [word for word in words[1:] if word.startswith("--")]
         flags = list(takewhile(_may_be_a_flag, words[1:]))
         if kind in ("FROM", "COPY") and (odd := [word for word in flags if not _FLAG.fullmatch(word)]):
             raise Refused(f"{name}: {odd[0][:100]!r} is no option that is taken; give --from=image or --chmod=755")
+        if kind in ("ONBUILD", "VOLUME"):
+            raise Refused(f"{name}: {kind} is not taken: it has its effect where nobody looks")
         if kind == "ADD":
             raise Refused(f"{name}: ADD can fetch; use COPY")
         if "<<" in line or (kind == "RUN" and options):
@@ -217,8 +238,11 @@ def _check_dockerfile(box: Box, name: str, text: str) -> None:
         if kind == "FROM":
             images += named[:1] or [""]
         for image in images:
-            if image != "scratch" and image not in stages and not image.isdigit():
+            # The number of a stage that has begun; any other may be the beginning of an image's id.
+            is_stage = image in stages or (kind != "FROM" and image.isdigit() and int(image) < begun)
+            if image != "scratch" and not is_stage:
                 _check_image(box, image)
+        begun += kind == "FROM"
         if kind == "FROM" and len(named) > 1:
             if len(named) != 3 or named[1].upper() != "AS" or not _NAME.fullmatch(named[2]):
                 raise Refused(f"{name}: expected FROM image AS name, with small letters, digits and dashes")
@@ -271,8 +295,13 @@ def _podman(box: Box, *arguments: str, seconds: float | None = None) -> Output:
     assert process.stdout
     said = Kept(process.stdout, limits.output_bytes)
     with at_work(box.workspace.place, process):
-        if error := _watch(box, process, limits):
-            return Output("", ok=False, error=f"podman {arguments[0]}: {error}")
+        try:
+            if error := _watch(box, process, limits):
+                return Output("", ok=False, error=f"podman {arguments[0]}: {error}")
+        finally:
+            if process.poll() is None:
+                end(process.pid)
+                process.wait()
     code = process.returncode
     said.join(_LATE_SECONDS)  # a container that goes on may hold the other end
     text = bytes(said.content).decode(errors="replace") + ("\n(cut)" if said.cut else "")

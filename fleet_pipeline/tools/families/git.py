@@ -26,6 +26,7 @@ FAMILY = Family(
 )
 Branch = Annotated[str, Field(min_length=1, max_length=200, description="The name of a branch.")]
 _PATCH = "change.patch"
+_MOST_NESTED = 100  # repositories in the repository, which are left out one by one
 _BRANCH = re.compile(r"[\w][\w./+-]*")
 
 
@@ -181,6 +182,8 @@ def artifacts(box: Box, base: str = BASE) -> Artifacts:
     `base` is the commit that the workspace started from. The reference of that name lies where the agent's own git can write.
     """
     nested = _nested(box)
+    if len(nested) > _MOST_NESTED:
+        raise Refused(f"{len(nested)} folders are repositories of their own; at most {_MOST_NESTED} are looked at")
     kept = [one for one in nested if one != "."]
     added = _git(box, "add", "--all", "--ignore-errors", "--", ".", *(f":(exclude,literal){one}" for one in kept))
     commits = _git(box, "log", "--format=%H", f"{base}..HEAD")

@@ -20,7 +20,6 @@ from pydantic import Field
 from fleet_pipeline.common.errors import Refused
 from fleet_pipeline.tools.families.http_client import send
 from fleet_pipeline.tools.operation import Box, Family, Output
-from fleet_pipeline.tools.options import HttpOptions
 
 Method = Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
 Url = Annotated[
@@ -36,6 +35,7 @@ _MOST_REDIRECTS = 5
 _READS = ("GET", "HEAD")
 # Headers that say where a request goes or how long it is: the client sets them.
 _OURS = {"host", "content-length", "transfer-encoding", "connection", "upgrade", "proxy-authorization", "te", "trailer"}
+_OTHER_METHODS = {"x-http-method-override", "x-http-method", "x-method-override"}
 _HARMLESS = {"accept", "accept-language", "content-type", "user-agent"}
 
 
@@ -116,9 +116,12 @@ def _exchange(
     options = box.options.http
     if method not in _READS:
         box.must_change(f"http {method}")
-    body, own = _body(options, data, json_data)
+    body, own = _body(data, json_data)
     own |= _checked_headers(headers)
     full = _with_query(url, params)
+    size = len(full) + sum(len(name) + len(value) for name, value in own.items()) + len(body)
+    if size > options.request_kib * 1_024:
+        raise Refused(f"the request has {size:,} bytes; at most {options.request_kib:,} KiB are sent")
     ends_at = time.monotonic() + options.seconds
     for _ in range(_MOST_REDIRECTS + 1):
         status, answer_headers, content, cut = send(options, method, full, own, body, ends_at)
@@ -153,6 +156,8 @@ def _checked_headers(headers: Mapping[str, str]) -> dict[str, str]:
     for name, value in headers.items():
         if name.lower() in _OURS:
             raise Refused(f"header {name!r}: is set by the client")
+        if name.lower() in _OTHER_METHODS:
+            raise Refused(f"header {name!r}: makes another method of it, which has an operation of its own")
         if not name or not name.isascii() or any(ord(char) <= 32 or char in '():<>@,;\\"/[]?={}' for char in name):
             raise Refused(f"header {name!r}: is no name of one")
         if any(ord(char) < 32 or ord(char) == 127 or ord(char) > 255 for char in value):
@@ -160,7 +165,7 @@ def _checked_headers(headers: Mapping[str, str]) -> dict[str, str]:
     return dict(headers)
 
 
-def _body(options: HttpOptions, data: str | None, json_data: Any) -> tuple[bytes, dict[str, str]]:
+def _body(data: str | None, json_data: Any) -> tuple[bytes, dict[str, str]]:
     if data is not None and json_data is not None:
         raise Refused("data and json_data: give one of them")
     headers: dict[str, str] = {} if json_data is None else {"content-type": "application/json"}
@@ -168,8 +173,6 @@ def _body(options: HttpOptions, data: str | None, json_data: Any) -> tuple[bytes
         body = (data or "").encode() if json_data is None else json.dumps(json_data).encode()
     except UnicodeEncodeError:
         raise Refused("data: has half a character") from None
-    if len(body) > options.request_kib * 1_024:
-        raise Refused(f"the body has {len(body):,} bytes; at most {options.request_kib:,} KiB are sent")
     return body, headers
 
 
