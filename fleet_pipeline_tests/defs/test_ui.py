@@ -71,10 +71,12 @@ def goto(page: Page, deployment: Deployment, place: str) -> None:
     page.goto(deployment.url.removesuffix("/graphql") + place)
 
 
-def look(page: Page, name: str) -> None:
+def look(page: Page, name: str, height: int | None = None) -> None:
     if SCREENSHOTS:
         page.wait_for_timeout(1_000)
-        page.screenshot(path=f"{SCREENSHOTS}/{name}.png")
+        size = page.viewport_size or {"width": 0, "height": 0}
+        clip = {"x": 0, "y": 0, "width": size["width"], "height": height or size["height"]}
+        page.screenshot(path=f"{SCREENSHOTS}/{name}.png", clip=clip)  # type: ignore[arg-type]
 
 
 @contextmanager
@@ -179,7 +181,7 @@ def test_from_the_page_of_a_run_three_clicks_lead_from_a_failure_to_a_remedy_tha
     goto(page, deployment, f"/assets/transcripts?view=partitions&partition={key}")
     expect(page.get_by_text("Failed (1)")).to_be_visible()
     expect(page.get_by_role("row").filter(has_text="what to do").first).to_contain_text("ask again with more time")
-    look(page, "ui-failed")
+    look(page, "ui-failed", height=640)
     goto(page, deployment, "/assets/proposals?view=checks&checkDetail=completed")
     expect(page.get_by_text("hurried.dev").first).to_be_visible()
     look(page, "ui-checks")

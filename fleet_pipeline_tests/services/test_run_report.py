@@ -267,6 +267,25 @@ def test_on_a_page_with_too_much_text_short_texts_are_whole_and_long_ones_share_
     assert "A short one of B." in page
 
 
+def test_a_megabyte_of_hostile_texts_is_short_and_inert_on_every_page(
+    pipeline: Pipeline, page: Page, tmp_path: Path
+) -> None:
+    attack = "\n".join(ATTACKS)
+    pipeline.answer = lambda prompt: said(f"{attack}\n{prompt.seat.label} " * (2**17 // len(attack)))
+    pipeline.run(pipeline.put("t1"))
+    (record,) = pipeline.instance.fetch_materializations(dg.AssetKey("deliberations"), limit=1).records
+    assert len(repr(record.asset_materialization.metadata)) < 2_000_000
+    report = written(pipeline, tmp_path)
+    assert report.stat().st_size < 3_000_000
+    page.goto(report.as_uri())
+    assert page.evaluate("window.defaced") is None
+    assert page.noise == []
+    said_in_terminal = CliRunner().invoke(main, ["show", "t1.dev", "--storage", str(pipeline.storage)]).output
+    assert "\x1b[31mred" not in said_in_terminal
+    assert "\u202e" not in said_in_terminal
+    assert "\\x1b[31mred" in said_in_terminal
+
+
 def test_a_run_whose_report_cannot_be_written_is_none_the_worse(pipeline: Pipeline) -> None:
     pipeline.configure(reports={"at_least": 1})
     (pipeline.storage / "reports").parent.mkdir(parents=True, exist_ok=True)
