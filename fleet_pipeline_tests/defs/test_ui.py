@@ -217,10 +217,10 @@ def test_the_report_and_the_terminal_tell_of_the_same_deliberation(
         expect(page.locator("[id='catalogue-caches.architect'] .won h3")).to_contain_text(winner.group())
         look(page, f"{name}-open")
         context.close()
-    context = browser.new_context(viewport={"width": 760, "height": 900})
+    context = browser.new_context(viewport={"width": 810, "height": 900})
     page = context.new_page()
     page.set_content(as_html(told))
-    expect(page.get_by_text("why it").first).to_be_visible()
+    expect(page.get_by_text("3 of 3 agents answered").first).to_be_visible()
     look(page, "terminal")
     context.close()
 
@@ -240,7 +240,7 @@ def in_terminal(command: str) -> str:
             said += data
     os.close(terminal)
     assert process.wait() == 0, said
-    return said.decode()
+    return said.decode().replace("\r\n", "\n")
 
 
 def as_html(said: str) -> str:
