@@ -5,12 +5,13 @@ and starts the engine once. The GPU op, the scoring ops and the outcomes share o
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
 import dagster as dg
 
-from fleet_pipeline.common.errors import InvalidInput, StorageError
+from fleet_pipeline.common.errors import CorruptFile, InvalidInput, StorageError
 from fleet_pipeline.common.logs import install_json
 from fleet_pipeline.common.text import counted, grouped
 from fleet_pipeline.defs.resources import (
@@ -38,7 +39,7 @@ from fleet_pipeline.deliberation.task import is_deliberation_id
 from fleet_pipeline.deliberation.transcript import Status
 from fleet_pipeline.inference.engine import EngineProvider
 from fleet_pipeline.instance import metadata_keys
-from fleet_pipeline.instance.failures import failure
+from fleet_pipeline.instance.failures import Told, failure
 from fleet_pipeline.instance.gpu_pod import RunWatch
 from fleet_pipeline.instance.names import DELIBERATIONS, GPU_POOL, PROPOSALS, TRANSCRIPTS
 from fleet_pipeline.instance.partitions import deliberation_partitions, mark_failed, verify_range
@@ -231,13 +232,11 @@ def _some_failed(context: dg.AssetExecutionContext, failed: Mapping[str, str]) -
         location = origin.repository_origin.code_location_origin.location_name
         metadata["to try them again"] = dg.MetadataValue.job("ask_again", location)
     metadata |= named_with_pages(failed)
-    return dg.Failure(
+    return Told(
         f"{len(failed)} of {len(context.partition_keys)} deliberations failed; the others are complete. To try them "
         f"again launch ask_again, materialize them, or re-execute all steps (not from failure): no other costs "
         f"tokens.\n{reasons}",
-        metadata=metadata,
-        # A retry would give the same transcripts the same outcomes.
-        allow_retries=False,
+        metadata,
     )
 
 
@@ -280,9 +279,9 @@ def _report(context: dg.AssetExecutionContext, store: Store) -> None:
 def _tell_of(context: dg.AssetExecutionContext, store: Store, links: LinkSettings, keys: Sequence[str]) -> None:
     """Put what has come of the first deliberations onto their partitions of `transcripts`."""
     for key in keys[:_MOST_TOLD]:
-        rows = read_rows(store, schemas.DELIBERATIONS, key)
-        if rows:
-            context.add_asset_metadata(in_short(store, rows[0], links), partition_key=key)
+        with suppress(CorruptFile, StorageError):  # all is done by now, and the next steps meet it too
+            for row in read_rows(store, schemas.DELIBERATIONS, key):
+                context.add_asset_metadata(in_short(store, row, links), partition_key=key)
 
 
 def _run_metadata(state: Progress) -> dict[str, dg.MetadataValue | float]:

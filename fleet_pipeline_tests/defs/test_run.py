@@ -69,6 +69,8 @@ def test_failed_deliberations_are_red_and_their_neighbours_green_in_the_same_run
     assert pipeline.partitions("deliberations") == ({"good1.dev", "good2.dev"}, {"bad1.dev", "bad2.dev"})
     failure = result.failure_data_for_node("deliberations").user_failure_data
     assert "2 of 4 deliberations failed" in failure.description
+    shown = result.failure_data_for_node("deliberations").error
+    assert (shown.message, shown.stack, shown.cause) == (f"{failure.description}\n", [], None)
     assert "bad1.dev, bad2.dev: failed: 0 of 3 agents answered" in failure.description  # one reason, once
     assert [one.data["deliberation"] for one in failure.metadata["which"].records] == ["bad1.dev", "bad2.dev"]
     assert "(/assets/deliberations?view=partitions&partition=bad1.dev)" in failure.metadata["their pages"].value
