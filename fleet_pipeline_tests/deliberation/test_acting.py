@@ -255,3 +255,4 @@ def test_what_counts_as_verified_is_a_new_pass_and_nothing_broken() -> None:
     assert Change(files_changed=files, passed=3).tested == "unverified"
     assert Change(files_changed=files, fixed=("a",), error="pytest did not start").tested == "unverified"
     assert Change().tested is None
+    assert Change(error="its folders are too deep to be looked at").tested == "unverified"

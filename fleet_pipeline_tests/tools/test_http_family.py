@@ -319,6 +319,8 @@ def test_an_answer_without_end_is_cut_and_a_compressed_one_does_not_grow(world: 
         {"Transfer-Encoding": "chunked"},
         {"": "x"},
         {"X": "é€"},
+        {"X-HTTP-Method-Override": "DELETE"},
+        {"X": "x" * 2_000_000},
     ],
 )
 def test_a_header_that_would_change_the_request_is_refused(world: World, site: Site, headers: dict[str, str]) -> None:

@@ -317,6 +317,14 @@ def test_file_operations_keep_to_the_bound_on_the_disk(tmp_path: Path) -> None:
         assert small.call("files.write_file", path="0", content="x" * 400_000).ok
 
 
+def test_no_program_starts_where_the_workspace_has_more_than_its_bound(tmp_path: Path) -> None:
+    with a_world(tmp_path / "small", options=ToolOptions(limits={"disk_mib": 4})) as small:
+        (small.workspace.tree_folder / "left").write_bytes(b"x" * 5_000_000)
+        assert "more than 4 MiB" in small.call("tests.pytest").error
+        assert small.call("files.delete_file", path="left").ok
+        assert small.call("tests.pytest").ok
+
+
 def test_settings_that_a_program_leaves_in_its_home_do_not_steer_a_call_that_may_only_read(world: World) -> None:
     world.run("import os; open(os.environ['HOME'] + '/.npmrc', 'w').write('x'); open('seen.py', 'w').write('x')")
     reading = Toolbox(Box(world.workspace, world.box.sandbox, world.box.options, read_only=True), world.audit)

@@ -1,6 +1,7 @@
 """The sandbox: what it gives, what it bounds, and what it says where it cannot work."""
 
 import ctypes
+import errno
 import os
 import signal
 import subprocess
@@ -69,6 +70,15 @@ print("all")
 """
     done = python(place, code)
     assert done.output == b"all\n", done.errors
+
+
+def test_one_call_does_not_take_a_whole_disk_and_libraries_write_instead(place: Path) -> None:
+    code = (
+        "import ctypes, os\nfile = os.open('x', os.O_RDWR | os.O_CREAT)\nlibc = ctypes.CDLL(None, use_errno=True)\n"
+        "print(libc.fallocate(file, 0, 0, ctypes.c_long(2**30)), ctypes.get_errno())\nos.posix_fallocate(file, 0, 10_000)\nprint(os.fstat(file).st_size)"
+    )
+    done = python(place, code)
+    assert done.output.split() == [b"-1", str(errno.EOPNOTSUPP).encode(), b"10000"], done.errors
 
 
 @pytest.mark.parametrize(
