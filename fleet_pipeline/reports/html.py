@@ -230,7 +230,7 @@ def _details(keys: Sequence[str], load_detail: Callable[[str], DeliberationDetai
 
 def _most_text(detail: DeliberationDetail, most_together: int) -> int:
     """Characters of each text, where all of a deliberation may take `most_together` bytes."""
-    texts = [seat.text for seat in detail.seats]
+    texts = [detail.row.description, *(seat.text for seat in detail.seats)]
     for one in detail.utterances:
         # A revision shows what went as well.
         texts += [one.text, one.reasoning, *([one.text] if one.phase is Phase.REVISE else [])]
