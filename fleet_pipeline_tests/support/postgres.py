@@ -60,10 +60,18 @@ class Server:
             return False
         return True
 
-    def _connect(self) -> Any:
+    def execute(self, statement: str, database: str = "postgres") -> None:
+        """As the server's administrator."""
+        connection = self._connect(database)
+        connection.autocommit = True
+        with connection.cursor() as cursor:
+            cursor.execute(statement)
+        connection.close()
+
+    def _connect(self, database: str = "postgres") -> Any:
         import psycopg2
 
-        return psycopg2.connect(host=str(self.folder), user="fleet", dbname="postgres")
+        return psycopg2.connect(host=str(self.folder), user="fleet", dbname=database)
 
     def stop(self) -> None:
         assert self.process is not None
@@ -73,11 +81,7 @@ class Server:
     def storage(self, which: dict[str, str]) -> dict[str, Any]:
         """A new database, as `storage` of dagster.yaml."""
         name = f"dagster_{uuid4().hex}"
-        connection = self._connect()
-        connection.autocommit = True
-        with connection.cursor() as cursor:
-            cursor.execute(f"CREATE DATABASE {name}")
-        connection.close()
+        self.execute(f"CREATE DATABASE {name}")
         url = f"postgresql+psycopg2://fleet@/{name}?host={self.folder}"
         return {"custom": which | {"config": {"postgres_url": url}}}
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from fleet_pipeline.tools.families.db import leads_out
 from fleet_pipeline.tools.operation import Box
 from fleet_pipeline.tools.options import ToolOptions
 from fleet_pipeline.tools.toolbox import Toolbox
@@ -24,6 +25,7 @@ OPTIONS = ToolOptions(
         "frozen": {"kind": "postgresql", "url_env": "READER_URL"},
         "unset": {"kind": "postgresql", "url_env": "NOT_SET"},
         "gone": {"kind": "postgresql", "url_env": "GONE_URL"},
+        "admin": {"kind": "postgresql", "url_env": "ADMIN_URL", "writable": True},
         "cache": {"kind": "redis", "url_env": "CACHE_URL"},
         "store": {"kind": "redis", "url_env": "CACHE_URL", "writable": True},
     }
@@ -33,20 +35,22 @@ OPTIONS = ToolOptions(
 @pytest.fixture(scope="module")
 def server() -> Iterator[postgres.Server]:
     with postgres.a_server() as one:
+        one.execute("create user reader")
+        one.execute("create user writer")
+        one.execute("create database agents owner writer")
         yield one
 
 
 @pytest.fixture
 def tools(world: World, server: postgres.Server, monkeypatch: pytest.MonkeyPatch) -> Toolbox:
-    monkeypatch.setenv("MAIN_URL", f"postgresql://fleet@/postgres?host={server.folder}")
-    monkeypatch.setenv("READER_URL", f"postgresql://reader@/postgres?host={server.folder}")
+    monkeypatch.setenv("MAIN_URL", f"postgresql://writer@/agents?host={server.folder}")
+    monkeypatch.setenv("ADMIN_URL", f"postgresql://fleet@/agents?host={server.folder}")
+    monkeypatch.setenv("READER_URL", f"postgresql://reader@/agents?host={server.folder}")
     monkeypatch.setenv("GONE_URL", "postgresql://fleet:s3cret-word@127.0.0.1:1/postgres")
     monkeypatch.setenv("CACHE_URL", "redis://:s3cret-word@127.0.0.1:1/0")
     own = Toolbox(Box(world.workspace, world.box.sandbox, OPTIONS), world.audit)
-    own.call("db.postgresql_query", {"database": "main", "query": "create table if not exists t(a int)"})
-    own.call("db.postgresql_query", {"database": "main", "query": "create user reader"})
-    own.call("db.postgresql_query", {"database": "main", "query": "grant all on t to reader"})
-    own.call("db.postgresql_query", {"database": "main", "query": "delete from t"})
+    for text in ("create table if not exists t(a int)", "grant all on t to reader", "delete from t"):
+        assert query(own, text).ok
     return own
 
 
@@ -90,11 +94,52 @@ def test_a_database_that_is_only_read_is_not_changed_by_any_statement(tools: Too
     assert count(tools) == 1
 
 
-def test_a_user_who_could_run_programs_on_the_server_may_not_read(tools: Toolbox, tmp_path: Path) -> None:
-    """`COPY ... TO PROGRAM` runs one in a read-only transaction, too."""
-    own = Toolbox(Box(tools.box.workspace, tools.box.sandbox, OPTIONS, read_only=True), tools.audit)
-    assert "may run programs" in query(own, "copy (select 1) to program 'true'").error
+def test_a_user_who_could_run_programs_on_the_server_is_refused(tools: Toolbox) -> None:
+    """`COPY ... TO PROGRAM` runs one, in a read-only transaction too, and to change a database is not to run programs beside it."""
+    for read_only in (True, False):
+        own = Toolbox(Box(tools.box.workspace, tools.box.sandbox, OPTIONS, read_only=read_only), tools.audit)
+        assert "may run programs" in query(own, "copy (select 1) to program 'true'", "admin").error
     assert query(tools, "select a from t", "frozen").ok
+
+
+def test_a_user_who_could_ask_other_hosts_by_an_extension_is_refused(tools: Toolbox, server: postgres.Server) -> None:
+    """With a password that it knows, `dblink` connects to any host, and writes there in a transaction that only reads here."""
+    server.execute("create extension dblink", "agents")
+    try:
+        for database in ("main", "frozen"):
+            assert "by the extension dblink; revoke EXECUTE" in query(tools, "select 1", database).error
+        server.execute(
+            "do $$ declare f regprocedure; begin for f in select objid::regprocedure from pg_depend d join pg_extension e on refobjid = e.oid "
+            "where extname = 'dblink' and classid = 'pg_proc'::regclass loop execute format('revoke execute on function %s from public', f); "
+            "end loop; end $$",
+            "agents",
+        )
+        assert query(tools, "select 1", "frozen").ok
+        assert "permission denied" in query(tools, "select dblink_connect('host=localhost')", "frozen").error
+    finally:
+        server.execute("drop extension dblink", "agents")
+
+
+@pytest.mark.parametrize(
+    "cypher",
+    [
+        *("LOAD CSV FROM 'http://10.0.0.1/' AS row RETURN row", "match (n) load /* x */ csv from n.url as r return r"),
+        *(r"\u004cOAD CSV FROM 'file:///etc/passwd' AS row RETURN row", r"LO\uu0041D // x" + "\nCSV FROM 'file:///a' AS r RETURN r"),
+        *("CALL apoc.load.json('http://10.0.0.1/')", "CALL`apoc`.`load`.`json`('x')", "CALL /*{*/ dbms.listConfig()", "CALL db.labels()"),
+        *("RETURN apoc.cypher.runFirstColumnSingle('return 1', {})", "USE other MATCH (n) RETURN n", "RETURN `genai`.vector.encode('a', 'b', {})"),
+    ],
+)  # fmt: skip
+def test_a_cypher_statement_that_reaches_files_hosts_or_other_databases_is_known(cypher: str) -> None:
+    """Neo4j runs all of these in a session for reading. No server of it could be had here: they are known by their words."""
+    assert leads_out(cypher)
+
+
+@pytest.mark.parametrize(
+    "cypher",
+    ["MATCH (user:User)-[:CALLS]->(f) RETURN f.name", "MATCH (n) CALL { WITH n RETURN 1 AS x } RETURN x", "MATCH (n) CALL (n) { RETURN 1 AS x } RETURN x", "RETURN 'payload.csv'"],
+)  # fmt: skip
+def test_other_cypher_statements_are_taken(cypher: str) -> None:
+    assert not leads_out(cypher)
 
 
 def test_a_second_statement_is_never_run(tools: Toolbox) -> None:

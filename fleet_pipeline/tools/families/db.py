@@ -35,15 +35,25 @@ MOST_ROWS = 1_000
 _MOST_BYTES = 16_000_000
 _GRACE_SECONDS = 2.0
 _Found = tuple[list[str], list[Any], int]  # columns, rows, and how many were concerned
-# Redis calls them commands that write. They reach other hosts, or the other databases of the same server.
 _REDIS_REPEATS = frozenset({"SRANDMEMBER", "ZRANDMEMBER", "HRANDFIELD"})
 # Of these the number of rows is told. All others are read row by row: a table may be larger than the memory.
 _TELLS_A_NUMBER = re.compile(r"\s*(insert|update|delete|merge)\b", re.IGNORECASE)
+# Redis calls them commands that write. They reach other hosts, or the other databases of the same server.
 _REDIS_ELSEWHERE = ("MIGRATE", "SWAPDB", "FLUSHALL", "MOVE", "SELECT")
 _PRIVILEGED = """
 SELECT bool_or(rolsuper OR rolname IN ('pg_execute_server_program', 'pg_write_server_files', 'pg_read_server_files', 'pg_signal_backend'))
 FROM pg_roles WHERE pg_has_role(current_user, oid, 'member')
 """
+# Extensions whose functions ask other hosts. Installed by an administrator, they are for everybody unless that is revoked.
+_FAR_REACHING = """
+SELECT min(extname) FROM pg_extension e JOIN pg_depend d ON d.refclassid = 'pg_extension'::regclass AND d.refobjid = e.oid
+WHERE extname IN ('dblink', 'http', 'pg_net', 'aws_s3', 'aws_lambda') AND d.classid = 'pg_proc'::regclass
+AND has_function_privilege(d.objid, 'EXECUTE')
+"""
+# Cypher reads files and other hosts in a session for reading, too: by LOAD CSV, and by procedures and functions of plugins. Words are looked for
+# wherever they stand, and letters that are written by their number are read as the server does.
+_CYPHER_ELSEWHERE = re.compile(r"\bload\b[\s\S]*\bcsv\b|\bcall\b(?!\s*[{(])|\bapoc\b|\bgenai\b|\buse\b", re.IGNORECASE)
+_CYPHER_ESCAPE = re.compile(r"\\u+([0-9a-f]{4})", re.IGNORECASE)
 
 
 @FAMILY.operation()
@@ -67,10 +77,15 @@ def postgresql_query(
             _ended_after(link, timeout + _GRACE_SECONDS),
         ):
             link.execute(f"SET statement_timeout = {milliseconds}")
-            if not changes and link.execute(_PRIVILEGED).fetchone() != (False,):
+            if link.execute(_PRIVILEGED).fetchone() != (False,):
                 raise Refused(
-                    f"{database}: its user may run programs or end others' sessions, also in a read-only transaction; name one without "
-                    "such rights in its URL"
+                    f"{database}: its user may run programs on the server or end others' sessions, also in a read-only transaction; "
+                    "name one without such rights in its URL"
+                )
+            if (extension := link.execute(_FAR_REACHING).fetchone()) != (None,):
+                raise Refused(
+                    f"{database}: its user may ask other hosts by the extension {extension[0] if extension else '?'}; revoke "
+                    "EXECUTE on its functions from PUBLIC"
                 )
             link.execute("BEGIN READ WRITE" if changes else "BEGIN READ ONLY")
             by_number = changes and _TELLS_A_NUMBER.match(query)
@@ -170,6 +185,10 @@ def neo4j_query(
 ) -> Output:
     """Run one Cypher statement, and get up to 1,000 records."""
     url, changes = _named(box, database, "neo4j", "neo4j")
+    if leads_out(query):
+        raise Refused(
+            "query: LOAD CSV, CALL of procedures, USE, and functions of apoc and genai reach what is not this database's"
+        )
     import neo4j
 
     try:
@@ -248,6 +267,11 @@ def _named(box: Box, name: str, kind: str, package: str) -> tuple[str, bool]:
     if not url:
         raise Refused(f"database {name!r}: the environment variable {options.url_env} is not set")
     return url, options.writable and not box.read_only
+
+
+def leads_out(cypher: str) -> bool:
+    """Whether a Cypher statement may reach files, other hosts or other databases. One that only has such words in a text counts as well."""
+    return bool(_CYPHER_ELSEWHERE.search(_CYPHER_ESCAPE.sub(lambda found: chr(int(found[1], 16)), cypher)))
 
 
 def _leads_elsewhere(command: tuple[str, ...]) -> bool:
