@@ -111,6 +111,40 @@ def test_a_program_that_passes_a_bound_is_stopped_with_all_its_processes(
     assert not processes_in(place)
 
 
+def of_memory(name: str) -> int:
+    facts = dict(line.split(":") for line in Path("/proc/meminfo").read_text(encoding="utf-8").splitlines())
+    return int(facts[name].split()[0])
+
+
+@pytest.mark.skipif(of_memory("SwapFree") < 450_000, reason="no 450 MB of swap here")
+def test_what_a_program_has_swapped_out_counts_as_its_memory(place: Path) -> None:
+    """With MADV_PAGEOUT it can do so itself: one that was bounded to 150 MiB held 400."""
+    code = """
+import mmap, time
+held = []
+for number in range(40):
+    held.append(mmap.mmap(-1, 10 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
+    for at in range(0, 10 << 20, 4096): held[-1][at : at + 8] = (at + number).to_bytes(8, "big")
+    held[-1].madvise(21)
+    time.sleep(0.05)
+"""
+    assert python(place, code, memory_mib=150).stopped == "memory"
+
+
+@pytest.mark.skipif(of_memory("HugePages_Free") < 40, reason="no 40 huge pages here")
+def test_huge_pages_count_as_memory(place: Path) -> None:
+    """The kernel does not count them among those of a process."""
+    code = """
+import mmap, time
+held = []
+for _ in range(40):
+    held.append(mmap.mmap(-1, 2 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x40000))
+    held[-1][0:1] = b"x"
+    time.sleep(0.02)
+"""
+    assert python(place, code, memory_mib=50).stopped == "memory"
+
+
 def test_a_program_that_may_not_be_read_cannot_hide_what_it_holds(place: Path) -> None:
     code = (
         "import os, shutil\nos.umask(0)\nown = os.open('own', os.O_CREAT | os.O_WRONLY, 0o111)\n"

@@ -41,6 +41,7 @@ _DEEPEST = 150  # folders within folders: each is open while those in it are loo
 _MOST_SOCKETS, _MOST_WATCHERS = 1_024, 128
 _MIB = 2**20
 _TMPFS_BYTES = 16 * _MIB
+_COUNTED = (b"VmRSS:", b"VmPTE:", b"VmSwap:", b"HugetlbPages:")  # of /proc/PID/status
 _NEW_PIDS = 0x20000000
 _SIGNALLED = 128  # as shells tell that a signal ended a program: 128 and its number
 # An end of a child, and what the owner's library sends to a server that does not end: its children must not outlive it.
@@ -274,11 +275,14 @@ def _end_all(program: int) -> None:
 
 
 def _resident(pid: int) -> int:
-    """Bytes of its pages, and of the tables by which the kernel finds them."""
+    """Bytes of its pages, of those that are swapped out or huge, and of the tables by which the kernel finds them.
+
+    A program can have its own pages swapped out (MADV_PAGEOUT): one with a bound of 150 MiB held 400.
+    """
     for place in _places(pid):
         # As bytes: a name that is no UTF-8 made a process one without memory.
         with suppress(OSError), open(f"{place}/status", "rb") as facts:
-            kib = [int(line.split()[1]) for line in facts if line.startswith((b"VmRSS:", b"VmPTE:"))]
+            kib = [int(line.split()[1]) for line in facts if line.startswith(_COUNTED)]
             if kib:
                 return sum(kib) * 1_024
     return 0  # it has ended
