@@ -61,6 +61,10 @@ class Box:
             output_bytes=most.output_kib * 1_024,
         )
 
+    def make_room(self, *, with_repository: bool = False) -> None:
+        """Before a program starts that may write. Raises `Refused`."""
+        self.workspace.make_room(self.options.limits.disk_mib * 2**20, with_repository=with_repository)
+
     def execute(self, *command: str, folder: str = ".", seconds: float | None = None, **environment: str) -> Outcome:
         """Run a program on the tree. In read-only mode it can change nothing but its own HOME.
 
@@ -68,11 +72,7 @@ class Box:
         """
         own = self.workspace
         at = own.tree.folder_of(folder)
-        # What programs before it have left: each of them was ended a little above the bound, and the next one went on from there.
-        if own.tree.size() > self.options.limits.disk_mib * 2**20:
-            raise Refused(
-                f"the workspace has more than {self.options.limits.disk_mib} MiB, or folders that cannot be looked into; remove them"
-            )
+        self.make_room()
         if self.read_only:  # what an earlier call has left there, such as settings of a runner, must not steer this one
             remove_tree(own.home)
             own.home.mkdir(mode=0o700)

@@ -63,6 +63,21 @@ class Workspace:
             raise Refused(f"the workspace would have more than {most:,} bytes (tools.limits.disk_mib)")
         self._added += size
 
+    def make_room(self, most: int, *, with_repository: bool = False) -> None:
+        """Before a program starts that may write. What programs have left in their HOME is removed where it is too much.
+
+        Each program is ended a little above the bound, and the next one would go on from there. Raises `Refused` where the tree, and the
+        repository, have more than `most`.
+        """
+        size = self.tree.size() + (_size_of(self.git_folder) if with_repository else 0)
+        if size > most:
+            raise Refused(
+                f"the workspace has more than {most:,} bytes (tools.limits.disk_mib), or folders that cannot be looked into; remove them"
+            )
+        if size + _size_of(self.home) > most:
+            remove_tree(self.home)
+            self.home.mkdir(mode=0o700)
+
     def __enter__(self) -> Self:
         return self
 
@@ -206,6 +221,11 @@ class Workspaces:
             _remove(place)
             os.close(lock)
             raise
+
+
+def _size_of(folder: Path) -> int:
+    with Tree(folder) as found:
+        return found.size()
 
 
 def _try_lock(place: Path) -> int | None:

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from socket import socket
+from typing import Any
 from urllib.parse import urlsplit
 
 from fleet_pipeline_tests.support.credentials import certificates, server_context
@@ -48,8 +50,15 @@ def a_git_server(root: Path, certificates_folder: Path) -> Iterator[str]:
             self.end_headers()
             self.wfile.write(content)
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.socket = server_context(certificates(certificates_folder)).wrap_socket(server.socket, server_side=True)
+    context = server_context(certificates(certificates_folder))
+
+    class Server(ThreadingHTTPServer):
+        def get_request(self) -> tuple[socket, Any]:
+            """The handshake is made where the request is read: one that breaks keeps nobody else waiting, and says why."""
+            connection, address = super().get_request()
+            return context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False), address
+
+    server = Server(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         yield f"https://127.0.0.1:{server.server_address[1]}"

@@ -320,9 +320,36 @@ def test_file_operations_keep_to_the_bound_on_the_disk(tmp_path: Path) -> None:
 def test_no_program_starts_where_the_workspace_has_more_than_its_bound(tmp_path: Path) -> None:
     with a_world(tmp_path / "small", options=ToolOptions(limits={"disk_mib": 4})) as small:
         (small.workspace.tree_folder / "left").write_bytes(b"x" * 5_000_000)
-        assert "more than 4 MiB" in small.call("tests.pytest").error
+        calls: dict[str, dict] = {
+            "tests.pytest": {},
+            "git.add": {},
+            "db.sqlite_query": {"path": "a.db", "query": "select 1"},
+        }
+        for name, arguments in calls.items():
+            assert "more than 4,194,304 bytes" in small.call(name, **arguments).error, name
+        assert small.call("git.status").ok
         assert small.call("files.delete_file", path="left").ok
         assert small.call("tests.pytest").ok
+
+
+def test_what_programs_leave_in_their_home_does_not_grow_from_call_to_call(tmp_path: Path) -> None:
+    """Each was ended above the bound, and the next one added as much again; and no operation could remove it."""
+    with a_world(tmp_path / "small", options=ToolOptions(limits={"disk_mib": 4, "seconds": 20})) as small:
+        for number in range(3):
+            code = f"open({str(small.workspace.home / str(number))!r}, 'wb').write(bytes(10**7))"
+            assert small.run(code).stopped == "disk"
+        assert [one.name for one in small.workspace.home.iterdir()] == ["2"]
+        assert small.call("tests.pytest").ok
+
+
+def test_the_repository_does_not_grow_from_call_to_call(tmp_path: Path) -> None:
+    with a_world(tmp_path / "small", options=ToolOptions(limits={"disk_mib": 4, "seconds": 20})) as small:
+        for _ in range(4):
+            (small.workspace.tree_folder / "data").write_bytes(os.urandom(2_000_000))
+            added = small.call("git.add")
+        assert "more than 4,194,304 bytes" in added.error
+        assert small.call("git.log").ok
+        assert sum(file.stat().st_size for file in small.workspace.git_folder.rglob("*")) < 7_000_000
 
 
 def test_settings_that_a_program_leaves_in_its_home_do_not_steer_a_call_that_may_only_read(world: World) -> None:

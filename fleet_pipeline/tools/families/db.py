@@ -227,6 +227,7 @@ def sqlite_query(
     """Run one SQL statement on a SQLite file of the workspace."""
     checked_argument(path, "path")
     own = box.workspace
+    box.make_room()
     writable = [own.home] if box.read_only else [own.tree_folder, own.home]
     if box.read_only:
         own.tree.status(path)

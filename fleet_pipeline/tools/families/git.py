@@ -27,6 +27,8 @@ FAMILY = Family(
 Branch = Annotated[str, Field(min_length=1, max_length=200, description="The name of a branch.")]
 _PATCH = "change.patch"
 _MOST_NESTED = 100  # repositories in the repository, which are left out one by one
+# These write neither to the tree nor to the repository, and cannot. GIT_OPTIONAL_LOCKS keeps `status` from it.
+_READS = frozenset({"status", "log", "diff", "show", "ls-files", "rev-parse", "symbolic-ref", "merge-base"})
 _BRANCH = re.compile(r"[\w][\w./+-]*")
 
 
@@ -256,8 +258,10 @@ def _git(box: Box, *arguments: str, before: tuple[str, ...] = ()) -> Outcome:
         *before,
         *arguments,
     )
-    # In read-only mode the repository is read-only as well. GIT_OPTIONAL_LOCKS keeps `status` from writing to it.
-    writable = [own.home] if box.read_only else [own.tree_folder, own.git_folder, own.home]
+    only_reads = box.read_only or arguments[0] in _READS
+    if not only_reads:
+        box.make_room(with_repository=True)
+    writable = [own.home] if only_reads else [own.tree_folder, own.git_folder, own.home]
     policy = box.sandbox.policy(
         *(command, own.tree_folder, writable, limits, [own.tree_folder, own.git_folder], own.home),
         environment=GIT_ENVIRONMENT,
