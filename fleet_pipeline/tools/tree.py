@@ -29,6 +29,7 @@ _FLAGS = os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK  # a pipe with a name blocks
 _TEMPORARY = ".fleet-writing-"
 _COUNT = count()
 UNKNOWN = 2**62  # bytes
+BLOCK_BYTES = 4_096
 _REFUSALS = {
     errno.EXDEV: "leads out of the workspace",
     errno.ELOOP: "is a link that leads out of the workspace, or around in a circle",
@@ -203,7 +204,10 @@ class Tree:
             return Path(os.readlink(f"/proc/self/fd/{descriptor}"))
 
     def size(self) -> int:
-        """Bytes of all files. A folder that cannot be looked into may hold any number, and counts as more than any bound."""
+        """Bytes of all files, at least a block each: one without content takes room as well, and a disk has a number of files.
+
+        A folder that cannot be looked into may hold any number, and counts as more than any bound.
+        """
         total, waiting = 0, ["."]
         while waiting:
             folder = waiting.pop()
@@ -218,7 +222,7 @@ class Tree:
                     for one in found:
                         with suppress(FileNotFoundError):
                             status = one.stat(follow_symlinks=False)
-                            total += status.st_blocks * 512
+                            total += max(status.st_blocks * 512, BLOCK_BYTES)
                             if stat.S_ISDIR(status.st_mode):
                                 waiting.append(f"{folder}/{one.name}")
             finally:

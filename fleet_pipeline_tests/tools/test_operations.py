@@ -308,6 +308,22 @@ def test_ends_of_lines_are_changes_whatever_the_tree_says_of_them(world: World) 
     assert artifacts(world.box).files_changed == (".gitattributes", "app.py")
 
 
+def test_lines_are_numbered_as_grep_and_git_number_them(world: World) -> None:
+    world.workspace.tree.write("forms.txt", "one\ftwo\x85three\u2028\r\nfour\rfive\nsix".encode())
+    assert world.call("files.search_in_files", pattern="four", path="forms.txt").output.startswith("forms.txt:2:")
+    assert world.call("files.read_file", path="forms.txt", first_line=2, lines=1).output.startswith("four")
+    assert world.call("files.read_file", path="forms.txt", first_line=10**30, lines=10**30).output == ""
+
+
+def test_files_without_content_do_not_grow_in_number_from_call_to_call(tmp_path: Path) -> None:
+    """A disk has room for a number of files: they were stopped one program at a time, and the next one made as many again."""
+    with a_world(tmp_path / "small", options=ToolOptions(limits={"disk_mib": 4, "seconds": 20})) as small:
+        assert (
+            small.run("import os\nos.mkdir('d')\nfor n in range(2_000): open(f'd/{n}', 'w').close()").stopped == "disk"
+        )
+        assert "more than 4,194,304 bytes" in small.call("tests.pytest").error
+
+
 def test_file_operations_keep_to_the_bound_on_the_disk(tmp_path: Path) -> None:
     with a_world(tmp_path / "small", options=ToolOptions(limits={"disk_mib": 4})) as small:
         results = [small.call("files.write_file", path=f"{n}", content="x" * 500_000) for n in range(20)]

@@ -5,6 +5,8 @@ import json
 import re
 import stat
 from datetime import UTC, datetime
+from io import StringIO
+from itertools import islice
 from typing import Annotated
 
 from pydantic import Field
@@ -12,8 +14,8 @@ from pydantic import Field
 from fleet_pipeline.common.errors import Refused
 from fleet_pipeline.tools.operation import Box, Family, Output
 from fleet_pipeline.tools.sandbox.sandbox import Outcome
+from fleet_pipeline.tools.tree import BLOCK_BYTES
 
-_FOLDER_BYTES = 4_096
 FAMILY = Family("files", "Read, write, search and compare files of the workspace.")
 PathArgument = Annotated[
     str, Field(min_length=1, max_length=4_096, description="Relative to the workspace, such as src/app.py.")
@@ -39,7 +41,9 @@ def read_file(
     text = _text(box, path)
     if first_line == 1 and lines is None:
         return Output(text)
-    chosen = text.splitlines(keepends=True)[first_line - 1 : None if lines is None else first_line - 1 + lines]
+    start = min(first_line, MOST_BYTES) - 1
+    # Lines as grep and git count them: a form feed ends none.
+    chosen = islice(StringIO(text, newline="\n"), start, None if lines is None else start + min(lines, MOST_BYTES))
     return Output("".join(chosen))
 
 
@@ -117,8 +121,7 @@ def copy_file(box: Box, path: PathArgument, to: PathArgument) -> Output:
 @FAMILY.operation(writes=True)
 def mkdir(box: Box, path: PathArgument) -> Output:
     """Make a folder, with those above it."""
-    # Each folder on the way may be new, and takes a block.
-    room = _FOLDER_BYTES * len(path.split("/"))
+    room = BLOCK_BYTES * len(path.split("/"))  # each folder on the way may be new
     box.workspace.must_have_room(room, box.options.limits.disk_mib * 2**20)
     box.workspace.tree.make_folder(path)
     return Output(f"{path}: is there")
@@ -236,7 +239,7 @@ def _write(box: Box, path: str, text: str, *, make_folders: bool = False) -> Non
 
 
 def _put(box: Box, path: str, content: bytes, *, make_folders: bool) -> None:
-    box.workspace.must_have_room(len(content), box.options.limits.disk_mib * 2**20)
+    box.workspace.must_have_room(max(len(content), BLOCK_BYTES), box.options.limits.disk_mib * 2**20)
     box.workspace.tree.write(path, content, make_folders=make_folders)
 
 
