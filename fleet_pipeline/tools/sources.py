@@ -22,6 +22,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from fleet_pipeline.common.errors import InvalidInput
+from fleet_pipeline.tools.tree import BLOCK_BYTES
 
 _CLONE_SECONDS, _GIT_SECONDS = 600, 120
 _GIT_MEMORY = (
@@ -220,13 +221,15 @@ def _watch(
 
 
 def size_of(place: Path) -> int:
-    """Bytes of all files below, holes included: copies of them have none."""
+    """Bytes of all files and folders below, holes included: copies of them have none. Each takes a block: a repository of some hundred
+    bytes can have millions of files without content."""
     total = 0
-    for _, _, files, descriptor in os.fwalk(place, onerror=None):
+    for _, folders, files, descriptor in os.fwalk(place, onerror=None):
+        total += BLOCK_BYTES * len(folders)
         for name in files:
             with suppress(FileNotFoundError):
                 status = os.lstat(name, dir_fd=descriptor)
-                total += max(status.st_size, status.st_blocks * 512)
+                total += max(status.st_size, status.st_blocks * 512, BLOCK_BYTES)
     return total
 
 
@@ -287,11 +290,19 @@ def copy(source: Path, target: Path, *, link: bool = False, most_bytes: int = 0,
     Raises `InvalidInput` for one with more than `most_bytes`, holes included: a copy has none.
     """
     total = 0
+
+    def take(size: int) -> None:
+        nonlocal total
+        total += max(size, BLOCK_BYTES)
+        if most_bytes and total > most_bytes:
+            raise InvalidInput(f"workspace: {source} has more than {most_bytes:,} bytes")
+
     for folder, folders, files, descriptor in os.fwalk(source):
         relative = os.path.relpath(folder, source)
         here = target / relative
         folders[:] = [name for name in folders if name not in without]
         for name in list(folders):
+            take(0)
             if stat.S_ISLNK(os.lstat(name, dir_fd=descriptor).st_mode):
                 folders.remove(name)
                 os.symlink(os.readlink(name, dir_fd=descriptor), here / name)
@@ -303,11 +314,10 @@ def copy(source: Path, target: Path, *, link: bool = False, most_bytes: int = 0,
             with suppress(FileNotFoundError):  # removed meanwhile
                 status = os.lstat(name, dir_fd=descriptor)
                 if stat.S_ISLNK(status.st_mode):
+                    take(0)
                     os.symlink(os.readlink(name, dir_fd=descriptor), here / name)
                 elif stat.S_ISREG(status.st_mode):
-                    total += status.st_size
-                    if most_bytes and total > most_bytes:
-                        raise InvalidInput(f"workspace: {source} has more than {most_bytes:,} bytes")
+                    take(status.st_size)
                     if link and "objects" in Path(relative).parts:
                         with suppress(OSError):
                             os.link(name, here / name, src_dir_fd=descriptor, follow_symlinks=False)

@@ -93,6 +93,29 @@ def test_a_repository_is_fetched_over_https_at_its_head_or_a_reference(
     assert list((tmp_path / "ws").iterdir()) == []
 
 
+def test_a_repository_of_some_bytes_with_very_many_files_is_too_large(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Trees may hold one tree many times, and files without content have no bytes: of 100 to the power of 4 files the disk is full."""
+    origin = a_repository(tmp_path / "source")
+
+    def made(*command: str, given: str = "") -> str:
+        program = ["git", "-c", "user.name=n", "-c", "user.email=e", "-C", str(origin), *command]
+        return subprocess.run(program, check=True, capture_output=True, text=True, input=given).stdout.strip()
+
+    kind, held = "100644 blob", made("hash-object", "-w", "--stdin")
+    for _ in range(2):
+        held = made("mktree", given="".join(f"{kind} {held}\t{number}\n" for number in range(100)))
+        kind = "040000 tree"
+    made("update-ref", "HEAD", made("commit-tree", held, "-m", "Many"))
+    (tmp_path / "tls").mkdir()
+    monkeypatch.setenv("GIT_SSL_CAINFO", str(tmp_path / "tls/ca.pem"))
+    refused = pytest.raises(InvalidInput, match="at most 20,000,000 are taken")
+    with a_git_server(tmp_path, tmp_path / "tls") as url, refused:
+        Workspaces(tmp_path / "ws").make("one", Source(url=f"{url}/source"), 20_000_000)
+    assert list((tmp_path / "ws").iterdir()) == []
+
+
 def test_copies_of_a_workspace_are_apart_from_it_and_from_each_other(tmp_path: Path) -> None:
     workspaces = Workspaces(tmp_path / "ws")
     with workspaces.make("base", Source(folder=a_repository(tmp_path / "source"))) as base:
@@ -234,6 +257,18 @@ def test_holes_count_as_what_a_copy_would_write(tmp_path: Path) -> None:
         assert size_of(base.tree_folder) >= 10**9
         with pytest.raises(InvalidInput, match="more than 1,000,000 bytes"):
             root.copy("one", base, 1_000_000)
+
+
+def test_folders_links_and_files_without_content_count_in_a_copy(tmp_path: Path) -> None:
+    root = Workspaces(tmp_path / "ws")
+    with root.make("base") as base:
+        for number in range(100):
+            (base.tree_folder / f"f{number}").touch()
+            (base.tree_folder / f"d{number}").mkdir()
+            (base.tree_folder / f"l{number}").symlink_to("f0")
+        with pytest.raises(InvalidInput, match="more than 1,000,000 bytes"):
+            root.copy("one", base, 1_000_000)
+        root.copy("one", base, 1_500_000).close()
 
 
 def test_git_that_takes_too_long_or_too_much_ends_with_all_its_processes(tmp_path: Path) -> None:
