@@ -16,7 +16,7 @@ from fleet_pipeline_tests.support.credentials import certificates, server_contex
 
 @contextmanager
 def a_git_server(root: Path, certificates_folder: Path) -> Iterator[str]:
-    """The base URL of the repositories below `root`. Set GIT_SSL_CAINFO to `ca.pem` of the other folder."""
+    """The base URL of the repositories below `root`. Set GIT_SSL_CAINFO to `ca.pem` of the other folder. Below `/moved` it leads to them."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -30,6 +30,12 @@ def a_git_server(root: Path, certificates_folder: Path) -> Iterator[str]:
 
         def _answer(self, body: bytes) -> None:
             parts = urlsplit(self.path)
+            if parts.path.startswith("/moved/"):
+                self.send_response(302)
+                self.send_header("Location", self.path.removeprefix("/moved"))
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+                return
             done = subprocess.run(
                 ["git", "http-backend"],
                 input=body,

@@ -284,6 +284,25 @@ def test_git_that_takes_too_long_or_too_much_ends_with_all_its_processes(tmp_pat
             time.sleep(0.01)
 
 
+def test_git_that_talks_without_end_is_stopped(tmp_path: Path) -> None:
+    """A server's progress is kept until git ends."""
+    with Workspaces(tmp_path / "ws").make("one") as one:
+        with pytest.raises(InvalidInput, match="says more than 67,108,864 bytes"):
+            git(one.place, "-c", "alias.talk=!exec cat /dev/zero >&2", "talk")
+        while processes_in(one.place):
+            time.sleep(0.01)
+
+
+def test_a_server_of_repositories_does_not_lead_to_another_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    a_repository(tmp_path / "source")
+    (tmp_path / "tls").mkdir()
+    monkeypatch.setenv("GIT_SSL_CAINFO", str(tmp_path / "tls/ca.pem"))
+    with a_git_server(tmp_path, tmp_path / "tls") as url:
+        for path in ("moved/source", "moved/source/"):
+            with pytest.raises(InvalidInput, match="git fetch: .*(redirect|302)"):
+                Workspaces(tmp_path / "ws").make("one", Source(url=f"{url}/{path}"))
+
+
 def test_one_workspace_that_cannot_be_removed_keeps_no_other_from_being_swept(tmp_path: Path, monkeypatch, caplog) -> None:  # fmt: skip
     root = tmp_path / "ws"
     for name in ("a", "b", "c"):
