@@ -120,6 +120,24 @@ def test_a_user_who_could_ask_other_hosts_by_an_extension_is_refused(tools: Tool
         server.execute("drop extension dblink", "agents")
 
 
+def test_who_may_write_makes_nothing_run_with_another_users_rights(tools: Toolbox) -> None:
+    """What is asked of a user before its statement is asked of the server alone, whatever functions others have made (CVE-2018-1058)."""
+    for text in (
+        "create function trap(name, name) returns name language plpgsql as $$ begin insert into t values (9); return $1; end $$",
+        "create aggregate min(name) (sfunc = trap, stype = name, initcond = 'x')",
+        "alter role writer set search_path = public, pg_catalog",
+    ):
+        assert query(tools, text).ok, text
+    try:
+        query(tools, "select 1", "frozen")
+        query(tools, "select 1")
+        assert count(tools) == 0
+    finally:
+        assert query(tools, "drop aggregate min(name)").ok
+        assert query(tools, "drop function trap").ok
+        assert query(tools, "alter role writer reset search_path").ok
+
+
 @pytest.mark.parametrize(
     "cypher",
     [

@@ -46,9 +46,9 @@ FROM pg_roles WHERE pg_has_role(current_user, oid, 'member')
 """
 # Extensions whose functions ask other hosts. Installed by an administrator, they are for everybody unless that is revoked.
 _FAR_REACHING = """
-SELECT min(extname) FROM pg_extension e JOIN pg_depend d ON d.refclassid = 'pg_extension'::regclass AND d.refobjid = e.oid
+SELECT extname FROM pg_extension e JOIN pg_depend d ON d.refclassid = 'pg_extension'::regclass AND d.refobjid = e.oid
 WHERE extname IN ('dblink', 'http', 'pg_net', 'aws_s3', 'aws_lambda') AND d.classid = 'pg_proc'::regclass
-AND has_function_privilege(d.objid, 'EXECUTE')
+AND has_function_privilege(d.objid, 'EXECUTE') LIMIT 1
 """
 # Cypher reads files and other hosts in a session for reading, too: by LOAD CSV, and by procedures and functions of plugins. Words are looked for
 # wherever they stand, and letters that are written by their number are read as the server does.
@@ -77,16 +77,7 @@ def postgresql_query(
             _ended_after(link, timeout + _GRACE_SECONDS),
         ):
             link.execute(f"SET statement_timeout = {milliseconds}")
-            if link.execute(_PRIVILEGED).fetchone() != (False,):
-                raise Refused(
-                    f"{database}: its user may run programs on the server or end others' sessions, also in a read-only transaction; "
-                    "name one without such rights in its URL"
-                )
-            if (extension := link.execute(_FAR_REACHING).fetchone()) != (None,):
-                raise Refused(
-                    f"{database}: its user may ask other hosts by the extension {extension[0] if extension else '?'}; revoke "
-                    "EXECUTE on its functions from PUBLIC"
-                )
+            _must_reach_no_further(link, database)
             link.execute("BEGIN READ WRITE" if changes else "BEGIN READ ONLY")
             by_number = changes and _TELLS_A_NUMBER.match(query)
             columns, rows, count = (_changing if by_number else _reading)(link, query, params)
@@ -94,6 +85,22 @@ def postgresql_query(
     except psycopg.Error as error:
         return Output("", ok=False, error=_without(url, f"postgresql: {error}"))
     return _rows(columns, rows, count)
+
+
+def _must_reach_no_further(link: Any, database: str) -> None:
+    """Raises `Refused` for a user with rights beyond its database."""
+    link.execute("BEGIN READ ONLY")
+    link.execute("SET LOCAL search_path = pg_catalog")  # no function of somebody else's may stand in (CVE-2018-1058)
+    if link.execute(_PRIVILEGED).fetchone() != (False,):
+        raise Refused(
+            f"{database}: its user may run programs on the server or end others' sessions, also in a read-only transaction; "
+            "name one without such rights in its URL"
+        )
+    if extension := link.execute(_FAR_REACHING).fetchone():
+        raise Refused(
+            f"{database}: its user may ask other hosts by the extension {extension[0]}; revoke EXECUTE on its functions from PUBLIC"
+        )
+    link.execute("ROLLBACK")
 
 
 @contextmanager
