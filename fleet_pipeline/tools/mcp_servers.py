@@ -1,7 +1,10 @@
 """Servers of the Model Context Protocol: their tools as operations, under the same checks and audit as the pipeline's own.
 
-A server with a command is started in the sandbox, on the workspace's tree and without network, and ends with the connection. One with a
-URL runs elsewhere, outside of this sandbox: naming it in the settings allows it, and it sees what is sent to it.
+A server with a command is started in the sandbox for each call, on the workspace's tree and without network, and ends with it. It may
+run what an agent has written, such as plug-ins of a linter. One that went on beside git and the look at a change put links before
+git's writes into the repository, and changed tests between the diff and their run.
+
+One with a URL runs elsewhere, outside of this sandbox: naming it in the settings allows it, and it sees what is sent to it.
 """
 
 from __future__ import annotations
@@ -11,19 +14,17 @@ import os
 import threading
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from fleet_pipeline.common.errors import Refused, SandboxUnavailable
-from fleet_pipeline.tools.operation import Box, Family, Operation, Output, absent
+from fleet_pipeline.tools.operation import Box, Family, Function, Operation, Output, absent
 from fleet_pipeline.tools.options import McpOptions
 from fleet_pipeline.tools.sandbox.sandbox import launch
 
-# A server lives as long as its workspace is in use; each call has a time of its own.
-_SERVER_SECONDS = 86_400.0
 _MOST_TOOLS = 200
 # For a connection to end. A server may never answer a farewell: it is left to itself then, with its thread.
 _CLOSES_SECONDS = 10.0
@@ -66,6 +67,8 @@ def connected(box: Box) -> Iterator[dict[str, Family]]:
 def _connected(name: str, options: McpOptions, box: Box) -> Iterator[Family]:
     connection = _Connection(name, _target(options, box), options.seconds)
     try:
+        if options.command:
+            connection.close()
         family = Family(name, f"Tools of the MCP server {name}.")
         for tool in connection.tools[:_MOST_TOOLS]:
             told = (tool.description or "").strip() or tool.name.strip() or "-"
@@ -73,7 +76,7 @@ def _connected(name: str, options: McpOptions, box: Box) -> Iterator[Family]:
             family.operations[tool.name] = ServedOperation(
                 *(
                     tool.name,
-                    connection.function(tool.name),
+                    _started_for_each(name, options, tool.name) if options.command else connection.function(tool.name),
                     not only_reads,
                     bool(options.command),
                     told,
@@ -83,6 +86,14 @@ def _connected(name: str, options: McpOptions, box: Box) -> Iterator[Family]:
         yield family
     finally:
         connection.close()
+
+
+def _started_for_each(name: str, options: McpOptions, tool: str) -> Function:
+    def call(box: Box, arguments: Mapping[str, Any]) -> Output:
+        with closing(_Connection(name, _target(options, box), options.seconds)) as connection:
+            return connection.function(tool)(box, arguments)
+
+    return call
 
 
 def _target(options: McpOptions, box: Box) -> Any:
@@ -95,7 +106,8 @@ def _target(options: McpOptions, box: Box) -> Any:
     own = box.workspace
     writable = [own.home] if box.read_only else [own.tree_folder, own.home]
     try:
-        limits = box.limits()._replace(seconds=_SERVER_SECONDS)
+        box.make_room()
+        limits = box.limits()._replace(seconds=2 * options.seconds + _CLOSES_SECONDS)  # to start, and to answer
         policy = box.sandbox.policy(options.command, own.tree_folder, writable, limits, [own.tree_folder], own.home)
     except FileNotFoundError as error:
         raise Refused(str(error)) from None
@@ -153,7 +165,7 @@ class _Connection:
                 self._ready.set_result(None)
                 await self._stop.wait()
 
-    def function(self, tool: str) -> Any:
+    def function(self, tool: str) -> Function:
         def call(box: Box, arguments: Mapping[str, Any]) -> Output:
             asked = asyncio.run_coroutine_threadsafe(self._client.call_tool(tool, dict(arguments)), self._loop)
             try:

@@ -14,7 +14,7 @@ from fleet_pipeline.tools.mcp_servers import connected
 from fleet_pipeline.tools.operation import Box
 from fleet_pipeline.tools.options import McpOptions, ToolOptions
 from fleet_pipeline.tools.toolbox import Toolbox, prompt_text
-from fleet_pipeline_tests.support.tool_world import SECRET, World
+from fleet_pipeline_tests.support.tool_world import SECRET, World, processes_in
 
 pytestmark = pytest.mark.unit
 
@@ -70,7 +70,9 @@ def test_a_server_s_tools_are_a_family_in_the_sandbox_with_its_calls_in_the_audi
         tools = Toolbox(own, world.audit, servers=servers)
         assert "own.shout" in tools.available()
         assert tools.find("own", "shout").schema["required"] == ["text"]
+        assert not processes_in(world.workspace.place)
         assert tools.call("own.shout", {"text": "ab", "times": 2}).output == "ABAB"
+        assert not processes_in(world.workspace.place), "one that goes on could change what git and the look are at"
         wrong = tools.call("own.shout", {"text": 3})
         assert (wrong.outcome, "text" in wrong.error) == ("failed", True)
         peeked = tools.call("own.peek", {"path": str(world.outside / "secret.txt")})
