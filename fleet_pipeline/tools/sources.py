@@ -18,11 +18,11 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from urllib.parse import urlsplit
 
 from fleet_pipeline.common.errors import InvalidInput
-from fleet_pipeline.tools.tree import BLOCK_BYTES
+from fleet_pipeline.tools.tree import BLOCK_BYTES, UNKNOWN, Tree
 
 _CLONE_SECONDS, _GIT_SECONDS = 600, 120
 _GIT_MEMORY = (
@@ -223,14 +223,15 @@ def _watch(
 def size_of(place: Path) -> int:
     """Bytes of all files and folders below, holes included: copies of them have none. Each takes a block: a repository of some hundred
     bytes can have millions of files without content."""
-    total = 0
-    for _, folders, files, descriptor in os.fwalk(place, onerror=None):
-        total += BLOCK_BYTES * len(folders)
-        for name in files:
-            with suppress(FileNotFoundError):
-                status = os.lstat(name, dir_fd=descriptor)
-                total += max(status.st_size, status.st_blocks * 512, BLOCK_BYTES)
-    return total
+    try:
+        with Tree(place) as tree:
+            return sum(
+                max(status.st_size if stat.S_ISREG(status.st_mode) else 0, status.st_blocks * 512, BLOCK_BYTES)
+                for _, _, found in tree.walk()
+                for _, status in found
+            )
+    except OSError:
+        return UNKNOWN
 
 
 def _clone(source: Source, place: Path, most_bytes: int, stopped: Callable[[], bool]) -> None:
@@ -250,7 +251,10 @@ def _take_folder(folder: Path, place: Path, most_bytes: int, stopped: Callable[[
         raise InvalidInput(f"workspace: {folder} is no folder")
     if (folder / ".git").is_symlink():
         raise InvalidInput(f"workspace: {folder / '.git'} is a link, and may lead to what is not meant")
-    copy(folder, place / "tree", most_bytes=most_bytes, without=(".git",))
+    try:
+        copy(folder, place / "tree", most_bytes=most_bytes, without=(".git",))
+    except OSError as error:
+        raise InvalidInput(f"workspace: {folder} cannot be copied: {error.strerror or error}") from None
     if _is_repository(folder / ".git"):
         _check_repository(folder / ".git")
         _init(place)
@@ -276,11 +280,11 @@ def _check_repository(folder: Path) -> None:
     for path in ("commondir", "objects/info/alternates", "objects/info/http-alternates"):
         if (folder / path).exists():
             raise InvalidInput(f"workspace: {folder / path} leads to another repository; clone it whole")
-    for here, folders, files, descriptor in os.fwalk(folder):
-        for name in [*folders, *files]:
-            mode = os.lstat(name, dir_fd=descriptor).st_mode
-            if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-                raise InvalidInput(f"workspace: {Path(here) / name} is neither a file nor a folder")
+    with Tree(folder) as tree:
+        for here, _, found in tree.walk():
+            for name, status in found:
+                if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
+                    raise InvalidInput(f"workspace: {folder / here / name} is neither a file nor a folder")
 
 
 def copy(source: Path, target: Path, *, link: bool = False, most_bytes: int = 0, without: Sequence[str] = ()) -> None:
@@ -297,32 +301,25 @@ def copy(source: Path, target: Path, *, link: bool = False, most_bytes: int = 0,
         if most_bytes and total > most_bytes:
             raise InvalidInput(f"workspace: {source} has more than {most_bytes:,} bytes")
 
-    for folder, folders, files, descriptor in os.fwalk(source):
-        relative = os.path.relpath(folder, source)
-        here = target / relative
-        folders[:] = [name for name in folders if name not in without]
-        for name in list(folders):
-            take(0)
-            if stat.S_ISLNK(os.lstat(name, dir_fd=descriptor).st_mode):
-                folders.remove(name)
-                os.symlink(os.readlink(name, dir_fd=descriptor), here / name)
-            else:
-                (here / name).mkdir(mode=0o700)
-        for name in files:
-            if name in without:
-                continue
-            with suppress(FileNotFoundError):  # removed meanwhile
-                status = os.lstat(name, dir_fd=descriptor)
-                if stat.S_ISLNK(status.st_mode):
-                    take(0)
-                    os.symlink(os.readlink(name, dir_fd=descriptor), here / name)
-                elif stat.S_ISREG(status.st_mode):
-                    take(status.st_size)
-                    if link and "objects" in Path(relative).parts:
-                        with suppress(OSError):
-                            os.link(name, here / name, src_dir_fd=descriptor, follow_symlinks=False)
-                            continue
-                    _copy_file(name, descriptor, here / name, status.st_size)
+    with Tree(source) as tree:
+        for folder, descriptor, found in tree.walk(without):
+            here = target / folder
+            for name, status in found:
+                kind = stat.S_IFMT(status.st_mode)
+                if kind not in (stat.S_IFDIR, stat.S_IFLNK, stat.S_IFREG):
+                    continue
+                take(status.st_size if kind == stat.S_IFREG else 0)
+                with suppress(FileNotFoundError):  # removed meanwhile
+                    if kind == stat.S_IFDIR:
+                        (here / name).mkdir(mode=0o700)
+                    elif kind == stat.S_IFLNK:
+                        os.symlink(os.readlink(name, dir_fd=descriptor), here / name)
+                    else:
+                        if link and "objects" in PurePath(folder).parts:
+                            with suppress(OSError):
+                                os.link(name, here / name, src_dir_fd=descriptor, follow_symlinks=False)
+                                continue
+                        _copy_file(name, descriptor, here / name, status.st_size)
 
 
 _FICLONE = 0x40049409

@@ -14,7 +14,7 @@ import secrets
 import stat
 import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
 from itertools import count, islice
@@ -208,26 +208,37 @@ class Tree:
 
         A folder that cannot be looked into may hold any number, and counts as more than any bound.
         """
-        total, waiting = 0, ["."]
+        try:
+            return sum(max(status.st_blocks * 512, BLOCK_BYTES) for _, _, found in self.walk() for _, status in found)
+        except OSError:
+            return UNKNOWN
+
+    def walk(self, without: Sequence[str] = ()) -> Iterator[tuple[str, int, list[tuple[str, os.stat_result]]]]:
+        """Each folder by its path, with its descriptor and what is in it, but for names in `without`; a folder before those below.
+
+        Whatever is exchanged meanwhile, nothing but folders of the tree is opened: a pipe would be waited for, and a device do
+        something. What is gone by now is passed over. Raises `OSError` for a folder that cannot be looked into.
+        """
+        waiting = ["."]
         while waiting:
             folder = waiting.pop()
             try:
-                descriptor = _open_beneath(self._fd, folder, os.O_RDONLY | os.O_DIRECTORY | _FLAGS)
+                descriptor = _open_beneath(self._fd, folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | _FLAGS)
             except OSError as error:
-                if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):  # removed or replaced meanwhile
+                if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EXDEV):
                     continue
-                return UNKNOWN
+                raise
             try:
-                with os.scandir(descriptor) as found:
-                    for one in found:
-                        with suppress(FileNotFoundError):
-                            status = one.stat(follow_symlinks=False)
-                            total += max(status.st_blocks * 512, BLOCK_BYTES)
-                            if stat.S_ISDIR(status.st_mode):
-                                waiting.append(f"{folder}/{one.name}")
+                found = []
+                with os.scandir(descriptor) as entries:
+                    for one in entries:
+                        if one.name not in without:
+                            with suppress(FileNotFoundError):
+                                found.append((one.name, one.stat(follow_symlinks=False)))
+                waiting += [f"{folder}/{name}" for name, status in found if stat.S_ISDIR(status.st_mode)]
+                yield folder, descriptor, found
             finally:
                 os.close(descriptor)
-        return total
 
     @contextmanager
     def _opened(self, path: str, flags: int) -> Iterator[int]:

@@ -159,8 +159,6 @@ class Workspaces:
                 copy(base.git_folder, place / "git", link=True)
             except OSError as error:
                 raise InvalidInput(f"workspace: cannot be copied: {error.strerror or error}") from None
-            except RecursionError:
-                raise InvalidInput("workspace: cannot be copied: its folders are too deep") from None
 
         return self._opened(place, lock, fill)
 

@@ -20,7 +20,7 @@ from fleet_pipeline.tools.operation import Box
 from fleet_pipeline.tools.sandbox.sandbox import Sandbox
 from fleet_pipeline.tools.sources import Source, git, size_of
 from fleet_pipeline.tools.toolbox import Toolbox
-from fleet_pipeline.tools.tree import remove_tree
+from fleet_pipeline.tools.tree import Tree, remove_tree
 from fleet_pipeline.tools.workspace import LOCK, Workspaces, open_kept
 from fleet_pipeline_tests.support.git_server import a_git_server
 from fleet_pipeline_tests.support.tool_world import processes_in
@@ -257,6 +257,21 @@ def test_holes_count_as_what_a_copy_would_write(tmp_path: Path) -> None:
         assert size_of(base.tree_folder) >= 10**9
         with pytest.raises(InvalidInput, match="more than 1,000,000 bytes"):
             root.copy("one", base, 1_000_000)
+
+
+def test_what_takes_a_folders_place_meanwhile_is_neither_opened_nor_waited_for(tmp_path: Path) -> None:
+    """A pipe that took the place of a folder, while a copy was made, was waited for until the end of the world."""
+    own = tmp_path / "own"
+    (own / "a").mkdir(parents=True)
+    (own / "b").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    with Tree(own) as tree:
+        walk = tree.walk()
+        next(walk)
+        for name, make in (("a", lambda path: path.symlink_to(tmp_path / "pipe")), ("b", os.mkfifo)):
+            (own / name).rmdir()
+            make(own / name)
+        assert list(walk) == []
 
 
 def test_folders_links_and_files_without_content_count_in_a_copy(tmp_path: Path) -> None:
