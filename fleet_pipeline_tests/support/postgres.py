@@ -60,13 +60,15 @@ class Server:
             return False
         return True
 
-    def execute(self, statement: str, database: str = "postgres") -> None:
-        """As the server's administrator."""
+    def execute(self, statement: str, database: str = "postgres") -> list[tuple[Any, ...]]:
+        """As the server's administrator. The rows, where there are any."""
         connection = self._connect(database)
         connection.autocommit = True
         with connection.cursor() as cursor:
             cursor.execute(statement)
+            rows = cursor.fetchall() if cursor.description else []
         connection.close()
+        return rows
 
     def _connect(self, database: str = "postgres") -> Any:
         import psycopg2

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import time
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -199,6 +200,47 @@ def test_a_statement_that_takes_its_time_is_stopped(tools: Toolbox) -> None:
 def test_what_a_commit_does_is_stopped_as_well(tools: Toolbox) -> None:
     told = query(tools, "DECLARE c CURSOR WITH HOLD FOR select pg_sleep(100000)", timeout=1).error
     assert "canceling statement" in told
+
+
+def test_a_statement_that_catches_its_own_end_is_ended(tools: Toolbox, server: postgres.Server) -> None:
+    """It caught the timeout and the cancel, held its locks, and wrote to the server's log after the call, for ever."""
+    catches = (
+        "do $$ begin loop begin perform pg_sleep(1000); exception when query_canceled then null; end; end loop; end $$"
+    )
+    assert not query(tools, catches, "frozen", timeout=1).ok
+    while server.execute("select 1 from pg_stat_activity where usename = 'reader' and state = 'active'"):
+        time.sleep(0.05)
+
+
+def test_notifications_are_not_kept(tools: Toolbox) -> None:
+    """A call with 800 MB of them left as much in the process of the tools."""
+    many = (
+        "do $$ begin listen a; for i in 1..20000 loop perform pg_notify('a', i || repeat('x', 7000)); end loop; end $$"
+    )
+    tracemalloc.start()
+    try:
+        assert query(tools, many).ok
+        assert tracemalloc.get_traced_memory()[1] < 70_000_000  # of 140,000,000
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    "text", ["prepare transaction 'x'", "/* a /* b */ */ PREPARE -- x\n TRANSACTION 'x'", "\nprepare\ttransaction 'x'"]
+)
+def test_no_transaction_outlives_its_call(tools: Toolbox, text: str) -> None:
+    for database in ("main", "frozen"):
+        assert "goes on after the call" in query(tools, text, database).error
+
+
+def test_a_user_who_makes_users_is_refused(tools: Toolbox, server: postgres.Server) -> None:
+    """Who may make users may run programs: it makes one with the right, or takes it (PostgreSQL before 16)."""
+    for right in ("createrole", "replication"):
+        server.execute(f"alter role writer {right}")
+        try:
+            assert "make users" in query(tools, "select 1").error
+        finally:
+            server.execute(f"alter role writer no{right}")
 
 
 def test_what_cannot_be_reached_is_told_without_its_password(tools: Toolbox) -> None:

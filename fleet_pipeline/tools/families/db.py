@@ -8,6 +8,7 @@ no such mode, so only commands that its server calls read-only are sent. One sta
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 import re
@@ -27,6 +28,7 @@ from fleet_pipeline.tools.families.files import PathArgument
 from fleet_pipeline.tools.operation import Box, Family, Output, checked_argument
 from fleet_pipeline.tools.options import DatabaseOptions
 
+_log = logging.getLogger(__name__)
 FAMILY = Family("db", "Query databases that the settings name, and SQLite files of the workspace.")
 Name = Annotated[str, Field(min_length=1, max_length=100, description="A database of the settings.")]
 Statement = Annotated[str, Field(min_length=1, max_length=100_000, description="One statement.")]
@@ -41,9 +43,12 @@ _TELLS_A_NUMBER = re.compile(r"\s*(insert|update|delete|merge)\b", re.IGNORECASE
 # Redis calls them commands that write. They reach other hosts, or the other databases of the same server.
 _REDIS_ELSEWHERE = ("MIGRATE", "SWAPDB", "FLUSHALL", "MOVE", "SELECT")
 _PRIVILEGED = """
-SELECT bool_or(rolsuper OR rolname IN ('pg_execute_server_program', 'pg_write_server_files', 'pg_read_server_files', 'pg_signal_backend'))
+SELECT bool_or(rolsuper OR rolcreaterole OR rolreplication OR rolname IN ('pg_execute_server_program', 'pg_write_server_files',
+'pg_read_server_files', 'pg_signal_backend', 'pg_create_subscription', 'pg_checkpoint'))
 FROM pg_roles WHERE pg_has_role(current_user, oid, 'member')
 """
+# It outlives its call, with its locks, also in a transaction that only reads. Looked for wherever it stands.
+_OUTLIVES = re.compile(r"\bprepare\b[\s\S]*\btransaction\b", re.IGNORECASE)
 # Extensions whose functions ask other hosts. Installed by an administrator, they are for everybody unless that is revoked.
 _FAR_REACHING = """
 SELECT extname FROM pg_extension e JOIN pg_depend d ON d.refclassid = 'pg_extension'::regclass AND d.refobjid = e.oid
@@ -66,6 +71,8 @@ def postgresql_query(
 ) -> Output:
     """Run one SQL statement, and get up to 1,000 rows."""
     url, changes = _named(box, database, "postgresql", "psycopg")
+    if _OUTLIVES.search(query):
+        raise Refused("query: PREPARE TRANSACTION is not taken: it goes on after the call")
     import psycopg
 
     milliseconds = max(math.ceil(timeout * 1_000), 1)  # 0 means no limit
@@ -74,8 +81,9 @@ def postgresql_query(
             psycopg.connect(
                 url, connect_timeout=min(int(timeout) + 1, 30), autocommit=True, application_name="fleet-tools"
             ) as link,
-            _ended_after(link, timeout + _GRACE_SECONDS),
+            _ended_after(link, url, timeout + _GRACE_SECONDS),
         ):
+            link.add_notify_handler(lambda _: None)  # without one it keeps them all
             link.execute(f"SET statement_timeout = {milliseconds}")
             _must_reach_no_further(link, database)
             link.execute("BEGIN READ WRITE" if changes else "BEGIN READ ONLY")
@@ -93,7 +101,7 @@ def _must_reach_no_further(link: Any, database: str) -> None:
     link.execute("SET LOCAL search_path = pg_catalog")  # no function of somebody else's may stand in (CVE-2018-1058)
     if link.execute(_PRIVILEGED).fetchone() != (False,):
         raise Refused(
-            f"{database}: its user may run programs on the server or end others' sessions, also in a read-only transaction; "
+            f"{database}: its user may run programs on the server, end others' sessions, or make users, also where it only reads; "
             "name one without such rights in its URL"
         )
     if extension := link.execute(_FAR_REACHING).fetchone():
@@ -104,15 +112,26 @@ def _must_reach_no_further(link: Any, database: str) -> None:
 
 
 @contextmanager
-def _ended_after(link: Any, seconds: float) -> Iterator[None]:
-    """Ends what a connection does. `statement_timeout` does not hold for what a COMMIT does, such as deferred triggers."""
+def _ended_after(link: Any, url: str, seconds: float) -> Iterator[None]:
+    """Ends what a connection does. `statement_timeout` does not hold for what a COMMIT does, such as deferred triggers, and a block of
+    code can catch it, and a cancel as well, and go on for ever: by its own number a session can be ended for good.
+    """
 
     def end() -> None:
         with suppress(Exception):
             link.cancel_safe(timeout=_GRACE_SECONDS)
+        if ended.wait(_GRACE_SECONDS):
+            return
+        try:
+            with link.__class__.connect(url, connect_timeout=10, autocommit=True) as another:
+                another.execute("SELECT pg_catalog.pg_terminate_backend(%s)", [pid])
+        except Exception as error:  # noqa: BLE001 - of a driver; its text may hold the address
+            _log.warning("a session of PostgreSQL could not be ended and may go on: %s", type(error).__name__)
         if not ended.wait(_GRACE_SECONDS):
             with suppress(OSError), socket.socket(fileno=os.dup(link.fileno())) as own:
                 own.shutdown(socket.SHUT_RDWR)
+
+    pid = link.info.backend_pid
 
     ended = threading.Event()
     timer = threading.Timer(seconds, end)
