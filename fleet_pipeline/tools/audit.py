@@ -25,7 +25,7 @@ _LONG, _LOOKED_AT = 2_000, 12_000
 _NAME_CHARS, _DEEPEST = 200, 40
 # Names of arguments, headers and variables whose values are secrets.
 _SECRET_NAME = re.compile(
-    r"(^|[^a-z]|pg|db)pass$|pass(word|wd|phrase)$|pwd$|(^|_)pw$|^auth$|x-auth|secret|token|api[-_]?key|access[-_]?key|credential|authorization|cookie"
+    r"(^|[^a-z]|pg|db)pass$|pass(word|wd|phrase|code)|pwd$|(^|_)pw$|^auth$|x-auth|secret|token|api[-_. ]?key|access[-_]?key|credential|authorization|cookie"
     r"|private[-_]?key|encryption[-_]?key|subscription[-_]?key|functions[-_]?key|requirepass|masterauth",
     re.IGNORECASE,
 )
@@ -34,21 +34,32 @@ _SECRET_FROM_HERE = frozenset({"AUTH", "AUTH2", "SETUSER"})  # words of Redis: a
 # Values that are, whatever their name: credentials in a URL, keys of well-known makers, tokens of JWT, PEM.
 _SECRET_VALUE = re.compile(
     r"(?P<url>(?<![A-Za-z0-9+.-])[A-Za-z][A-Za-z0-9+.-]{0,30}://)(?:[^\s/@]{1,1000}|[^\s/@:]{0,200}:[^\s@]{1,1000})@"
-    r"|(?<![A-Za-z0-9])(?:sk-|sk_live_|sk_test_|rk_live_|gh[pousr]_|github_pat_|glpat-|xox[abeprs]-|xapp-|AKIA|ASIA|AIza|hf_|npm_|pypi-|nvapi-|ya29\.|GOCSPX-|whsec_|SG\.|dop_v1_|glrt-)[A-Za-z0-9_.-]{12,}"
+    r"|(?:(?<![A-Za-z0-9])|(?<=\\[nrt]))(?:sk-|sk_live_|sk_test_|rk_live_|gh[pousr]_|github_pat_|glpat-|xox[abeprs]-|xapp-|AKIA|ASIA|AIza|hf_|npm_|pypi-|nvapi-|ya29\.|GOCSPX-|whsec_|SG\.|dop_v1_|glrt-)[A-Za-z0-9_.-]{12,}"
     r"|(?P<hook>https://hooks\.slack\.com/services/)[A-Za-z0-9/]{8,200}"
-    r"|(?<![\w-])eyJ[\w-]{8,4000}\.[\w-]{8,4000}(?:\.[\w-]*)?"
+    r"|(?:(?<![\w-])|(?<=\\[nrt]))eyJ[\w-]{8,4000}\.[\w-]{8,4000}(?:\.[\w-]*)?"
     r"|-----BEGIN [A-Z ]*PRIVATE KEY(?: BLOCK)?-----[\s\S]*?(?:-----END [A-Z ]*PRIVATE KEY(?: BLOCK)?-----|$)"
     # A name that ends in such a word, and its value after "=", ":", or a blank where it is an option or SQL.
-    r"|(?P<pair>(?i:(?:api[-_]?key|access[-_]?key(?:[-_]id)?|(?:account|encryption)[-_]?key|(?<![a-z])pass(?==)|identified by|--auth|token|passwo?r?d|passphrase|pwd|secret|signature|[?&](?:key|sig))"
-    r"(?:[\"']?\s{0,3}[=:]\s{0,3}|\s{1,3}(?=')|(?<=--password)\s{1,3}|(?<=--token)\s{1,3}|(?<=--auth)\s{1,3})[\"']?))[^\s\"'&,;}]{3,}"
-    r"|(?P<bearer>\b(?i:Bearer|Basic|Authorization: ?(?:Token|ApiKey|Key)) )[A-Za-z0-9._~+/=-]{8,}"
+    r"|(?P<pair>(?i:(?:api[-_]?key|access[-_]?key(?:[-_]id)?|(?:account|encryption)[-_]?key|(?<![a-z])pass(?==)|identified by|--auth|token|passwo?r?d|passphrase|pwd|secret(?:[-_]?key)?|signature|[?&](?:key|sig))"
+    r"(?:\\{0,3}[\"']?\s{0,3}[=:]\s{0,3}|\s{1,3}(?=')|(?<=--password)\s{1,3}|(?<=--token)\s{1,3}|(?<=--auth)\s{1,3})\\{0,3}[\"']?))[^\s\"'&,;}]{3,}"
+    r"|(?P<header>(?i:authorization)\\{0,3}[\"']\s{0,3}[=:]\s{0,3}\\{0,3}[\"'])[^\"'\r\n\\]{3,}"
+    r"|(?P<bearer>(?:\b|(?<=\\[nrt]))(?i:Bearer|Basic|Authorization: ?(?:Token|ApiKey|Key)) )[A-Za-z0-9._~+/=-]{8,}"
     r"|(?P<digest>(?i:Authorization: ?Digest ))[^\r\n]{8,}"
     r"|(?P<cookie>(?i:Set-Cookie|Cookie): *)[^\s=;]{1,100}=[^\r\n]{3,}"
     r"|(?P<element><(?i:[a-z:._-]{0,50}(?:password|passwd|secret|token|api[-_]?key))>)[^<]{3,}"
     r"|(?P<option>(?<!\S)(?:-u|--user)[ =][^\s:]{1,100}:)\S{3,}"
 )
 
-_KEPT = ("url", "hook", "pair", "bearer", "digest", "cookie", "element", "option")  # groups that come before a secret
+_KEPT = (
+    "url",
+    "hook",
+    "pair",
+    "header",
+    "bearer",
+    "digest",
+    "cookie",
+    "element",
+    "option",
+)  # groups that come before a secret
 
 
 @dataclass(frozen=True)

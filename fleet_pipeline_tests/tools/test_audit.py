@@ -89,6 +89,15 @@ def test_every_call_stands_there_with_its_caller_arguments_outcome_and_sandbox(w
         ({"query": "CREATE USER bob IDENTIFIED BY 'S3CRET'"}, "S3CRET"),
         ({"content": "user=bob&pass=S3CRET"}, "S3CRET"),
         ({"command": ["tool", "--auth S3CRET"]}, "S3CRET"),
+        # Within the source of a program, or JSON within a text.
+        ({"content": r'KEYS = "a\nghp_S3CRETS3CRETS3CRET"'}, "S3CRET"),
+        ({"content": r'"x\teyJhbGciOiJI.JIUzI1NiJ9S3CRET.xyzzy123"'}, "S3CRET"),
+        ({"content": r'"x\nBearer S3CRETS3CRET"'}, "S3CRET"),
+        ({"content": r'"{\"password\": \"S3CRET\"}"'}, "S3CRET"),
+        ({"content": 'SECRET_KEY = "S3CRET"'}, "S3CRET"),
+        ({"content": "secret_key: S3CRET"}, "S3CRET"),
+        ({"data": '{"h": {"Authorization": "Token S3CRETS3CRET"}}'}, "S3CRET"),
+        ({"env": {"PASSWORD1": "S3CRET"}, "api.key": "S3CRET", "passcode": "S3CRET"}, "S3CRET"),
         # Half a secret at the end of what is looked at, which a mask before it brings to the front.
         (
             {

@@ -27,6 +27,7 @@ OPTIONS = ToolOptions(images=("docker.io/library/python:3.12",))
         "FROM scratch\nADD http://10.0.0.1/x /x",
         "FROM scratch\nadd x /x",
         "FROM scratch\n  ONBUILD ADD x /x",
+        "FROM scratch\nHEALTHCHECK CMD sleep 1",
         "FROM scratch\nA\\\n# a comment\nDD http://10.0.0.1/x /x",
         "FROM scratch\nA\\ \t\nDD http://10.0.0.1/x /x",
         "# escape=`\nFROM scratch\nA`\nDD http://10.0.0.1/x /x",

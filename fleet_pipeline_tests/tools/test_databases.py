@@ -121,6 +121,18 @@ def test_a_user_who_could_ask_other_hosts_by_an_extension_is_refused(tools: Tool
         server.execute("drop extension dblink", "agents")
 
 
+def test_a_value_that_cannot_be_sent_or_told_fails_its_call_alone(tools: Toolbox) -> None:
+    deep = "select (repeat('[', 5000) || repeat(']', 5000))::json"
+    for text, params in (
+        ("select %s", ["\ud800"]),
+        ("select '\ud800'", []),
+        (deep, []),
+        (f"select '{'9' * 5_000}'::json", []),
+    ):
+        result = query(tools, text, "frozen", params=params)
+        assert (result.outcome, result.error[:11]) == ("failed", "postgresql:"), result
+
+
 def test_who_may_write_makes_nothing_run_with_another_users_rights(tools: Toolbox) -> None:
     """What is asked of a user before its statement is asked of the server alone, whatever functions others have made (CVE-2018-1058)."""
     for text in (
@@ -278,6 +290,7 @@ def redis(tools: Toolbox, *command: str, database: str = "cache", **more: Any) -
 def test_no_command_reaches_another_database_of_the_same_redis(cache: Toolbox, command: tuple[str, ...]) -> None:
     redis(cache, "SET", "a", "1", database="store")
     assert redis(cache, *command, database="store").outcome == "refused"
+    assert "is unknown there" in redis(cache, "NO-SUCH-COMMAND", database="store").error
     assert redis(cache, "COPY", "a", "c", database="store").ok
     assert redis(cache, "FLUSHDB", database="store").ok
 

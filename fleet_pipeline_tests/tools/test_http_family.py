@@ -320,6 +320,7 @@ def test_an_answer_without_end_is_cut_and_a_compressed_one_does_not_grow(world: 
         {"": "x"},
         {"X": "é€"},
         {"X-HTTP-Method-Override": "DELETE"},
+        {"X_HTTP_METHOD_OVERRIDE": "DELETE"},
         {"X": "x" * 2_000_000},
     ],
 )
@@ -327,6 +328,13 @@ def test_a_header_that_would_change_the_request_is_refused(world: World, site: S
     result = tools(world, site).call("http.get", {"url": f"http://127.0.0.1:{site.port}/", "headers": headers})
     assert result.outcome == "refused"
     assert not site.heard
+
+
+@pytest.mark.parametrize("url", ["http://bob:S3CR/ET@127.0.0.1:{port}/", "http://127.0.0.1:{port}/é", "http://[::1/x"])
+def test_a_url_that_is_none_is_refused_without_a_part_of_its_password(world: World, site: Site, url: str) -> None:
+    result = tools(world, site).call("http.get", {"url": url.format(port=site.port)})
+    assert result.outcome == "refused"
+    assert "'S3CR'" not in result.error
 
 
 @contextmanager

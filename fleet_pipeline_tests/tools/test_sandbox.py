@@ -4,6 +4,7 @@ import ctypes
 import errno
 import os
 import signal
+import struct
 import subprocess
 import sys
 import tempfile
@@ -320,6 +321,49 @@ def test_the_filter_is_a_valid_program_for_each_architecture(machine: str) -> No
         kind, yes, no = int.from_bytes(one[:2], "little"), one[2], one[3]
         if kind & 0x07 == 0x05:
             assert at + 1 + max(yes, no) < len(instructions)
+
+
+def answer_of(code: bytes, number: int, architecture: int) -> int:
+    """What the filter says to a call without arguments: the kernel's own steps, for the instructions that it is made of."""
+    memory = struct.pack("=iI", number, architecture) + bytes(56)
+    value, at = 0, 0
+    while True:
+        kind, yes, no, operand = struct.unpack_from("=HBBI", code, 8 * at)
+        at += 1
+        if kind == 0x20:
+            (value,) = struct.unpack_from("=I", memory, operand)
+        elif kind == 0x54:
+            value &= operand
+        elif kind == 0x06:
+            return operand
+        else:
+            holds = {0x15: value == operand, 0x45: bool(value & operand), 0x35: value >= operand}[kind]
+            at += yes if holds else no
+
+
+@pytest.mark.parametrize(("machine", "architecture", "own_number"), [("x86_64", 0xC000003E, 39), ("aarch64", 0xC00000B7, 172)])  # fmt: skip
+def test_calls_that_are_newer_than_the_filter_are_not_there(machine: str, architecture: int, own_number: int) -> None:
+    """A kernel brings several each year, and a list of what is refused knows none of them."""
+    code = seccomp.program(machine, deny_signals=False)
+    assert answer_of(code, own_number, architecture) == 0x7FFF0000
+    assert answer_of(code, 101 if machine == "x86_64" else 117, architecture) == 0x50000 | errno.EPERM
+    for number in (470, 471, 600, 2**29):
+        assert answer_of(code, number, architecture) == 0x50000 | errno.ENOSYS, number
+
+
+def test_a_program_leaves_signals_to_the_other_programs_of_its_user(place: Path) -> None:
+    """Its timers took all that a user may have pending on the machine, and nobody else got one."""
+    code = """
+import ctypes, os
+libc = ctypes.CDLL(None, use_errno=True)
+event = ctypes.create_string_buffer(bytes(8) + (34).to_bytes(4, "little") + bytes(52))
+timer = ctypes.c_int()
+count = 0
+while libc.syscall(222 if os.uname().machine == "x86_64" else 107, 1, event, ctypes.byref(timer)) == 0: count += 1
+print(count)
+"""
+    done = python(place, code)
+    assert int(done.output) <= 1_024, done.errors
 
 
 def test_without_signals_nobody_is_made_to_send_them_either() -> None:

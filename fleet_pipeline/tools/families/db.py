@@ -90,8 +90,10 @@ def postgresql_query(
             by_number = changes and _TELLS_A_NUMBER.match(query)
             columns, rows, count = (_changing if by_number else _reading)(link, query, params)
             link.execute("COMMIT" if changes else "ROLLBACK")
-    except psycopg.Error as error:
+    except (psycopg.Error, ValueError) as error:  # half a character, or a number with too many digits
         return Output("", ok=False, error=_without(url, f"postgresql: {error}"))
+    except RecursionError:
+        return Output("", ok=False, error="postgresql: a value is nested too deeply to be told")
     return _rows(columns, rows, count)
 
 
@@ -185,8 +187,10 @@ def redis_command(
         with redis.Redis.from_url(
             url, socket_timeout=timeout, socket_connect_timeout=timeout, decode_responses=True
         ) as link:
-            facts = link.execute_command("COMMAND", "INFO", command[0])
-            flags = {str(flag) for flag in _flags(facts)}
+            try:
+                flags = {str(flag) for flag in _flags(link.execute_command("COMMAND", "INFO", command[0]))}
+            except TypeError:  # the client's, of a command that the server does not know
+                flags = set()
             if _leads_elsewhere(command) or not flags or flags & {"admin", "blocking", "pubsub", "noscript"}:
                 raise Refused(
                     f"redis {command[0]!r}: is unknown there, for administrators, or reaches what is not this database's"
@@ -223,7 +227,7 @@ def neo4j_query(
             with driver.session(default_access_mode=access) as session:
                 result = session.run(neo4j.Query(query, timeout=timeout), dict(params))
                 records = [dict(record) for record in result.fetch(MOST_ROWS + 1)]
-    except neo4j.exceptions.Neo4jError as error:
+    except (neo4j.exceptions.Neo4jError, neo4j.exceptions.DriverError) as error:
         return Output("", ok=False, error=_without(url, f"neo4j: {error}"))
     columns = list(records[0]) if records else []
     return _rows(columns, [tuple(record.values()) for record in records], len(records))

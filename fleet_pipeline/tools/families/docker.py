@@ -123,6 +123,7 @@ def run(
             "run",
             "--network=none",
             "--no-hosts",
+            "--no-healthcheck",  # which a timer of the user's would run, outside of all bounds
             "--cap-drop=all",
             "--security-opt=no-new-privileges",
             "--read-only",
@@ -227,7 +228,7 @@ def _check_dockerfile(box: Box, name: str, text: str) -> None:
         flags = list(takewhile(_may_be_a_flag, words[1:]))
         if kind in ("FROM", "COPY") and (odd := [word for word in flags if not _FLAG.fullmatch(word)]):
             raise Refused(f"{name}: {odd[0][:100]!r} is no option that is taken; give --from=image or --chmod=755")
-        if kind in ("ONBUILD", "VOLUME"):
+        if kind in ("ONBUILD", "VOLUME", "HEALTHCHECK"):
             raise Refused(f"{name}: {kind} is not taken: it has its effect where nobody looks")
         if kind == "ADD":
             raise Refused(f"{name}: ADD can fetch; use COPY")

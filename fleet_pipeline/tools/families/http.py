@@ -35,6 +35,7 @@ _MOST_REDIRECTS = 5
 _READS = ("GET", "HEAD")
 # Headers that say where a request goes or how long it is: the client sets them.
 _OURS = {"host", "content-length", "transfer-encoding", "connection", "upgrade", "proxy-authorization", "te", "trailer"}
+# Servers take "_" for "-" in them, too.
 _OTHER_METHODS = {"x-http-method-override", "x-http-method", "x-method-override"}
 _HARMLESS = {"accept", "accept-language", "content-type", "user-agent"}
 
@@ -130,8 +131,8 @@ def _exchange(
             return _output(status, answer_headers, content, cut, full)
         try:
             before, full = urlsplit(full), urljoin(full, place)
-        except ValueError as error:
-            raise Refused(f"a redirect to {place[:200]!r}: {error}") from None
+        except ValueError:
+            raise Refused(f"a redirect to {place[:200]!r}: is no URL") from None
         if urlsplit(full)[:2] != before[:2]:  # another place: any header may hold a credential
             own = {name: value for name, value in own.items() if name.lower() in _HARMLESS}
         if before.scheme == "https" and urlsplit(full).scheme != "https":
@@ -147,16 +148,16 @@ def _with_query(url: str, params: Mapping[str, str]) -> str:
         return url
     try:
         parts = urlsplit(url)
-    except ValueError as error:
-        raise Refused(f"{url[:200]!r}: {error}") from None
+    except ValueError:
+        raise Refused(f"{url[:200]!r}: is no URL") from None
     return parts._replace(query="&".join(filter(None, (parts.query, urlencode(dict(params)))))).geturl()
 
 
 def _checked_headers(headers: Mapping[str, str]) -> dict[str, str]:
     for name, value in headers.items():
-        if name.lower() in _OURS:
+        if name.lower().replace("_", "-") in _OURS:
             raise Refused(f"header {name!r}: is set by the client")
-        if name.lower() in _OTHER_METHODS:
+        if name.lower().replace("_", "-") in _OTHER_METHODS:
             raise Refused(f"header {name!r}: makes another method of it, which has an operation of its own")
         if not name or not name.isascii() or any(ord(char) <= 32 or char in '():<>@,;\\"/[]?={}' for char in name):
             raise Refused(f"header {name!r}: is no name of one")

@@ -116,14 +116,16 @@ def destination(url: str, options: HttpOptions) -> tuple[str, int, Address]:
     try:
         parts = urlsplit(url)
         port = parts.port
-    except ValueError as error:
-        raise Refused(f"{url[:200]!r}: {error}") from None
+    except ValueError:  # its words can hold a part of a password
+        raise Refused(f"{url[:200]!r}: is no URL") from None
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise Refused(f"{url[:200]!r}: expected a URL with http or https and a host")
     if parts.username is not None or parts.password is not None:
         raise Refused("the URL holds credentials; give them as a header")
     if any(ord(char) <= 32 or ord(char) == 127 or char == "\\" for char in url):
         raise Refused(f"{url[:200]!r}: holds blanks or a backslash")
+    if not url.isascii():
+        raise Refused(f"{url[:200]!r}: has letters that a URL cannot hold; write them as %-codes, and a host's as xn--")
     host = parts.hostname.lower().rstrip(".")
     port = port or (443 if parts.scheme == "https" else 80)
     if not _is_named(host, port, parts.port is None, options.hosts):

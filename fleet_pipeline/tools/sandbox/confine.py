@@ -20,6 +20,7 @@ _VERSION_3 = 0x20080522
 SIGKILL = 9
 # The launcher has five open: its own pipes. All others were closed when it was started.
 _MOST_DESCRIPTORS = 256
+_MOST_SIGNALS = 1_024
 
 
 def become(policy: Policy) -> None:
@@ -52,6 +53,8 @@ def _limit(limits: Limits) -> None:
         resource.RLIMIT_NOFILE: limits.open_files,
         resource.RLIMIT_CORE: 0,
         resource.RLIMIT_MSGQUEUE: 0,
+        # The kernel counts a user's on the whole machine: timers of one program took all 96,000 that root's other programs had.
+        resource.RLIMIT_SIGPENDING: _MOST_SIGNALS,
         resource.RLIMIT_MEMLOCK: 64 * 1_024,
     }
     for name, most in bounds.items():

@@ -3,7 +3,8 @@
 It refuses what Landlock does not cover, and what a test or a compiler never needs. In three ways:
 
 - with EPERM: reaching other processes, sockets, mounts, namespaces, keys, kernel interfaces with a history of escapes;
-- with "not there" (ENOSYS): `clone3`, whose flags a filter cannot see, so that libc falls back to `clone`;
+- with "not there" (ENOSYS): `clone3`, whose flags a filter cannot see, so that libc falls back to `clone`, and calls that are newer
+  than this list;
 - without any effect, but with success: `chmod`, `chown`, `utime`. Landlock does not cover them, so they would reach every file
   that the user owns. `shutil.copy`, `cargo` and `go build` give up if they fail, and need no more than that they do not.
 
@@ -177,6 +178,8 @@ _OWNERS_OF_SOCKETS = (0x8901, 0x8902)  # FIOSETOWN, SIOCSPGRP
 _PRLIMIT64 = (302, 261)
 _SCHED_SETAFFINITY = (203, 122)
 
+_NEWEST = 469  # of the calls that were looked at for this list: `file_setattr`, of Linux 6.17
+
 _ARCHITECTURES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}  # column of the tables, AUDIT_ARCH
 _NAMESPACES = 0x7E020080  # CLONE_NEW{NS,CGROUP,UTS,IPC,USER,PID,NET} and CLONE_NEWTIME
 _TERMINAL_INPUT = (0x5412, 0x541C)  # TIOCSTI, TIOCLINUX: they type for whoever reads the terminal
@@ -203,6 +206,8 @@ def program(machine: str, *, deny_signals: bool, deny_processes: bool = False) -
     ]
     if machine == "x86_64":
         code += [(_AT_LEAST, 0, 1, _X32), (_RETURN, 0, 0, _KILL)]
+
+    code += [(_AT_LEAST, 0, 1, _NEWEST + 1), (_RETURN, 0, 0, _ERRNO | errno.ENOSYS)]
 
     def answer(numbers: Numbers, value: int) -> None:
         for both in numbers.values():
