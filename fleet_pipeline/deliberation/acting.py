@@ -68,11 +68,11 @@ class Change:
     @property
     def tested(self) -> Literal["verified", "broken", "unverified"] | None:
         """What the tests say. Verified: one passes that did not before, and none was broken. None: nothing was changed.
-        What cannot be looked at may have changed anything."""
-        if not self.files_changed:
-            return "unverified" if self.error else None
+        What cannot be looked at, or not whole, may have changed anything."""
         if self.broken:
             return "broken"
+        if not self.files_changed:
+            return "unverified" if self.error or self.cut else None
         return "verified" if self.fixed and not self.error and not self.cut else "unverified"
 
     @classmethod

@@ -12,15 +12,17 @@ verified change is evidence, and no proof.
 from __future__ import annotations
 
 import re
+import stat
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
-from importlib.metadata import entry_points
+from importlib.metadata import entry_points, packages_distributions
 from pathlib import PurePosixPath
 
-from fleet_pipeline.common.errors import FleetError
+from fleet_pipeline.common.errors import FleetError, Refused
 from fleet_pipeline.deliberation.acting import Change
 from fleet_pipeline.tools.audit import Audit, Caller, CallOutcome
 from fleet_pipeline.tools.containers import remove_containers
@@ -35,7 +37,8 @@ _TEST_FILE = re.compile(
     r"(^|/)(test_[^/]*\.py|[^/]*_test\.py|conftest\.py)$"
     r"|(^|/)(tests?|test_?data|fixtures|__snapshots__|snapshots|golden|expected)/"
     # Python may run bytecode in place of the source that is beside it.
-    r"|\.pyc$|(^|/)__pycache__/"
+    r"|\.pyc$|(^|/)__pycache__/",
+    re.IGNORECASE,
 )
 _SETTINGS = frozenset(
     {
@@ -148,7 +151,10 @@ class Bench:
 def change_in(box: Box, base: Base, bench: Bench, path: str) -> Change:
     """What an agent has made of `base` in its workspace. `path` is what pytest is given."""
     remove_containers(box.workspace.place)  # nothing may change while it is looked at
-    made = git.artifacts(box, base.commit)
+    try:
+        made = git.artifacts(box, base.commit)
+    except FleetError as refusal:
+        return _unseen(box, base, bench, path, str(refusal))
     facts = Change(
         commits=made.commits[:MOST_NAMES],
         files_changed=made.files_changed[:MOST_NAMES],
@@ -156,7 +162,7 @@ def change_in(box: Box, base: Base, bench: Bench, path: str) -> Change:
         diff=made.diff,
         cut=made.cut or max(map(len, (made.commits, made.files_changed, made.ignored))) > MOST_NAMES,
     )
-    if not made.files_changed:
+    if not made.files_changed and not facts.cut:
         return facts
     before = base.results(bench, path)
     # What was kept out from the start stays. What is now was in the diff before, or is new: it would be tested and not be there.
@@ -168,7 +174,8 @@ def change_in(box: Box, base: Base, bench: Bench, path: str) -> Change:
         if _is_of_tests(name)
         or name in before.files
         or stands_before(name, lambda module: _is_at_start(base, module) and _is_kept(box, module))
-        or (is_plugin(name) and not (base.workspace.tree_folder / PurePosixPath(name).parts[0]).exists())
+        or (is_plugin(name) and not base.workspace.tree.has(PurePosixPath(name).parts[0]))
+        or (not _is_at_start(base, name) and comes_first(name, before.files, base.workspace.tree.has))
     ]
     edited = [name for name in of_tests if _is_at_start(base, name)]
     added = [name for name in of_tests if name not in edited]
@@ -185,6 +192,13 @@ def change_in(box: Box, base: Base, bench: Bench, path: str) -> Change:
         passed=len(after.passed) if after.cases else None,
         error=before.error or after.error or as_before.error,
     )
+
+
+def _unseen(box: Box, base: Base, bench: Bench, path: str, why: str) -> Change:
+    """Of a change that cannot be looked at, such as one with a hundred repositories in it: never verified, and broken like any other."""
+    before, after = base.results(bench, path), bench.run(box.workspace, base.commit, path)
+    broken = frozenset() if after.error else before.passed - after.passed
+    return Change(cut=True, broken=_names(broken), error=f"the change cannot be looked at: {why}")
 
 
 def _names(tests: frozenset[str]) -> tuple[str, ...]:
@@ -214,6 +228,28 @@ def stands_before(path: str, is_module: Callable[[str], bool]) -> bool:
     return any(is_module(str(module)) for module in modules if str(module) != path)
 
 
+def comes_first(path: str, tests: frozenset[str], is_at_start: Callable[[str], bool]) -> bool:
+    """Whether what is new at `path` would be run with `tests`, files that were there, or be found in place of what they import: the start
+    of a package around them, or a module beside them, or in the tree itself, with the name of another one.
+    """
+    whole = PurePosixPath(path)
+    beside = {PurePosixPath(one).parent for one in tests}
+    if whole.name == "__init__.py" and any(folder.is_relative_to(whole.parent) for folder in beside):
+        return True
+    for folder in beside | {PurePosixPath()}:
+        if whole != folder and whole.is_relative_to(folder):
+            name = whole.relative_to(folder).parts[0].partition(".")[0]
+            is_another = folder != PurePosixPath() and (is_at_start(name) or is_at_start(f"{name}.py"))
+            if is_another or name in sys.stdlib_module_names or name in _installed():
+                return True
+    return False
+
+
+@cache
+def _installed() -> frozenset[str]:
+    return frozenset(packages_distributions())
+
+
 @cache
 def _plugins() -> frozenset[str]:
     """The packages in which plugins of pytest that are installed here are."""
@@ -226,4 +262,7 @@ def _is_kept(box: Box, path: str) -> bool:
 
 
 def _is_at_start(base: Base, path: str) -> bool:
-    return (base.workspace.tree_folder / path).is_file()
+    try:
+        return not stat.S_ISDIR(base.workspace.tree.status(path).st_mode)
+    except Refused:  # also of a name that no file system takes
+        return False

@@ -123,12 +123,7 @@ def test_a_user_who_could_ask_other_hosts_by_an_extension_is_refused(tools: Tool
 
 def test_a_value_that_cannot_be_sent_or_told_fails_its_call_alone(tools: Toolbox) -> None:
     deep = "select (repeat('[', 5000) || repeat(']', 5000))::json"
-    for text, params in (
-        ("select %s", ["\ud800"]),
-        ("select '\ud800'", []),
-        (deep, []),
-        (f"select '{'9' * 5_000}'::json", []),
-    ):
+    for text, params in (("select %s", ["\ud800"]), (deep, []), (f"select '{'9' * 5_000}'::json", [])):
         result = query(tools, text, "frozen", params=params)
         assert (result.outcome, result.error[:11]) == ("failed", "postgresql:"), result
 

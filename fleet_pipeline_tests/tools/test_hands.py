@@ -11,6 +11,7 @@ from fleet_pipeline.deliberation.acting import Change
 from fleet_pipeline.deliberation.exchange import Action, Done, Place
 from fleet_pipeline.deliberation.task import ToolUse
 from fleet_pipeline.tools.audit import Audit, read_calls
+from fleet_pipeline.tools.change import comes_first, is_plugin, stands_before, steers
 from fleet_pipeline.tools.hands import Hands, allowed_source
 from fleet_pipeline.tools.options import ToolOptions
 from fleet_pipeline.tools.workspace import Workspace
@@ -121,9 +122,7 @@ DECEIVES = "import app\napp.one = lambda: 1\napp.two = lambda: 2\n"
 BREAKS_ONE = ("files.write_file", {"path": "app.py", "content": ONE.replace("1", "7") + TWO})
 
 
-@pytest.mark.parametrize(
-    ("files", "calls"),
-    [
+DECEIT = [
         ({}, [("files.delete_file", {"path": "app.py"}), ("git.add", {}), ("files.write_file", {"path": ".gitignore", "content": "app.py\n"}),
               ("files.write_file", {"path": "app.py", "content": ONE + TWO.replace("3", "2")})]),
         ({"test_app.py": IN_CLASSES}, [BREAKS_ONE, NEW]),
@@ -145,12 +144,32 @@ BREAKS_ONE = ("files.write_file", {"path": "app.py", "content": ONE.replace("1",
         (HELPED, [BREAKS_ONE, ("files.write_file", {"path": "tests/app.py", "content": ONE + TWO.replace("3", "2")})]),
         (HELPED, [("files.write_file", {"path": "tests/__init__.py", "content": ""}),
                   ("files.write_file", {"path": "helpers.py", "content": "def one():\n    return 1\n\n\ndef two():\n    return 2\n"})]),
+        ({"sub/pytest.ini": "[pytest]\npython_files = check_*.py\npythonpath = ..\n", "sub/check_app.py": BOTH, "test_app.py": ""},
+         [("files.write_file", {"path": "sub/check_app.py", "content": "def test_one():\n    pass\n\n\ndef test_two():\n    pass\n"})]),
+        ({"test_app.py": BOTH.replace("import app", "import app\nfrom statistics import mean").replace("== 1", "== mean([1])")},
+         [BREAKS_ONE, NEW, ("files.write_file", {"path": "statistics.py", "content": "def mean(values):\n    return 7\n"})]),
         ({}, [BREAKS_ONE, ("files.write_file", {"path": "test_app_more.py", "content": "import app\napp.one = lambda: 1\napp.two = lambda: 2\n"})]),
-    ],
-    ids=["kept out by .gitignore after it was deleted", "two tests of one name", "tests after a failure", "a report that is too large", "a plugin", "what tests compare with",
+    ]  # fmt: skip
+NAMES = ["kept out by .gitignore after it was deleted", "two tests of one name", "tests after a failure", "a report that is too large", "a plugin", "what tests compare with",
          "a plugin in capitals", "a module named as a plugin", "a package over conftest", "a package over a module that helps",
-         "a package over a helper", "a module before the code", "a helper from elsewhere", "a new test that changes the code"],
-)  # fmt: skip
+         "a package over a helper", "a module before the code", "a helper from elsewhere",
+         "a root of pytest's below the tree", "a module over the library's", "a new test that changes the code"]  # fmt: skip
+# Each runs pytest three times, so the others are part of `make test-all`; names and places are looked at below.
+QUICK = {
+    "kept out by .gitignore after it was deleted",
+    "a plugin",
+    "what tests compare with",
+    "a new test that changes the code",
+}
+
+
+@pytest.mark.parametrize(
+    ("files", "calls"),
+    [
+        pytest.param(*case, id=name, marks=[] if name in QUICK else pytest.mark.slow)
+        for name, case in zip(NAMES, DECEIT, strict=True)
+    ],
+)
 def test_a_change_that_breaks_something_is_never_verified(
     hands: Hands, source: Path, files: dict[str, str], calls: list[tuple[str, dict]]
 ) -> None:
@@ -163,6 +182,55 @@ def test_a_change_that_breaks_something_is_never_verified(
         assert done.ok, done.error
     change = Change.of(do(hands, Action("look", own)).facts)
     assert change.tested in ("broken", "unverified"), change
+
+
+TESTS = frozenset({"test_app.py", "t/unit/test_one.py"})
+AT_START = frozenset({"app", "test_app.py", "core.py", "t", "t/unit", "t/unit/test_one.py"})
+
+
+@pytest.mark.parametrize(
+    ("path", "comes"),
+    [("t/unit/__init__.py", True), ("t/__init__.py", True), ("__init__.py", True), ("app/__init__.py", False), ("t/unit/core.py", True),
+     ("t/unit/core/x.py", True), ("t/unit/app.cpython-311-x86_64-linux-gnu.so", True), ("t/core.py", False), ("other/core.py", False),
+     ("statistics.py", True), ("statistics/__init__.py", True), ("t/unit/json.py", True), ("numpy.py", True), ("app/statistics.py", False),
+     ("other.py", False), ("t/unit/helper.py", False), ("t/unit", False)],
+)  # fmt: skip
+def test_what_comes_before_the_code_when_old_tests_are_run_is_known_by_its_place_and_name(path: str, comes: bool) -> None:  # fmt: skip
+    assert comes_first(path, TESTS, AT_START.__contains__) is comes
+
+
+@pytest.mark.parametrize(
+    ("path", "is_known"),
+    [("core/__init__.py", True), ("core.cpython-311-x86_64-linux-gnu.so", True), ("t/unit/test_one/x.py", True), ("t/core.py", False), ("app.py", False)],
+)  # fmt: skip
+def test_what_python_takes_in_place_of_a_module_beside_it_is_known(path: str, is_known: bool) -> None:
+    assert stands_before(path, AT_START.__contains__) is is_known
+
+
+def test_settings_of_pytest_and_plugins_are_known_by_their_names() -> None:
+    assert all(map(steers, ("pytest.ini", "t/CONFTEST.py", "evil-1.0.DIST-INFO/entry_points.txt", "a/setup.cfg")))
+    assert not any(map(steers, ("app.py", "t/pytest_ini.py")))
+    assert is_plugin("_hypothesis_pytestplugin.py")
+    assert is_plugin("xdist/plugin.py")
+    assert not is_plugin("app.py")
+
+
+def test_what_keeps_a_change_from_being_looked_at_does_not_hide_that_it_is_broken(hands: Hands, source: Path) -> None:
+    """It was unverified then, which ranks above broken."""
+    own = place(source)
+    hides = "import os\nfor n in range(101): os.makedirs(f'r{n}/.git')\nos.mkfifo('.gitignore')\n\n\ndef test_new():\n    pass\n"
+    for number, (tool, arguments) in enumerate(
+        [("files.write_file", {"path": "x" * 255, "content": ""}), ("files.write_file", {"path": "app.py", "content": "def one():\n    return 2\n"}),
+         ("files.write_file", {"path": "test_new.py", "content": hides}), ("tests.pytest", {"path": "test_new.py"})]
+    ):  # fmt: skip
+        assert do(hands, Action(str(number), own, tool, arguments)).ok
+    change = Change.of(do(hands, Action("look", own)).facts)
+    assert (change.tested, change.cut) == ("broken", True)
+    assert "101 folders are repositories" in change.error
+    for number in range(101):
+        done = do(hands, Action(f"d{number}", own, "files.delete_file", {"path": f"r{number}", "recursive": True}))
+        assert done.ok, done.error
+    assert Change.of(do(hands, Action("again", own)).facts).broken == ("test_app.py::test_one",)
 
 
 def test_a_workspace_that_cannot_be_removed_ends_no_run(hands: Hands, source: Path, monkeypatch, caplog) -> None:

@@ -7,6 +7,7 @@ user's configuration are off; `origin` is the repository as it was when the work
 
 import re
 import shutil
+import stat
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -183,6 +184,7 @@ def artifacts(box: Box, base: str = BASE) -> Artifacts:
 
     `base` is the commit that the workspace started from. The reference of that name lies where the agent's own git can write.
     """
+    _remove_special(box)
     nested = _nested(box)
     if len(nested) > _MOST_NESTED:
         raise Refused(f"{len(nested)} folders are repositories of their own; at most {_MOST_NESTED} are looked at")
@@ -204,6 +206,14 @@ def artifacts(box: Box, base: str = BASE) -> Artifacts:
         _text(diff),
         bool(nested) or _closed(box) or any(one.cut or not one.ok for one in (added, commits, names, left, diff, raw)),
     )
+
+
+def _remove_special(box: Box) -> None:
+    """Pipes, sockets and devices, which git does not keep. It waits for what is written into a pipe that is called `.gitignore`."""
+    for folder, _, found in box.workspace.tree.walk():
+        for name, status in found:
+            if stat.S_IFMT(status.st_mode) not in (stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK):
+                box.workspace.tree.remove(f"{folder}/{name}")
 
 
 def ignored(box: Box) -> tuple[str, ...]:

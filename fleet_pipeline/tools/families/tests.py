@@ -65,7 +65,8 @@ def run_pytest(
             f"--junit-xml={report}",
             *marked,
         ),
-        *("-o", "junit_family=xunit1"),  # which tells a test's file
+        # Which tells a test's file, as a path of the tree: pytest takes a folder with settings of its own for the root.
+        *("-o", "junit_family=xunit1", "--rootdir=."),
         *(["--continue-on-collection-errors", "--maxfail=0"] if whole else []),
         *(["-v"] if verbose else ["-q"]),
         *("--", path),
