@@ -28,14 +28,14 @@ ui: setup ## Open the Dagster UI on what has been run, at http://localhost:3000
 	@$(if $(filter file,$(origin MODEL)),,FLEET_ENGINE__MODEL=$(MODEL)) DAGSTER_HOME=$$(.venv/bin/fleet home) \
 		PATH="$(CURDIR)/.venv/bin:$$PATH" dagster dev --workspace workspace.yaml --port $(PORT)
 
-test: setup lint browser ## Run every check: lint, types, tests (two at a time, one engine at a time)
-	@.venv/bin/python -m pytest -n 2 --dist loadfile -m "not slow"
+test: setup lint browser ## Run every check: lint, types, tests (three at a time, because many wait; one engine at a time)
+	@.venv/bin/python -m pytest -n 3 --dist loadfile -m "not slow"
 
 test-unit: setup ## Run the tests that need neither Dagster nor vLLM nor a broker: about a minute
 	@.venv/bin/python -m pytest -n 2 --dist loadfile -m unit
 
 test-all: setup lint browser ## Run the slow tests as well: five minutes more
-	@.venv/bin/python -m pytest -n 2 --dist loadfile
+	@.venv/bin/python -m pytest -n 3 --dist loadfile
 
 test-k8s: setup ## Run what concerns Kubernetes, with the images where mmdebstrap, buildah and podman are: about ten minutes
 	@.venv/bin/python -m pytest fleet_pipeline_tests/test_manifests.py fleet_pipeline_tests/test_official_chart.py \

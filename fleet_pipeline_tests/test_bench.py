@@ -19,6 +19,7 @@ def bench(out: Path, *names: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_every_figure_is_in_the_table_and_in_the_json(tmp_path: Path) -> None:
     names = ["engine", "overhead", "event_log", "scoring", "commands"]  # the others start the same engine again
     done = bench(tmp_path / "bench", *names)

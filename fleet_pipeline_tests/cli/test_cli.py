@@ -276,7 +276,6 @@ def test_prune_shows_what_is_old_and_removes_it_only_when_told_to(ran, tmp_path:
     assert fleet(folder, "prune", "--older-than", "soon").returncode == 2
 
 
-@pytest.mark.timeout(200)
 def test_a_run_that_is_told_to_end_does_so_keeps_what_finished_and_can_go_on(tmp_path: Path, random_model: str) -> None:
     """SIGTERM, as an evicted pod gets it, while real vLLM generates in a process of its own."""
     tasks = [{"task_id": f"t{n}", "description": "Design a rate limiter", "rounds": 2} for n in range(150)]

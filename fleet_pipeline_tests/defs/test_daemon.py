@@ -27,7 +27,6 @@ def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]
         yield found
 
 
-@pytest.mark.timeout(600)
 def test_a_selection_is_launched_and_the_failed_and_missing_ones_are_backfilled_alone(deployment: Deployment) -> None:
     deployment.storage.mkdir(exist_ok=True)
     (deployment.storage / "FAIL").touch()
@@ -54,7 +53,6 @@ def test_a_selection_is_launched_and_the_failed_and_missing_ones_are_backfilled_
     )
 
 
-@pytest.mark.timeout(600)
 def test_what_is_submitted_is_run_and_announced(deployment: Deployment) -> None:
     with Client(deployment.nats_url) as fleet:
         submitted = fleet.submit_all([{"task_id": f"r{n}", "description": "do"} for n in range(5)])
@@ -82,7 +80,6 @@ def status(deployment: Deployment, run_id: str) -> str:
     return deployment.run(run_id).status.value
 
 
-@pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", ["SIGKILL", "SIGTERM"])
 def test_a_run_whose_process_is_killed_or_evicted_goes_on_by_itself(slow: Deployment, name: str) -> None:
     (key,) = slow.add(**{name.lower(): "do"})
@@ -95,7 +92,6 @@ def test_a_run_whose_process_is_killed_or_evicted_goes_on_by_itself(slow: Deploy
     assert [run.tags["dagster/retry_number"] for run in again] == ["1"]
 
 
-@pytest.mark.timeout(600)
 def test_a_run_that_is_cancelled_in_the_ui_ends_with_what_it_has_said_and_leaves_no_process(slow: Deployment) -> None:
     # 51 answers: long enough for a loaded machine to cancel it in the midst.
     (key,) = TaskStore(Store(str(slow.storage)), BUILT_IN_ROLES).put(a_task("cancelled", rounds=8))
@@ -122,7 +118,6 @@ def test_a_run_that_is_cancelled_in_the_ui_ends_with_what_it_has_said_and_leaves
     assert seen.run_id == run_id
 
 
-@pytest.mark.timeout(600)
 def test_a_run_that_takes_longer_than_it_may_is_ended(slow: Deployment) -> None:
     store = Store(str(slow.storage))  # 64 seats: long enough for the daemon, which looks every 15 s
     (key,) = TaskStore(store, BUILT_IN_ROLES).put(a_task("long", num_agents=64))

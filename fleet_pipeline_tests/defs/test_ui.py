@@ -41,7 +41,7 @@ ops:
       rubric: [Cost of the caches, Behaviour when a node is lost]
 """
 
-pytestmark = [pytest.mark.timeout(600), pytest.mark.daemon, pytest.mark.browser]
+pytestmark = [pytest.mark.daemon, pytest.mark.browser]
 
 
 @pytest.fixture(scope="module")

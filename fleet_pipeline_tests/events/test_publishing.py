@@ -387,7 +387,6 @@ def test_a_thousand_events_are_under_way_at_once_and_all_acknowledged(nats_url: 
     assert len(send(nats_url, many).duplicates) == 1_000
 
 
-@pytest.mark.timeout(30)
 def test_no_broker_is_an_error_that_names_the_place_without_its_password() -> None:
     with embedded_server() as url:
         gone = url

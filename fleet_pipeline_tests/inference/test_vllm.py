@@ -247,8 +247,7 @@ for turn in ("one", "two"):
 """
 
 
-@pytest.mark.timeout(200)
-@pytest.mark.parametrize("in_process", ["0", "1"])
+@pytest.mark.parametrize("in_process", ["0", pytest.param("1", marks=pytest.mark.slow)])
 def test_engines_follow_one_another_and_leave_no_process_behind(random_model: str, in_process: str) -> None:
     """Both of vLLM's modes: all in this process, as on CPU, and with an engine process, as on GPUs.
     The second engine is left in the middle of its work."""
@@ -297,7 +296,6 @@ print("RESULT", [p.cmdline() for p in living()])
 """
 
 
-@pytest.mark.timeout(200)
 def test_an_engine_process_that_is_killed_is_started_again_and_one_that_hangs_holds_up_no_deadline(
     random_model: str,
 ) -> None:

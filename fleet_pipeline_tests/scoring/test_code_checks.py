@@ -238,7 +238,6 @@ def test_policy_leaves_alone(text: str) -> None:
     assert [one.check for one in check_code(text) if not one.passed] == []
 
 
-@pytest.mark.timeout(60)
 @pytest.mark.parametrize(
     ("language", "code"),
     [

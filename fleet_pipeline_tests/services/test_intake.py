@@ -239,7 +239,6 @@ def test_poison_is_kept_with_its_reason_and_its_neighbours_go_on(intakes: Intake
     assert len(intakes.poison()) == 3
 
 
-@pytest.mark.timeout(300)
 def test_ten_thousand_hostile_messages_end_in_the_poison_stream_each_with_a_reason(intakes: Intakes) -> None:
     chance = random.Random(0)
     messages = [hostile(chance) for _ in range(10_000)]

@@ -136,6 +136,7 @@ def test_no_two_tokens_are_alike_where_tokens_are_compared() -> None:
     assert likeness.max() < 0.34
 
 
+@pytest.mark.slow
 def test_training_leaves_alone_what_the_hand_set_heads_look_for(
     tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
 ) -> None:
