@@ -44,7 +44,7 @@ def by_hand(
         audit = Audit(audit_folder(options))
         box = Box(workspace, Sandbox.find(options.toolchains), options, read_only)
         try:
-            with connected(box) as servers:
+            with connected(box, role) as servers:
                 yield Toolbox(box, audit, role, servers)
         finally:
             audit.close()
@@ -60,7 +60,7 @@ def scratch(options: ToolOptions, role: str | None, read_only: bool) -> Iterator
         closing(Audit(Path(name) / AUDIT)) as audit,
     ):
         box = Box(workspace, Sandbox.find(options.toolchains), options, read_only)
-        with connected(box) as servers:
+        with connected(box, role) as servers:
             yield Toolbox(box, audit, role, servers)
 
 

@@ -245,7 +245,7 @@ class Hands:
                 self.workspaces.copy(_name(self._own, *key), base.workspace, self.options.workspace_mib * _MIB)
             )
             box = Box(workspace, self.sandbox, self.options, self._use_of(place).read_only)
-            servers = stack.enter_context(connected(box))
+            servers = stack.enter_context(connected(box, place.role))
             desk = _Desk(workspace, base, Toolbox(box, self.audit, place.role, servers, self._caller(place)), stack)
             again = [call for call in action.before if self._can_have_changed(desk, call.tool)]
             for call in again:

@@ -51,11 +51,15 @@ class ServedOperation(Operation):
 
 
 @contextmanager
-def connected(box: Box) -> Iterator[dict[str, Family]]:
-    """The families of all servers that the settings name. One that does not answer is there, and says why it cannot be called."""
+def connected(box: Box, role: str | None = None) -> Iterator[dict[str, Family]]:
+    """The families of the servers that the settings name, for a role those that it may call. One that does not answer is there, and says why
+    it cannot be called.
+    """
     with ExitStack() as stack:
         families = {}
         for name, options in box.options.mcp.items():
+            if role is not None and name not in box.options.families_of(role):
+                continue
             try:
                 families[name] = stack.enter_context(_connected(name, options, box))
             except (Refused, SandboxUnavailable) as error:

@@ -86,6 +86,13 @@ def test_a_server_s_tools_are_a_family_in_the_sandbox_with_its_calls_in_the_audi
     world.unharmed(peeked.output, peeked.error)  # its daemon has ended as well
 
 
+def test_a_server_is_not_started_for_a_role_that_may_not_call_it(world: World) -> None:
+    own = box(world, options(command=["touch", "started"]))
+    with connected(own, "QA") as servers:
+        assert servers == {}
+    assert not (world.workspace.tree_folder / "started").exists()
+
+
 def test_a_server_where_nothing_may_be_changed_offers_what_only_reads(world: World) -> None:
     own = box(world, options(), read_only=True)
     with connected(own) as servers:
