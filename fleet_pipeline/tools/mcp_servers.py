@@ -10,6 +10,7 @@ One with a URL runs elsewhere, outside of this sandbox: naming it in the setting
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import threading
 from collections.abc import Iterator, Mapping
@@ -25,6 +26,7 @@ from fleet_pipeline.tools.operation import Box, Family, Function, Operation, Out
 from fleet_pipeline.tools.options import McpOptions
 from fleet_pipeline.tools.sandbox.sandbox import launch
 
+_log = logging.getLogger(__name__)
 _MOST_TOOLS = 200
 # For a connection to end. A server may never answer a farewell: it is left to itself then, with its thread.
 _CLOSES_SECONDS = 10.0
@@ -188,6 +190,8 @@ class _Connection:
         if self._stop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._stop.set)
         self._thread.join(_CLOSES_SECONDS)
+        if self._thread.is_alive():
+            _log.warning("the MCP server %s does not end, and is left to itself", self.name)
 
 
 async def _unchecked(name: str, result: Any) -> None:

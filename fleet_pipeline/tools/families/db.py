@@ -134,7 +134,6 @@ def _ended_after(link: Any, url: str, seconds: float) -> Iterator[None]:
                 own.shutdown(socket.SHUT_RDWR)
 
     pid = link.info.backend_pid
-
     ended = threading.Event()
     timer = threading.Timer(seconds, end)
     timer.daemon = True
