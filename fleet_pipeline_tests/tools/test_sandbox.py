@@ -351,6 +351,15 @@ def test_calls_that_are_newer_than_the_filter_are_not_there(machine: str, archit
         assert answer_of(code, number, architecture) == 0x50000 | errno.ENOSYS, number
 
 
+def test_children_that_end_faster_than_they_are_counted_do_not_keep_the_launcher_from_its_bounds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """There was always one more that had ended, so no bound was looked at, and all numbers of processes of the machine were used up."""
+    monkeypatch.setattr(os, "waitpid", lambda *_: (4_711, 0))
+    assert launcher_module._reap(12) is None
+    assert launcher_module._reap(4_711) == 0
+
+
 def test_a_program_leaves_signals_to_the_other_programs_of_its_user(place: Path) -> None:
     """Its timers took all that a user may have pending on the machine, and nobody else got one."""
     code = """

@@ -161,7 +161,7 @@ _SIGNALS: Numbers = {
     "rt_tgsigqueueinfo": (297, 240),
 }
 _FORKS: Numbers = {"fork": (57, None), "vfork": (58, None)}
-_CLONE_THREAD, _CLONE_FILES = 0x00010000, 0x00000400
+_CLONE_THREAD, _CLONE_FILES, _CLONE_PARENT = 0x00010000, 0x00000400, 0x00008000
 _CLOSE_RANGE, _CLOSE_RANGE_UNSHARE = (436, 436), 2
 _PRCTL, _SET_DUMPABLE = (157, 167), 4
 _CLONE3 = (435, 435)
@@ -233,6 +233,8 @@ def program(machine: str, *, deny_signals: bool, deny_processes: bool = False) -
         answer(_FORKS, errno.EPERM)
         when(_CLONE[column], _argument(0), (_ANY_BIT, 1, 0, _CLONE_THREAD), refuse)
     when(_CLONE[column], _argument(0), (_ANY_BIT, 0, 1, _NAMESPACES), refuse)
+    # Its children would be the launcher's: while there was always one that had ended, no bound was looked at.
+    when(_CLONE[column], _argument(0), (_ANY_BIT, 0, 1, _CLONE_PARENT), refuse)
     # A thread with descriptors of its own, or a process that hides them, could hold files and sockets that the launcher cannot see.
     when(_CLONE[column], _argument(0), (_ANY_BIT, 0, 2, _CLONE_THREAD), (_ANY_BIT, 1, 0, _CLONE_FILES), refuse)
     when(_CLOSE_RANGE[column], _argument(2), (_ANY_BIT, 0, 1, _CLOSE_RANGE_UNSHARE), refuse)
