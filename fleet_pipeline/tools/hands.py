@@ -133,9 +133,9 @@ class Hands:
     def abort(self, request_ids: Sequence[str]) -> None:
         with self._lock:
             self._given_up.update(request_ids)
-            threads = [self._at_work[one] for one in request_ids if one in self._at_work]
-        for thread in threads:
-            end_program_of(thread)
+            for one in request_ids:
+                if one in self._at_work:  # under the lock: afterwards the thread may be at another agent's
+                    end_program_of(self._at_work[one])
 
     def is_seated(self, deliberation_id: str, agent_id: str) -> bool:
         """Whether the agent has a workspace now."""

@@ -299,6 +299,8 @@ def serve(pipe: Connection) -> None:
 
 if __name__ == "__main__":
     os.nice(_NICE)
+    with contextlib.suppress(OSError):  # as a session as well, where the kernel shares the processor among them
+        Path("/proc/self/autogroup").write_text(str(_NICE))
     # A look at folders in folders holds one descriptor for each, and several are under way.
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     with contextlib.suppress(OSError, ValueError):

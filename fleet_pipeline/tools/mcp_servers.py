@@ -112,7 +112,7 @@ def _target(options: McpOptions, box: Box) -> Any:
     own = box.workspace
     writable = [own.home] if box.read_only else [own.tree_folder, own.home]
     try:
-        box.make_room()
+        box.make_ready()
         limits = box.limits()._replace(seconds=2 * options.seconds + _CLOSES_SECONDS)  # to start, and to answer
         policy = box.sandbox.policy(options.command, own.tree_folder, writable, limits, [own.tree_folder], own.home)
     except FileNotFoundError as error:

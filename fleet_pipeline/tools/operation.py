@@ -11,9 +11,10 @@ and from its docstring what a model is told of it.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
@@ -23,7 +24,6 @@ from fleet_pipeline.common.validation import describe
 from fleet_pipeline.tools.options import ToolOptions
 from fleet_pipeline.tools.sandbox.policy import Limits
 from fleet_pipeline.tools.sandbox.sandbox import Outcome, Sandbox
-from fleet_pipeline.tools.tree import remove_tree
 from fleet_pipeline.tools.workspace import Workspace
 
 
@@ -61,25 +61,33 @@ class Box:
             output_bytes=most.output_kib * 1_024,
         )
 
-    def make_room(self, *, with_repository: bool = False) -> None:
-        """Before a program starts that may write. Raises `Refused`."""
+    def make_ready(self, *, with_repository: bool = False) -> None:
+        """Before each program that may write somewhere. Raises `Refused` where there is too much already."""
+        if self.read_only:
+            # What an earlier call has left there, such as settings of a runner, or a second name of a file of the tree, must not serve
+            # this one.
+            self.workspace.empty_home()
         self.workspace.make_room(self.options.limits.disk_mib * 2**20, with_repository=with_repository)
 
-    def execute(self, *command: str, folder: str = ".", seconds: float | None = None, **environment: str) -> Outcome:
+    def execute(
+        self,
+        *command: str,
+        folder: str = ".",
+        seconds: float | None = None,
+        readable: Sequence[Path] = (),
+        **environment: str,
+    ) -> Outcome:
         """Run a program on the tree. In read-only mode it can change nothing but its own HOME.
 
         Raises `Refused` for a program that is not there, and `SandboxUnavailable`.
         """
         own = self.workspace
         at = own.tree.folder_of(folder)
-        self.make_room()
-        if self.read_only:  # what an earlier call has left there, such as settings of a runner, must not steer this one
-            remove_tree(own.home)
-            own.home.mkdir(mode=0o700)
+        self.make_ready()
         writable = [own.home] if self.read_only else [own.tree_folder, own.home]
         try:
             policy = self.sandbox.policy(
-                *(command, at, writable, self.limits(seconds), [own.tree_folder], own.home),
+                *(command, at, writable, self.limits(seconds), [own.tree_folder, *readable], own.home),
                 environment={"PYTHONNOUSERSITE": "1"} | environment,
             )
         except FileNotFoundError as error:

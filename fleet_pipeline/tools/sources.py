@@ -226,9 +226,12 @@ def size_of(place: Path) -> int:
     try:
         with Tree(place) as tree:
             return sum(
-                max(status.st_size if stat.S_ISREG(status.st_mode) else 0, status.st_blocks * 512, BLOCK_BYTES)
-                for _, _, found in tree.walk()
-                for _, status in found
+                max(
+                    one.status.st_size if stat.S_ISREG(one.status.st_mode) else 0,
+                    one.status.st_blocks * 512,
+                    BLOCK_BYTES,
+                )
+                for one in tree.walk()
             )
     except OSError:
         return UNKNOWN
@@ -281,10 +284,9 @@ def _check_repository(folder: Path) -> None:
         if (folder / path).exists():
             raise InvalidInput(f"workspace: {folder / path} leads to another repository; clone it whole")
     with Tree(folder) as tree:
-        for here, _, found in tree.walk():
-            for name, status in found:
-                if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
-                    raise InvalidInput(f"workspace: {folder / here / name} is neither a file nor a folder")
+        for one in tree.walk():
+            if not (stat.S_ISREG(one.status.st_mode) or stat.S_ISDIR(one.status.st_mode)):
+                raise InvalidInput(f"workspace: {folder / one.folder / one.name} is neither a file nor a folder")
 
 
 def copy(source: Path, target: Path, *, link: bool = False, most_bytes: int = 0, without: Sequence[str] = ()) -> None:
@@ -302,24 +304,23 @@ def copy(source: Path, target: Path, *, link: bool = False, most_bytes: int = 0,
             raise InvalidInput(f"workspace: {source} has more than {most_bytes:,} bytes")
 
     with Tree(source) as tree:
-        for folder, descriptor, found in tree.walk(without):
-            here = target / folder
-            for name, status in found:
-                kind = stat.S_IFMT(status.st_mode)
-                if kind not in (stat.S_IFDIR, stat.S_IFLNK, stat.S_IFREG):
-                    continue
-                take(status.st_size if kind == stat.S_IFREG else 0)
-                with suppress(FileNotFoundError):  # removed meanwhile
-                    if kind == stat.S_IFDIR:
-                        (here / name).mkdir(mode=0o700)
-                    elif kind == stat.S_IFLNK:
-                        os.symlink(os.readlink(name, dir_fd=descriptor), here / name)
-                    else:
-                        if link and "objects" in PurePath(folder).parts:
-                            with suppress(OSError):
-                                os.link(name, here / name, src_dir_fd=descriptor, follow_symlinks=False)
-                                continue
-                        _copy_file(name, descriptor, here / name, status.st_size)
+        for folder, descriptor, name, status in tree.walk(without):
+            own = target / folder / name
+            kind = stat.S_IFMT(status.st_mode)
+            if kind not in (stat.S_IFDIR, stat.S_IFLNK, stat.S_IFREG):
+                continue
+            take(status.st_size if kind == stat.S_IFREG else 0)
+            with suppress(FileNotFoundError):  # removed meanwhile
+                if kind == stat.S_IFDIR:
+                    own.mkdir(mode=0o700)
+                elif kind == stat.S_IFLNK:
+                    os.symlink(os.readlink(name, dir_fd=descriptor), own)
+                else:
+                    if link and PurePath(folder).parts[:1] == ("objects",):
+                        with suppress(OSError):
+                            os.link(name, own, src_dir_fd=descriptor, follow_symlinks=False)
+                            continue
+                    _copy_file(name, descriptor, own, status.st_size)
 
 
 _FICLONE = 0x40049409

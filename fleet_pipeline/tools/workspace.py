@@ -4,6 +4,7 @@
                   tree/     the files that operations and programs see and change
                   git/      the repository: outside of the tree, so that neither its hooks nor its configuration can be written
                   home/     HOME and TMPDIR of programs
+                  pytest.ini without anything in it, so that no settings of folders above are looked for
 
 A task's source is fetched once, and copied for each agent. Objects of git never change, so they are linked. Attributes and
 modules of the tree have no effect: no filter is configured, and modules are never fetched.
@@ -42,6 +43,9 @@ class Workspace:
     def __init__(self, place: Path, lock: int, *, keep: bool = False) -> None:
         self.place = place
         self.tree_folder, self.git_folder, self.home = place / "tree", place / "git", place / "home"
+        # Where the tree has none pytest looks for them in all folders above, may read none of those, and breaks.
+        self.no_settings = place / "pytest.ini"
+        self.no_settings.touch()
         self.tree = Tree(self.tree_folder)
         self._keep = keep
         self._lock = lock
@@ -75,8 +79,11 @@ class Workspace:
                 f"the workspace has more than {most:,} bytes (tools.limits.disk_mib), or folders that cannot be looked into; remove them"
             )
         if size + _size_of(self.home) > most:
-            remove_tree(self.home)
-            self.home.mkdir(mode=0o700)
+            self.empty_home()
+
+    def empty_home(self) -> None:
+        remove_tree(self.home)
+        self.home.mkdir(mode=0o700)
 
     def __enter__(self) -> Self:
         return self

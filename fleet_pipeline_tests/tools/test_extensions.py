@@ -198,15 +198,19 @@ def test_the_tools_are_offered_to_any_client_of_the_protocol(tmp_path: Path) -> 
 
     async def talk() -> tuple[set[str], Any, Any, Any]:
         async with Client(target) as client:
-            names = {tool.name for tool in (await client.list_tools()).tools}
+            tools = (await client.list_tools()).tools
+            marked.update(tool.name for tool in tools if tool.annotations and tool.annotations.read_only_hint)
             return (
-                names,
+                {tool.name for tool in tools},
                 await client.call_tool("files.read_file", {"path": "a.txt"}),
                 await client.call_tool("files.read_file", {"path": "../x"}),
                 await client.call_tool("http.get", {"url": "http://x/"}),
             )
 
+    marked: set[str] = set()
     names, read, refused, others = asyncio.run(talk())
+    assert {"files.read_file", "git.log"} <= marked
+    assert not marked & {"files.write_file", "git.branch", "tests.pytest"}, "clients may let these through without asking"
     assert {"files.read_file", "git.commit", "tests.pytest"} <= names
     assert not [name for name in names if name.startswith(("http.", "db.", "docker."))]
     assert (read.is_error, read.content[0].text) == (False, "content of a")

@@ -375,6 +375,30 @@ def test_settings_that_a_program_leaves_in_its_home_do_not_steer_a_call_that_may
     assert not (world.workspace.home / ".npmrc").exists()
 
 
+def test_a_second_name_in_home_of_a_file_is_no_way_to_change_it_where_nothing_may_be_changed(world: World) -> None:
+    world.call("db.sqlite_query", path="data.db", query="create table t(a)")
+    reading = Toolbox(Box(world.workspace, world.box.sandbox, world.box.options, read_only=True), world.audit)
+    for name in ("l", "l?mode=rw&y"):
+        assert world.run(f"import os; os.link('data.db', os.environ['HOME'] + {'/' + name!r})").ok
+        world.run(f"import os; os.symlink('../home/' + {name!r}, {name!r})")
+        before = (world.workspace.tree_folder / "data.db").read_bytes()
+        reading.call("db.sqlite_query", {"path": name, "query": "insert into t values (1)"})
+        assert (world.workspace.tree_folder / "data.db").read_bytes() == before
+    assert reading.call("git.status", {}).ok
+    assert list(world.workspace.home.iterdir()) == []
+
+
+def test_settings_of_pytest_above_the_workspaces_do_not_keep_tests_from_being_run(world: World) -> None:
+    """Workspaces lie in the project's own `.fleet`: its pyproject.toml was found, and could not be read."""
+    for name in ("pyproject.toml", "pytest.ini"):
+        (world.root / name).write_text(
+            "[pytest]\naddopts = --no-such-option\n[tool.pytest.ini_options]\naddopts = '--no-such-option'\n"
+        )
+    assert world.call("tests.pytest").facts["passed"] == 1
+    world.workspace.tree.write("pytest.ini", b"[pytest]\npython_files = check_*.py\n")  # one's own counts
+    assert world.call("tests.pytest").facts["tests"] == 0
+
+
 def test_a_long_output_is_cut_before_it_is_made_printable(world: World) -> None:
     world.workspace.tree.write("long", b"\x01" * 9_000_000)
     result = world.call("files.read_file", path="long")

@@ -18,6 +18,7 @@ import pytest
 from fleet_pipeline.common.errors import SandboxUnavailable
 from fleet_pipeline.tools.sandbox import landlock, launcher as launcher_module, sandbox as sandbox_module, seccomp
 from fleet_pipeline.tools.sandbox.policy import Limits
+from fleet_pipeline.tools.sandbox.processes import descendants
 from fleet_pipeline.tools.sandbox.sandbox import Outcome, Sandbox, launch
 from fleet_pipeline.tools.tree import remove_tree
 from fleet_pipeline_tests.support.tool_world import World, processes_in, python_for_others
@@ -347,6 +348,7 @@ def test_calls_that_are_newer_than_the_filter_are_not_there(machine: str, archit
     code = seccomp.program(machine, deny_signals=False)
     assert answer_of(code, own_number, architecture) == 0x7FFF0000
     assert answer_of(code, 101 if machine == "x86_64" else 117, architecture) == 0x50000 | errno.EPERM
+    assert answer_of(code, 447, architecture) == 0x50000 | errno.EPERM  # secret memory
     for number in (470, 471, 600, 2**29):
         assert answer_of(code, number, architecture) == 0x50000 | errno.ENOSYS, number
 
@@ -358,6 +360,33 @@ def test_children_that_end_faster_than_they_are_counted_do_not_keep_the_launcher
     monkeypatch.setattr(os, "waitpid", lambda *_: (4_711, 0))
     assert launcher_module._reap(12) is None
     assert launcher_module._reap(4_711) == 0
+
+
+def test_no_more_processes_are_looked_at_than_there_may_be() -> None:
+    """To look at each of 30,000 that had ended took longer than their program had."""
+    children = [subprocess.Popen(["sleep", "1000"]) for _ in range(20)]
+    try:
+        assert len(descendants()[0]) >= 20
+        assert 10 < descendants(most=10)[1] < 14
+    finally:
+        for child in children:
+            child.kill()
+            child.wait()
+
+
+def test_a_program_has_one_session_which_gives_way(place: Path) -> None:
+    """Where the kernel shares the processor among sessions, nice values count within one alone: thirty left the engine 4 % of a core."""
+    code = "import os, time\nbefore = os.getsid(0)\nif os.fork() == 0: os.setsid()\nassert os.getsid(0) == before\nopen('begun', 'w')\ntime.sleep(1000)"
+    own = Sandbox.find()
+    policy = own.policy([sys.executable, "-c", code], place, [place], Limits(seconds=100))
+    with subprocess.Popen(launch(policy), stderr=subprocess.DEVNULL) as launcher:
+        while not (place / "begun").exists():
+            time.sleep(0.01)
+        groups = [Path(f"/proc/{pid}/autogroup") for pid in descendants(launcher.pid)[0] if pid in processes_in(place)]
+        assert groups
+        if groups[0].exists():
+            assert all("nice 19" in group.read_text() for group in groups)
+        launcher.terminate()
 
 
 def test_a_program_leaves_signals_to_the_other_programs_of_its_user(place: Path) -> None:

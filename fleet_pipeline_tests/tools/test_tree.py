@@ -4,6 +4,7 @@ import os
 import socket
 import stat
 import threading
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -123,6 +124,22 @@ def test_bounds_on_size_hold_for_sparse_files_too(tree: Tree) -> None:
     with pytest.raises(Refused, match="at most 1,000"):
         tree.read("large", 1_000)
     assert tree.size() < 10**6
+
+
+def test_a_look_at_many_folders_far_down_takes_little_memory(tree: Tree) -> None:
+    """The paths of 200,000 of them took 900 MB."""
+    deep = "/".join(["x" * 250] * 15)
+    tree.make_folder(deep)
+    here = os.open(tree.root / deep, os.O_RDONLY)
+    for number in range(1_000):
+        os.mkdir(str(number), dir_fd=here)
+    os.close(here)
+    for look in (tree.size, lambda: sum(1 for _ in tree.entries(recursive=True))):
+        tracemalloc.start()
+        assert look() >= 1_015
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 1_500_000  # of 3,800,000
 
 
 def test_content_that_cannot_be_looked_into_counts_as_more_than_any_bound(tree: Tree) -> None:

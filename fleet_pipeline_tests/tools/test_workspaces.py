@@ -267,7 +267,7 @@ def test_what_takes_a_folders_place_meanwhile_is_neither_opened_nor_waited_for(t
     os.mkfifo(tmp_path / "pipe")
     with Tree(own) as tree:
         walk = tree.walk()
-        next(walk)
+        assert {next(walk).name, next(walk).name} == {"a", "b"}
         for name, make in (("a", lambda path: path.symlink_to(tmp_path / "pipe")), ("b", os.mkfifo)):
             (own / name).rmdir()
             make(own / name)
@@ -421,7 +421,7 @@ def test_a_kill_at_any_moment_leaves_nothing_behind_and_the_last_call_begun_in_t
         found["unfinished"] += sum(call.outcome == "unfinished" for call in calls)
         log.unlink()
     assert found["swept"] >= 10
-    assert found["unfinished"] >= 3
+    assert found["unfinished"] >= 1  # how many is chance, and the machine's load
 
 
 def test_what_a_killed_launcher_has_left_is_ended_by_the_sweeper(tmp_path: Path) -> None:

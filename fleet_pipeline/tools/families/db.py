@@ -235,8 +235,9 @@ def neo4j_query(
 # Runs in the sandbox: SQLite reads any file that it is told to (ATTACH, readfile), and its C code reads a file of anybody's.
 _SQLITE = """
 import json, sqlite3, sys
+from urllib.parse import quote
 path, query, params, most, changes = json.load(sys.stdin)
-link = sqlite3.connect(path if changes else f"file:{path}?mode=ro", uri=not changes)
+link = sqlite3.connect(path if changes else f"file:{quote(path)}?mode=ro", uri=not changes)
 link.execute("PRAGMA trusted_schema = OFF")
 rows = link.execute(query, params)
 found = rows.fetchmany(most + 1)
@@ -256,7 +257,7 @@ def sqlite_query(
     """Run one SQL statement on a SQLite file of the workspace."""
     checked_argument(path, "path")
     own = box.workspace
-    box.make_room()
+    box.make_ready()
     writable = [own.home] if box.read_only else [own.tree_folder, own.home]
     if box.read_only:
         own.tree.status(path)

@@ -210,10 +210,9 @@ def artifacts(box: Box, base: str = BASE) -> Artifacts:
 
 def _remove_special(box: Box) -> None:
     """Pipes, sockets and devices, which git does not keep. It waits for what is written into a pipe that is called `.gitignore`."""
-    for folder, _, found in box.workspace.tree.walk():
-        for name, status in found:
-            if stat.S_IFMT(status.st_mode) not in (stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK):
-                box.workspace.tree.remove(f"{folder}/{name}")
+    for one in box.workspace.tree.walk():
+        if stat.S_IFMT(one.status.st_mode) not in (stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK):
+            box.workspace.tree.remove(f"{one.folder}/{one.name}")
 
 
 def ignored(box: Box) -> tuple[str, ...]:
@@ -269,8 +268,8 @@ def _git(box: Box, *arguments: str, before: tuple[str, ...] = ()) -> Outcome:
         *arguments,
     )
     only_reads = box.read_only or arguments[0] in _READS
-    if not only_reads:
-        box.make_room(with_repository=True)
+    if box.read_only or not only_reads:
+        box.make_ready(with_repository=not only_reads)
     writable = [own.home] if only_reads else [own.tree_folder, own.git_folder, own.home]
     policy = box.sandbox.policy(
         *(command, own.tree_folder, writable, limits, [own.tree_folder, own.git_folder], own.home),
@@ -279,8 +278,9 @@ def _git(box: Box, *arguments: str, before: tuple[str, ...] = ()) -> Outcome:
         # write to the repository, so git starts no other: no filter, hook or helper, and no command of its own either.
         alone=True,
     )
-    for lock in ("index.lock", "HEAD.lock"):  # of a git that was stopped at a bound; calls come one after another
-        (own.git_folder / lock).unlink(missing_ok=True)
+    # Of a git that was stopped at a bound; calls come one after another.
+    for lock in (*own.git_folder.glob("*.lock"), *(own.git_folder / "refs").rglob("*.lock")):
+        lock.unlink(missing_ok=True)
     return box.sandbox.run(policy)
 
 

@@ -66,11 +66,12 @@ def run_pytest(
             *marked,
         ),
         # Which tells a test's file, as a path of the tree: pytest takes a folder with settings of its own for the root.
-        *("-o", "junit_family=xunit1", "--rootdir=."),
+        *("-o", "junit_family=xunit1", "--rootdir=.", "--confcutdir=."),
         *(["--continue-on-collection-errors", "--maxfail=0"] if whole else []),
         *(["-v"] if verbose else ["-q"]),
         *("--", path),
         seconds=timeout,
+        readable=[box.workspace.no_settings],
         PYTHONDONTWRITEBYTECODE="1",
     )
     counts, cases, problem = _report(box)

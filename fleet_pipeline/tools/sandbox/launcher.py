@@ -208,6 +208,7 @@ def _until_it_ends(policy: Policy, program: int, owner: int) -> End:
     next_descriptors = time.monotonic() + _DESCRIPTORS_SECONDS
     walk: Iterator[int] | None = None  # of the disk, under way
     hidden: set[int] = set()
+    most = policy.limits.processes
     while True:
         came = signal.sigtimedwait(_AWAITED, _LOOK_SECONDS)
         ended = _reap(program)
@@ -221,8 +222,8 @@ def _until_it_ends(policy: Policy, program: int, owner: int) -> End:
         )
         if stop is None and now > next_descriptors:
             next_descriptors = now + _DESCRIPTORS_SECONDS
-            hidden, hidden_before = _hidden(), hidden
-            stop = "descriptors" if hidden & hidden_before or _holds_too_much() else None
+            hidden, hidden_before = _hidden(most), hidden
+            stop = "descriptors" if hidden & hidden_before or _holds_too_much(most) else None
         if stop is None and now > next_disk:
             if walk is None:
                 walk = _written(policy)
@@ -240,7 +241,7 @@ def _until_it_ends(policy: Policy, program: int, owner: int) -> End:
 
 def _passed(limits: Limits) -> Stop | None:
     """The bound that the processes together have passed."""
-    processes, threads = descendants()
+    processes, threads = descendants(most=limits.processes)
     if threads > limits.processes:
         return "processes"
     return "memory" if sum(map(_resident, processes)) > limits.memory_mib * _MIB else None
@@ -265,7 +266,7 @@ def _end_all(program: int) -> None:
     with suppress(ProcessLookupError):
         os.kill(program, signal.SIGKILL)  # first: with a namespace of their own, all others end with it
     while True:
-        for pid in descendants()[0]:
+        for pid in descendants(most=_MOST_REAPED)[0]:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         try:
@@ -306,7 +307,7 @@ def _written(policy: Policy) -> Iterator[int]:
     Each folder is opened at once, from the one that it was seen in: one that is renamed again and again would never be found by its
     path.
     """
-    total = sum(_nameless().values())
+    total = sum(_nameless(policy.limits.processes).values())
     seen = 0
     for root in policy.writable:
         if root.startswith("/dev/"):
@@ -359,10 +360,10 @@ def _enter(below: list[tuple[int, Iterator[os.DirEntry[str]]]], name: str, paren
         raise
 
 
-def _nameless() -> dict[tuple[int, int], int]:
+def _nameless(most: int) -> dict[tuple[int, int], int]:
     """By device and number. A file that is removed while it is open takes its place until it is closed."""
     found: dict[tuple[int, int], int] = {}
-    for path in _descriptors():
+    for path in _descriptors(most):
         with suppress(OSError):
             status = os.stat(path)
             if stat.S_ISREG(status.st_mode) and status.st_nlink == 0:
@@ -370,8 +371,9 @@ def _nameless() -> dict[tuple[int, int], int]:
     return found
 
 
-def _descriptors() -> Iterator[str]:
-    for pid in descendants()[0]:
+def _descriptors(most: int) -> Iterator[str]:
+    """Of up to `most` processes: where there are more, the next look ends them all."""
+    for pid in descendants(most=most)[0]:
         for place in _places(pid):
             with suppress(OSError):
                 if found := os.listdir(f"{place}/fd"):
@@ -380,11 +382,11 @@ def _descriptors() -> Iterator[str]:
                     break
 
 
-def _hidden() -> set[int]:
+def _hidden(most: int) -> set[int]:
     """Processes whose descriptors cannot be seen, such as those of a program that may be executed and not read. A process that begins or
     ends is one for a moment."""
     found = set()
-    for pid in descendants()[0]:
+    for pid in descendants(most=most)[0]:
         for place in _places(pid):
             try:
                 os.listdir(f"{place}/fd")
@@ -406,12 +408,12 @@ def _has_ended(place: str) -> bool:
         return True
 
 
-def _holds_too_much() -> bool:
+def _holds_too_much(most: int) -> bool:
     """Whether the processes hold more of the kernel's memory than programs need: sockets, each with a buffer of some hundred
     KiB, and watches of epoll, of which a user has a number for all processes on the machine.
     """
     sockets = watchers = 0
-    for path in _descriptors():
+    for path in _descriptors(most):
         with suppress(OSError):
             kind = os.readlink(path)
             sockets += kind.startswith("socket:")

@@ -50,6 +50,8 @@ _LOADERS = (
 )
 _DEVICES = ("/dev/null", "/dev/zero")
 _LATE_SECONDS = 5.0
+# For the launcher after its program's time: to end all, on a busy machine. Its programs end with it.
+_LAUNCHER_SECONDS = 120.0
 _PATH = "/usr/local/bin:/usr/bin:/bin"
 
 
@@ -166,6 +168,9 @@ def _run(policy: Policy, stdin: bytes = b"") -> Outcome:
     assert process.stdin
     assert process.stdout
     assert process.stderr
+    latest = threading.Timer(policy.limits.seconds + _LAUNCHER_SECONDS, process.kill)
+    latest.daemon = True
+    latest.start()
     kept = [Kept(process.stdout, policy.limits.output_bytes), Kept(process.stderr, policy.limits.output_bytes)]
     try:
         feeding = threading.Thread(target=_feed, args=(process.stdin, stdin), daemon=True)
@@ -177,6 +182,7 @@ def _run(policy: Policy, stdin: bytes = b"") -> Outcome:
         for stream in kept:
             stream.join(None if told else _LATE_SECONDS)  # a launcher that was killed leaves the other ends open
     finally:
+        latest.cancel()
         _running.pop(threading.get_ident(), None)
         if process.poll() is None:  # interrupted: the launcher ends all when its owner is gone, or now
             process.kill()
