@@ -27,7 +27,7 @@ from fleet_pipeline_tests.support.http import free_port
 
 ROOT = Path(__file__).parents[2]
 ASSETS = ("transcripts", "proposals", "deliberations")
-PATIENCE = 120.0
+PATIENCE = 480.0  # seconds; under the bound of a whole test
 SCRIPTED = "fleet_pipeline_tests.support.scripted_definitions"
 
 
