@@ -210,7 +210,9 @@ def test_the_tools_are_offered_to_any_client_of_the_protocol(tmp_path: Path) -> 
     marked: set[str] = set()
     names, read, refused, others = asyncio.run(talk())
     assert {"files.read_file", "git.log"} <= marked
-    assert not marked & {"files.write_file", "git.branch", "tests.pytest"}, "clients may let these through without asking"
+    assert not marked & {"files.write_file", "git.branch", "tests.pytest"}, (
+        "clients may let these through without asking"
+    )
     assert {"files.read_file", "git.commit", "tests.pytest"} <= names
     assert not [name for name in names if name.startswith(("http.", "db.", "docker."))]
     assert (read.is_error, read.content[0].text) == (False, "content of a")

@@ -364,14 +364,15 @@ def test_children_that_end_faster_than_they_are_counted_do_not_keep_the_launcher
 
 def test_no_more_processes_are_looked_at_than_there_may_be() -> None:
     """To look at each of 30,000 that had ended took longer than their program had."""
-    children = [subprocess.Popen(["sleep", "1000"]) for _ in range(20)]
-    try:
-        assert len(descendants()[0]) >= 20
-        assert 10 < descendants(most=10)[1] < 14
-    finally:
-        for child in children:
-            child.kill()
-            child.wait()
+    command = ["sh", "-c", "for n in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do sleep 1000 & done; wait"]
+    with subprocess.Popen(command, start_new_session=True) as parent:
+        try:
+            while len(descendants(parent.pid)[0]) < 20:
+                time.sleep(0.01)
+            assert descendants(parent.pid)[1] == 20
+            assert descendants(parent.pid, most=10)[1] == 11
+        finally:
+            os.killpg(parent.pid, signal.SIGKILL)
 
 
 def test_a_program_has_one_session_which_gives_way(place: Path) -> None:
