@@ -49,17 +49,8 @@ _SECRET_VALUE = re.compile(
     r"|(?P<option>(?<!\S)(?:-u|--user)[ =][^\s:]{1,100}:)\S{3,}"
 )
 
-_KEPT = (
-    "url",
-    "hook",
-    "pair",
-    "header",
-    "bearer",
-    "digest",
-    "cookie",
-    "element",
-    "option",
-)  # groups that come before a secret
+# Groups that come before a secret.
+_KEPT = ("url", "hook", "pair", "header", "bearer", "digest", "cookie", "element", "option")
 
 
 @dataclass(frozen=True)

@@ -63,10 +63,11 @@ class Box:
 
     def make_ready(self, *, with_repository: bool = False) -> None:
         """Before each program that may write somewhere. Raises `Refused` where there is too much already."""
-        if self.read_only:
+        if self.read_only:  # it may write to HOME alone
             # What an earlier call has left there, such as settings of a runner, or a second name of a file of the tree, must not serve
             # this one.
             self.workspace.empty_home()
+            return
         self.workspace.make_room(self.options.limits.disk_mib * 2**20, with_repository=with_repository)
 
     def execute(

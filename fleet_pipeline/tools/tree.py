@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from itertools import count, islice
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple, Self
 
 from fleet_pipeline.common.errors import Refused
 
@@ -62,10 +62,10 @@ class Found(NamedTuple):
     status: os.stat_result
 
 
-_Node = tuple[Any, str]  # the folder above, and a name in it
+_Node = tuple["_Node | None", str]  # the folder above, and a name in it
 
 
-def _path_of(node: _Node) -> str:
+def _path_of(node: _Node | None) -> str:
     names = []
     while node is not None:
         node, name = node
@@ -258,11 +258,13 @@ class Tree:
                     for one in entries:
                         if one.name in without:
                             continue
-                        with suppress(FileNotFoundError):
+                        try:
                             status = one.stat(follow_symlinks=False)
-                            if stat.S_ISDIR(status.st_mode):
-                                waiting.append((node, one.name))
-                            yield Found(folder, descriptor, one.name, status)
+                        except FileNotFoundError:
+                            continue
+                        if stat.S_ISDIR(status.st_mode):
+                            waiting.append((node, one.name))
+                        yield Found(folder, descriptor, one.name, status)
             finally:
                 os.close(descriptor)
 
