@@ -138,12 +138,16 @@ class _Connection:
             self._ready.result()
         except Exception as error:  # noqa: BLE001 - whatever it is, the server cannot be used
             self._thread.join(_CLOSES_SECONDS)
-            raise Refused(f"the MCP server {name} does not answer: {_reason(error)}") from None
+            raise Refused(f"the MCP server {name} does not answer: {error}") from None
 
     def _run(self, target: Any) -> None:
         try:
             with Path(os.devnull).open("w") as self._nowhere:  # what a confined program says must not reach a terminal
                 self._loop.run_until_complete(self._serve(target))
+        except TimeoutError:
+            if not self._ready.done():
+                remedy = f"not within {self.seconds:g} s; tools.mcp.{self.name}.seconds gives it more"
+                self._ready.set_exception(RuntimeError(remedy))
         except BaseException as error:  # noqa: BLE001 - told to who waits
             if not self._ready.done():
                 self._ready.set_exception(RuntimeError(_reason(error)))

@@ -18,6 +18,9 @@ from fleet_pipeline_tests.support.tool_world import SECRET, World, processes_in
 
 pytestmark = pytest.mark.unit
 
+# Programs of tools have the lowest priority: beside other tests a start that takes two seconds took more than five.
+PATIENCE = 120
+
 SERVER = """
 import os, time
 from mcp.server.mcpserver import MCPServer
@@ -55,7 +58,8 @@ server.run("stdio")
 
 def options(**more: Any) -> ToolOptions:
     return ToolOptions(
-        limits={"seconds": 20}, mcp={"own": {"command": [sys.executable, "server.py"], "seconds": 20, **more}}
+        limits={"seconds": PATIENCE},
+        mcp={"own": {"command": [sys.executable, "server.py"], "seconds": PATIENCE, **more}},
     )
 
 
@@ -101,14 +105,6 @@ def test_a_server_where_nothing_may_be_changed_offers_what_only_reads(world: Wor
         assert tools.call("own.keep", {"path": "made.txt", "text": "x"}).outcome == "refused"
 
 
-def test_a_call_that_takes_too_long_is_given_up(world: World) -> None:
-    own = box(world, options(seconds=5))
-    with connected(own) as servers:
-        result = Toolbox(own, world.audit, servers=servers).call("own.sleep", {"seconds": 60})
-    assert result.outcome == "failed"
-    world.unharmed()
-
-
 HOSTILE = r"""
 import json, sys
 def send(**values): print(json.dumps({"jsonrpc": "2.0", **values}), flush=True)
@@ -121,9 +117,9 @@ for line in sys.stdin:
     if asked["method"] == "initialize":
         send(id=asked["id"], result={"protocolVersion": asked["params"]["protocolVersion"], "capabilities": {"tools": {}}, "serverInfo": {"name": "x", "version": "1"}})
     elif asked["method"] == "tools/list": send(id=asked["id"], result={"tools": tools})
-    elif asked["method"] == "tools/call":
+    elif asked["method"] == "tools/call" and not asked["params"]["arguments"].get("silent"):
         send(id=asked["id"], result={"content": [{"type": "text", "text": "x"}], "structuredContent": {"a": "a" * 40}})
-    else: send(id=asked["id"], error={"code": -32601, "message": "no"})
+    elif asked["method"] != "tools/call": send(id=asked["id"], error={"code": -32601, "message": "no"})
 """
 
 
@@ -138,9 +134,19 @@ def test_a_server_s_own_schemas_neither_hold_up_nor_break_the_pipeline(world: Wo
         assert tools.call("own.t", {"box": 1, "self": 2}).output == "x"
 
 
+def test_a_call_that_takes_too_long_is_given_up(world: World) -> None:
+    """Its server loads nothing, and so starts long before the bound, which is for starting as well."""
+    world.workspace.tree.write("server.py", HOSTILE.encode())
+    own = Box(world.workspace, world.box.sandbox, options(seconds=15))
+    with connected(own) as servers:
+        result = Toolbox(own, world.audit, servers=servers).call("own.t", {"silent": True})
+    assert (result.outcome, result.error) == ("failed", "own.t: MCPError: Request 'tools/call' timed out")
+    world.unharmed()
+
+
 @pytest.mark.parametrize(
     ("command", "said"),
-    [(["no-such-program"], "is not installed"), ([sys.executable, "-c", "print('hello')"], "does not answer"), ([sys.executable, "-c", "import time; time.sleep(99)"], "does not answer")],
+    [(["no-such-program"], "is not installed"), ([sys.executable, "-c", "print('hello')"], "does not answer"), ([sys.executable, "-c", "import time; time.sleep(99)"], "does not answer: not within 3 s; tools.mcp.own.seconds gives it more")],
 )  # fmt: skip
 def test_a_server_that_does_not_answer_is_named_with_the_reason_and_the_rest_goes_on(
     world: World, command: list[str], said: str
