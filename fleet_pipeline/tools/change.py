@@ -153,6 +153,8 @@ def change_in(box: Box, base: Base, bench: Bench, path: str) -> Change:
     remove_containers(box.workspace.place)  # nothing may change while it is looked at
     try:
         made = git.artifacts(box, base.commit)
+        # What was kept out from the start stays. What is now was in the diff before, or is new: it would be tested and not be there.
+        hidden = [one for one in made.ignored if not base.ignores(bench, one)]
     except FleetError as refusal:
         return _unseen(box, base, bench, path, str(refusal))
     facts = Change(
@@ -165,8 +167,6 @@ def change_in(box: Box, base: Base, bench: Bench, path: str) -> Change:
     if not made.files_changed and not facts.cut:
         return facts
     before = base.results(bench, path)
-    # What was kept out from the start stays. What is now was in the diff before, or is new: it would be tested and not be there.
-    hidden = [one for one in made.ignored if not base.ignores(bench, one)]
     after = bench.run(box.workspace, base.commit, path, removed=hidden)
     of_tests = [
         name

@@ -35,7 +35,7 @@ from fleet_pipeline.tools.change import Base, Bench, change_in
 from fleet_pipeline.tools.mcp_servers import connected
 from fleet_pipeline.tools.operation import Box
 from fleet_pipeline.tools.options import ToolOptions
-from fleet_pipeline.tools.sandbox.sandbox import Sandbox, end_program_of
+from fleet_pipeline.tools.sandbox.sandbox import Sandbox, end_programs_of, may_run_programs
 from fleet_pipeline.tools.sources import Source, settle
 from fleet_pipeline.tools.toolbox import Toolbox, call_schemas, prompt_text
 from fleet_pipeline.tools.workspace import Workspace, Workspaces
@@ -135,7 +135,7 @@ class Hands:
             self._given_up.update(request_ids)
             for one in request_ids:
                 if one in self._at_work:  # under the lock: afterwards the thread may be at another agent's
-                    end_program_of(self._at_work[one])
+                    end_programs_of(self._at_work[one])
 
     def is_seated(self, deliberation_id: str, agent_id: str) -> bool:
         """Whether the agent has a workspace now."""
@@ -180,7 +180,7 @@ class Hands:
             _log.exception("%s broke", action.name)
             done = Done(False, error=f"broke: {type(error).__name__}: {error}", outcome="broke")
         with self._lock:
-            del self._at_work[request_id]
+            may_run_programs(self._at_work.pop(request_id))
         self._done.put((request_id, replace(done, started_at=started_at, seconds=time.monotonic() - began)))
 
     def _act(self, request_id: str, action: Action) -> Done:

@@ -82,7 +82,9 @@ def _connected(name: str, options: McpOptions, box: Box) -> Iterator[Family]:
             family.operations[tool.name] = ServedOperation(
                 *(
                     tool.name,
-                    _started_for_each(name, options, tool.name) if options.command else connection.function(tool.name),
+                    _started_for_each(name, options, tool.name, only_reads=only_reads)
+                    if options.command
+                    else connection.function(tool.name),
                     not only_reads,
                     bool(options.command),
                     told,
@@ -94,15 +96,17 @@ def _connected(name: str, options: McpOptions, box: Box) -> Iterator[Family]:
         connection.close()
 
 
-def _started_for_each(name: str, options: McpOptions, tool: str) -> Function:
+def _started_for_each(name: str, options: McpOptions, tool: str, *, only_reads: bool) -> Function:
     def call(box: Box, arguments: Mapping[str, Any]) -> Output:
-        with closing(_Connection(name, _target(options, box), options.seconds)) as connection:
+        target = _target(options, box, only_reads=only_reads)
+        with closing(_Connection(name, target, options.seconds)) as connection:
             return connection.function(tool)(box, arguments)
 
     return call
 
 
-def _target(options: McpOptions, box: Box) -> Any:
+def _target(options: McpOptions, box: Box, *, only_reads: bool = False) -> Any:
+    """Where a connection leads. A tool that says it only reads is held to it: nobody looks for a change after its call."""
     if options.url is not None:
         return options.url
     from mcp import StdioServerParameters
@@ -110,7 +114,7 @@ def _target(options: McpOptions, box: Box) -> Any:
     if not box.sandbox.works:
         raise SandboxUnavailable(box.sandbox.reason)
     own = box.workspace
-    writable = [own.home] if box.read_only else [own.tree_folder, own.home]
+    writable = [own.home] if box.read_only or only_reads else [own.tree_folder, own.home]
     try:
         box.make_ready()
         limits = box.limits()._replace(seconds=2 * options.seconds + _CLOSES_SECONDS)  # to start, and to answer

@@ -16,6 +16,7 @@ from fleet_pipeline.storage.outbox import get_events
 from fleet_pipeline_tests.support.councils import said
 from fleet_pipeline_tests.support.heard import Heard
 from fleet_pipeline_tests.support.pipeline import Pipeline, why_broken
+from fleet_pipeline_tests.support.tool_world import PATIENCE
 
 pytestmark = pytest.mark.instance
 PLAIN = "Add a function two() that returns 2 beside one(), with a test, and keep one() as it is."
@@ -35,7 +36,7 @@ def repository(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def acting(pipeline: Pipeline, repository: Path, tmp_path: Path) -> Pipeline:
-    pipeline.configure(tools={"sources": [str(repository)], "workspaces": str(tmp_path / "fleet/workspaces"), "limits": {"seconds": 60}})  # fmt: skip
+    pipeline.configure(tools={"sources": [str(repository)], "workspaces": str(tmp_path / "fleet/workspaces"), "limits": {"seconds": PATIENCE}})  # fmt: skip
     return pipeline
 
 

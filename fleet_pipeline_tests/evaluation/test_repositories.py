@@ -14,13 +14,14 @@ from fleet_pipeline.evaluation.hidden import Examiner, Verdict, examiner
 from fleet_pipeline.evaluation.repositories import Repository, repositories
 from fleet_pipeline.tools.audit import read_calls
 from fleet_pipeline.tools.options import ToolOptions
+from fleet_pipeline_tests.support.tool_world import PATIENCE
 
 pytestmark = pytest.mark.unit
 
 
 @pytest.fixture
 def judge(tmp_path: Path) -> Iterator[Examiner]:
-    options = ToolOptions(workspaces=str(tmp_path / "fleet/workspaces"), limits={"seconds": 30})
+    options = ToolOptions(workspaces=str(tmp_path / "fleet/workspaces"), limits={"seconds": PATIENCE})
     with examiner(options, tmp_path / "fleet/audit") as own:
         yield own
     assert list((tmp_path / "fleet/workspaces").iterdir()) == []
@@ -125,7 +126,7 @@ PASSES = (
 def test_what_only_looks_like_a_solution_is_none(judge: Examiner, tmp_path: Path, changed: dict[str, str]) -> None:
     (repository,) = repositories(["search"])
     judge._options = ToolOptions(
-        workspaces=judge._options.workspaces, limits={"seconds": 3 if "while" in str(changed) else 60}
+        workspaces=judge._options.workspaces, limits={"seconds": 3 if "while" in str(changed) else PATIENCE}
     )
     verdict = examined(judge, repository, tmp_path, changed)
     assert not verdict.solved

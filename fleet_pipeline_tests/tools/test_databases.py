@@ -329,3 +329,21 @@ def test_redis_that_is_only_read_is_not_changed_by_any_command(cache: Toolbox, c
         assert redis(cache, *command, database="store", timeout=2).outcome == "refused"
     assert redis(cache, "GET", "a").output == '"1"'
     assert redis(cache, "TTL", "a").output == "-1"
+
+
+def test_sqlite_reads_and_writes_a_file_of_the_workspace_and_nothing_else(world: World) -> None:
+    def query(text: str, path: str = "d.db", **more: Any) -> Any:
+        return world.call("db.sqlite_query", path=path, query=text, **more)
+
+    assert query("create table t(a)").ok
+    assert query("insert into t values (?), (?)", params=["x", 2]).facts["rows_affected"] == 2
+    assert json.loads(query("select a from t").output) == {"columns": ["a"], "rows": [["x"], [2]]}
+    assert not query("select 1; drop table t").ok
+    assert not query(f"attach '{world.outside}/data.db' as other").ok
+    assert not query("select a from t", path=str(world.outside / "data.db")).ok
+    assert not query("select load_extension('/lib/x.so')").ok
+    many = query("with recursive n(i) as (select 1 union all select i + 1 from n) select i from n")
+    assert many.facts["rows"] == 1_000
+    endless = query("with recursive n(i) as (select 1 union all select i + 1 from n) select count(*) from n", timeout=2)
+    assert endless.error == "stopped by the bound on time"
+    world.unharmed()

@@ -20,7 +20,7 @@ from fleet_pipeline.tools.audit import read_calls
 from fleet_pipeline.tools.hands_process import HandsProcess
 from fleet_pipeline.tools.options import ToolOptions
 from fleet_pipeline_tests.support.processes import wait_until_gone
-from fleet_pipeline_tests.support.tool_world import processes_in
+from fleet_pipeline_tests.support.tool_world import PATIENCE, processes_in
 
 pytestmark = pytest.mark.unit
 
@@ -30,7 +30,7 @@ SLEEPS = {"path": "test_slow.py", "content": "import time\n\n\ndef test_slow():\
 
 @contextmanager
 def hands(folder: Path, note: Callable[[Action], bool] = lambda _: True, **options) -> Iterator[HandsProcess]:
-    chosen = ToolOptions(workspaces=str(folder / "fleet/workspaces"), limits={"seconds": 120}, **options)
+    chosen = ToolOptions(workspaces=str(folder / "fleet/workspaces"), limits={"seconds": PATIENCE}, **options)
     with closing(HandsProcess(chosen, folder / "fleet/audit", "run", note)) as own:
         own.begin("t.dev", ToolUse())
         yield own

@@ -16,7 +16,7 @@ from fleet_pipeline.tools.families.http_client import destination
 from fleet_pipeline.tools.operation import Box
 from fleet_pipeline.tools.options import HttpOptions, ToolOptions
 from fleet_pipeline.tools.toolbox import Result, Toolbox
-from fleet_pipeline_tests.support.tool_world import World
+from fleet_pipeline_tests.support.tool_world import PATIENCE, World
 
 pytestmark = pytest.mark.unit
 
@@ -79,7 +79,7 @@ def site() -> Iterator[Site]:
 
 def tools(world: World, site: Site | None = None, read_only: bool = False, **more: Any) -> Toolbox:
     hosts = (f"127.0.0.1:{site.port}", f"localhost:{site.port}") if site else ("example.com",)
-    options = ToolOptions(http=HttpOptions(**{"hosts": hosts, "private_networks": OWN, "seconds": 3, **more}))
+    options = ToolOptions(http=HttpOptions(**{"hosts": hosts, "private_networks": OWN, "seconds": PATIENCE, **more}))
     return Toolbox(Box(world.workspace, world.box.sandbox, options, read_only), world.audit)
 
 

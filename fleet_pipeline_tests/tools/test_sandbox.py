@@ -15,13 +15,13 @@ from pathlib import Path
 
 import pytest
 
-from fleet_pipeline.common.errors import SandboxUnavailable
+from fleet_pipeline.common.errors import Refused, SandboxUnavailable
 from fleet_pipeline.tools.sandbox import landlock, launcher as launcher_module, sandbox as sandbox_module, seccomp
 from fleet_pipeline.tools.sandbox.policy import Limits
 from fleet_pipeline.tools.sandbox.processes import descendants
-from fleet_pipeline.tools.sandbox.sandbox import Outcome, Sandbox, launch
+from fleet_pipeline.tools.sandbox.sandbox import Outcome, Sandbox, end_programs_of, launch, may_run_programs
 from fleet_pipeline.tools.tree import remove_tree
-from fleet_pipeline_tests.support.tool_world import World, processes_in, python_for_others
+from fleet_pipeline_tests.support.tool_world import PATIENCE, World, processes_in, python_for_others
 
 pytestmark = pytest.mark.unit
 ROOT = Path(__file__).parents[2]
@@ -37,7 +37,7 @@ def place(tmp_path: Path) -> Iterator[Path]:
 
 def run(place: Path, *command: str, stdin: bytes = b"", **limits: float) -> Outcome:
     own = Sandbox.find()
-    return own.run(own.policy(command, place, [place], Limits(**{"seconds": 20, **limits})), stdin)
+    return own.run(own.policy(command, place, [place], Limits(**{"seconds": PATIENCE, **limits})), stdin)
 
 
 def python(place: Path, code: str, **limits: float) -> Outcome:
@@ -523,3 +523,16 @@ def test_calls_of_file_systems_and_devices_are_not_there_in_the_sandbox(place: P
     assert outside.stdout.split()[:1] == ["ok"], outside.stderr
     done = python(place, _OF_FILE_SYSTEMS)
     assert done.output.decode().split() == ["ENOTTY", "EPERM", "shared" if "shared" in outside.stdout else "not"]
+
+
+def test_a_program_is_not_begun_in_a_thread_whose_call_has_been_given_up(place: Path) -> None:
+    """Between a call's record and its program's start there was nothing to end: the program went on to the end of its time."""
+    thread = threading.get_ident()
+    end_programs_of(thread)
+    try:
+        with pytest.raises(Refused, match="given up"):
+            python(place, "open('begun', 'w')")
+    finally:
+        may_run_programs(thread)
+    assert not (place / "begun").exists()
+    assert python(place, "open('begun', 'w')").ok

@@ -216,8 +216,11 @@ def _remove_special(box: Box) -> None:
 
 
 def ignored(box: Box) -> tuple[str, ...]:
-    """Files and folders that a `.gitignore` of the tree keeps out; a folder ends in a slash."""
-    return _names(_ignored(box))
+    """Files and folders that a `.gitignore` of the tree keeps out; a folder ends in a slash. Raises `Refused` where git was stopped."""
+    done = _ignored(box)
+    if not done.ok:
+        raise Refused(f"what git ignores is not known: {_said(done).error}")
+    return _names(done)
 
 
 def _ignored(box: Box) -> Outcome:

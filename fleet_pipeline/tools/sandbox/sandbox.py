@@ -129,14 +129,22 @@ class Sandbox:
         return _run(policy, stdin)
 
 
-# The launcher that each thread waits for.
+# The launcher that each thread waits for, and the threads that are to run no program.
 _running: dict[int, subprocess.Popen[bytes]] = {}
+_stopped: set[int] = set()
 
 
-def end_program_of(thread: int) -> None:
-    """End the program that another thread of this process waits for, if it does. It is told as one that its owner has ended."""
+def end_programs_of(thread: int) -> None:
+    """End the program that another thread of this process waits for, as one that its owner has ended, and start no other until
+    `may_run_programs`: one that was about to start went on to the end of its time.
+    """
+    _stopped.add(thread)
     if (process := _running.get(thread)) is not None:
         process.terminate()
+
+
+def may_run_programs(thread: int) -> None:
+    _stopped.discard(thread)
 
 
 def launch(policy: Policy, *status: int) -> list[str]:
@@ -146,6 +154,9 @@ def launch(policy: Policy, *status: int) -> list[str]:
 
 def _run(policy: Policy, stdin: bytes = b"") -> Outcome:
     began = time.monotonic()
+    thread = threading.get_ident()
+    if thread in _stopped:
+        raise Refused("it was given up before its program began")
     reading, status = os.pipe()
     try:
         process = subprocess.Popen(
@@ -164,7 +175,9 @@ def _run(policy: Policy, stdin: bytes = b"") -> Outcome:
         raise
     finally:
         os.close(status)
-    _running[threading.get_ident()] = process
+    _running[thread] = process
+    if thread in _stopped:  # since the question above
+        process.terminate()
     assert process.stdin
     assert process.stdout
     assert process.stderr
@@ -183,7 +196,7 @@ def _run(policy: Policy, stdin: bytes = b"") -> Outcome:
             stream.join(None if told else _LATE_SECONDS)  # a launcher that was killed leaves the other ends open
     finally:
         latest.cancel()
-        _running.pop(threading.get_ident(), None)
+        _running.pop(thread, None)
         if process.poll() is None:  # interrupted: the launcher ends all when its owner is gone, or now
             process.kill()
             process.wait()
