@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib.metadata import version
 from typing import Any
 
-from fleet_pipeline.tools.toolbox import Toolbox, can_change
+from fleet_pipeline.tools.toolbox import Toolbox
 
 
 def serve_stdio(toolbox: Toolbox) -> None:
@@ -21,9 +21,7 @@ def serve_stdio(toolbox: Toolbox) -> None:
                     name=name,
                     description=operation.help,
                     input_schema=operation.schema,
-                    annotations=types.ToolAnnotations(
-                        read_only_hint=toolbox.box.read_only or not can_change(name, operation)
-                    ),
+                    annotations=types.ToolAnnotations(read_only_hint=toolbox.box.read_only or not operation.changes),
                 )
                 for name, operation in toolbox.available().items()
             ]

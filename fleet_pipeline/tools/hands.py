@@ -33,7 +33,7 @@ from fleet_pipeline.deliberation.task import ToolUse
 from fleet_pipeline.tools.audit import Audit, Caller
 from fleet_pipeline.tools.change import Base, Bench, change_in
 from fleet_pipeline.tools.mcp_servers import connected
-from fleet_pipeline.tools.operation import Box
+from fleet_pipeline.tools.operation import Box, Changes
 from fleet_pipeline.tools.options import ToolOptions
 from fleet_pipeline.tools.sandbox.sandbox import Sandbox, end_programs_of, may_run_programs
 from fleet_pipeline.tools.sources import Source, settle
@@ -41,9 +41,6 @@ from fleet_pipeline.tools.toolbox import Toolbox, call_schemas, prompt_text
 from fleet_pipeline.tools.workspace import Workspace, Workspaces
 
 _log = logging.getLogger(__name__)
-# What the other families change lies outside of the workspace.
-_INSIDE = frozenset({"files", "git", "tests"})
-_INSIDE_TOO = "db.sqlite_query"
 _MIB = 2**20
 _OUTPUT_CHARS = 20_000
 # Whether an action that may change something outside is noted, so that no later run does it again.
@@ -54,21 +51,12 @@ def toolset_of(toolbox: Toolbox) -> Toolset:
     """What a model is told of the operations that can be called."""
     operations = toolbox.available()
     schemas = [_compact(schema) for schema in call_schemas(operations)]
-    changing = frozenset(name for name, one in operations.items() if one.writes or _runs_code(name))
+    changing = frozenset(name for name, one in operations.items() if Changes.TREE in one.changes)
     return Toolset(prompt_text(operations), tuple(schemas), changing)
 
 
 def _compact(schema: Mapping[str, object]) -> str:
     return json.dumps(schema, separators=(",", ":"))
-
-
-def _runs_code(tool: str) -> bool:
-    """Whether what the workspace holds is run, and may change it."""
-    return tool.startswith("tests.") or tool == _INSIDE_TOO
-
-
-def _is_inside(tool: str) -> bool:
-    return tool.partition(".")[0] in _INSIDE or tool == _INSIDE_TOO
 
 
 @dataclass
@@ -207,21 +195,12 @@ class Hands:
             )
             change = change_in(desk.tools.box, desk.base, bench, use.tests)
             return Done(True, facts=asdict(change))
-        if self._may_change_others(desk, action.tool) and not self.note(action):
+        if Changes.ELSEWHERE in _changes(desk, action.tool) and not self.note(action):
             return Done(False, error="it could not be noted that this begins, so it was not done", outcome="refused")
         result = desk.tools.call(action.tool, action.arguments)
         # What goes back is kept in a log, a table and a prompt: no more than a model is shown, or a plan hands on.
         output = result.output[: max(use.output_chars, _OUTPUT_CHARS)]
         return Done(result.ok, output, result.error, result.outcome, {**result.facts, **told}, result.sandbox)
-
-    def _may_change_others(self, desk: _Desk, tool: str) -> bool:
-        """Whether it is the call of an operation that can change something outside of the workspace."""
-        family, _, name = tool.partition(".")
-        known = desk.tools.families.get(family)
-        if _is_inside(tool) or known is None or name not in known.operations:
-            return False
-        # PostgreSQL, Redis and Neo4j tell reading from writing by the statement.
-        return known.operations[name].writes or family in ("db", "http")
 
     def _use_of(self, place: Place) -> ToolUse:
         return self._uses.get(place.deliberation_id, ToolUse())
@@ -247,7 +226,7 @@ class Hands:
             box = Box(workspace, self.sandbox, self.options, self._use_of(place).read_only)
             servers = stack.enter_context(connected(box, place.role))
             desk = _Desk(workspace, base, Toolbox(box, self.audit, place.role, servers, self._caller(place)), stack)
-            again = [call for call in action.before if self._can_have_changed(desk, call.tool)]
+            again = [call for call in action.before if _changes(desk, call.tool) == Changes.TREE]
             for call in again:
                 if request_id in self._given_up:
                     raise Refused("it was given up while the workspace was made again")
@@ -261,13 +240,6 @@ class Hands:
             stack.close()
             raise
         return desk, len(again)
-
-    def _can_have_changed(self, desk: _Desk, tool: str) -> bool:
-        family, _, name = tool.partition(".")
-        known = desk.tools.families.get(family)
-        if not _is_inside(tool) or known is None or name not in known.operations:
-            return False
-        return known.operations[name].writes or _runs_code(tool)
 
     def _base_of(self, place: Place) -> Base:
         """Made by the first that asks for it; the others wait."""
@@ -293,6 +265,13 @@ class Hands:
         except BaseException:
             workspace.close()
             raise
+
+
+def _changes(desk: _Desk, tool: str) -> Changes:
+    """What a call can change. Of one that its role may not make, nothing."""
+    family, _, name = tool.partition(".")
+    known = desk.tools.families.get(family)
+    return known.operations[name].changes if known is not None and name in known.operations else Changes.NOTHING
 
 
 def _close(desk: _Desk) -> None:

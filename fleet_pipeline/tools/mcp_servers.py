@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from fleet_pipeline.common.errors import Refused, SandboxUnavailable
-from fleet_pipeline.tools.operation import Box, Family, Function, Operation, Output, absent
+from fleet_pipeline.tools.operation import Box, Changes, Family, Function, Operation, Output, absent
 from fleet_pipeline.tools.options import McpOptions
 from fleet_pipeline.tools.sandbox.sandbox import launch
 
@@ -87,6 +87,7 @@ def _connected(name: str, options: McpOptions, box: Box) -> Iterator[Family]:
                     else connection.function(tool.name),
                     not only_reads,
                     bool(options.command),
+                    Changes.NOTHING if only_reads else Changes.TREE if options.command else Changes.ELSEWHERE,
                     told,
                     tool.input_schema,
                 )

@@ -13,6 +13,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import Flag, auto
 from functools import cached_property
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -99,14 +100,27 @@ class Box:
 Function = Callable[..., Output]
 
 
+class Changes(Flag):
+    """What a call can change with some arguments, where it may change anything.
+
+    After one that can change the tree somebody looks for the change. A workspace that is lost is made again by the calls that can change
+    the tree and nothing else; one that can change something elsewhere is never made twice.
+    """
+
+    NOTHING = 0
+    TREE = auto()  # and HOME, and the repository: by writing, or because what the tree holds is run
+    ELSEWHERE = auto()
+
+
 @dataclass(frozen=True)
 class Operation:
-    """`writes`: refused in read-only mode. `executes`: it needs a sandbox that works."""
+    """`writes`: refused in read-only mode, whatever its arguments. `executes`: it needs a sandbox that works."""
 
     name: str
     function: Function
     writes: bool
     executes: bool
+    changes: Changes
 
     @cached_property
     def help(self) -> str:
@@ -148,17 +162,23 @@ def _untitled(schema: Any) -> Any:
 
 @dataclass
 class Family:
-    """Operations of one kind. `missing` says why they cannot be called here; empty when they can."""
+    """Operations of one kind. `missing` says why they cannot be called here; empty when they can. `changes`: what those that write change."""
 
     name: str
     help: str
     missing: Callable[[Box], str] = lambda box: ""
+    changes: Changes = Changes.TREE | Changes.ELSEWHERE
     operations: dict[str, Operation] = field(default_factory=dict)
 
-    def operation(self, *, writes: bool = False, executes: bool = False) -> Callable[[Function], Function]:
+    def operation(
+        self, *, writes: bool = False, executes: bool = False, changes: Changes | None = None
+    ) -> Callable[[Function], Function]:
+        """`changes`: where it is not what those that write change, and else nothing."""
+        what = changes if changes is not None else self.changes if writes else Changes.NOTHING
+
         def declare(function: Function) -> Function:
             name = function.__name__.strip("_")
-            self.operations[name] = Operation(name, function, writes, executes)
+            self.operations[name] = Operation(name, function, writes, executes, what)
             return function
 
         return declare

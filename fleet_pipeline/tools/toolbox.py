@@ -150,15 +150,6 @@ class Toolbox:
         return found
 
 
-# What they change is told by their arguments, or by what the workspace holds.
-_CHANGE_BY_WHAT_THEY_GET = frozenset({"git.branch", "http.request"})
-
-
-def can_change(name: str, operation: Operation) -> bool:
-    """Whether a call of `family.operation` may change something, with some arguments."""
-    return operation.writes or name.partition(".")[0] in ("tests", "db") or name in _CHANGE_BY_WHAT_THEY_GET
-
-
 def _shown(text: str) -> str:
     """Without control characters, and without the half characters that stand for bytes of a file's name: no encoder takes them."""
     return printable(text.encode("utf-8", "backslashreplace").decode())

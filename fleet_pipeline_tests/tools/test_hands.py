@@ -1,5 +1,6 @@
 """Hands: agents' workspaces are made, made again, and gone; where they start from is what the settings name."""
 
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +16,7 @@ from fleet_pipeline.tools.change import comes_first, is_plugin, stands_before, s
 from fleet_pipeline.tools.hands import Hands, allowed_source
 from fleet_pipeline.tools.options import ToolOptions
 from fleet_pipeline.tools.workspace import Workspace
-from fleet_pipeline_tests.support.tool_world import PATIENCE, processes_in
+from fleet_pipeline_tests.support.tool_world import MCP_SERVER, PATIENCE, processes_in
 
 pytestmark = pytest.mark.unit
 
@@ -80,6 +81,27 @@ def test_a_workspace_that_is_gone_is_made_again_by_the_calls_that_changed_it(han
     assert done.facts["remade"] == 3
     called = [f"{call.begun.family}.{call.begun.operation}" for call in read_calls(hands.audit.path)]
     assert called == ["files.write_file", "git.add", "git.commit", "git.log"]
+
+
+def test_what_a_server_of_mcp_changed_in_a_workspace_that_is_gone_is_made_again(tmp_path: Path, source: Path) -> None:
+    """It runs in the sandbox, on the tree alone: its calls were taken for effects elsewhere, and the workspace came back without them."""
+    (source / "server.py").write_text(MCP_SERVER)
+    own = place(source)
+    options = ToolOptions(
+        sources=(str(source),),
+        workspaces=str(tmp_path / "fleet/workspaces"),
+        limits={"seconds": PATIENCE},
+        roles={"DEV": ("files", "own")},
+        mcp={"own": {"command": [sys.executable, "server.py"], "seconds": PATIENCE}},
+    )
+    before = (
+        Action("1", own, "own.keep", {"path": "made.txt", "text": "x"}),
+        Action("2", own, "own.shout", {"text": "x"}),
+    )
+    with Hands(options, Audit(tmp_path / "fleet/audit"), "run", lambda _: False) as hands:
+        hands.begin("t.dev", ToolUse())
+        done = do(hands, Action("3", own, "files.read_file", {"path": "made.txt"}, before))
+        assert (done.output, done.facts["remade"]) == ("x", 1)
 
 
 @pytest.mark.parametrize(

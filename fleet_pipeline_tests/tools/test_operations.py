@@ -55,6 +55,28 @@ def test_where_nothing_may_be_changed_no_operation_changes_anything(reading: Wor
     assert {path for path in after.items() ^ before.items() if "/home" not in path[0]} == set()
 
 
+def test_what_is_declared_to_change_nothing_changes_nothing_where_everything_may_be_changed(world: World) -> None:
+    """After such a call nobody looks for a change, and a workspace that is lost is made again without it."""
+    tried: dict[str, dict[str, Any]] = {
+        "files.read_file": {"path": "app.py"},
+        "files.list_files": {"recursive": True},
+        "files.search_in_files": {"pattern": "def"},
+        "files.file_info": {"path": "app.py"},
+        "files.diff_files": {"path": "app.py", "other": "test_app.py"},
+        "git.status": {},
+        "git.log": {},
+        "git.diff": {},
+        "git.show": {},
+    }
+    elsewhere = {"http.get", "http.head", "docker.ps", "docker.logs"}
+    assert {name for name, one in ALL.items() if not one.changes} == tried.keys() | elsewhere
+    world.call("files.write_file", path="app.py", content="def one():\n    return 2\n")
+    before = _everything(world.workspace.place)
+    for name, arguments in tried.items():
+        assert world.call(name, **arguments).ok, name
+    assert _everything(world.workspace.place) == before
+
+
 def _everything(place: Path) -> dict[str, bytes]:
     return {str(path): path.read_bytes() for path in place.rglob("*") if path.is_file()}
 

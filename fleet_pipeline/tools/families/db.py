@@ -25,7 +25,7 @@ from pydantic import Field
 
 from fleet_pipeline.common.errors import Refused
 from fleet_pipeline.tools.families.files import PathArgument
-from fleet_pipeline.tools.operation import Box, Family, Output, checked_argument
+from fleet_pipeline.tools.operation import Box, Changes, Family, Output, checked_argument
 from fleet_pipeline.tools.options import DatabaseOptions
 
 _log = logging.getLogger(__name__)
@@ -61,7 +61,7 @@ _CYPHER_ELSEWHERE = re.compile(r"\bload\b[\s\S]*\bcsv\b|\bcall\b(?!\s*[{(])|\bap
 _CYPHER_ESCAPE = re.compile(r"\\u+([0-9a-f]{4})", re.IGNORECASE)
 
 
-@FAMILY.operation()
+@FAMILY.operation(changes=Changes.ELSEWHERE)
 def postgresql_query(
     box: Box,
     database: Name,
@@ -171,7 +171,7 @@ def _reading(link: Any, query: str, params: tuple[Any, ...]) -> _Found:
     return [column.name for column in cursor.description or ()], rows, len(rows)
 
 
-@FAMILY.operation()
+@FAMILY.operation(changes=Changes.ELSEWHERE)
 def redis_command(
     box: Box,
     database: Name,
@@ -204,7 +204,7 @@ def redis_command(
     return Output(json.dumps(answer, default=str)[:1_000_000])
 
 
-@FAMILY.operation()
+@FAMILY.operation(changes=Changes.ELSEWHERE)
 def neo4j_query(
     box: Box,
     database: Name,
@@ -246,7 +246,7 @@ print(json.dumps([[c[0] for c in rows.description or ()], found, rows.rowcount],
 """
 
 
-@FAMILY.operation(executes=True)
+@FAMILY.operation(executes=True, changes=Changes.TREE)
 def sqlite_query(
     box: Box,
     path: PathArgument,

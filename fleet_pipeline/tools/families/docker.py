@@ -37,7 +37,7 @@ from fleet_pipeline.tools.containers import (
     remove_containers,
 )
 from fleet_pipeline.tools.families.files import PathArgument
-from fleet_pipeline.tools.operation import Box, Family, Output
+from fleet_pipeline.tools.operation import Box, Changes, Family, Output
 from fleet_pipeline.tools.sandbox.policy import Limits
 from fleet_pipeline.tools.sandbox.sandbox import Kept
 
@@ -48,7 +48,7 @@ def _missing(box: Box) -> str:
     return "" if shutil.which("podman") else "podman is not installed here"
 
 
-FAMILY = Family("docker", "Build images and run containers, without privileges.", _missing)
+FAMILY = Family("docker", "Build images and run containers, without privileges.", _missing, Changes.ELSEWHERE)
 Container = Annotated[str, Field(min_length=1, max_length=60, description="A container of this workspace.")]
 Command = Annotated[tuple[str, ...], Field(max_length=200, description="Program and arguments; no shell.")]
 Seconds = Annotated[float | None, Field(gt=0, le=7_200)]
@@ -98,7 +98,7 @@ def build(
     return replace(built, text=f"{built.text}\n{image}", facts={"image": image}) if built.ok else built
 
 
-@FAMILY.operation(writes=True)
+@FAMILY.operation(writes=True, changes=Changes.TREE | Changes.ELSEWHERE)
 def run(
     box: Box,
     image: Annotated[str, Field(max_length=200, description="One of the settings', or one that was built here.")],

@@ -12,11 +12,11 @@ from typing import Annotated
 from pydantic import Field
 
 from fleet_pipeline.common.errors import Refused
-from fleet_pipeline.tools.operation import Box, Family, Output
+from fleet_pipeline.tools.operation import Box, Changes, Family, Output
 from fleet_pipeline.tools.sandbox.sandbox import Outcome
 from fleet_pipeline.tools.tree import BLOCK_BYTES
 
-FAMILY = Family("files", "Read, write, search and compare files of the workspace.")
+FAMILY = Family("files", "Read, write, search and compare files of the workspace.", changes=Changes.TREE)
 PathArgument = Annotated[
     str, Field(min_length=1, max_length=4_096, description="Relative to the workspace, such as src/app.py.")
 ]

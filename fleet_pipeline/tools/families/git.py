@@ -15,7 +15,7 @@ from pydantic import Field
 
 from fleet_pipeline.common.errors import Refused
 from fleet_pipeline.tools.families.files import PathArgument
-from fleet_pipeline.tools.operation import Box, Family, Output, checked_argument
+from fleet_pipeline.tools.operation import Box, Changes, Family, Output, checked_argument
 from fleet_pipeline.tools.sandbox.sandbox import Outcome
 from fleet_pipeline.tools.sources import BASE, GIT_ENVIRONMENT, GIT_OPTIONS, ORIGIN
 from fleet_pipeline.tools.tree import Tree
@@ -24,6 +24,7 @@ FAMILY = Family(
     "git",
     "The workspace's repository: status, history, branches and commits.",
     lambda box: "" if shutil.which("git") else "git is not installed here",
+    Changes.TREE,
 )
 Branch = Annotated[str, Field(min_length=1, max_length=200, description="The name of a branch.")]
 _PATCH = "change.patch"
@@ -108,7 +109,7 @@ def show(box: Box, commit: Annotated[str, Field(max_length=200, description="A c
     return _said(_git(box, "show", "--text", "--no-ext-diff", "--no-textconv", _reference(commit), "--"))
 
 
-@FAMILY.operation(executes=True)
+@FAMILY.operation(executes=True, changes=Changes.TREE)
 def branch(
     box: Box,
     list_all: Annotated[bool, Field(description="Those of origin as well.")] = False,

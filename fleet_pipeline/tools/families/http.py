@@ -19,7 +19,7 @@ from pydantic import Field
 
 from fleet_pipeline.common.errors import Refused
 from fleet_pipeline.tools.families.http_client import send
-from fleet_pipeline.tools.operation import Box, Family, Output
+from fleet_pipeline.tools.operation import Box, Changes, Family, Output
 
 Method = Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
 Url = Annotated[
@@ -46,10 +46,10 @@ def _missing(box: Box) -> str:
     return "" if box.options.http.hosts else "no hosts are named: set tools.http.hosts"
 
 
-FAMILY = Family("http", "Ask HTTP services that the settings name.", _missing)
+FAMILY = Family("http", "Ask HTTP services that the settings name.", _missing, Changes.ELSEWHERE)
 
 
-@FAMILY.operation()
+@FAMILY.operation(changes=Changes.ELSEWHERE)
 def request(
     box: Box,
     method: Method,

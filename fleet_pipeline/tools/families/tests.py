@@ -9,7 +9,7 @@ from pydantic import Field
 
 from fleet_pipeline.common.errors import Refused
 from fleet_pipeline.tools.families.files import PathArgument
-from fleet_pipeline.tools.operation import Box, Family, Output, checked_argument
+from fleet_pipeline.tools.operation import Box, Changes, Family, Output, checked_argument
 from fleet_pipeline.tools.sandbox.sandbox import Outcome
 from fleet_pipeline.tools.tree import Tree
 
@@ -26,7 +26,7 @@ _TOTALS = ("tests", "failures", "errors", "skipped")
 _NUMBER = re.compile(r"[0-9]{1,9}")
 
 
-@FAMILY.operation(executes=True)
+@FAMILY.operation(executes=True, changes=Changes.TREE)
 def pytest(
     box: Box,
     path: PathArgument = ".",
@@ -78,7 +78,7 @@ def run_pytest(
     return _result(done, counts), cases, problem
 
 
-@FAMILY.operation(executes=True)
+@FAMILY.operation(executes=True, changes=Changes.TREE)
 def unittest(box: Box, path: PathArgument = ".", verbose: Verbose = False, timeout: Seconds = None) -> Output:
     """Run Python tests with unittest, found below a folder."""
     done = box.execute(
@@ -90,7 +90,7 @@ def unittest(box: Box, path: PathArgument = ".", verbose: Verbose = False, timeo
     return _result(done, {"tests": int(ran[1])} if ran else {})
 
 
-@FAMILY.operation(executes=True)
+@FAMILY.operation(executes=True, changes=Changes.TREE)
 def go_test(
     box: Box,
     package: Annotated[str, Field(max_length=200)] = "./...",
@@ -113,7 +113,7 @@ def go_test(
     )
 
 
-@FAMILY.operation(executes=True)
+@FAMILY.operation(executes=True, changes=Changes.TREE)
 def npm_test(
     box: Box, script: Annotated[str, Field(description="A script of package.json.")] = "test", timeout: Seconds = None
 ) -> Output:
@@ -123,7 +123,7 @@ def npm_test(
     )
 
 
-@FAMILY.operation(executes=True)
+@FAMILY.operation(executes=True, changes=Changes.TREE)
 def cargo_test(
     box: Box,
     package: Annotated[str | None, Field(max_length=200, description="One of a workspace of Cargo.")] = None,
@@ -140,7 +140,7 @@ def cargo_test(
     )
 
 
-@FAMILY.operation(executes=True)
+@FAMILY.operation(executes=True, changes=Changes.TREE)
 def make_test(
     box: Box, target: Annotated[str, Field(description="A target of the Makefile.")] = "test", timeout: Seconds = None
 ) -> Output:
