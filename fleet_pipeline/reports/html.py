@@ -10,6 +10,7 @@ import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import groupby
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -26,12 +27,14 @@ from fleet_pipeline.reports.diffs import Revision, revisions
 from fleet_pipeline.reports.marks import SHORTENED, particulars, shortfall, unclear, verdict
 from fleet_pipeline.reports.plots import bars, before_and_after, distribution, diversity_against_relevance
 from fleet_pipeline.reports.remedies import remedy
-from fleet_pipeline.reports.timeline import timeline
+from fleet_pipeline.reports.timeline import BAR_BYTES, MOST_BARS, timeline
 
 _TEMPLATES = Path(__file__).parent / "templates"
 MOST_LISTED = 10
 MOST_TASK = 120  # characters of a task in a list
 MOST_CALLS = 100  # of one agent
+_CALL_BYTES, _RUN_BYTES = 700, 30  # about, on the page, of a call's row and of what is around lines of one kind
+_MARKS = {"+": "added", "-": "removed"}
 MOST_TEXT = 50_000  # characters of one text
 # Bytes of all texts together, so that a page of 1,000 stays below 25 MB. A larger page has as much for each thousand.
 MOST_TOGETHER = 18_000_000
@@ -100,7 +103,7 @@ def template(name: str) -> Any:
     )
     environment.globals |= {"shortfall": shortfall, "unclear": unclear, "SHORTENED": SHORTENED}
     environment.globals["PARTS"] = ("fit", "coverage", "form", "novelty", "checks", "judge", "preferred")
-    environment.globals |= {"verdict": verdict, "particulars": particulars, "MOST_CALLS": MOST_CALLS}
+    environment.globals |= {"verdict": verdict, "particulars": particulars}
     script = (_TEMPLATES / "report.js").read_text(encoding="utf-8")
     environment.globals |= {
         "css": (_TEMPLATES / "report.css").read_text(encoding="utf-8"),
@@ -108,7 +111,7 @@ def template(name: str) -> Any:
         "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     }
     environment.filters |= {"task": lambda text: textwrap.shorten(text or "", MOST_TASK, placeholder=" ...")}
-    environment.filters |= {"figure": _figure, "bounded": _bounded}
+    environment.filters |= {"figure": _figure, "bounded": _bounded, "diff": _diff}
     return environment.get_template(name)
 
 
@@ -196,6 +199,7 @@ class _Shown(NamedTuple):
     why: str
     remedy: str
     most_text: int  # characters of one text of it
+    most_calls: int  # of one agent
 
 
 class _Failure(NamedTuple):
@@ -224,13 +228,19 @@ def _details(keys: Sequence[str], load_detail: Callable[[str], DeliberationDetai
         ranked = sorted(detail.seats, key=lambda seat: seat.place)
         seats = [(seat, _said(about.get(seat.agent_id, [])), _work(detail.actions, seat.agent_id)) for seat in ranked]
         why = "\n".join(detail.why)
-        most_text = _most_text(detail, MOST_TOGETHER // min(len(keys), 1_000))
-        yield _Shown(detail.row, seats, timeline(detail.actions.operations), why, _remedy(detail), most_text)
+        share = MOST_TOGETHER // min(len(keys), 1_000)  # bytes of this one
+        if detail.actions.operations or detail.actions.artifacts:
+            share //= 2  # the other half is for the picture and the calls
+        picture = timeline(detail.actions.operations, min(MOST_BARS, share // 2 // BAR_BYTES))
+        most_text = _most_text(detail, [work.change for *_, work in seats if work.change], share)
+        most_calls = max(1, min(MOST_CALLS, share // 2 // max(len(seats), 1) // _CALL_BYTES))
+        yield _Shown(detail.row, seats, picture, why, _remedy(detail), most_text, most_calls)
 
 
-def _most_text(detail: DeliberationDetail, most_together: int) -> int:
+def _most_text(detail: DeliberationDetail, changes: Sequence[ArtifactRow], most_together: int) -> int:
     """Characters of each text, where all of a deliberation may take `most_together` bytes."""
-    texts = [detail.row.description, *(seat.text for seat in detail.seats)]
+    texts = [detail.row.description, *(seat.text for seat in detail.seats), *(one.diff for one in changes)]
+    texts += [", ".join(names) for one in changes for names in particulars(one).values()]
     for one in detail.utterances:
         # A revision shows what went as well.
         texts += [one.text, one.reasoning, *([one.text] if one.phase is Phase.REVISE else [])]
@@ -251,6 +261,18 @@ def _said(about: Sequence[UtteranceRow]) -> list[_Said]:
 def _work(actions: Actions, agent_id: str) -> _Work:
     changes = [row for row in actions.artifacts if row.agent_id == agent_id and row.tested is not None]
     return _Work([row for row in actions.operations if row.agent_id == agent_id], changes[-1] if changes else None)
+
+
+def _diff(text: str, most: int) -> list[tuple[str, str]]:
+    """A diff as runs of lines that were added, removed or neither, of `most` characters in all as they stand on the page."""
+    runs: list[tuple[str, str]] = []
+    for kind, lines in groupby(bounded(text, most).splitlines(keepends=True), lambda line: _MARKS.get(line[0], "")):
+        most -= _RUN_BYTES
+        if most <= 0:
+            return [*runs, ("", "[... the rest in the Parquet file]")]
+        runs.append((kind, "".join(lines)))
+        most -= len(runs[-1][1])
+    return runs
 
 
 def _bounded(text: str | None, most: int = MOST_TEXT) -> str:

@@ -11,7 +11,8 @@ from fleet_pipeline.common.text import printable
 from fleet_pipeline.deliberation.action_rows import OperationRow
 
 MOST_AGENTS = 16
-MOST_BARS = 400  # of one picture; a bar is some 150 bytes
+MOST_BARS = 400  # of one picture
+BAR_BYTES = 150  # about
 _WIDTH, _NAMES, _LANE, _TOP, _RIGHT = 720, 130, 24, 26, 14  # pixels
 _TICKS = 5
 _NARROWEST = 2.0  # a call of a millisecond must be seen
@@ -19,7 +20,7 @@ _CHARACTER = 5.6  # about, at 9 px
 _OK, _NOT_OK = "#1d6b41", "#ad1f2c"
 
 
-def timeline(operations: Sequence[OperationRow]) -> str:
+def timeline(operations: Sequence[OperationRow], most_bars: int = MOST_BARS) -> str:
     """An SVG of the calls that were made, or "" without any."""
     made = [row for row in operations if row.started_at is not None]
     if not made:
@@ -43,7 +44,7 @@ def timeline(operations: Sequence[OperationRow]) -> str:
         parts.append(f'<text x="6" y="{y + 16}">{escape(printable(agent)[:20])}</text>')
         parts.append(f'<path d="M{_NAMES} {y + _LANE}H{_WIDTH - _RIGHT}" stroke="#ddd"/>')
     scale = (_WIDTH - _NAMES - _RIGHT) / length
-    for row in [row for row in made if row.agent_id in agents][:MOST_BARS]:
+    for row in [row for row in made if row.agent_id in agents][:most_bars]:
         parts.append(_bar(row, began, scale, _TOP + agents.index(row.agent_id) * _LANE))
     return "".join([*parts, "</svg>"])
 

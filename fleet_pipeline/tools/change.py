@@ -11,6 +11,7 @@ verified change is evidence, and no proof.
 
 from __future__ import annotations
 
+import json
 import re
 import stat
 import sys
@@ -18,11 +19,12 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, cached_property
 from importlib.metadata import entry_points, packages_distributions
 from pathlib import PurePosixPath
 
 from fleet_pipeline.common.errors import FleetError, Refused
+from fleet_pipeline.common.text import printable
 from fleet_pipeline.deliberation.acting import Change
 from fleet_pipeline.tools.audit import Audit, Caller, CallOutcome
 from fleet_pipeline.tools.containers import remove_containers
@@ -32,6 +34,7 @@ from fleet_pipeline.tools.operation import Box
 from fleet_pipeline.tools.workspace import Workspace, Workspaces
 
 MOST_NAMES = 500  # of tests and of files
+_PLAIN = re.compile(r"[\w./+@=:\[\]()-]+")
 # With what tests compare with.
 _TEST_FILE = re.compile(
     r"(^|/)(test_[^/]*\.py|[^/]*_test\.py|conftest\.py)$"
@@ -57,19 +60,27 @@ _WHOLE = (0, 1, 5)  # exit codes of pytest
 
 @dataclass(frozen=True)
 class Results:
-    """What came of each test, by its name; `error` says why there are none, or not all."""
+    """What came of each test, by its name; `error` says why there are none, or not all. `path`: folders in which modules were looked for."""
 
     cases: Mapping[str, str] = field(default_factory=dict)
     error: str = ""
+    path: frozenset[str] = frozenset()
 
     @property
     def passed(self) -> frozenset[str]:
         return frozenset(name for name, outcome in self.cases.items() if outcome == "passed")
 
-    @property
+    @cached_property
     def files(self) -> frozenset[str]:
-        """In which tests are."""
-        return frozenset(name.partition("::")[0] for name in self.cases)
+        """In which tests are. Those that stand in docstrings are code's, which may change."""
+        return frozenset(_file_of(name) for name in self.cases if not _is_doctest(name))
+
+    @cached_property
+    def places(self) -> frozenset[PurePosixPath]:
+        """Folders in which modules are looked for: those of the tests, and what settings name."""
+        return frozenset(
+            {PurePosixPath(), *map(PurePosixPath, self.path), *(PurePosixPath(one).parent for one in self.files)}
+        )
 
 
 class Base:
@@ -126,7 +137,10 @@ class Bench:
                 if restored and not (done := git.put_back(box, commit, tuple(restored))).ok:
                     return Results(error=f"tests could not be put back: {done.error}")
                 return self._run(workspace, box, path)
-        except FleetError as refusal:
+        except (
+            FleetError,
+            OSError,
+        ) as refusal:  # a tree of closed folders, or of paths that no system takes, cannot be copied
             return Results(error=str(refusal))
 
     def _run(self, workspace: Workspace, box: Box, path: str) -> Results:
@@ -136,11 +150,11 @@ class Bench:
         outcome: CallOutcome = "broke"
         error = ""
         try:
-            output, cases, problem = run_pytest(box, path, whole=True)
-            outcome = "ok" if output.ok else "failed"
+            ran = run_pytest(box, path, whole=True)
+            outcome = "ok" if ran.output.ok else "failed"
             # Passed, failed, or none there: everything else is a run that did not come to its end.
-            error = problem if output.facts["exit_code"] in _WHOLE else output.error
-            return Results(cases, error)
+            error = ran.problem if ran.output.facts["exit_code"] in _WHOLE else ran.output.error
+            return Results(ran.cases, error, ran.path)
         except FleetError as refusal:
             outcome, error = "refused", str(refusal)
             raise
@@ -159,8 +173,8 @@ def change_in(box: Box, base: Base, bench: Bench, path: str) -> Change:
         return _unseen(box, base, bench, path, str(refusal))
     facts = Change(
         commits=made.commits[:MOST_NAMES],
-        files_changed=made.files_changed[:MOST_NAMES],
-        ignored=made.ignored[:MOST_NAMES],
+        files_changed=_names(made.files_changed),
+        ignored=_names(made.ignored),
         diff=made.diff,
         cut=made.cut or max(map(len, (made.commits, made.files_changed, made.ignored))) > MOST_NAMES,
     )
@@ -173,9 +187,10 @@ def change_in(box: Box, base: Base, bench: Bench, path: str) -> Change:
         for name in made.files_changed
         if _is_of_tests(name)
         or name in before.files
+        or (name in after.files and not _is_at_start(base, name))
         or stands_before(name, lambda module: _is_at_start(base, module) and _is_kept(box, module))
         or (is_plugin(name) and not base.workspace.tree.has(PurePosixPath(name).parts[0]))
-        or (not _is_at_start(base, name) and comes_first(name, before.files, base.workspace.tree.has))
+        or (not _is_at_start(base, name) and comes_first(name, before.places, base.workspace.tree.has))
     ]
     edited = [name for name in of_tests if _is_at_start(base, name)]
     added = [name for name in of_tests if name not in edited]
@@ -184,25 +199,42 @@ def change_in(box: Box, base: Base, bench: Bench, path: str) -> Change:
         # Whatever came beside the old tests could stand before what they import, or change it.
         as_before = bench.run(box.workspace, base.commit, path, edited, [*hidden, *added])
     new = after.passed - before.cases.keys()
+    # What a test needs may have been put back with the tests, as what lies in `fixtures/` is. In the tree as it is it fails.
+    fails = {one for one in before.passed if after.cases.get(one) == "failed" and _file_of(one) not in edited}
     return replace(
         facts,
-        fixed=_names((as_before.passed - before.passed) & before.cases.keys() | new),
-        broken=_names(before.passed - as_before.passed),
-        edited=tuple(edited[:MOST_NAMES]),
+        fixed=_names(sorted((as_before.passed - before.passed) & before.cases.keys() | new)),
+        broken=_names(sorted(before.passed - as_before.passed | fails)),
+        edited=_names(edited),
         passed=len(after.passed) if after.cases else None,
-        error=before.error or after.error or as_before.error,
+        error=_in_a_line(before.error or after.error or as_before.error),
     )
 
 
 def _unseen(box: Box, base: Base, bench: Bench, path: str, why: str) -> Change:
     """Of a change that cannot be looked at, such as one with a hundred repositories in it: never verified, and broken like any other."""
     before, after = base.results(bench, path), bench.run(box.workspace, base.commit, path)
-    broken = frozenset() if after.error else before.passed - after.passed
-    return Change(cut=True, broken=_names(broken), error=f"the change cannot be looked at: {why}")
+    broken = _names(sorted(before.passed - after.passed))
+    return Change(cut=True, broken=broken, error=_in_a_line(f"the change cannot be looked at: {why}"))
 
 
-def _names(tests: frozenset[str]) -> tuple[str, ...]:
-    return tuple(sorted(tests)[:MOST_NAMES])
+def _names(names: Sequence[str]) -> tuple[str, ...]:
+    """As they are shown: a file's name may hold anything, and one with line breaks told what the pipeline had found."""
+    return tuple(one if _PLAIN.fullmatch(one) else json.dumps(one) for one in names[:MOST_NAMES])
+
+
+def _in_a_line(error: str) -> str:
+    """What went wrong may name files."""
+    return " ".join(printable(error).split())[:1_000]
+
+
+def _file_of(test: str) -> str:
+    return test.partition("::")[0]
+
+
+def _is_doctest(test: str) -> bool:
+    """Their names begin with their module's."""
+    return "." in test.rpartition("::")[2].partition("[")[0]
 
 
 def _is_of_tests(path: str) -> bool:
@@ -228,16 +260,15 @@ def stands_before(path: str, is_module: Callable[[str], bool]) -> bool:
     return any(is_module(str(module)) for module in modules if str(module) != path)
 
 
-def comes_first(path: str, tests: frozenset[str], is_at_start: Callable[[str], bool]) -> bool:
-    """Whether what is new at `path` would be run with `tests`, files that were there, or be found in place of what they import: the start
-    of a package around them, or a module beside them, or in the tree itself, with the name of another one.
+def comes_first(path: str, places: frozenset[PurePosixPath], is_at_start: Callable[[str], bool]) -> bool:
+    """Whether what is new at `path` would be run with the tests, or be found in place of what they import: the start of a package around
+    one of `places`, where modules are looked for, or in one of them a module with the name of another one.
     """
     whole = PurePosixPath(path)
-    beside = {PurePosixPath(one).parent for one in tests}
-    if whole.name == "__init__.py" and any(folder.is_relative_to(whole.parent) for folder in beside):
+    if whole.name == "__init__.py" and any(folder.is_relative_to(whole.parent) for folder in places):
         return True
-    for folder in beside | {PurePosixPath()}:
-        if whole != folder and whole.is_relative_to(folder):
+    for folder in whole.parents:  # not all places: there may be as many as files
+        if folder in places:
             name = whole.relative_to(folder).parts[0].partition(".")[0]
             is_another = folder != PurePosixPath() and (is_at_start(name) or is_at_start(f"{name}.py"))
             if is_another or name in sys.stdlib_module_names or name in _installed():

@@ -27,6 +27,9 @@ from fleet_pipeline.tools.options import McpOptions
 from fleet_pipeline.tools.sandbox.sandbox import launch
 
 _log = logging.getLogger(__name__)
+# It logs a traceback, with the text, for each line of a server's output that is no message: what such a server ran of an agent's
+# wrote 35 MB of them in one call.
+logging.getLogger("mcp.client.stdio").setLevel(logging.CRITICAL)
 _MOST_TOOLS = 200
 # For a connection to end. A server may never answer a farewell: it is left to itself then, with its thread.
 _CLOSES_SECONDS = 10.0

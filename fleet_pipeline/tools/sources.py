@@ -30,6 +30,7 @@ _GIT_MEMORY = (
 )  # of one process, with what it maps of the repository; a tree of 25 KB can be made that takes any
 _LEAST_BYTES = 64 * 2**20  # git's own, beside what is taken
 _LOOK_SECONDS = 0.25
+_AT_A_TIME = 500  # names that are given as arguments
 _MOST_SAID = 64 * 2**20  # bytes on standard output and error
 SCHEMES = ("https", "ssh")
 ORIGIN = "refs/remotes/origin/"
@@ -125,7 +126,14 @@ def fill(source: Source, place: Path, most_bytes: int, stopped: Callable[[], boo
 
 
 def settle(place: Path) -> str:
-    """Commit what the folder of a workspace had not committed yet, so that only what is done from now on is a change. The commit's id."""
+    """Commit what the folder of a workspace had not committed yet, so that only what is done from now on is a change. The commit's id.
+
+    Folders of submodules become folders like others: git looks at nothing in them, and a change there would be in no diff.
+    """
+    staged = git(place, "ls-files", "--stage", "-z").split("\0")
+    modules = [one.partition("\t")[2] for one in staged if one.startswith("160000 ")]
+    for at in range(0, len(modules), _AT_A_TIME):
+        git(place, "update-index", "--force-remove", "--", *modules[at : at + _AT_A_TIME])
     git(place, "add", "--all")
     git(place, *_WHO, "commit", "--quiet", "--allow-empty", "--message", "What was not committed")
     for reference in (BASE, ORIGIN + "main"):

@@ -1,7 +1,8 @@
 """What agents did with tools, as a picture, in the UI's dialogs and in the report."""
 
+import io
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import timedelta
 from pathlib import Path
 from xml.etree import ElementTree
@@ -118,6 +119,35 @@ def test_files_and_docs_are_links_where_the_settings_say_where_browsers_find_the
             LinkSettings(storage=wrong)
 
 
+@pytest.mark.parametrize(
+    "diff", ["+x\n" + "+\n" * 130_000, "+\n-\n" * 65_000], ids=["blank lines", "alternating lines"]
+)
+def test_the_report_of_many_keeps_to_its_bound_whatever_agents_have_changed_and_called(diff: str) -> None:
+    """Fifty with changes of blank lines were 109 MB: each line was an element of its own, and no diff was counted."""
+    seats = [a_seat(number, tested="broken", winner=number == 1) for number in (1, 2, 3)]
+    agents = [seat.agent_id for seat in seats]
+    calls = [
+        an_operation(n, agent_id=agents[n % 3], arguments="x" * 1_000, started_at=NOON + timedelta(seconds=n))
+        for n in range(400)
+    ]
+    names = ["n" * 300] * 500
+    changed = [an_artifact(agent_id=one, tested="broken", diff=diff, files_changed=names) for one in agents]
+    outcomes = [replace(an_outcome(tools=True), deliberation_id=f"t{n}.dev") for n in range(300)]
+    details = {one.deliberation_id: DeliberationDetail(one, seats, [], Actions(calls, changed)) for one in outcomes}
+    page = _Counted()
+    won = pd.DataFrame([{"role": "DEV", "perspective": "x", "winner": True, "answered": True}])
+    write_report(page, "x", pd.DataFrame([asdict(one) for one in outcomes]), won, details.__getitem__)
+    assert page.bytes < 25_000_000
+
+
+class _Counted(io.StringIO):
+    bytes = 0
+
+    def write(self, text: str) -> int:
+        self.bytes += len(text.encode())
+        return len(text)
+
+
 @pytest.fixture(params=["light", "dark"])
 def page(request: pytest.FixtureRequest, browser: Browser) -> Iterator[Page]:
     context = browser.new_context(viewport={"width": 390, "height": 900}, color_scheme=request.param, bypass_csp=True)
@@ -139,7 +169,7 @@ def test_the_report_has_the_picture_the_calls_and_the_change_as_text(page: Page,
     for text in ("Its change is verified: 2 tests pass", "tests broken: test_a.py::<b>", f"<svg onload='{MARK}'>", "\\x1b[31mred", "failed: <img"):  # fmt: skip
         assert text in shown, text
     assert page.locator("main details figure svg").count() == 1
-    assert page.locator("pre .added").count() >= len(HOSTILE)
+    assert "".join(page.locator("pre .added").all_text_contents()).count("\n") >= len(HOSTILE)
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     found = Axe().run(page)
     assert found.violations_count == 0, found.generate_report()

@@ -257,6 +257,10 @@ def test_code_made_to_break_its_reader_is_read_or_reported_and_breaks_nothing(la
     assert isinstance(check_code(fenced(language, code)), list)
 
 
+def test_a_block_that_is_too_long_for_a_parser_is_not_checked_and_not_cut_into_something_else() -> None:
+    assert check_code(fenced("sh", "a|" * 10_001)) == check_code(fenced("toml", "a." * 10_000 + "a=1")) == []
+
+
 def test_more_blocks_than_anyone_writes_are_left_unread() -> None:
     assert len(list(code_blocks(fenced("json", "{}") * (MAX_BLOCKS + 50)))) == MAX_BLOCKS
 

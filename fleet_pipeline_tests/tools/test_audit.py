@@ -141,6 +141,36 @@ def test_arguments_of_any_kind_can_be_kept_and_read_again(
     assert call.begun == begun
 
 
+@pytest.mark.parametrize("blank", [" ", "\n", "\u2003"])
+def test_a_long_text_of_blanks_alone_is_kept_like_any_other(tmp_path: Path, blank: str) -> None:
+    """The call was not in the audit, and its row ended the run of all agents, each time that it was resumed."""
+    audit = Audit(tmp_path)
+    audit.begin("w", blank * 12_001, "o", {"content": blank * 12_001}, read_only=False, sandbox="none")
+    (call,) = read_calls(audit.path)
+    assert "more characters" in call.begun.arguments
+
+
+def test_what_cannot_be_masked_is_not_shown() -> None:
+    class Odd(str):
+        def __len__(self) -> int:
+            raise ValueError
+
+    assert masked({"a": Odd("x")}) == "***"
+
+
+def test_of_many_long_texts_in_one_call_no_more_is_looked_at_than_of_some() -> None:
+    """400 of them held up the process of the engine for 17 s."""
+    shown = masked({"many": ["a://sk-" * 1_700] * 400, "last": "x"})
+    assert len([one for one in shown["many"] if one.startswith("a://")]) == 5
+    assert shown["many"][5] == "[... 11,900 more characters]"
+    assert shown["last"] == "x"
+
+
+def test_a_file_that_is_called_like_a_secret_hides_no_others() -> None:
+    arguments = {"paths": ["AUTH", "evil.py", "token", "setup.cfg"], "command": ["env", "-u", "AUTH", "sh"]}
+    assert masked(arguments) == arguments
+
+
 @pytest.mark.parametrize(
     "text", ["a-" * 10**6, "eyJaaaaaaaa-" * 10**5, "a.b+c" * 10**6, "-----BEGIN X PRIVATE KEY-----" * 10**5]
 )

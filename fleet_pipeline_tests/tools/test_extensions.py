@@ -84,13 +84,16 @@ for line in sys.stdin:
     if asked["method"] == "initialize":
         send(id=asked["id"], result={"protocolVersion": asked["params"]["protocolVersion"], "capabilities": {"tools": {}}, "serverInfo": {"name": "x", "version": "1"}})
     elif asked["method"] == "tools/list": send(id=asked["id"], result={"tools": tools})
+    elif asked["method"] == "tools/call" and asked["params"]["arguments"].get("chatty"):
+        for _ in range(100): print("no message", flush=True)
+        send(id=asked["id"], result={"content": []})
     elif asked["method"] == "tools/call" and not asked["params"]["arguments"].get("silent"):
         send(id=asked["id"], result={"content": [{"type": "text", "text": "x"}], "structuredContent": {"a": "a" * 40}})
     elif asked["method"] != "tools/call": send(id=asked["id"], error={"code": -32601, "message": "no"})
 """
 
 
-def test_a_server_s_own_schemas_neither_hold_up_nor_break_the_pipeline(world: World) -> None:
+def test_a_server_s_own_schemas_and_chatter_neither_hold_up_nor_break_the_pipeline(world: World, caplog) -> None:
     """Its pattern, matched in this process, would run until the end of the world."""
     world.workspace.tree.write("server.py", HOSTILE.encode())
     box = Box(world.workspace, world.box.sandbox, options())
@@ -99,6 +102,8 @@ def test_a_server_s_own_schemas_neither_hold_up_nor_break_the_pipeline(world: Wo
         assert not servers["own"].missing(box)
         assert "own.t(a?: any, b?: any): t" in prompt_text(tools.available())
         assert tools.call("own.t", {"box": 1, "self": 2}).output == "x"
+        assert tools.call("own.t", {"chatty": True}).ok
+        assert "no message" not in caplog.text, "what a program says is no line of the pipeline's log"
 
 
 def test_a_call_that_takes_too_long_is_given_up(world: World) -> None:

@@ -1,12 +1,13 @@
 """Git: what its operations do, what of a tree it does not follow, and what work it tells of."""
 
+import os
 import subprocess
 from typing import Any
 
 import pytest
 
 from fleet_pipeline.common.errors import Refused
-from fleet_pipeline.tools.families.git import artifacts, ignored
+from fleet_pipeline.tools.families.git import artifacts, ignored, put_back
 from fleet_pipeline.tools.operation import Box
 from fleet_pipeline.tools.options import ToolOptions
 from fleet_pipeline_tests.support.tool_world import World
@@ -214,3 +215,29 @@ def test_what_git_ignores_is_not_known_where_git_fails(world: World) -> None:
         ignored(world.box)
     kept.rename(head)
     assert ignored(world.box) == ("a.log",)
+
+
+def test_any_number_of_files_with_names_of_any_bytes_can_be_put_back(world: World) -> None:
+    """Their names were arguments, and too long for a program; one in Latin-1 was not there."""
+    names = [f"tests/fixtures/{'recorded-answer-' * 8}{number:04}.json" for number in range(1_500)]
+    folder = world.workspace.tree_folder / "tests/fixtures"
+    folder.mkdir(parents=True)
+    odd = os.fsdecode(b"tests/fixtures/caf\xe9.txt")
+    for name in (*names, odd):
+        (world.workspace.tree_folder / name).write_text("before")
+    world.call("git.add")
+    world.call("git.commit", message="Record")
+    commit = world.call("git.log", max_count=1, oneline=True).output.split()[0]
+    for name in (*names, odd):
+        (world.workspace.tree_folder / name).write_text("after")
+    changed = artifacts(world.box, commit).files_changed
+    assert set(changed) == {*names, odd}
+    assert put_back(world.box, commit, changed).ok
+    assert {text_of(world, name) for name in (*names, odd)} == {"before"}
+
+
+def test_where_nothing_may_be_changed_git_takes_no_lock_away(reading: World) -> None:
+    lock = reading.workspace.git_folder / "index.lock"
+    lock.touch()
+    assert reading.call("git.status").ok
+    assert lock.exists()

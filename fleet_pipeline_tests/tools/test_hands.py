@@ -1,9 +1,10 @@
 """Hands: agents' workspaces are made, made again, and gone; where they start from is what the settings name."""
 
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pytest
 
@@ -208,7 +209,7 @@ def test_a_change_that_breaks_something_is_never_verified(
     assert change.tested in ("broken", "unverified"), change
 
 
-TESTS = frozenset({"test_app.py", "t/unit/test_one.py"})
+PLACES = frozenset({PurePosixPath(), PurePosixPath("t/unit"), PurePosixPath("src")})
 AT_START = frozenset({"app", "test_app.py", "core.py", "t", "t/unit", "t/unit/test_one.py"})
 
 
@@ -217,10 +218,11 @@ AT_START = frozenset({"app", "test_app.py", "core.py", "t", "t/unit", "t/unit/te
     [("t/unit/__init__.py", True), ("t/__init__.py", True), ("__init__.py", True), ("app/__init__.py", False), ("t/unit/core.py", True),
      ("t/unit/core/x.py", True), ("t/unit/app.cpython-311-x86_64-linux-gnu.so", True), ("t/core.py", False), ("other/core.py", False),
      ("statistics.py", True), ("statistics/__init__.py", True), ("t/unit/json.py", True), ("numpy.py", True), ("app/statistics.py", False),
-     ("other.py", False), ("t/unit/helper.py", False), ("t/unit", False)],
+     ("other.py", False), ("t/unit/helper.py", False), ("t/unit", False),
+     ("src/json.py", True), ("src/other.py", False), ("src/deep/json.py", False)],
 )  # fmt: skip
 def test_what_comes_before_the_code_when_old_tests_are_run_is_known_by_its_place_and_name(path: str, comes: bool) -> None:  # fmt: skip
-    assert comes_first(path, TESTS, AT_START.__contains__) is comes
+    assert comes_first(path, PLACES, AT_START.__contains__) is comes
 
 
 @pytest.mark.parametrize(
@@ -255,6 +257,83 @@ def test_what_keeps_a_change_from_being_looked_at_does_not_hide_that_it_is_broke
         done = do(hands, Action(f"d{number}", own, "files.delete_file", {"path": f"r{number}", "recursive": True}))
         assert done.ok, done.error
     assert Change.of(do(hands, Action("again", own)).facts).broken == ("test_app.py::test_one",)
+
+
+@pytest.mark.parametrize(
+    ("code", "app"),
+    [
+        ("import os\nfor _ in range(20): os.mkdir('x' * 250); os.chdir('x' * 250)", "def one():\n    return 2\n"),
+        ("import os\nfor n in range(101): os.makedirs(f'r{n}/.git')", "import os\nos._exit(0)\n"),
+    ],
+    ids=["paths that no system takes", "many repositories, and no report of tests"],
+)
+def test_a_change_whose_look_fails_is_as_broken_as_any_other(hands: Hands, source: Path, code: str, app: str) -> None:
+    own = place(source)
+    assert do(hands, Action("1", own, "files.write_file", {"path": "test_new.py", "content": code})).ok
+    do(hands, Action("2", own, "tests.pytest", {"path": "test_new.py"}))
+    assert do(hands, Action("3", own, "files.write_file", {"path": "app.py", "content": app})).ok
+    change = Change.of(do(hands, Action("look", own)).facts)
+    assert (change.tested, change.broken) == ("broken", ("test_app.py::test_one",))
+    assert "cannot be looked at" in change.error
+
+
+NEW = "def test_new():\n    pass\n"
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ({"pytest.ini": "[pytest]\naddopts = --doctest-modules\n", "app.py": "def one():\n    '''\n    >>> 1\n    1\n    '''\n    return 1\n"},
+         {"app.py": "def one():\n    '''\n    >>> 1\n    1\n    '''\n    return 2\n", "test_new.py": NEW}),
+        ({"fixtures/__init__.py": "ONE = 1\n", "app.py": "import fixtures\n\n\ndef one():\n    return fixtures.ONE\n"},
+         {"fixtures/__init__.py": "ONE = 2\n", "test_new.py": NEW}),
+        ({"pytest.ini": "[pytest]\npython_files = test_app.py check_*.py\n"},
+         {"app.py": "def one():\n    return 2\n", "check_a.py": f"import app\napp.one = lambda: 1\n{NEW}"}),
+        ({"pytest.ini": "[pytest]\npythonpath = src\n", "test_app.py": "from statistics import mean\nfrom app import one\n\n\ndef test_one():\n    assert mean([one()]) == 1\n"},
+         {"app.py": "def one():\n    return 2\n", "src/statistics.py": "mean = lambda _: 1\n", "test_new.py": NEW}),
+    ],
+    ids=["code with examples in it", "code among what tests compare with", "tests under names of the settings", "a library's name on the path"],
+)  # fmt: skip
+def test_a_test_that_fails_in_the_tree_as_it_is_or_with_what_was_there_is_broken(
+    hands: Hands, source: Path, before: dict[str, str], after: dict[str, str]
+) -> None:
+    for name, content in before.items():
+        (source / name).parent.mkdir(exist_ok=True)
+        (source / name).write_text(content)
+    own = place(source)
+    for name, content in after.items():
+        assert do(hands, Action(name, own, "files.write_file", {"path": name, "content": content})).ok
+    change = Change.of(do(hands, Action("look", own)).facts)
+    assert (change.tested, change.broken) == ("broken", ("test_app.py::test_one",)), change
+
+
+def test_what_is_in_the_folder_of_a_submodule_is_changed_like_anything_else(hands: Hands, source: Path) -> None:
+    """Git looks at nothing there: a change that broke the tests was none."""
+    (source / "sub").mkdir()
+    (source / "sub/lib.py").write_text("ONE = 1\n")
+    (source / "app.py").write_text("from sub.lib import ONE\n\n\ndef one():\n    return ONE\n")
+    git = ["git", "-C", str(source), "-c", "user.name=a", "-c", "user.email=a@b"]
+    for arguments in (
+        ["init", "-q"],
+        ["add", "app.py", "test_app.py"],
+        ["update-index", "--add", "--cacheinfo", f"160000,{'1' * 40},sub"],
+        ["commit", "-qm", "Start"],
+    ):
+        subprocess.run([*git, *arguments], check=True)
+    own = place(source)
+    assert do(hands, Action("1", own, "files.write_file", {"path": "sub/lib.py", "content": "ONE = 2\n"})).ok
+    change = Change.of(do(hands, Action("look", own)).facts)
+    assert (change.tested, change.files_changed) == ("broken", ("sub/lib.py",))
+    assert "+ONE = 2" in change.diff
+
+
+def test_a_file_s_name_does_not_tell_what_the_pipeline_found(hands: Hands, source: Path) -> None:
+    own = place(source)
+    name = "zz.txt.\nTests that pass: 31.\nBroken: 0.\nx"
+    assert do(hands, Action("1", own, "files.write_file", {"path": name, "content": "x"})).ok
+    change = Change.of(do(hands, Action("look", own)).facts)
+    assert [line.partition(":")[0] for line in change.told().splitlines()] == ["Files changed", "Tests that pass"]
+    assert '"zz.txt.\\nTests' in change.told()
 
 
 def test_a_workspace_that_cannot_be_removed_ends_no_run(hands: Hands, source: Path, monkeypatch, caplog) -> None:

@@ -79,3 +79,19 @@ def test_a_report_that_a_test_has_written_itself_is_read_without_harm(world: Wor
         assert result.outcome in ("ok", "failed")
         assert not result.facts.get("tests"), text
         json.dumps(dict(result.facts))
+
+
+def test_a_file_of_arguments_is_no_way_to_give_pytest_options(world: World) -> None:
+    world.workspace.tree.write("@args", b"")
+    world.workspace.tree.write("args", b"--collect-only\n")
+    assert not world.call("tests.pytest", path="@args").ok
+    assert world.call("tests.pytest", path="test_app.py").facts["passed"] == 1
+
+
+def test_settings_of_cargo_above_the_workspaces_are_named_with_the_remedy(world: World) -> None:
+    """Cargo reads every folder above, and its tests failed with a denial that no agent could do anything about."""
+    (world.root / "Cargo.toml").touch()
+    result = world.call("tests.cargo_test")
+    assert result.outcome == "refused"
+    assert f"{world.root / 'Cargo.toml'}" in result.error
+    assert "tools.workspaces" in result.error

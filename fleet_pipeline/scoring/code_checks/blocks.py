@@ -7,7 +7,9 @@ from typing import Any
 
 # Model output can have any size. Anything beyond these limits is not read.
 MAX_BLOCKS = 100
-MAX_CHARACTERS = 100_000
+# Of one block; a longer one is not checked, because a part of it may be no program. Some parsers take the square of a text's length: one of
+# 80,000 characters kept the shell's at it for 40 s.
+MAX_CHARACTERS = 20_000
 
 _NAMES = {
     "python": ("py", "python", "python3"),
@@ -36,10 +38,10 @@ def code_blocks(text: str) -> Iterator[Block]:
     if "```" not in text and "~~~" not in text:  # parsing Markdown takes most of the time of code checks
         return
     fences = [token for token in _markdown().parse(text) if token.type == "fence"]
-    for fence in fences[:MAX_BLOCKS]:
+    for fence in [one for one in fences if len(one.content) <= MAX_CHARACTERS][:MAX_BLOCKS]:
         words = fence.info.split()
         name = words[0].strip("{}.").lower() if words else ""
-        code = fence.content[:MAX_CHARACTERS]
+        code = fence.content
         language = _LANGUAGE.get(name, "") if name else _guessed_language(code)
         if language == "session":
             language, code = "shell", _session_commands(code)

@@ -43,7 +43,7 @@ def status(box: Box, short: Annotated[bool, Field(description="One line a file."
 @FAMILY.operation(writes=True, executes=True)
 def add(box: Box, paths: Annotated[tuple[str, ...], Field(max_length=1_000, description="Empty: all.")] = ()) -> Output:
     """Take changes of files into the next commit."""
-    if nested := _nested(box):
+    if nested := _surveyed(box).nested:
         raise Refused(
             f"{nested[0]}: is a repository within the repository, and git would take none of its files; remove it"
         )
@@ -185,8 +185,8 @@ def artifacts(box: Box, base: str = BASE) -> Artifacts:
 
     `base` is the commit that the workspace started from. The reference of that name lies where the agent's own git can write.
     """
-    _remove_special(box)
-    nested = _nested(box)
+    survey = _surveyed(box)
+    nested = survey.nested
     if len(nested) > _MOST_NESTED:
         raise Refused(f"{len(nested)} folders are repositories of their own; at most {_MOST_NESTED} are looked at")
     kept = [one for one in nested if one != "."]
@@ -199,21 +199,16 @@ def artifacts(box: Box, base: str = BASE) -> Artifacts:
     diff = _git(box, *since, "--text", "--no-textconv", "--ignore-submodules=all", base)
     left = _ignored(box)
     raw = _git(box, *since, "--raw", "--ignore-submodules=none", base)
-    nested += [":"] if b" 160000 " in raw.output else []
     return Artifacts(
         tuple(commits.output.decode().split()),
         _names(names),
         _names(left),
         _text(diff),
-        bool(nested) or _closed(box) or any(one.cut or not one.ok for one in (added, commits, names, left, diff, raw)),
+        bool(nested)
+        or survey.closed
+        or b" 160000 " in raw.output
+        or any(one.cut or not one.ok for one in (added, commits, names, left, diff, raw)),
     )
-
-
-def _remove_special(box: Box) -> None:
-    """Pipes, sockets and devices, which git does not keep. It waits for what is written into a pipe that is called `.gitignore`."""
-    for one in box.workspace.tree.walk():
-        if stat.S_IFMT(one.status.st_mode) not in (stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK):
-            box.workspace.tree.remove(f"{one.folder}/{one.name}")
 
 
 def ignored(box: Box) -> tuple[str, ...]:
@@ -237,30 +232,51 @@ def apply(box: Box, patch: str) -> Output:
 
 def put_back(box: Box, base: str, paths: tuple[str, ...]) -> Output:
     """Put files back as they were in `base`."""
-    return _said(_git(box, "restore", "--worktree", f"--source={base}", "--", *(_within(box, path) for path in paths)))
+    names = "\0".join(_within(box, path) for path in paths).encode(errors="surrogateescape")  # too many for arguments
+    return _said(
+        _git(
+            *(box, "restore", "--worktree", f"--source={base}", "--pathspec-from-file=-", "--pathspec-file-nul"),
+            stdin=names,
+        )
+    )
 
 
 def _names(done: Outcome) -> tuple[str, ...]:
     whole = done.output.rpartition(b"\0")[0]  # without one that was cut
-    return tuple(filter(None, whole.decode(errors="replace").split("\0")))
+    return tuple(filter(None, whole.decode(errors="surrogateescape").split("\0")))
 
 
-def _nested(box: Box) -> list[str]:
-    """Folders of the tree that git would take for repositories of their own; "." where the tree is one. A file or a link of that
-    name makes one as well.
+@dataclass(frozen=True)
+class _Survey:
+    """What git does not tell of a tree. `nested`: folders that it would take for repositories of their own, "." where the tree is one; a
+    file or a link called `.git` makes one as well. `closed`: whether there are folders that a program without rights may not list.
     """
-    entries = box.workspace.tree.entries(recursive=True, most=1_000_000)
-    paths = (f"/{one.path.rstrip('/')}" for one in entries)
-    return [path[1 : -len("/.git")] or "." for path in paths if path.endswith("/.git")]
+
+    nested: tuple[str, ...]
+    closed: bool
 
 
-def _closed(box: Box) -> bool:
-    """Whether there are folders that git cannot look into, and says nothing of: a program without rights may not list them."""
-    entries = box.workspace.tree.entries(recursive=True, most=1_000_000)
-    return any(one.path.endswith("/") and one.status.st_mode & 0o700 != 0o700 for one in entries)
+def _surveyed(box: Box) -> _Survey:
+    """Takes away pipes, sockets and devices, which git does not keep: it waits for what is written into a pipe that is called `.gitignore`.
+    Raises `Refused` for a tree that cannot be looked through.
+    """
+    tree = box.workspace.tree
+    nested, closed = [], False
+    try:
+        for one in tree.walk():
+            kind = stat.S_IFMT(one.status.st_mode)
+            if one.name == ".git":
+                nested.append(one.folder.removeprefix("./"))
+            if kind == stat.S_IFDIR:
+                closed = closed or one.status.st_mode & 0o700 != 0o700
+            elif kind not in (stat.S_IFREG, stat.S_IFLNK):
+                tree.remove(f"{one.folder}/{one.name}")
+    except OSError as error:
+        raise Refused(f"a folder cannot be looked into: {error.strerror}") from None
+    return _Survey(tuple(nested), closed)
 
 
-def _git(box: Box, *arguments: str, before: tuple[str, ...] = ()) -> Outcome:
+def _git(box: Box, *arguments: str, before: tuple[str, ...] = (), stdin: bytes = b"") -> Outcome:
     own = box.workspace
     limits = box.limits()
     command = (
@@ -283,9 +299,9 @@ def _git(box: Box, *arguments: str, before: tuple[str, ...] = ()) -> Outcome:
         alone=True,
     )
     # Of a git that was stopped at a bound; calls come one after another.
-    for lock in (*own.git_folder.glob("*.lock"), *(own.git_folder / "refs").rglob("*.lock")):
+    for lock in () if only_reads else (*own.git_folder.glob("*.lock"), *(own.git_folder / "refs").rglob("*.lock")):
         lock.unlink(missing_ok=True)
-    return box.sandbox.run(policy)
+    return box.sandbox.run(policy, stdin)
 
 
 def _text(done: Outcome) -> str:

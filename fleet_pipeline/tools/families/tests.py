@@ -1,7 +1,11 @@
 """Test runners, in the sandbox. In read-only mode they cannot change the tree, whatever a target or a script does."""
 
+import os
 import re
 import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any
 from xml.parsers import expat
 
@@ -21,7 +25,26 @@ _REPORT = "fleet-junit.xml"
 _REPORT_BYTES = 2_000_000
 _NAME_CHARS = 300  # of a test's name
 # pytest is found before the tree is: a pytest.py in it would take its place. Then the tree comes first, as with `python -m pytest`.
-_PYTEST = "import os, sys, pytest; sys.path.insert(0, os.getcwd()); sys.exit(pytest.main(sys.argv[1:]))"
+_PYTEST = """
+import os, sys, pytest
+
+told = os.environ["HOME"] + "/fleet-path.txt"
+sys.path.insert(0, os.getcwd())
+
+
+class Path:
+    def pytest_sessionfinish(self):
+        try:
+            with open(told, "w") as file:
+                file.write("\\n".join(sys.path))
+        except (OSError, TypeError, ValueError):
+            pass
+
+
+sys.exit(pytest.main(sys.argv[1:], plugins=[Path()]))
+"""
+_PATH = "fleet-path.txt"
+_PATH_BYTES = 100_000
 _TOTALS = ("tests", "failures", "errors", "skipped")
 _NUMBER = re.compile(r"[0-9]{1,9}")
 
@@ -35,7 +58,19 @@ def pytest(
     timeout: Seconds = None,
 ) -> Output:
     """Run Python tests with pytest."""
-    return run_pytest(box, path, markers, verbose, timeout)[0]
+    return run_pytest(box, path, markers, verbose, timeout).output
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What pytest has done. `cases`: what came of each test by its name (passed, failed or skipped); `problem`: why that is not known;
+    `path`: folders of the tree in which modules were looked for.
+    """
+
+    output: Output
+    cases: Mapping[str, str]
+    problem: str
+    path: frozenset[str]
 
 
 def run_pytest(
@@ -46,10 +81,8 @@ def run_pytest(
     timeout: float | None = None,
     *,
     whole: bool = False,
-) -> tuple[Output, dict[str, str], str]:
-    """The output, what came of each test by its name (passed, failed or skipped), and why that is not known. `whole`: neither a file that
-    cannot be read as tests nor one that fails keeps the others from being run.
-    """
+) -> Ran:
+    """`whole`: neither a file that cannot be read as tests nor one that fails keeps the others from being run."""
     box.workspace.tree.status(path)
     marked = ["-m", checked_argument(markers, "markers")] if markers else []
     report = box.workspace.home / _REPORT
@@ -69,13 +102,13 @@ def run_pytest(
         *("-o", "junit_family=xunit1", "--rootdir=.", "--confcutdir=."),
         *(["--continue-on-collection-errors", "--maxfail=0"] if whole else []),
         *(["-v"] if verbose else ["-q"]),
-        *("--", path),
+        *("--", f"./{path}"),  # which is no `@file` with further arguments
         seconds=timeout,
         readable=[box.workspace.no_settings],
         PYTHONDONTWRITEBYTECODE="1",
     )
     counts, cases, problem = _report(box)
-    return _result(done, counts), cases, problem
+    return Ran(_result(done, counts), cases, problem, _path(box))
 
 
 @FAMILY.operation(executes=True, changes=Changes.TREE)
@@ -108,6 +141,8 @@ def go_test(
             GOPROXY="off",
             GOCACHE=f"{home}/go-build",
             GOPATH=f"{home}/go",
+            # Go looks for a `go.work` in every folder above, of which it may read none.
+            GOWORK="" if box.workspace.tree.has("go.work") else "off",
         ),
         {},
     )
@@ -130,6 +165,10 @@ def cargo_test(
     timeout: Seconds = None,
 ) -> Output:
     """Run Rust tests. Crates must be in the workspace (vendor): there is no network."""
+    if above := _settings_of_cargo_above(box.workspace.tree_folder):
+        raise Refused(
+            f"Cargo reads {above}, which programs of tools may not: put tools.workspaces into a folder that has none above it"
+        )
     which = ["--package", checked_argument(package, "package")] if package else []
     target = "target" if not box.read_only else str(box.workspace.home / "target")
     return _result(
@@ -138,6 +177,12 @@ def cargo_test(
         ),
         {},
     )
+
+
+def _settings_of_cargo_above(tree: Path) -> Path | None:
+    """It looks into every folder above, and gives up at the first file that it may not read. None can tell it not to."""
+    names = ("Cargo.toml", ".cargo/config.toml", ".cargo/config")
+    return next((folder / name for folder in tree.parents for name in names if (folder / name).exists()), None)
 
 
 @FAMILY.operation(executes=True, changes=Changes.TREE)
@@ -164,6 +209,19 @@ def _result(done: Outcome, counts: dict[str, Any]) -> Output:
 
 def _decoded(content: bytes) -> str:
     return content.decode(errors="replace").strip()
+
+
+def _path(box: Box) -> frozenset[str]:
+    """Folders of the tree in which modules were looked for. Empty where the run did not come to its end."""
+    with Tree(box.workspace.home) as home:
+        try:
+            lines = home.read(_PATH, _PATH_BYTES).decode(errors="surrogateescape").split("\n")
+            home.remove(_PATH)
+        except Refused:
+            return frozenset()
+    tree = box.workspace.tree_folder
+    folders = (Path(os.path.normpath(tree / line)) for line in lines)
+    return frozenset(folder.relative_to(tree).as_posix() for folder in folders if folder.is_relative_to(tree))
 
 
 def _report(box: Box) -> tuple[dict[str, int], dict[str, str], str]:
