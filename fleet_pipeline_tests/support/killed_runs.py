@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-import dagster as dg
 import sklearn.feature_extraction.text  # noqa: F401 - imported once: two seconds in each process otherwise
 
 from fleet_pipeline.cli import local_run
@@ -25,6 +24,7 @@ from fleet_pipeline.storage import transcripts
 from fleet_pipeline.storage.answer_log import earlier_logs
 from fleet_pipeline.storage.schemas import UTTERANCES
 from fleet_pipeline.storage.tables import read_file
+from fleet_pipeline_tests.support.deployment import instance_at
 from fleet_pipeline_tests.support.heard import Heard
 from fleet_pipeline_tests.support.kill_points import after, before, die, die_in
 from fleet_pipeline_tests.support.pipeline import Pipeline
@@ -51,7 +51,7 @@ def run_and_kill(run: KilledRun) -> None:
 
 
 def execute(run: KilledRun) -> None:
-    with dg.DagsterInstance.from_config(str(run.home)) as instance:
+    with instance_at(run.home) as instance:
         pipeline = Pipeline(instance, run.storage)
         pipeline.answer = counted(run.asked)
         arm = POINTS[run.point]
