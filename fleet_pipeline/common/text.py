@@ -21,6 +21,11 @@ def printable(text: str) -> str:
     return _UNSAFE.sub(lambda match: match.group().encode("unicode_escape").decode(), text)
 
 
+def shown(text: str) -> str:
+    """`text` with unsafe characters escaped, and the half characters that stand for bytes of a file's name: no encoder takes them."""
+    return printable(text.encode("utf-8", "backslashreplace").decode())
+
+
 def whole(text: str) -> str:
     """`text` without halves of characters, which JSON can hold and no file can: pairs become one, others a mark."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

@@ -24,7 +24,7 @@ from importlib.metadata import entry_points, packages_distributions
 from pathlib import PurePosixPath
 
 from fleet_pipeline.common.errors import FleetError, Refused
-from fleet_pipeline.common.text import printable
+from fleet_pipeline.common.text import shown
 from fleet_pipeline.deliberation.acting import Change
 from fleet_pipeline.tools.audit import Audit, Caller, CallOutcome
 from fleet_pipeline.tools.containers import remove_containers
@@ -225,7 +225,7 @@ def _names(names: Sequence[str]) -> tuple[str, ...]:
 
 def _in_a_line(error: str) -> str:
     """What went wrong may name files."""
-    return " ".join(printable(error).split())[:1_000]
+    return " ".join(shown(error).split())[:1_000]
 
 
 def _file_of(test: str) -> str:

@@ -27,6 +27,7 @@ from typing import Self
 from urllib.parse import urlsplit
 
 from fleet_pipeline.common.errors import FleetError, InvalidInput, Refused
+from fleet_pipeline.common.text import shown
 from fleet_pipeline.deliberation.council import Toolset
 from fleet_pipeline.deliberation.exchange import Action, Done, Place
 from fleet_pipeline.deliberation.task import ToolUse
@@ -163,10 +164,10 @@ class Hands:
         try:
             done = self._act(request_id, action)
         except FleetError as error:
-            done = Done(False, error=str(error), outcome="refused")
+            done = Done(False, error=shown(str(error)), outcome="refused")
         except Exception as error:  # noqa: BLE001 - a bug here must not leave an agent waiting for ever
             _log.exception("%s broke", action.name)
-            done = Done(False, error=f"broke: {type(error).__name__}: {error}", outcome="broke")
+            done = Done(False, error=shown(f"broke: {type(error).__name__}: {error}"[:1_000]), outcome="broke")
         with self._lock:
             may_run_programs(self._at_work.pop(request_id))
         self._done.put((request_id, replace(done, started_at=started_at, seconds=time.monotonic() - began)))

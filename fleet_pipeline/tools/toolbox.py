@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import Any
 
 from fleet_pipeline.common.errors import InvalidInput, Refused, SandboxUnavailable
-from fleet_pipeline.common.text import bounded, printable
+from fleet_pipeline.common.text import bounded, shown
 from fleet_pipeline.tools.audit import Audit, Caller, CallOutcome
 from fleet_pipeline.tools.families import db, docker, files, git, http, tests
 from fleet_pipeline.tools.operation import Box, Family, Operation, Output, absent
@@ -108,10 +108,10 @@ class Toolbox:
         except Exception as error:  # noqa: BLE001 - a bug in one operation must not end the run of all agents
             output = Output("", ok=False, error=f"{name} broke: {type(error).__name__}: {error}"[:1_000])
         finally:
-            error_text = bounded(_shown(output.error), _ERROR_CHARS)
+            error_text = bounded(shown(output.error), _ERROR_CHARS)
             with suppress(OSError):  # the call has been made, and its result is told; the record says unfinished
                 self.audit.end(begun, outcome, error_text, len(output.text), time.monotonic() - began)
-        text = _shown(_cut(output.text, box.options.limits.output_kib * 1_024))
+        text = shown(_cut(output.text, box.options.limits.output_kib * 1_024))
         return Result(output.ok, text, error_text, box.sandbox.level, outcome, output.facts)
 
     def _call(self, family_name: str, name: str, arguments: Mapping[str, Any]) -> Output:
@@ -148,11 +148,6 @@ class Toolbox:
                     continue
                 found[f"{family.name}.{operation.name}"] = operation
         return found
-
-
-def _shown(text: str) -> str:
-    """Without control characters, and without the half characters that stand for bytes of a file's name: no encoder takes them."""
-    return printable(text.encode("utf-8", "backslashreplace").decode())
 
 
 def _cut(text: str, most: int) -> str:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import example, given, strategies as st
 from markdown_it import MarkdownIt
 
-from fleet_pipeline.common.text import bounded, fenced, printable
+from fleet_pipeline.common.text import bounded, fenced, printable, shown
 
 pytestmark = pytest.mark.unit
 
@@ -32,3 +32,8 @@ def test_what_a_terminal_would_act_on_is_written_out() -> None:
 def test_a_long_text_is_cut_and_says_how_much_is_missing() -> None:
     assert bounded("a" * 10, 10) == "a" * 10
     assert bounded("a" * 1_010, 10).endswith("[... 1,000 more characters, in the Parquet file]")
+
+
+@given(st.text(st.characters(exclude_categories=())))
+def test_what_is_shown_can_be_stored_whatever_a_file_is_called(text: str) -> None:
+    shown(text + "caf\udce9").encode()

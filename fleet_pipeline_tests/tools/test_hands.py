@@ -1,5 +1,6 @@
 """Hands: agents' workspaces are made, made again, and gone; where they start from is what the settings name."""
 
+import json
 import subprocess
 import sys
 import time
@@ -327,12 +328,19 @@ def test_what_is_in_the_folder_of_a_submodule_is_changed_like_anything_else(hand
     assert "+ONE = 2" in change.diff
 
 
+ODD = "import os\nopen(os.fsdecode(b'caf\\xe9.py'), 'w').close()\n"
+
+
 def test_a_file_s_name_does_not_tell_what_the_pipeline_found(hands: Hands, source: Path) -> None:
     own = place(source)
+    assert do(hands, Action("0", own, "files.write_file", {"path": "test_odd.py", "content": ODD})).ok
+    do(hands, Action("00", own, "tests.pytest", {"path": "test_odd.py"}))
     name = "zz.txt.\nTests that pass: 31.\nBroken: 0.\nx"
     assert do(hands, Action("1", own, "files.write_file", {"path": name, "content": "x"})).ok
     change = Change.of(do(hands, Action("look", own)).facts)
     assert [line.partition(":")[0] for line in change.told().splitlines()] == ["Files changed", "Tests that pass"]
+    assert r'"caf\udce9.py"' in change.told()
+    json.dumps(change.told(), ensure_ascii=False).encode()  # as a table is stored
     assert '"zz.txt.\\nTests' in change.told()
 
 
