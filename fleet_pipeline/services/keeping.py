@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from fleet_pipeline.common.errors import CorruptFile, StorageError
 from fleet_pipeline.common.logs import fields
-from fleet_pipeline.common.text import printable
+from fleet_pipeline.common.text import printable, shown
 from fleet_pipeline.common.threads import give_way
 from fleet_pipeline.deliberation.council import Deliberation
 from fleet_pipeline.deliberation.exchange import AgentError
@@ -92,9 +92,26 @@ class Keeper:
         stopped = any(one.error is AgentError.CANCELLED for one in transcript.utterances)
         if stopped and self._has_result(deliberation.id):
             return  # it stands, and what was heard for the next one stays in the answer log
+        try:
+            written = self._write(deliberation, transcript, finished, of_models)
+        except (ValueError, TypeError, LookupError, ArithmeticError) as error:
+            # It holds what no table can. Raised here it would end the run of all, and again each time that it is resumed.
+            _log.exception("%s cannot be stored", deliberation.id)
+            transcript = Transcript(deliberation.id, Status.FAILED, (), shown(f"it cannot be stored: {error!r}")[:500])
+            written = self._write(deliberation, transcript, finished, of_models)
+        log_ended(self._run_id, transcript, finished.finished_at - finished.started_at)
+        self._kept(Kept(deliberation, transcript, stopped, written))
+
+    def _write(
+        self,
+        deliberation: Deliberation,
+        transcript: Transcript,
+        finished: Finished[Transcript],
+        of_models: Mapping[str, Provenance],
+    ) -> bool:
         # What was recalled was asked for earlier.
         asked = [one.completion.started_at for one in transcript.utterances if one.completion.started_at]
-        written = write_transcript(
+        return write_transcript(
             self._store,
             deliberation,
             transcript,
@@ -105,8 +122,6 @@ class Keeper:
             of_models,
             lambda: self._write_actions(deliberation, transcript),
         )
-        log_ended(self._run_id, transcript, finished.finished_at - finished.started_at)
-        self._kept(Kept(deliberation, transcript, stopped, written))
 
     def _write_actions(self, deliberation: Deliberation, transcript: Transcript) -> None:
         if deliberation.toolset is not None:

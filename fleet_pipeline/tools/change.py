@@ -137,10 +137,8 @@ class Bench:
                 if restored and not (done := git.put_back(box, commit, tuple(restored))).ok:
                     return Results(error=f"tests could not be put back: {done.error}")
                 return self._run(workspace, box, path)
-        except (
-            FleetError,
-            OSError,
-        ) as refusal:  # a tree of closed folders, or of paths that no system takes, cannot be copied
+        except (FleetError, OSError) as refusal:
+            # A tree of closed folders, or of paths that no system takes, cannot be copied.
             return Results(error=str(refusal))
 
     def _run(self, workspace: Workspace, box: Box, path: str) -> Results:

@@ -6,11 +6,15 @@ import random
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 
 from fleet_pipeline.defs.resources import StorageResource
+from fleet_pipeline.deliberation.council import Deliberation
+from fleet_pipeline.deliberation.transcript import Transcript
+from fleet_pipeline.services import keeping
 from fleet_pipeline.storage.store import Retries, Store
 from fleet_pipeline_tests.support.faulty import FaultyFileSystem, none
 from fleet_pipeline_tests.support.killed_runs import answers_known
@@ -162,3 +166,25 @@ def test_a_disk_that_is_really_full_tears_nothing_and_what_fits_is_kept(pipeline
         assert len(pipeline.asked) == 30 * 9 - known
     finally:
         subprocess.run(["umount", "-l", disk], check=True)
+
+
+def test_a_deliberation_that_no_table_can_hold_fails_alone_with_the_reason(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One argument of blanks could not be masked, and ended the run of all."""
+    write = keeping.write_transcript
+
+    def refuses(store: Store, deliberation: Deliberation, transcript: Transcript, *more: Any) -> bool:
+        if deliberation.id == "t1.dev" and transcript.utterances:
+            raise IndexError("list index out of range")
+        return write(store, deliberation, transcript, *more)
+
+    keys = pipeline.put("t0", "t1", "t2")
+    with monkeypatch.context() as broken:
+        broken.setattr(keeping, "write_transcript", refuses)
+        pipeline.run(keys)
+    assert pipeline.partitions("deliberations") == ({"t0.dev", "t2.dev"}, {"t1.dev"})
+    reasons = pipeline.table("deliberations").set_index("deliberation_id")["error_message"]
+    assert reasons["t1.dev"] == "it cannot be stored: IndexError('list index out of range')"
+    assert pipeline.run(keys).success
+    assert completed(pipeline, keys)

@@ -109,7 +109,7 @@ def test_a_server_s_own_schemas_and_chatter_neither_hold_up_nor_break_the_pipeli
 def test_a_call_that_takes_too_long_is_given_up(world: World) -> None:
     """Its server loads nothing, and so starts long before the bound, which is for starting as well."""
     world.workspace.tree.write("server.py", HOSTILE.encode())
-    own = Box(world.workspace, world.box.sandbox, options(seconds=15))
+    own = Box(world.workspace, world.box.sandbox, options(seconds=40))
     with connected(own) as servers:
         result = Toolbox(own, world.audit, servers=servers).call("own.t", {"silent": True})
     assert (result.outcome, result.error) == ("failed", "own.t: MCPError: Request 'tools/call' timed out")

@@ -536,3 +536,19 @@ def test_a_program_is_not_begun_in_a_thread_whose_call_has_been_given_up(place: 
         may_run_programs(thread)
     assert not (place / "begun").exists()
     assert python(place, "open('begun', 'w')").ok
+
+
+def test_a_program_whose_launcher_missed_that_it_is_to_end_is_ended_all_the_same(place: Path) -> None:
+    """Whatever became of the first signal: one that was sent before there was a launcher had no effect."""
+    done: list[Outcome] = []
+    calling = threading.Thread(
+        target=lambda: done.append(python(place, "import time; open('begun', 'w'); time.sleep(1000)", seconds=900))
+    )
+    calling.start()
+    while not (place / "begun").exists():
+        time.sleep(0.01)
+    assert calling.ident
+    sandbox_module._stopped.add(calling.ident)  # without a signal
+    calling.join()
+    may_run_programs(calling.ident)
+    assert [one.stopped for one in done] == ["owner"]

@@ -182,7 +182,8 @@ def cargo_test(
 def _settings_of_cargo_above(tree: Path) -> Path | None:
     """It looks into every folder above, and gives up at the first file that it may not read. None can tell it not to."""
     names = ("Cargo.toml", ".cargo/config.toml", ".cargo/config")
-    return next((folder / name for folder in tree.parents for name in names if (folder / name).exists()), None)
+    files = (folder / name for folder in tree.parents for name in names)
+    return next((file for file in files if os.path.exists(file)), None)
 
 
 @FAMILY.operation(executes=True, changes=Changes.TREE)

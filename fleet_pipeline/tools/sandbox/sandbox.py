@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import select
 import shutil
 import subprocess
 import sys
@@ -52,6 +53,8 @@ _DEVICES = ("/dev/null", "/dev/zero")
 _LATE_SECONDS = 5.0
 # For the launcher after its program's time: to end all, on a busy machine. Its programs end with it.
 _LAUNCHER_SECONDS = 120.0
+# A launcher that is to end is told so again and again: a program that was given up was once seen to go on to the end of its time.
+_ASKED_AGAIN_MS = 500
 _PATH = "/usr/local/bin:/usr/bin:/bin"
 
 
@@ -176,8 +179,6 @@ def _run(policy: Policy, stdin: bytes = b"") -> Outcome:
     finally:
         os.close(status)
     _running[thread] = process
-    if thread in _stopped:  # since the question above
-        process.terminate()
     assert process.stdin
     assert process.stdout
     assert process.stderr
@@ -189,6 +190,11 @@ def _run(policy: Policy, stdin: bytes = b"") -> Outcome:
         feeding = threading.Thread(target=_feed, args=(process.stdin, stdin), daemon=True)
         feeding.start()
         with open(reading, "rb") as said:
+            waiting = select.poll()
+            waiting.register(said, select.POLLIN)
+            while not waiting.poll(_ASKED_AGAIN_MS):
+                if thread in _stopped:  # also since the question above
+                    process.terminate()
             told = said.read()
         process.wait()
         feeding.join()
