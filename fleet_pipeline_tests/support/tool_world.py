@@ -22,6 +22,7 @@ import pytest
 from fleet_pipeline.tools.audit import Audit
 from fleet_pipeline.tools.operation import Box
 from fleet_pipeline.tools.options import ToolOptions
+from fleet_pipeline.tools.sandbox.policy import Limits
 from fleet_pipeline.tools.sandbox.sandbox import Outcome, Sandbox
 from fleet_pipeline.tools.sources import Source
 from fleet_pipeline.tools.toolbox import Result, Toolbox
@@ -211,6 +212,16 @@ def python_for_others() -> list[str]:
             continue
         return command
     pytest.skip("no Python here that an ordinary user may start")
+
+
+def run(place: Path, *command: str, stdin: bytes = b"", **limits: float) -> Outcome:
+    """Run a program in the sandbox, which may write to `place` alone."""
+    own = Sandbox.find()
+    return own.run(own.policy(command, place, [place], Limits(**{"seconds": PATIENCE, **limits})), stdin)
+
+
+def python(place: Path, code: str, **limits: float) -> Outcome:
+    return run(place, sys.executable, "-c", code, **limits)
 
 
 @contextmanager

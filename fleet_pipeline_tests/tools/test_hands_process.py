@@ -20,6 +20,7 @@ from fleet_pipeline.tools.audit import read_calls
 from fleet_pipeline.tools.hands_process import HandsProcess
 from fleet_pipeline.tools.options import ToolOptions
 from fleet_pipeline_tests.support.processes import wait_until_gone
+from fleet_pipeline_tests.support.tool_hands import do
 from fleet_pipeline_tests.support.tool_world import PATIENCE, processes_in
 
 pytestmark = pytest.mark.unit
@@ -29,7 +30,7 @@ SLEEPS = {"path": "test_slow.py", "content": "import time\n\n\ndef test_slow():\
 
 
 @contextmanager
-def hands(folder: Path, note: Callable[[Action], bool] = lambda _: True, **options) -> Iterator[HandsProcess]:
+def hands_process(folder: Path, note: Callable[[Action], bool] = lambda _: True, **options) -> Iterator[HandsProcess]:
     chosen = ToolOptions(workspaces=str(folder / "fleet/workspaces"), limits={"seconds": PATIENCE}, **options)
     with closing(HandsProcess(chosen, folder / "fleet/audit", "run", note)) as own:
         own.begin("t.dev", ToolUse())
@@ -43,17 +44,12 @@ def results(own: HandsProcess, count: int) -> dict[str, Done]:
     return found
 
 
-def do(own: HandsProcess, action: Action) -> Done:
-    own.submit(action.name, action)
-    return results(own, 1)[action.name]
-
-
 def writes(name: str, content: str, *before: Action) -> Action:
     return Action(name, PLACE, "files.write_file", {"path": f"{name}.txt", "content": content}, before)
 
 
 def test_an_agent_works_in_its_workspace_and_nothing_is_left_when_they_are_closed(tmp_path: Path) -> None:
-    with hands(tmp_path) as own:
+    with hands_process(tmp_path) as own:
         assert do(own, writes("a", "one")).ok
         # What was called before is sent with every call, and is not made again while the workspace is there.
         done = do(own, Action("r", PLACE, "files.read_file", {"path": "a.txt"}, (writes("a", "another"),)))
@@ -65,7 +61,7 @@ def test_an_agent_works_in_its_workspace_and_nothing_is_left_when_they_are_close
 
 
 def test_where_it_is_killed_its_calls_are_told_as_unfinished_and_the_next_one_makes_the_workspace_again(tmp_path: Path) -> None:  # fmt: skip
-    with hands(tmp_path) as own:
+    with hands_process(tmp_path) as own:
         first, slow = writes("a", "one"), Action("s", PLACE, "files.write_file", SLEEPS)
         assert do(own, first).ok
         assert do(own, slow).ok
@@ -85,7 +81,7 @@ def test_where_it_is_killed_its_calls_are_told_as_unfinished_and_the_next_one_ma
 
 
 def test_what_is_given_up_ends_and_is_not_told(tmp_path: Path) -> None:
-    with hands(tmp_path) as own:
+    with hands_process(tmp_path) as own:
         assert do(own, Action("s", PLACE, "files.write_file", SLEEPS)).ok
         own.submit("p", Action("p", PLACE, "tests.pytest", {}))
         while not processes_in(tmp_path / "fleet"):
@@ -105,7 +101,7 @@ def test_an_effect_elsewhere_is_noted_by_the_run_before_it_begins_or_not_done(tm
         return action.name != "no"
 
     post = {"url": "http://127.0.0.1:1/", "data": "x"}
-    with hands(tmp_path, note, roles={"DEV": ["http", "files"]}, http={"hosts": ["127.0.0.1:1"]}) as own:
+    with hands_process(tmp_path, note, roles={"DEV": ["http", "files"]}, http={"hosts": ["127.0.0.1:1"]}) as own:
         assert do(own, Action("no", PLACE, "http.post", post)).error.startswith("it could not be noted")
         assert do(own, Action("broken", PLACE, "http.post", post)).error.startswith("it could not be noted")
         assert do(own, Action("yes", PLACE, "http.post", post)).outcome in ("refused", "failed")  # as nobody is there
@@ -117,8 +113,8 @@ def test_it_ends_with_its_run_and_leaves_nothing_also_where_that_is_killed(tmp_p
     script = """
 import sys
 from pathlib import Path
-from fleet_pipeline_tests.tools.test_hands_process import PLACE, SLEEPS, Action, do, hands
-with hands(Path(sys.argv[1])) as own:
+from fleet_pipeline_tests.tools.test_hands_process import PLACE, SLEEPS, Action, do, hands_process
+with hands_process(Path(sys.argv[1])) as own:
     do(own, Action("s", PLACE, "files.write_file", SLEEPS))
     own.submit("p", Action("p", PLACE, "tests.pytest", {}))
     print(own._other.process.pid, flush=True)
@@ -138,12 +134,12 @@ with hands(Path(sys.argv[1])) as own:
 
 def test_where_it_cannot_begin_the_reason_is_told(tmp_path: Path) -> None:
     (tmp_path / "fleet").write_text("a file where a folder should be")
-    with pytest.raises(FleetError, match="agents' tools cannot be used here: .*fleet"), hands(tmp_path):
+    with pytest.raises(FleetError, match="agents' tools cannot be used here: .*fleet"), hands_process(tmp_path):
         pass
 
 
 def test_where_it_cannot_be_started_again_each_call_is_told_why_and_the_run_goes_on(tmp_path: Path) -> None:
-    with hands(tmp_path) as own:
+    with hands_process(tmp_path) as own:
         assert do(own, writes("a", "one")).ok
         assert own._other is not None
         own._other.process.kill()
