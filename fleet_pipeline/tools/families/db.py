@@ -275,9 +275,7 @@ def sqlite_query(
     done = box.sandbox.run(policy, question)
     if not done.ok:
         said = done.errors.decode(errors="replace").strip().splitlines()
-        return Output(
-            "", ok=False, error=f"stopped by the bound on {done.stopped}" if done.stopped else (said or ["broke"])[-1]
-        )
+        return Output("", ok=False, error=done.end if done.stopped else (said or ["broke"])[-1])
     try:
         columns, rows, count = json.loads(done.output)
     except ValueError:

@@ -216,7 +216,7 @@ def diff_files(box: Box, path: PathArgument, other: PathArgument) -> Output:
 
 def _why(done: Outcome) -> str:
     said = done.errors.decode(errors="replace").strip()
-    return f"stopped by the bound on {done.stopped}" if done.stopped else said or f"exit code {done.code}"
+    return done.end if done.stopped else said or done.end
 
 
 def _text(box: Box, path: str) -> str:

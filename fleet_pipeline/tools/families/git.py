@@ -312,7 +312,7 @@ def _said(done: Outcome) -> Output:
     if done.ok:
         return Output(_text(done))
     why = done.errors.decode(errors="replace").strip() or _text(done).strip()
-    return Output(_text(done), ok=False, error=f"stopped by the bound on {done.stopped}" if done.stopped else why)
+    return Output(_text(done), ok=False, error=done.end if done.stopped else why)
 
 
 def _branch(name: str) -> str:

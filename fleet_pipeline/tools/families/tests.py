@@ -204,8 +204,7 @@ def _result(done: Outcome, counts: dict[str, Any]) -> Output:
     text = "\n".join(part for part in (_decoded(done.output), _decoded(done.errors)) if part)
     if done.cut:
         text += "\n(cut)"
-    error = f"stopped by the bound on {done.stopped}" if done.stopped else f"exit code {done.code}" if done.code else ""
-    return Output(text, ok=done.ok, error=error, facts={"exit_code": done.code, **counts})
+    return Output(text, ok=done.ok, error=done.end, facts={"exit_code": done.code, **counts})
 
 
 def _decoded(content: bytes) -> str:

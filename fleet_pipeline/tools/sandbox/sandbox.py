@@ -73,6 +73,15 @@ class Outcome:
     def ok(self) -> bool:
         return self.code == 0 and self.stopped is None
 
+    @property
+    def end(self) -> str:
+        """Why it was stopped, or its exit code, in words; nothing where it ended well."""
+        if self.stopped == "owner":
+            return "stopped, because its call was given up"
+        if self.stopped:
+            return f"stopped by the bound on {self.stopped}"
+        return f"exit code {self.code}" if self.code else ""
+
 
 @dataclass(frozen=True)
 class Sandbox:
