@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,8 @@ from fleet_pipeline.common.errors import Refused
 from fleet_pipeline.tools.containers import image_of, remove_all
 from fleet_pipeline.tools.families.docker import _check_dockerfile, _check_image, _context
 from fleet_pipeline.tools.options import ToolOptions
-from fleet_pipeline_tests.support.tool_world import World, a_world, python_for_others
+from fleet_pipeline.tools.toolbox import Result
+from fleet_pipeline_tests.support.tool_world import PATIENCE, World, a_world, python_for_others
 
 pytestmark = pytest.mark.unit
 ROOT = Path(__file__).parents[2]
@@ -170,6 +172,62 @@ def test_an_image_is_built_and_its_container_runs_without_network_and_privileges
         world.unharmed()
 
 
+GREEDY = """
+#define _GNU_SOURCE
+#include <fcntl.h>
+#include <stdio.h>
+#include <unistd.h>
+static char block[1 << 20];
+int main(int c, char **v) {
+    if (chdir(v[1])) { perror(v[1]); return 3; }
+    int file = open("greedy", O_CREAT | O_RDWR, 0600), count = 0;
+    if (v[2][0] == 'f') { int failed = fallocate(file, 0, 0, 100 << 20); perror("fallocate"); return failed ? 4 : 0; }
+    if (v[2][0] == 'u') unlink("greedy");
+    while (count < 200 && write(file, block, sizeof block) == sizeof block) count++;
+    printf("wrote %d MiB\\n", count); fflush(stdout);
+    if (count == 200) sleep(1000);
+    return 5;
+}
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.geteuid() == 0 or not _is_set_up(), reason="needs podman and gcc, as another user than root")
+def test_what_a_container_writes_is_counted_or_bounded_wherever_it_writes(tmp_path: Path) -> None:
+    """Files that it removed while they were open, folders of an image, and /run took whatever there was."""
+    own = f"localhost/fleet-test/{tmp_path.name.replace('_', '-').lower()}:1"
+    (tmp_path / "greedy.c").write_text(GREEDY)
+    (tmp_path / "Dockerfile").write_text("FROM scratch\nCOPY greedy /greedy\nVOLUME /data\n")
+    subprocess.run(["gcc", "-static", "-o", tmp_path / "greedy", tmp_path / "greedy.c"], check=True)
+    subprocess.run(["podman", "build", "-q", "-t", own, tmp_path], check=True)
+    options = ToolOptions(images=(own,), limits={"disk_mib": 64, "seconds": PATIENCE})
+    try:
+        with a_world(tmp_path / "world", options=options) as world:
+
+            def greedy(folder: str, how: str, **more: object) -> Result:
+                return world.call("docker.run", image=own, command=["/greedy", folder, how], **more)
+
+            assert "more than 64 MiB" in greedy("/workspace", "unlinked").error
+            assert "more than 64 MiB" in greedy("/workspace", "named").error
+            assert "not supported" in greedy("/workspace", "fallocate").output
+            assert "wrote 16 MiB" in greedy("/run", "named").output
+            assert "wrote 64 MiB" in greedy("/var/tmp", "named").output
+            for folder in ("/data", "/etc"):
+                assert greedy(folder, "named").output.strip().endswith(("wrote 0 MiB", f"{folder}: No such file or directory"))  # fmt: skip
+            assert greedy("/run", "named", detach=True, name="on").ok
+            assert "wrote 0 MiB" in greedy("/workspace", "named", detach=True, name="read").output + _logs(
+                world, "read"
+            )
+    finally:
+        subprocess.run(["podman", "rmi", "--force", own], check=False)
+
+
+def _logs(world: World, container: str) -> str:
+    while not (said := world.call("docker.logs", container=container).output):
+        time.sleep(0.1)
+    return said
+
+
 # podman inside of a container: crun refuses a hybrid cgroup mount, and no limit may be raised there.
 INSIDE = 'umount /sys/fs/cgroup/unified 2>/dev/null; exec setpriv --reuid=$WHO --regid=$WHO --init-groups "$@"'
 ENGINE = '[containers]\ndefault_ulimits=[]\n[engine]\nruntime="crun"\ncgroup_manager="cgroupfs"\nevents_logger="file"\n'
@@ -202,4 +260,4 @@ def test_the_same_by_a_user_where_this_process_is_root_s() -> None:
         subprocess.run(["unshare", "-m", "sh", "-c", INSIDE, "sh", "podman", "unshare", "rm", "-rf", f"{name}/.local"], check=False,
                        env={"WHO": user.pw_name, "HOME": name, "XDG_RUNTIME_DIR": f"{name}/run", "PATH": os.environ["PATH"]})  # fmt: skip
     assert tried.returncode == 0, tried.stdout[-4_000:] + tried.stderr[-1_000:]
-    assert "1 passed" in tried.stdout
+    assert "2 passed" in tried.stdout

@@ -31,6 +31,16 @@ def test_file_operations_keep_to_the_bound_on_the_disk(tmp_path: Path) -> None:
         assert small.call("files.write_file", path="0", content="x" * 400_000).ok
 
 
+def test_folders_that_come_with_a_file_are_counted_and_not_deeper_than_anybody_needs(tmp_path: Path) -> None:
+    """Each call made 2,041 and counted as one block; forty such calls, and a look at the tree took 28 s."""
+    with a_world(tmp_path / "small", options=ToolOptions(limits={"disk_mib": 4})) as small:
+        for name, arguments in {"files.write_file": {"content": "x"}, "files.mkdir": {}}.items():
+            assert "at most 100 are made" in small.call(name, path="b/" * 101 + "f", **arguments).error
+        results = [small.call("files.write_file", path=f"{n}/{'a/' * 90}f", content="x") for n in range(20)]
+        assert 9 <= sum(result.ok for result in results) <= 11
+        assert "more than 4,194,304 bytes" in results[-1].error
+
+
 def test_no_program_starts_where_the_workspace_has_more_than_its_bound(tmp_path: Path) -> None:
     with a_world(tmp_path / "small", options=ToolOptions(limits={"disk_mib": 4})) as small:
         (small.workspace.tree_folder / "left").write_bytes(b"x" * 5_000_000)

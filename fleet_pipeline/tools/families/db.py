@@ -3,6 +3,7 @@
 A call names a database and never its address: addresses hold passwords. In read-only mode, and for a database that is not
 `writable`, the server itself refuses changes: PostgreSQL in a read-only transaction, Neo4j in a session for reading. Redis knows
 no such mode, so only commands that its server calls read-only are sent. One statement a call: the protocols used take no second.
+Each call ends at its time, whatever its server does: its connection is cut.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import re
 import socket
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from types import MappingProxyType
@@ -24,6 +25,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from fleet_pipeline.common.errors import Refused
+from fleet_pipeline.tools.families.db_addresses import is_address, without_password
 from fleet_pipeline.tools.families.files import PathArgument
 from fleet_pipeline.tools.operation import Box, Changes, Family, Output, checked_argument
 from fleet_pipeline.tools.options import DatabaseOptions
@@ -35,7 +37,7 @@ Statement = Annotated[str, Field(min_length=1, max_length=100_000, description="
 Seconds = Annotated[float, Field(gt=0, le=600)]
 MOST_ROWS = 1_000
 _MOST_BYTES = 16_000_000
-_GRACE_SECONDS = 2.0
+_GRACE_SECONDS, _LATE_SECONDS = 2.0, 20.0
 _Found = tuple[list[str], list[Any], int]  # columns, rows, and how many were concerned
 _REDIS_REPEATS = frozenset({"SRANDMEMBER", "ZRANDMEMBER", "HRANDFIELD"})
 # Of these the number of rows is told. All others are read row by row: a table may be larger than the memory.
@@ -55,6 +57,14 @@ SELECT extname FROM pg_extension e JOIN pg_depend d ON d.refclassid = 'pg_extens
 WHERE extname IN ('dblink', 'http', 'pg_net', 'aws_s3', 'aws_lambda') AND d.classid = 'pg_proc'::regclass
 AND has_function_privilege(d.objid, 'EXECUTE') LIMIT 1
 """
+# Catalogs of the whole server that this transaction has changed: who changes a role or a database keeps that lock until the COMMIT, in
+# whatever block of code the words were put together. Those left out hold who owns and describes what.
+_SERVER_WIDE = """
+SELECT relname FROM pg_locks JOIN pg_class ON pg_class.oid = relation WHERE pid = pg_backend_pid() AND relisshared AND relkind = 'r'
+AND mode <> 'AccessShareLock' AND relname NOT IN ('pg_shdepend', 'pg_shdescription', 'pg_shseclabel') LIMIT 1
+"""
+# A read-only transaction lets ANALYZE change the catalog for good, and LOCK and blocks of code keep everybody else out.
+_READS = re.compile(r"(\s|--[^\r\n]*[\r\n])*(select|with|values|table|explain|show)\b", re.IGNORECASE)
 # Cypher reads files and other hosts in a session for reading, too: by LOAD CSV, and by procedures and functions of plugins. Words are looked for
 # wherever they stand, and letters that are written by their number are read as the server does.
 _CYPHER_ELSEWHERE = re.compile(r"\bload\b[\s\S]*\bcsv\b|\bcall\b(?!\s*[{(])|\bapoc\b|\bgenai\b|\buse\b", re.IGNORECASE)
@@ -73,6 +83,8 @@ def postgresql_query(
     url, changes = _named(box, database, "postgresql", "psycopg")
     if _OUTLIVES.search(query):
         raise Refused("query: PREPARE TRANSACTION is not taken: it goes on after the call")
+    if not changes and not _READS.match(query):
+        raise Refused(f"query: {database} is only read here: begin with SELECT, WITH, VALUES, TABLE, EXPLAIN or SHOW")
     import psycopg
 
     milliseconds = max(math.ceil(timeout * 1_000), 1)  # 0 means no limit
@@ -81,7 +93,7 @@ def postgresql_query(
             psycopg.connect(
                 url, connect_timeout=min(int(timeout) + 1, 30), autocommit=True, application_name="fleet-tools"
             ) as link,
-            _ended_after(link, url, timeout + _GRACE_SECONDS),
+            _ended_after(timeout + _GRACE_SECONDS, lambda ended: _end_session(link, url, ended)),
         ):
             link.add_notify_handler(lambda _: None)  # without one it keeps them all
             link.execute(f"SET statement_timeout = {milliseconds}")
@@ -89,9 +101,11 @@ def postgresql_query(
             link.execute("BEGIN READ WRITE" if changes else "BEGIN READ ONLY")
             by_number = changes and _TELLS_A_NUMBER.match(query)
             columns, rows, count = (_changing if by_number else _reading)(link, query, params)
+            if changes and link.info.transaction_status != psycopg.pq.TransactionStatus.INERROR:  # more than is told
+                _must_stay_in_database(link, database)
             link.execute("COMMIT" if changes else "ROLLBACK")
     except (psycopg.Error, ValueError) as error:  # half a character, or a number with too many digits
-        return Output("", ok=False, error=_without(url, f"postgresql: {error}"))
+        return Output("", ok=False, error=without_password(url, f"postgresql: {error}"))
     except RecursionError:
         return Output("", ok=False, error="postgresql: a value is nested too deeply to be told")
     return _rows(columns, rows, count)
@@ -113,29 +127,21 @@ def _must_reach_no_further(link: Any, database: str) -> None:
     link.execute("ROLLBACK")
 
 
+def _must_stay_in_database(link: Any, database: str) -> None:
+    """Raises `Refused` after a statement that changed more: an agent gave its user another password, and locked all others out."""
+    link.execute("SET LOCAL search_path = pg_catalog")
+    link.execute("SET CONSTRAINTS ALL IMMEDIATE")  # what would be done by the COMMIT
+    if changed := link.execute(_SERVER_WIDE).fetchone():
+        raise Refused(
+            f"query: changes {changed[0]}, which is the whole server's and not {database}'s; nothing was changed"
+        )
+
+
 @contextmanager
-def _ended_after(link: Any, url: str, seconds: float) -> Iterator[None]:
-    """Ends what a connection does. `statement_timeout` does not hold for what a COMMIT does, such as deferred triggers, and a block of
-    code can catch it, and a cancel as well, and go on for ever: by its own number a session can be ended for good.
-    """
-
-    def end() -> None:
-        with suppress(Exception):
-            link.cancel_safe(timeout=_GRACE_SECONDS)
-        if ended.wait(_GRACE_SECONDS):
-            return
-        try:
-            with link.__class__.connect(url, connect_timeout=10, autocommit=True) as another:
-                another.execute("SELECT pg_catalog.pg_terminate_backend(%s)", [pid])
-        except Exception as error:  # noqa: BLE001 - of a driver; its text may hold the address
-            _log.warning("a session of PostgreSQL could not be ended and may go on: %s", type(error).__name__)
-        if not ended.wait(_GRACE_SECONDS):
-            with suppress(OSError), socket.socket(fileno=os.dup(link.fileno())) as own:
-                own.shutdown(socket.SHUT_RDWR)
-
-    pid = link.info.backend_pid
+def _ended_after(seconds: float, end: Callable[[threading.Event], None]) -> Iterator[None]:
+    """Calls `end` in a thread of its own where what is done takes longer than `seconds`. It is told when that has ended."""
     ended = threading.Event()
-    timer = threading.Timer(seconds, end)
+    timer = threading.Timer(seconds, end, [ended])
     timer.daemon = True
     timer.start()
     try:
@@ -143,6 +149,36 @@ def _ended_after(link: Any, url: str, seconds: float) -> Iterator[None]:
     finally:
         ended.set()
         timer.cancel()
+        timer.join(_LATE_SECONDS)  # a process that ends here would take it along
+
+
+def _end_session(link: Any, url: str, ended: threading.Event) -> None:
+    """Ends what a connection does. `statement_timeout` does not hold for what a COMMIT does, such as deferred triggers, and a block of
+    code can catch it, and a cancel as well, and go on for ever: by its own number a session can be ended for good. The connection is
+    cut first, because a server that answers nothing does not answer this either, and held its call for ever.
+    """
+    pid = link.info.backend_pid
+    with suppress(Exception):
+        link.cancel_safe(timeout=_GRACE_SECONDS)
+    if ended.wait(_GRACE_SECONDS):
+        return
+    _cut(link)
+    try:
+        with link.__class__.connect(url, connect_timeout=10, autocommit=True) as another:
+            too_late = threading.Timer(_GRACE_SECONDS, _cut, [another])
+            too_late.start()
+            try:
+                another.execute("SELECT pg_catalog.pg_terminate_backend(%s)", [pid])
+            finally:
+                too_late.cancel()
+    except Exception as error:  # noqa: BLE001 - of a driver; its text may hold the address
+        _log.warning("a session of PostgreSQL could not be ended and may go on: %s", type(error).__name__)
+
+
+def _cut(link: Any) -> None:
+    """By a descriptor of its own: libpq's must not be closed beside it."""
+    with suppress(Exception), socket.socket(fileno=os.dup(link.fileno())) as own:
+        own.shutdown(socket.SHUT_RDWR)
 
 
 def _changing(link: Any, query: str, params: tuple[Any, ...]) -> _Found:
@@ -181,11 +217,22 @@ def redis_command(
     """Send one command to Redis."""
     url, changes = _named(box, database, "redis", "redis")
     import redis
+    from redis.backoff import NoBackoff
+    from redis.retry import Retry
 
+    # The client's own time holds for each piece of an answer: one letter a second went on for ever.
+    late = threading.Event()
+
+    def give_up(link: redis.Redis) -> None:
+        late.set()
+        link.connection_pool.disconnect()
+
+    within = {"socket_timeout": timeout, "socket_connect_timeout": timeout, "retry": Retry(NoBackoff(), 0)}
     try:
-        with redis.Redis.from_url(
-            url, socket_timeout=timeout, socket_connect_timeout=timeout, decode_responses=True
-        ) as link:
+        with (
+            redis.Redis.from_url(url, **within, decode_responses=True) as link,
+            _ended_after(timeout, lambda _: give_up(link)),
+        ):
             try:
                 flags = {str(flag) for flag in _flags(link.execute_command("COMMAND", "INFO", command[0]))}
             except TypeError:  # the client's, of a command that the server does not know
@@ -199,8 +246,12 @@ def redis_command(
             if not changes and "readonly" not in flags:
                 raise Refused(f"redis {command[0]!r}: may change something, and {database} is only read here")
             answer = link.execute_command(*command)
-    except (redis.RedisError, UnicodeError) as error:
-        return Output("", ok=False, error=_without(url, f"redis: {error}"))
+    except Exception as error:
+        if late.is_set():  # whatever it came upon without its connection
+            return Output("", ok=False, error=f"redis: took longer than {timeout:g} s")
+        if not isinstance(error, redis.RedisError | UnicodeError):
+            raise
+        return Output("", ok=False, error=without_password(url, f"redis: {error}"))
     return Output(json.dumps(answer, default=str)[:1_000_000])
 
 
@@ -221,13 +272,16 @@ def neo4j_query(
     import neo4j
 
     try:
-        with neo4j.GraphDatabase.driver(url, connection_timeout=timeout) as driver:
+        with (
+            neo4j.GraphDatabase.driver(url, connection_timeout=timeout) as driver,
+            _ended_after(timeout + _GRACE_SECONDS, lambda _: driver.close()),
+        ):
             access = neo4j.WRITE_ACCESS if changes else neo4j.READ_ACCESS
             with driver.session(default_access_mode=access) as session:
                 result = session.run(neo4j.Query(query, timeout=timeout), dict(params))
                 records = [dict(record) for record in result.fetch(MOST_ROWS + 1)]
     except (neo4j.exceptions.Neo4jError, neo4j.exceptions.DriverError) as error:
-        return Output("", ok=False, error=_without(url, f"neo4j: {error}"))
+        return Output("", ok=False, error=without_password(url, f"neo4j: {error}"))
     columns = list(records[0]) if records else []
     return _rows(columns, [tuple(record.values()) for record in records], len(records))
 
@@ -295,6 +349,11 @@ def _named(box: Box, name: str, kind: str, package: str) -> tuple[str, bool]:
     url = os.environ.get(options.url_env)
     if not url:
         raise Refused(f"database {name!r}: the environment variable {options.url_env} is not set")
+    if not is_address(kind, url):
+        raise Refused(
+            f"database {name!r}: what the environment variable {options.url_env} holds is no address of {kind}; in a password write "
+            "@ : / ? # [ ] and % as %40 %3A %2F %3F %23 %5B %5D and %25"
+        )
     return url, options.writable and not box.read_only
 
 
@@ -313,16 +372,6 @@ def _flags(facts: Any) -> list[Any]:
     if isinstance(facts, dict):
         return [flag for one in facts.values() for flag in one.get("flags", [])]
     return [flag for one in facts or [] if one for flag in one[2]]
-
-
-def _without(url: str, text: str) -> str:
-    """An error of a driver, without the address and its password."""
-    from urllib.parse import unquote, urlsplit
-
-    password = urlsplit(url).password
-    for secret in filter(None, (url, password, unquote(password) if password else None)):
-        text = text.replace(secret, "***")
-    return text.strip()[:2_000]
 
 
 def _rows(columns: list[str], rows: list[Any], count: int) -> Output:

@@ -31,8 +31,11 @@ from fleet_pipeline.tools.containers import (
     containers,
     end,
     environment,
+    filter_of,
     id_of,
     image_of,
+    nameless_bytes,
+    pid_file_of,
     prefix_of,
     remove_containers,
 )
@@ -117,6 +120,7 @@ def run(
         raise Refused(f"this workspace has {MOST_CONTAINERS} containers already; remove one")
     # Nobody counts what one writes that goes on after its call.
     access = "ro" if detach else "rw"
+    pid_file = pid_file_of(box.workspace.place, _own(box, name))
     return _podman(
         *(
             box,
@@ -128,8 +132,13 @@ def run(
             "--security-opt=no-new-privileges",
             "--read-only",
             "--pull=never",
+            f"--security-opt=seccomp={filter_of(box.workspace.place)}",
+            "--image-volume=ignore",  # a folder on the disk that nobody counts
+            f"--pidfile={pid_file}",
         ),
-        *(f"--memory={limits.memory_mib}m", f"--pids-limit={limits.processes}", "--tmpfs=/tmp:size=256m"),
+        *(f"--memory={limits.memory_mib}m", f"--pids-limit={limits.processes}"),
+        # podman's own, of /run and /var/tmp, have no size: 1,500 MiB in each were no matter to a bound of 256.
+        *("--read-only-tmpfs=false", "--tmpfs=/tmp:size=256m", "--tmpfs=/run:size=16m", "--tmpfs=/var/tmp:size=64m"),
         *(f"--volume={box.workspace.tree_folder}:/workspace:{access}", "--workdir=/workspace", "--userns=keep-id"),
         *(f"--user={_user()}", *_ulimits(limits)),
         # What it says is kept outside of the tree, where nobody counts it.
@@ -144,6 +153,7 @@ def run(
             *command,
         ),
         seconds=timeout,
+        pid_file=pid_file,
     )
 
 
@@ -284,7 +294,7 @@ def _own_image(box: Box) -> str:
     return image_of(box.workspace.place)
 
 
-def _podman(box: Box, *arguments: str, seconds: float | None = None) -> Output:
+def _podman(box: Box, *arguments: str, seconds: float | None = None, pid_file: Path | None = None) -> Output:
     limits = box.limits(seconds)
     process = subprocess.Popen(
         ["podman", *arguments],
@@ -297,7 +307,7 @@ def _podman(box: Box, *arguments: str, seconds: float | None = None) -> Output:
     said = Kept(process.stdout, limits.output_bytes)
     with at_work(box.workspace.place, process):
         try:
-            if error := _watch(box, process, limits):
+            if error := _watch(box, process, limits, pid_file):
                 return Output("", ok=False, error=f"podman {arguments[0]}: {error}")
         finally:
             if process.poll() is None:
@@ -309,7 +319,7 @@ def _podman(box: Box, *arguments: str, seconds: float | None = None) -> Output:
     return Output(text, ok=code == 0, error="" if code == 0 else f"exit code {code}")
 
 
-def _watch(box: Box, process: subprocess.Popen[bytes], limits: Limits) -> str:
+def _watch(box: Box, process: subprocess.Popen[bytes], limits: Limits, pid_file: Path | None) -> str:
     """Until it ends. Why it was ended, where it was."""
     ends_at, pause = time.monotonic() + limits.seconds + 10, _LOOK_SECONDS
     while True:
@@ -318,7 +328,8 @@ def _watch(box: Box, process: subprocess.Popen[bytes], limits: Limits) -> str:
             return ""
         except subprocess.TimeoutExpired:
             began = time.monotonic()
-        over = box.workspace.tree.size() > limits.disk_mib * 2**20
+        written = box.workspace.tree.size() + nameless_bytes(pid_file, limits.processes)
+        over = written > limits.disk_mib * 2**20
         if over or began > ends_at:
             end(process.pid)
             process.wait()

@@ -121,8 +121,7 @@ def copy_file(box: Box, path: PathArgument, to: PathArgument) -> Output:
 @FAMILY.operation(writes=True)
 def mkdir(box: Box, path: PathArgument) -> Output:
     """Make a folder, with those above it."""
-    room = BLOCK_BYTES * len(path.split("/"))  # each folder on the way may be new
-    box.workspace.must_have_room(room, box.options.limits.disk_mib * 2**20)
+    _must_have_room(box, BLOCK_BYTES * len(path.split("/")))  # each folder on the way may be new
     box.workspace.tree.make_folder(path)
     return Output(f"{path}: is there")
 
@@ -239,8 +238,13 @@ def _write(box: Box, path: str, text: str, *, make_folders: bool = False) -> Non
 
 
 def _put(box: Box, path: str, content: bytes, *, make_folders: bool) -> None:
-    box.workspace.must_have_room(max(len(content), BLOCK_BYTES), box.options.limits.disk_mib * 2**20)
+    folders = BLOCK_BYTES * path.count("/") if make_folders else 0
+    _must_have_room(box, max(len(content), BLOCK_BYTES) + folders)
     box.workspace.tree.write(path, content, make_folders=make_folders)
+
+
+def _must_have_room(box: Box, size: int) -> None:
+    box.workspace.must_have_room(size, box.options.limits.disk_mib * 2**20)
 
 
 def _must_fit(path: str, size: int) -> None:

@@ -13,7 +13,6 @@ import errno
 import json
 import os
 import signal
-import stat
 import sys
 import time
 from collections.abc import Iterator
@@ -25,7 +24,7 @@ sys.path.append(os.path.dirname(_PACKAGE))
 from fleet_pipeline.tools.sandbox import landlock  # noqa: E402 - found by the line above
 from fleet_pipeline.tools.sandbox.confine import become  # noqa: E402
 from fleet_pipeline.tools.sandbox.policy import End, Limits, Policy, Stop  # noqa: E402
-from fleet_pipeline.tools.sandbox.processes import descendants  # noqa: E402
+from fleet_pipeline.tools.sandbox.processes import descendants, descriptors, nameless, places  # noqa: E402
 
 _PDEATHSIG, _SUBREAPER, _NO_NEW_PRIVS = 1, 36, 38
 # How often the bounds are looked at: processes and memory, and what has been written. A bomb of forks makes some 400
@@ -283,21 +282,13 @@ def _resident(pid: int) -> int:
 
     A program can have its own pages swapped out (MADV_PAGEOUT): one with a bound of 150 MiB held 400.
     """
-    for place in _places(pid):
+    for place in places(pid):
         # As bytes: a name that is no UTF-8 made a process one without memory.
         with suppress(OSError), open(f"{place}/status", "rb") as facts:
             kib = [int(line.split()[1]) for line in facts if line.startswith(_COUNTED)]
             if kib:
                 return sum(kib) * 1_024
     return 0  # it has ended
-
-
-def _places(pid: int) -> Iterator[str]:
-    """Where a process tells of itself: its first thread, or, where that has ended and others go on, one of them."""
-    yield f"/proc/{pid}"
-    with suppress(OSError):
-        for thread in os.listdir(f"/proc/{pid}/task"):
-            yield f"/proc/{pid}/task/{thread}"
 
 
 def _written(policy: Policy) -> Iterator[int]:
@@ -307,7 +298,7 @@ def _written(policy: Policy) -> Iterator[int]:
     Each folder is opened at once, from the one that it was seen in: one that is renamed again and again would never be found by its
     path.
     """
-    total = sum(_nameless(policy.limits.processes).values())
+    total = sum(nameless(most=policy.limits.processes).values())
     seen = 0
     for root in policy.writable:
         if root.startswith("/dev/"):
@@ -360,34 +351,12 @@ def _enter(below: list[tuple[int, Iterator[os.DirEntry[str]]]], name: str, paren
         raise
 
 
-def _nameless(most: int) -> dict[tuple[int, int], int]:
-    """By device and number. A file that is removed while it is open takes its place until it is closed."""
-    found: dict[tuple[int, int], int] = {}
-    for path in _descriptors(most):
-        with suppress(OSError):
-            status = os.stat(path)
-            if stat.S_ISREG(status.st_mode) and status.st_nlink == 0:
-                found[status.st_dev, status.st_ino] = status.st_blocks * 512
-    return found
-
-
-def _descriptors(most: int) -> Iterator[str]:
-    """Of up to `most` processes: where there are more, the next look ends them all."""
-    for pid in descendants(most=most)[0]:
-        for place in _places(pid):
-            with suppress(OSError):
-                if found := os.listdir(f"{place}/fd"):
-                    for descriptor in found:
-                        yield f"{place}/fd/{descriptor}"
-                    break
-
-
 def _hidden(most: int) -> set[int]:
     """Processes whose descriptors cannot be seen, such as those of a program that may be executed and not read. A process that begins or
     ends is one for a moment."""
     found = set()
     for pid in descendants(most=most)[0]:
-        for place in _places(pid):
+        for place in places(pid):
             try:
                 os.listdir(f"{place}/fd")
             except PermissionError:
@@ -413,7 +382,7 @@ def _holds_too_much(most: int) -> bool:
     KiB, and watches of epoll, of which a user has a number for all processes on the machine.
     """
     sockets = watchers = 0
-    for path in _descriptors(most):
+    for path in descriptors(most=most):
         with suppress(OSError):
             kind = os.readlink(path)
             sockets += kind.startswith("socket:")
