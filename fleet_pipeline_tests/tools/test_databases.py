@@ -350,6 +350,7 @@ def listening(serve: Callable[[socket.socket], None]) -> Iterator[int]:
         ("CACHE_URL", "redis://:1234/word@127.0.0.1/0"),
         ("GONE_URL", "postgresql://u:s3cret#word@127.0.0.1/d"),
         ("GONE_URL", "postgresql://u:1234/word@127.0.0.1/d"),
+        ("GONE_URL", "postgresql://u:s3cret@word@127.0.0.1/d"),
         ("GONE_URL", "postgresql://u:s3c[ret]word@127.0.0.1/d"),
         ("GONE_URL", "host=127.0.0.1 port=1 user=a password=x s3cret"),
         ("GONE_URL", "host=127.0.0.1 port=1 user=a password=x s3cret=word"),

@@ -19,7 +19,8 @@ def is_address(kind: str, url: str) -> bool:
             if "://" not in url:
                 return True
         parts = urlsplit(url)
-        return (parts.port is None or parts.port > 0) and "@" not in parts.path + parts.query + parts.fragment
+        # libpq ends the password at the first @, others at the last one.
+        return (parts.port is None or parts.port > 0) and url.count("@") == parts.netloc.count("@") <= 1
     except ValueError:
         return False
 
