@@ -1,17 +1,11 @@
-"""Databases: one statement, one database of the settings, and in read-only mode nothing that changes anything."""
+"""PostgreSQL, Neo4j and SQLite: one statement, one database of the settings, and in read-only mode nothing that changes anything."""
 
 import json
-import os
-import shutil
 import socket
 import struct
-import subprocess
-import threading
 import time
 import tracemalloc
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -21,7 +15,7 @@ from fleet_pipeline.tools.operation import Box
 from fleet_pipeline.tools.options import ToolOptions
 from fleet_pipeline.tools.toolbox import Toolbox
 from fleet_pipeline_tests.support import postgres
-from fleet_pipeline_tests.support.http import free_port
+from fleet_pipeline_tests.support.listening import listening
 from fleet_pipeline_tests.support.tool_world import World
 
 pytestmark = [pytest.mark.instance, pytest.mark.skipif(not postgres.is_installed(), reason="Postgres is not installed")]
@@ -29,11 +23,8 @@ OPTIONS = ToolOptions(
     databases={
         "main": {"kind": "postgresql", "url_env": "MAIN_URL", "writable": True},
         "frozen": {"kind": "postgresql", "url_env": "READER_URL"},
-        "unset": {"kind": "postgresql", "url_env": "NOT_SET"},
         "gone": {"kind": "postgresql", "url_env": "GONE_URL"},
         "admin": {"kind": "postgresql", "url_env": "ADMIN_URL", "writable": True},
-        "cache": {"kind": "redis", "url_env": "CACHE_URL"},
-        "store": {"kind": "redis", "url_env": "CACHE_URL", "writable": True},
     }
 )
 
@@ -52,8 +43,6 @@ def tools(world: World, server: postgres.Server, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("MAIN_URL", f"postgresql://writer@/agents?host={server.folder}")
     monkeypatch.setenv("ADMIN_URL", f"postgresql://fleet@/agents?host={server.folder}")
     monkeypatch.setenv("READER_URL", f"postgresql://reader@/agents?host={server.folder}")
-    monkeypatch.setenv("GONE_URL", "postgresql://fleet:s3cret-word@127.0.0.1:1/postgres")
-    monkeypatch.setenv("CACHE_URL", "redis://:s3cret-word@127.0.0.1:1/0")
     own = Toolbox(Box(world.workspace, world.box.sandbox, OPTIONS), world.audit)
     for text in ("create table if not exists t(a int)", "grant all on t to reader", "delete from t"):
         assert query(own, text).ok
@@ -304,77 +293,6 @@ def test_a_server_that_answers_nothing_holds_no_call(tools: Toolbox, monkeypatch
         assert not query(tools, "select 1", "gone", timeout=1).ok
 
 
-def test_an_answer_of_redis_that_comes_letter_by_letter_is_given_up(
-    cache: Toolbox, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Its time held for each letter."""
-    real = int(os.environ["CACHE_URL"].rpartition(":")[2].partition("/")[0])
-
-    def serve(link: socket.socket) -> None:
-        with socket.create_connection(("127.0.0.1", real)) as behind, suppress(OSError):
-            while said := link.recv(65_536):
-                if b"COMMAND" not in said and b"GET" in said:
-                    link.sendall(b"$1000000\r\n")
-                    while True:
-                        link.sendall(b"x")
-                        time.sleep(0.2)
-                behind.sendall(said)
-                link.sendall(behind.recv(1_000_000))
-
-    with listening(serve) as port:
-        monkeypatch.setenv("CACHE_URL", f"redis://:s3cret-word@127.0.0.1:{port}/0")
-        assert redis(cache, "GET", "a", timeout=1).error == "redis: took longer than 1 s"
-
-
-@contextmanager
-def listening(serve: Callable[[socket.socket], None]) -> Iterator[int]:
-    """A server of one's own, each connection in a thread. Its port."""
-
-    def accept() -> None:
-        with suppress(OSError):
-            while True:
-                threading.Thread(target=serve, args=[own.accept()[0]], daemon=True).start()
-
-    with socket.create_server(("127.0.0.1", 0)) as own:
-        threading.Thread(target=accept, daemon=True).start()
-        yield own.getsockname()[1]
-        own.shutdown(socket.SHUT_RDWR)
-
-
-@pytest.mark.parametrize(
-    ("variable", "address"),
-    [
-        ("CACHE_URL", "redis://:s3cret#word@127.0.0.1/0"),
-        ("CACHE_URL", "redis://:s3cret?word@127.0.0.1/0"),
-        ("CACHE_URL", "redis://:s3c[ret]word@127.0.0.1/0"),
-        ("CACHE_URL", "redis://:1234/word@127.0.0.1/0"),
-        ("GONE_URL", "postgresql://u:s3cret#word@127.0.0.1/d"),
-        ("GONE_URL", "postgresql://u:1234/word@127.0.0.1/d"),
-        ("GONE_URL", "postgresql://u:s3cret@word@127.0.0.1/d"),
-        ("GONE_URL", "postgresql://u:s3c[ret]word@127.0.0.1/d"),
-        ("GONE_URL", "host=127.0.0.1 port=1 user=a password=x s3cret"),
-        ("GONE_URL", "host=127.0.0.1 port=1 user=a password=x s3cret=word"),
-    ],
-)
-def test_no_part_of_a_password_is_told_where_an_address_cannot_be_read(
-    tools: Toolbox, monkeypatch: pytest.MonkeyPatch, variable: str, address: str
-) -> None:
-    """Its driver named as a port what stood before a # that was not written as %23."""
-    monkeypatch.setenv(variable, address)
-    told = redis(tools, "GET", "a") if variable == "CACHE_URL" else query(tools, "select 1", "gone")
-    assert told.outcome == "refused", told
-    assert f"{variable} holds is no address" in told.error
-    assert not [part for part in ("s3c", "ret", "word", "1234") if part in told.error.replace("password", "")]
-
-
-def test_a_password_too_short_to_be_masked_is_told_by_no_gap(tools: Toolbox, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("GONE_URL", "host=127.0.0.1 port=1 user=a password=x connect_timeout=2")
-    told = query(tools, "select 1", "gone")
-    assert told.outcome == "failed"
-    assert "too short to be masked" in told.error
-    assert "***" not in told.error
-
-
 def test_a_user_who_makes_users_is_refused(tools: Toolbox, server: postgres.Server) -> None:
     """Who may make users may run programs: it makes one with the right, or takes it (PostgreSQL before 16)."""
     for right in ("createrole", "replication"):
@@ -383,87 +301,6 @@ def test_a_user_who_makes_users_is_refused(tools: Toolbox, server: postgres.Serv
             assert "make users" in query(tools, "select 1").error
         finally:
             server.execute(f"alter role writer no{right}")
-
-
-def test_what_cannot_be_reached_is_told_without_its_password(tools: Toolbox) -> None:
-    for name, arguments in {"db.postgresql_query": {"database": "gone", "query": "select 1"}, "db.redis_command": {"database": "cache", "command": ["GET", "a"]}}.items():  # fmt: skip
-        result = tools.call(name, {**arguments, "timeout": 2})
-        assert result.outcome == "failed", result
-        assert "s3cret-word" not in result.error
-    assert "NOT_SET is not set" in query(tools, "select 1", "unset").error
-    assert "is none of the settings'" in query(tools, "select 1", "postgresql://u:p@host/db").error
-    assert "is none of the settings'" in query(tools, "select 1", "cache").error
-    assert tools.call("db.neo4j_query", {"database": "x", "query": "return 1"}).outcome == "refused"
-
-
-@pytest.fixture
-def cache(tools: Toolbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Toolbox]:
-    if not shutil.which("redis-server"):
-        pytest.skip("redis-server is not installed")
-    port = free_port()
-    command = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(tmp_path), "--requirepass", "s3cret-word"]  # fmt: skip
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
-        try:
-            monkeypatch.setenv("CACHE_URL", f"redis://:s3cret-word@127.0.0.1:{port}/0")
-            while "refused" in redis(tools, "GET", "a").error:
-                time.sleep(0.02)
-            yield tools
-        finally:
-            process.terminate()
-
-
-def redis(tools: Toolbox, *command: str, database: str = "cache", **more: Any) -> Any:
-    return tools.call("db.redis_command", {"database": database, "command": command, **more})
-
-
-@pytest.mark.parametrize("command", [("SWAPDB", "0", "3"), ("FLUSHALL",), ("MOVE", "a", "3"), ("COPY", "a", "b", "DB", "3"), ("SELECT", "3")])  # fmt: skip
-def test_no_command_reaches_another_database_of_the_same_redis(cache: Toolbox, command: tuple[str, ...]) -> None:
-    redis(cache, "SET", "a", "1", database="store")
-    assert redis(cache, *command, database="store").outcome == "refused"
-    assert "is unknown there" in redis(cache, "NO-SUCH-COMMAND", database="store").error
-    assert redis(cache, "COPY", "a", "c", database="store").ok
-    assert redis(cache, "FLUSHDB", database="store").ok
-
-
-def test_redis_is_read_and_where_it_is_writable_changed(cache: Toolbox) -> None:
-    assert redis(cache, "SET", "a", "1", database="store").output == "true"
-    assert redis(cache, "GET", "a").output == '"1"'
-    assert redis(cache, "LPUSH", "l", "x", "y", database="store").ok
-    assert redis(cache, "LRANGE", "l", "0", "-1").output == '["y", "x"]'
-    assert "WRONGTYPE" in redis(cache, "LLEN", "a").error
-    assert redis(cache, "SADD", "s", "x", database="store").ok
-    assert redis(cache, "SRANDMEMBER", "s", "1").output == '["x"]'
-    assert "repeats what there is" in redis(cache, "srandmember", "s", "-4000000").error
-
-
-@pytest.mark.parametrize(
-    "command",
-    [
-        *(("SET", "a", "2"), ("set", "a", "2"), ("DEL", "a"), ("FLUSHALL",), ("GETDEL", "a"), ("GETEX", "a", "PX", "1"), ("SORT", "l", "STORE", "a")),
-        *(("EVAL", "redis.call('DEL','a')", "0"), ("CONFIG", "SET", "dir", "/tmp"), ("SHUTDOWN",), ("DEBUG", "SEGFAULT"), ("REPLICAOF", "10.0.0.1", "1")),
-        *(("MIGRATE", "10.0.0.1", "1", "a", "0", "1"), ("SAVE",), ("MODULE", "LOAD", "/x"), ("SUBSCRIBE", "c"), ("MONITOR",), ("BLPOP", "q", "0")),
-        *(("FUNCTION", "FLUSH"), ("CLIENT", "KILL", "ID", "1"), ("NOTHING",), ("GET a\r\nDEL a",), ("GET", "a\r\nDEL a"), ("PUBLISH", "c", "x"), ("SELECT", "1")),
-    ],
-)  # fmt: skip
-def test_redis_that_is_only_read_is_not_changed_by_any_command(cache: Toolbox, command: tuple[str, ...]) -> None:
-    redis(cache, "SET", "a", "1", database="store")
-    redis(cache, *command, timeout=2)
-    if command[0] in (
-        "CONFIG",
-        "SHUTDOWN",
-        "DEBUG",
-        "REPLICAOF",
-        "MIGRATE",
-        "SAVE",
-        "MODULE",
-        "EVAL",
-        "CLIENT",
-        "FUNCTION",
-    ):
-        redis(cache, *command, database="store", timeout=2)
-        assert redis(cache, *command, database="store", timeout=2).outcome == "refused"
-    assert redis(cache, "GET", "a").output == '"1"'
-    assert redis(cache, "TTL", "a").output == "-1"
 
 
 def test_sqlite_reads_and_writes_a_file_of_the_workspace_and_nothing_else(world: World) -> None:
