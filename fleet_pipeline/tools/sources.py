@@ -68,6 +68,10 @@ GIT_ENVIRONMENT = {
     "GIT_OPTIONAL_LOCKS": "0",
     "GIT_ATTR_NOSYSTEM": "1",
     "GIT_NO_REPLACE_OBJECTS": "1",
+    # A folder's repository can lack objects and name where to get them: by a program of its own configuration. The first is known to
+    # git from 2.39.4 and 2.44 on, the second to all; a fetch from a URL names others.
+    "GIT_NO_LAZY_FETCH": "1",
+    "GIT_ALLOW_PROTOCOL": "file",
 }
 
 # What a fetch needs of the user's environment: programs, keys and names of servers, and the way through a proxy.
@@ -160,12 +164,14 @@ def git(
     seconds: float = _GIT_SECONDS,
     most_bytes: int = 0,
     stopped: Callable[[], bool] = _never,
+    protocols: Sequence[str] = ("file",),
 ) -> str:
     """Run git outside the sandbox, in a workspace that nobody has written to yet. Raises `InvalidInput`, also where it takes longer or
     leaves more than `most_bytes` in the workspace, or is `stopped`. All its processes have ended then.
     """
     command = ["git", f"--git-dir={place / 'git'}", f"--work-tree={place / 'tree'}", *GIT_OPTIONS, *arguments]
     environment = GIT_ENVIRONMENT | {name: os.environ[name] for name in _OF_THE_USER if name in os.environ}
+    environment["GIT_ALLOW_PROTOCOL"] = ":".join(protocols)
     with tempfile.TemporaryFile() as said, tempfile.TemporaryFile() as errors:
         try:
             process = subprocess.Popen(
@@ -251,7 +257,7 @@ def _clone(source: Source, place: Path, most_bytes: int, stopped: Callable[[], b
     reference = source.reference or "HEAD"
     most = 2 * most_bytes + _LEAST_BYTES  # the history, and the tree
     fetch = ("fetch", "--quiet", "--depth=50", "--no-tags", "--", source.url, reference)
-    git(place, *fetch, seconds=_CLONE_SECONDS, most_bytes=most, stopped=stopped)
+    git(place, *fetch, seconds=_CLONE_SECONDS, most_bytes=most, stopped=stopped, protocols=SCHEMES)
     # No attribute names a filter that is configured, and no hook is found: a checkout writes files, and runs nothing.
     git(place, "checkout", "--quiet", "-B", "main", "FETCH_HEAD", most_bytes=most)
 
@@ -271,7 +277,7 @@ def _take_folder(folder: Path, place: Path, most_bytes: int, stopped: Callable[[
         _init(place)
         # Strict, because git else looks around for what it was not given: the folder itself as a repository, or `FOLDER.git` beside it.
         strict = "--upload-pack=git-upload-pack --strict"
-        from_here = ("-c", "protocol.file.allow=always", "fetch", "--quiet", "--no-tags", strict)
+        from_here = ("fetch", "--quiet", "--no-tags", strict)
         most = 3 * most_bytes + _LEAST_BYTES  # the history is not bounded but by this
         repository = str(folder.absolute() / ".git")
         git(place, *from_here, "--", repository, "HEAD", most_bytes=most, stopped=stopped)

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from fleet_pipeline.common.errors import InvalidInput, Refused
 from fleet_pipeline.tools.audit import Audit, read_calls
 from fleet_pipeline.tools.operation import Box
 from fleet_pipeline.tools.sandbox.sandbox import Sandbox
-from fleet_pipeline.tools.sources import Source, git, size_of
+from fleet_pipeline.tools.sources import GIT_ENVIRONMENT, Source, git, size_of
 from fleet_pipeline.tools.toolbox import Toolbox
 from fleet_pipeline.tools.tree import Tree, remove_tree
 from fleet_pipeline.tools.workspace import LOCK, Workspaces, open_kept
@@ -186,6 +187,40 @@ def test_a_repository_that_leads_to_another_one_or_keeps_git_waiting_is_refused(
     with pytest.raises(InvalidInput, match="leads to another repository|neither a file nor a folder"):
         Workspaces(tmp_path / "ws").make("one", Source(folder=source))
     assert list((tmp_path / "ws").iterdir()) == []
+
+
+@pytest.mark.parametrize("newest", [True, False], ids=["git that knows of it", "git that does not"])
+@pytest.mark.parametrize("url", ["ext::sh -c touch% {}", "ssh://host/x"])
+def test_what_a_repository_lacks_is_not_had_by_a_program_of_its_own(tmp_path: Path, url: str, newest: bool) -> None:
+    """That it was not depended on git's version alone."""
+    git = ["git", "-C", str(tmp_path / "source"), "-c", "user.name=a", "-c", "user.email=a@b"]
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source/a.txt").write_text("one")
+    mark = tmp_path / "ran"
+    settings = {
+        "extensions.partialClone": "evil",
+        "remote.evil.url": url.format(mark),
+        "remote.evil.promisor": "true",
+        "protocol.allow": "always",
+        "core.sshCommand": f"touch {mark};",
+        "core.repositoryFormatVersion": "1",
+    }
+    for arguments in (
+        ["init", "-q"],
+        ["add", "."],
+        ["commit", "-qm", "x"],
+        *(["config", *one] for one in settings.items()),
+    ):
+        subprocess.run([*git, *arguments], check=True)
+    found = subprocess.run([*git, "rev-parse", "HEAD:a.txt"], capture_output=True, text=True, check=True).stdout.strip()
+    (tmp_path / "source/.git/objects" / found[:2] / found[2:]).unlink()
+    ours = GIT_ENVIRONMENT if newest else {name: value for name, value in GIT_ENVIRONMENT.items() if "LAZY" not in name}
+    subprocess.run([*git, "cat-file", "-p", found], env=os.environ | ours, check=False)
+    with suppress(InvalidInput):
+        Workspaces(tmp_path / "own").make("a", Source(folder=tmp_path / "source")).close()
+    assert not mark.exists()
+    subprocess.run([*git, "cat-file", "-p", found], check=False)
+    assert mark.exists(), "it does nothing without that either"
 
 
 @pytest.mark.parametrize("way", ["alternates", "commondir", "links", "sibling"])
@@ -374,7 +409,7 @@ from fleet_pipeline.tools.audit import Audit
 from fleet_pipeline.tools.operation import Box
 from fleet_pipeline.tools.sandbox.sandbox import Sandbox
 from fleet_pipeline.tools.toolbox import Toolbox
-from fleet_pipeline.tools.sources import Source, git, size_of
+from fleet_pipeline.tools.sources import GIT_ENVIRONMENT, Source, git, size_of
 from fleet_pipeline.tools.workspace import Workspaces
 root = Path(sys.argv[1])
 workspaces = Workspaces(root / "ws")
