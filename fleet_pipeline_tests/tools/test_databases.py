@@ -188,6 +188,12 @@ def test_where_it_may_be_changed_no_more_is_read_either(tools: Toolbox) -> None:
     result = query(tools, "select repeat('x', 1000000) from generate_series(1, 100000)")
     assert result.ok, result.error
     assert result.facts["rows"] == 17
+    many = query(
+        tools,
+        "with d as (insert into t select generate_series(1, 5000) returning a) select repeat('x', 1000000) from d",
+    )
+    assert many.output.endswith("(what it changed, if anything, was undone)")  # it was told as done
+    assert count(tools) == 0
     assert query(tools, "insert into t values (1), (2)").facts["rows_affected"] == 2
     assert query(tools, "/* a comment */ insert into t values (3)").ok
     assert count(tools) == 3
@@ -242,6 +248,7 @@ def test_no_transaction_outlives_its_call(tools: Toolbox, text: str) -> None:
         "do $$ begin execute 'alter ro' || 'le writer password ''theirs'''; end $$",
         "alter database agents set default_transaction_read_only = on",
         "alter database agents connection limit 0",
+        "revoke connect on database agents from public",
         "insert into later values (1)",  # whose trigger does it in the COMMIT
     ],
 )
@@ -258,6 +265,21 @@ def test_who_may_write_changes_no_user_and_no_database(tools: Toolbox, server: p
         assert server.execute("select 1 from pg_roles where rolname = 'writer' and rolconnlimit = -1")
     finally:
         assert query(tools, "drop table later").ok
+
+
+def test_a_deferred_trigger_finds_the_names_that_it_was_written_with(tools: Toolbox) -> None:
+    for text in (
+        "create table first(a int)",
+        "create function follows() returns trigger language plpgsql as $$ begin insert into t values (new.a); return null; end $$",
+        "create constraint trigger late after insert on first deferrable initially deferred for each row execute function follows()",
+        "insert into first values (7)",
+        *("create index on first(a)", "create schema more", "comment on table t is 'x'", "grant select on first to reader", "truncate first"),
+        *("alter table first add b int", "notify a", "drop schema more"),
+    ):  # fmt: skip
+        done = query(tools, text)
+        assert done.ok, (text, done.error)
+    assert count(tools) == 1
+    assert query(tools, "drop table first").ok
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from importlib.util import find_spec
 from types import MappingProxyType
 from typing import Annotated, Any
@@ -63,6 +64,8 @@ _SERVER_WIDE = """
 SELECT relname FROM pg_locks JOIN pg_class ON pg_class.oid = relation WHERE pid = pg_backend_pid() AND relisshared AND relkind = 'r'
 AND mode <> 'AccessShareLock' AND relname NOT IN ('pg_shdepend', 'pg_shdescription', 'pg_shseclabel') LIMIT 1
 """
+# Who may do what with the server's databases: GRANT and REVOKE keep no lock.
+_DATABASES = "SELECT md5(string_agg(concat_ws(' ', oid, datname, datdba, datacl, datconnlimit, datallowconn), ',' ORDER BY oid)) FROM pg_database"
 # A read-only transaction lets ANALYZE change the catalog for good, and LOCK and blocks of code keep everybody else out.
 _READS = re.compile(r"(\s|--[^\r\n]*[\r\n])*(select|with|values|table|explain|show)\b", re.IGNORECASE)
 # Cypher reads files and other hosts in a session for reading, too: by LOAD CSV, and by procedures and functions of plugins. Words are looked for
@@ -97,22 +100,26 @@ def postgresql_query(
         ):
             link.add_notify_handler(lambda _: None)  # without one it keeps them all
             link.execute(f"SET statement_timeout = {milliseconds}")
-            _must_reach_no_further(link, database)
+            before = _must_reach_no_further(link, database)
             link.execute("BEGIN READ WRITE" if changes else "BEGIN READ ONLY")
             by_number = changes and _TELLS_A_NUMBER.match(query)
             columns, rows, count = (_changing if by_number else _reading)(link, query, params)
-            if changes and link.info.transaction_status != psycopg.pq.TransactionStatus.INERROR:  # more than is told
-                _must_stay_in_database(link, database)
-            link.execute("COMMIT" if changes else "ROLLBACK")
+            undone = link.info.transaction_status == psycopg.pq.TransactionStatus.INERROR  # there was more than is told
+            if changes and not undone:
+                _must_stay_in_database(link, database, before)
+            link.execute("COMMIT" if changes and not undone else "ROLLBACK")
     except (psycopg.Error, ValueError) as error:  # half a character, or a number with too many digits
         return Output("", ok=False, error=without_password(url, f"postgresql: {error}"))
     except RecursionError:
         return Output("", ok=False, error="postgresql: a value is nested too deeply to be told")
-    return _rows(columns, rows, count)
+    told = _rows(columns, rows, count)
+    return (
+        replace(told, text=told.text + "\n(what it changed, if anything, was undone)") if changes and undone else told
+    )
 
 
-def _must_reach_no_further(link: Any, database: str) -> None:
-    """Raises `Refused` for a user with rights beyond its database."""
+def _must_reach_no_further(link: Any, database: str) -> tuple[Any, ...]:
+    """Raises `Refused` for a user with rights beyond its database. Returns how the server's databases are before the statement."""
     link.execute("BEGIN READ ONLY")
     link.execute("SET LOCAL search_path = pg_catalog")  # no function of somebody else's may stand in (CVE-2018-1058)
     if link.execute(_PRIVILEGED).fetchone() != (False,):
@@ -124,17 +131,21 @@ def _must_reach_no_further(link: Any, database: str) -> None:
         raise Refused(
             f"{database}: its user may ask other hosts by the extension {extension[0]}; revoke EXECUTE on its functions from PUBLIC"
         )
+    before: tuple[Any, ...] = link.execute(_DATABASES).fetchone()
     link.execute("ROLLBACK")
+    return before
 
 
-def _must_stay_in_database(link: Any, database: str) -> None:
+def _must_stay_in_database(link: Any, database: str, before: tuple[Any, ...]) -> None:
     """Raises `Refused` after a statement that changed more: an agent gave its user another password, and locked all others out."""
+    link.execute(
+        "SET CONSTRAINTS ALL IMMEDIATE"
+    )  # what would be done by the COMMIT, with the names that it was written with
     link.execute("SET LOCAL search_path = pg_catalog")
-    link.execute("SET CONSTRAINTS ALL IMMEDIATE")  # what would be done by the COMMIT
-    if changed := link.execute(_SERVER_WIDE).fetchone():
-        raise Refused(
-            f"query: changes {changed[0]}, which is the whole server's and not {database}'s; nothing was changed"
-        )
+    changed = link.execute(_SERVER_WIDE).fetchone()
+    if changed or link.execute(_DATABASES).fetchone() != before:
+        what = changed[0] if changed else "pg_database"
+        raise Refused(f"query: changes {what}, which is the whole server's and not {database}'s; nothing was changed")
 
 
 @contextmanager
