@@ -188,12 +188,7 @@ def test_where_it_may_be_changed_no_more_is_read_either(tools: Toolbox) -> None:
     result = query(tools, "select repeat('x', 1000000) from generate_series(1, 100000)")
     assert result.ok, result.error
     assert result.facts["rows"] == 17
-    many = query(
-        tools,
-        "with d as (insert into t select generate_series(1, 5000) returning a) select repeat('x', 1000000) from d",
-    )
-    assert many.output.endswith("(what it changed, if anything, was undone)")  # it was told as done
-    assert count(tools) == 0
+    assert "what it changed, if anything, was undone" in result.output.partition("\n")[0]
     assert query(tools, "insert into t values (1), (2)").facts["rows_affected"] == 2
     assert query(tools, "/* a comment */ insert into t values (3)").ok
     assert count(tools) == 3
@@ -249,6 +244,8 @@ def test_no_transaction_outlives_its_call(tools: Toolbox, text: str) -> None:
         "alter database agents set default_transaction_read_only = on",
         "alter database agents connection limit 0",
         "revoke connect on database agents from public",
+        "do $$ begin create temp table pg_locks(pid int, relation oid, mode text); alter role writer set work_mem = 64; end $$",
+        "do $$ begin create temp table pg_database as select * from pg_database; revoke connect on database agents from public; end $$",
         "insert into later values (1)",  # whose trigger does it in the COMMIT
     ],
 )
@@ -289,7 +286,12 @@ def test_a_deferred_trigger_finds_the_names_that_it_was_written_with(tools: Tool
 def test_where_it_is_only_read_a_statement_begins_as_one_that_reads(tools: Toolbox, text: str) -> None:
     """A read-only transaction lets ANALYZE change the catalog, and a block of code hold a lock for as long as it may take."""
     assert "is only read here" in query(tools, text, "frozen").error
-    assert query(tools, "-- why\n  select a from t", "frozen").ok
+    for reads in (
+        "-- why\n  select a from t",
+        "/* of a client */ (select 1) union (select 2)",
+        f"/*{'x' * 90_000}*/ table t",
+    ):
+        assert query(tools, reads, "frozen").ok
 
 
 def test_a_server_that_answers_nothing_holds_no_call(tools: Toolbox, monkeypatch: pytest.MonkeyPatch) -> None:

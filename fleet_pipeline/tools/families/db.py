@@ -17,7 +17,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from importlib.util import find_spec
 from types import MappingProxyType
@@ -38,7 +38,7 @@ Statement = Annotated[str, Field(min_length=1, max_length=100_000, description="
 Seconds = Annotated[float, Field(gt=0, le=600)]
 MOST_ROWS = 1_000
 _MOST_BYTES = 16_000_000
-_GRACE_SECONDS, _LATE_SECONDS = 2.0, 20.0
+_GRACE_SECONDS, _LATE_SECONDS, _AGAIN_SECONDS = 2.0, 20.0, 0.2
 _Found = tuple[list[str], list[Any], int]  # columns, rows, and how many were concerned
 _REDIS_REPEATS = frozenset({"SRANDMEMBER", "ZRANDMEMBER", "HRANDFIELD"})
 # Of these the number of rows is told. All others are read row by row: a table may be larger than the memory.
@@ -58,16 +58,23 @@ SELECT extname FROM pg_extension e JOIN pg_depend d ON d.refclassid = 'pg_extens
 WHERE extname IN ('dblink', 'http', 'pg_net', 'aws_s3', 'aws_lambda') AND d.classid = 'pg_proc'::regclass
 AND has_function_privilege(d.objid, 'EXECUTE') LIMIT 1
 """
-# Catalogs of the whole server that this transaction has changed: who changes a role or a database keeps that lock until the COMMIT, in
-# whatever block of code the words were put together. Those left out hold who owns and describes what.
+# Catalogs of the whole server that this transaction has changed: who changes a role or a database keeps a lock on them until the COMMIT.
+# Words would not do: a block of code puts them together. Those left out hold who owns and describes what.
 _SERVER_WIDE = """
-SELECT relname FROM pg_locks JOIN pg_class ON pg_class.oid = relation WHERE pid = pg_backend_pid() AND relisshared AND relkind = 'r'
+SELECT relname FROM pg_catalog.pg_locks JOIN pg_catalog.pg_class c ON c.oid = relation WHERE pid = pg_backend_pid() AND relisshared AND relkind = 'r'
 AND mode <> 'AccessShareLock' AND relname NOT IN ('pg_shdepend', 'pg_shdescription', 'pg_shseclabel') LIMIT 1
 """
-# Who may do what with the server's databases: GRANT and REVOKE keep no lock.
-_DATABASES = "SELECT md5(string_agg(concat_ws(' ', oid, datname, datdba, datacl, datconnlimit, datallowconn), ',' ORDER BY oid)) FROM pg_database"
+# Who may do what with the databases that its user owns, and so may change: GRANT and REVOKE keep no lock.
+_OWN_DATABASES = """
+SELECT string_agg(concat_ws(' ', oid, datname, datdba, datacl, datconnlimit, datallowconn), ',' ORDER BY oid) FROM pg_catalog.pg_database
+WHERE pg_has_role(datdba, 'MEMBER')
+"""
+# No function, operator or table of somebody else's may stand in (CVE-2018-1058). Tables of the session come first where they are not named.
+_OWN_NAMES_LAST = "SET LOCAL search_path = pg_catalog, pg_temp"
 # A read-only transaction lets ANALYZE change the catalog for good, and LOCK and blocks of code keep everybody else out.
-_READS = re.compile(r"(\s|--[^\r\n]*[\r\n])*(select|with|values|table|explain|show)\b", re.IGNORECASE)
+_READS = re.compile(
+    r"(\s|\(|--[^\r\n]*[\r\n]|/\*([^*/]|\*(?!/)|/(?!\*))*\*/)*(select|with|values|table|explain|show)\b", re.IGNORECASE
+)
 # Cypher reads files and other hosts in a session for reading, too: by LOAD CSV, and by procedures and functions of plugins. Words are looked for
 # wherever they stand, and letters that are written by their number are read as the server does.
 _CYPHER_ELSEWHERE = re.compile(r"\bload\b[\s\S]*\bcsv\b|\bcall\b(?!\s*[{(])|\bapoc\b|\bgenai\b|\buse\b", re.IGNORECASE)
@@ -97,6 +104,7 @@ def postgresql_query(
                 url, connect_timeout=min(int(timeout) + 1, 30), autocommit=True, application_name="fleet-tools"
             ) as link,
             _ended_after(timeout + _GRACE_SECONDS, lambda ended: _end_session(link, url, ended)),
+            closing(link),  # while there is still a time: to leave the connection asks its server for a ROLLBACK
         ):
             link.add_notify_handler(lambda _: None)  # without one it keeps them all
             link.execute(f"SET statement_timeout = {milliseconds}")
@@ -109,19 +117,21 @@ def postgresql_query(
                 _must_stay_in_database(link, database, before)
             link.execute("COMMIT" if changes and not undone else "ROLLBACK")
     except (psycopg.Error, ValueError) as error:  # half a character, or a number with too many digits
-        return Output("", ok=False, error=without_password(url, f"postgresql: {error}"))
+        return Output("", ok=False, error=without_password("postgresql", url, error))
     except RecursionError:
         return Output("", ok=False, error="postgresql: a value is nested too deeply to be told")
     told = _rows(columns, rows, count)
-    return (
-        replace(told, text=told.text + "\n(what it changed, if anything, was undone)") if changes and undone else told
-    )
+    if changes and undone:  # before the rows, of which the end may be cut
+        return replace(
+            told, text=f"(there is more than is told: what it changed, if anything, was undone)\n{told.text}"
+        )
+    return told
 
 
 def _must_reach_no_further(link: Any, database: str) -> tuple[Any, ...]:
     """Raises `Refused` for a user with rights beyond its database. Returns how the server's databases are before the statement."""
     link.execute("BEGIN READ ONLY")
-    link.execute("SET LOCAL search_path = pg_catalog")  # no function of somebody else's may stand in (CVE-2018-1058)
+    link.execute(_OWN_NAMES_LAST)
     if link.execute(_PRIVILEGED).fetchone() != (False,):
         raise Refused(
             f"{database}: its user may run programs on the server, end others' sessions, or make users, also where it only reads; "
@@ -131,19 +141,18 @@ def _must_reach_no_further(link: Any, database: str) -> tuple[Any, ...]:
         raise Refused(
             f"{database}: its user may ask other hosts by the extension {extension[0]}; revoke EXECUTE on its functions from PUBLIC"
         )
-    before: tuple[Any, ...] = link.execute(_DATABASES).fetchone()
+    before: tuple[Any, ...] = link.execute(_OWN_DATABASES).fetchone()
     link.execute("ROLLBACK")
     return before
 
 
 def _must_stay_in_database(link: Any, database: str, before: tuple[Any, ...]) -> None:
     """Raises `Refused` after a statement that changed more: an agent gave its user another password, and locked all others out."""
-    link.execute(
-        "SET CONSTRAINTS ALL IMMEDIATE"
-    )  # what would be done by the COMMIT, with the names that it was written with
-    link.execute("SET LOCAL search_path = pg_catalog")
+    # What would be done by the COMMIT. First, because triggers look for their tables in the search path of their user.
+    link.execute("SET CONSTRAINTS ALL IMMEDIATE")
+    link.execute(_OWN_NAMES_LAST)
     changed = link.execute(_SERVER_WIDE).fetchone()
-    if changed or link.execute(_DATABASES).fetchone() != before:
+    if changed or link.execute(_OWN_DATABASES).fetchone() != before:
         what = changed[0] if changed else "pg_database"
         raise Refused(f"query: changes {what}, which is the whole server's and not {database}'s; nothing was changed")
 
@@ -234,15 +243,16 @@ def redis_command(
     # The client's own time holds for each piece of an answer: one letter a second went on for ever.
     late = threading.Event()
 
-    def give_up(link: redis.Redis) -> None:
+    def give_up(link: redis.Redis, ended: threading.Event) -> None:
         late.set()
-        link.connection_pool.disconnect()
+        while not ended.wait(_AGAIN_SECONDS):  # one that is still being made is not there to be cut
+            link.connection_pool.disconnect()
 
     within = {"socket_timeout": timeout, "socket_connect_timeout": timeout, "retry": Retry(NoBackoff(), 0)}
     try:
         with (
             redis.Redis.from_url(url, **within, decode_responses=True) as link,
-            _ended_after(timeout, lambda _: give_up(link)),
+            _ended_after(timeout, lambda ended: give_up(link, ended)),
         ):
             try:
                 flags = {str(flag) for flag in _flags(link.execute_command("COMMAND", "INFO", command[0]))}
@@ -257,12 +267,12 @@ def redis_command(
             if not changes and "readonly" not in flags:
                 raise Refused(f"redis {command[0]!r}: may change something, and {database} is only read here")
             answer = link.execute_command(*command)
-    except Exception as error:
-        if late.is_set():  # whatever it came upon without its connection
+    except Refused:
+        raise
+    except Exception as error:  # noqa: BLE001 - whatever it came upon without its connection, or a driver's, whose text may hold the address
+        if late.is_set():
             return Output("", ok=False, error=f"redis: took longer than {timeout:g} s")
-        if not isinstance(error, redis.RedisError | UnicodeError):
-            raise
-        return Output("", ok=False, error=without_password(url, f"redis: {error}"))
+        return Output("", ok=False, error=without_password("redis", url, error))
     return Output(json.dumps(answer, default=str)[:1_000_000])
 
 
@@ -292,7 +302,7 @@ def neo4j_query(
                 result = session.run(neo4j.Query(query, timeout=timeout), dict(params))
                 records = [dict(record) for record in result.fetch(MOST_ROWS + 1)]
     except (neo4j.exceptions.Neo4jError, neo4j.exceptions.DriverError) as error:
-        return Output("", ok=False, error=without_password(url, f"neo4j: {error}"))
+        return Output("", ok=False, error=without_password("neo4j", url, error))
     columns = list(records[0]) if records else []
     return _rows(columns, [tuple(record.values()) for record in records], len(records))
 
@@ -362,8 +372,8 @@ def _named(box: Box, name: str, kind: str, package: str) -> tuple[str, bool]:
         raise Refused(f"database {name!r}: the environment variable {options.url_env} is not set")
     if not is_address(kind, url):
         raise Refused(
-            f"database {name!r}: what the environment variable {options.url_env} holds is no address of {kind}; in a password write "
-            "@ : / ? # [ ] and % as %40 %3A %2F %3F %23 %5B %5D and %25"
+            f"database {name!r}: what the environment variable {options.url_env} holds is no address of {kind} that all read alike; within "
+            "its user, password and options write @ : / ? # [ ] and % as %40 %3A %2F %3F %23 %5B %5D and %25"
         )
     return url, options.writable and not box.read_only
 
