@@ -19,10 +19,12 @@ from pathlib import Path
 
 from fleet_pipeline.common.errors import Refused
 from fleet_pipeline.tools.sandbox.processes import descendants, nameless
+from fleet_pipeline.tools.sandbox.seccomp import OF_SOCKETS, OF_TERMINALS
 
 _log = logging.getLogger(__name__)
 _MARK = "containers"  # beside the tree: no program of the workspace can remove it
 _SECONDS = 60
+_TAKE_ROOM = ("fallocate", "ioctl", "io_uring_setup", "io_uring_enter", "io_uring_register")
 _PROFILES = (Path("/etc/containers/seccomp.json"), Path("/usr/share/containers/seccomp.json"))
 LABEL = "fleet-workspace"  # of images
 OF_THE_USER = ("PATH", "HOME", "XDG_RUNTIME_DIR", "CONTAINERS_CONF")
@@ -43,35 +45,41 @@ def image_of(place: Path) -> str:
     return f"fleet/{id_of(place)}"
 
 
-def filter_of(place: Path) -> Path:
-    """podman's own filter of system calls, without `fallocate`: a container took 8 GiB by it before anybody looked. Raises `Refused`."""
+def filter_of(folder: Path) -> Path:
+    """podman's own filter of system calls, kept in `folder`, without those that take room before anybody looks: a container took 8 GiB
+    by one `fallocate`. File systems have ioctls that do the same. So of those the ones of terminals and sockets are left, which is what
+    the sandbox leaves. Raises `Refused`.
+    """
     for profile in _PROFILES:
-        with suppress(OSError, ValueError, KeyError):
-            rules = json.loads(profile.read_text())
-            for rule in rules["syscalls"]:
-                rule["names"] = [name for name in rule["names"] if name != "fallocate"]
-            refused = {"names": ["fallocate"], "action": "SCMP_ACT_ERRNO", "errnoRet": errno.EOPNOTSUPP}
-            rules["syscalls"] = [*(rule for rule in rules["syscalls"] if rule["names"]), refused]
-            own = place / "seccomp.json"
-            own.write_text(json.dumps(rules))
-            return own
+        try:
+            whole = json.loads(profile.read_text())
+            for rule in whole["syscalls"]:
+                rule["names"] = [name for name in rule["names"] if name not in _TAKE_ROOM]
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+        allowed = [
+            {"names": ["ioctl"], "action": "SCMP_ACT_ALLOW", "args": [_of_kind(kind)]}
+            for kind in (OF_TERMINALS, OF_SOCKETS)
+        ]
+        refused = {"names": ["fallocate"], "action": "SCMP_ACT_ERRNO", "errnoRet": errno.EOPNOTSUPP}
+        whole["syscalls"] = [*(rule for rule in whole["syscalls"] if rule["names"]), *allowed, refused]
+        own = folder / "seccomp.json"
+        own.write_text(json.dumps(whole))
+        return own
     raise Refused(f"podman's filter of system calls is not installed here: {' or '.join(map(str, _PROFILES))}")
 
 
-def pid_file_of(place: Path, name: str) -> Path:
-    """Where podman tells the first process of a container that it runs. One of an earlier container is removed."""
-    own = place / f"{_MARK}-of-{name}.pid"
-    own.unlink(missing_ok=True)
-    return own
+def _of_kind(kind: int) -> dict[str, int | str]:
+    """An ioctl's number, of which the second byte tells its kind."""
+    return {"index": 1, "value": 0xFF00, "valueTwo": kind, "op": "SCMP_CMP_MASKED_EQ"}
 
 
-def nameless_bytes(pid_file: Path | None, most: int) -> int:
+def nameless_bytes(pid_file: Path, most: int) -> int:
     """Of files that a container's processes hold open and have removed: they stand in no folder that could be counted."""
     try:
-        pid = int(pid_file.read_text()) if pid_file else 0
+        return sum(nameless(int(pid_file.read_text()), most).values())
     except (OSError, ValueError):  # not begun, or ended
         return 0
-    return sum(nameless(pid, most).values()) if pid else 0
 
 
 @contextmanager
@@ -89,7 +97,7 @@ def at_work(place: Path, process: subprocess.Popen[bytes]) -> Iterator[None]:
 def remove_all(place: Path) -> None:
     """Containers and images of a workspace that ends. What cannot be removed is logged."""
     if (place / _MARK).exists():
-        for left in place.glob(f"{_MARK}-[0-9]*"):
+        for left in place.glob(f"{_MARK}-*"):
             pid = int(left.name.rpartition("-")[2])
             if left.read_text() and _began(pid) == left.read_text():
                 end(pid)

@@ -69,9 +69,9 @@ GIT_ENVIRONMENT = {
     "GIT_ATTR_NOSYSTEM": "1",
     "GIT_NO_REPLACE_OBJECTS": "1",
     # A folder's repository can lack objects and name where to get them: by a program of its own configuration. The first is known to
-    # git from 2.39.4 and 2.44 on, the second to all; a fetch from a URL names others.
+    # git from 2.39.4 and 2.44 on, the second to all; a fetch names what it needs.
     "GIT_NO_LAZY_FETCH": "1",
-    "GIT_ALLOW_PROTOCOL": "file",
+    "GIT_ALLOW_PROTOCOL": "",
 }
 
 # What a fetch needs of the user's environment: programs, keys and names of servers, and the way through a proxy.
@@ -164,7 +164,7 @@ def git(
     seconds: float = _GIT_SECONDS,
     most_bytes: int = 0,
     stopped: Callable[[], bool] = _never,
-    protocols: Sequence[str] = ("file",),
+    protocols: Sequence[str] = (),
 ) -> str:
     """Run git outside the sandbox, in a workspace that nobody has written to yet. Raises `InvalidInput`, also where it takes longer or
     leaves more than `most_bytes` in the workspace, or is `stopped`. All its processes have ended then.
@@ -276,11 +276,12 @@ def _take_folder(folder: Path, place: Path, most_bytes: int, stopped: Callable[[
         _check_repository(folder / ".git")
         _init(place)
         # Strict, because git else looks around for what it was not given: the folder itself as a repository, or `FOLDER.git` beside it.
-        strict = "--upload-pack=git-upload-pack --strict"
+        # No protocol, because an old git would have what the repository lacks from another folder, by a program that it names.
+        strict = "--upload-pack=GIT_ALLOW_PROTOCOL= git-upload-pack --strict"
         from_here = ("fetch", "--quiet", "--no-tags", strict)
         most = 3 * most_bytes + _LEAST_BYTES  # the history is not bounded but by this
         repository = str(folder.absolute() / ".git")
-        git(place, *from_here, "--", repository, "HEAD", most_bytes=most, stopped=stopped)
+        git(place, *from_here, "--", repository, "HEAD", most_bytes=most, stopped=stopped, protocols=("file",))
         git(place, "update-ref", "refs/heads/main", "FETCH_HEAD")
         git(place, "reset", "--quiet", "--mixed", most_bytes=most)
     else:

@@ -158,6 +158,8 @@ class Tree:
     def move(self, path: str, to: str) -> None:
         """A file or folder, to where nothing is yet."""
         (folder, name), (to_folder, to_name) = _split(path), _split(to)
+        if len(_parts(to)) > MOST_PARTS:
+            raise Refused(f"{to[:100]}...: has more than {MOST_PARTS} folders, one in another")
         with self._folder(folder, path) as parent, self._folder(to_folder, to) as to_parent:
             try:
                 with suppress(FileNotFoundError):

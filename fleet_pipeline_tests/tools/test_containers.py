@@ -176,12 +176,17 @@ GREEDY = """
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <stdio.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 static char block[1 << 20];
 int main(int c, char **v) {
     if (chdir(v[1])) { perror(v[1]); return 3; }
     int file = open("greedy", O_CREAT | O_RDWR, 0600), count = 0;
     if (v[2][0] == 'f') { int failed = fallocate(file, 0, 0, 100 << 20); perror("fallocate"); return failed ? 4 : 0; }
+    if (v[2][0] == 'i') {
+        struct { short type, whence; long long start, length; int id; unsigned pid; int pad[4]; } room = {0, 0, 0, 100 << 20, 0, 0, {0}};
+        int failed = ioctl(file, 0x4030582a, &room); perror("ioctl"); return failed ? 4 : 0;
+    }
     if (v[2][0] == 'u') unlink("greedy");
     while (count < 200 && write(file, block, sizeof block) == sizeof block) count++;
     printf("wrote %d MiB\\n", count); fflush(stdout);
@@ -210,6 +215,7 @@ def test_what_a_container_writes_is_counted_or_bounded_wherever_it_writes(tmp_pa
             assert "more than 64 MiB" in greedy("/workspace", "unlinked").error
             assert "more than 64 MiB" in greedy("/workspace", "named").error
             assert "not supported" in greedy("/workspace", "fallocate").output
+            assert "not implemented" in greedy("/workspace", "ioctl").output
             assert "wrote 16 MiB" in greedy("/run", "named").output
             assert "wrote 64 MiB" in greedy("/var/tmp", "named").output
             for folder in ("/data", "/etc"):

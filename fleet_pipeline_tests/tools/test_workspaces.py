@@ -190,7 +190,7 @@ def test_a_repository_that_leads_to_another_one_or_keeps_git_waiting_is_refused(
 
 
 @pytest.mark.parametrize("newest", [True, False], ids=["git that knows of it", "git that does not"])
-@pytest.mark.parametrize("url", ["ext::sh -c touch% {}", "ssh://host/x"])
+@pytest.mark.parametrize("url", ["ext::sh -c touch% {}", "ssh://host/x", "/tmp"])
 def test_what_a_repository_lacks_is_not_had_by_a_program_of_its_own(tmp_path: Path, url: str, newest: bool) -> None:
     """That it was not depended on git's version alone."""
     git = ["git", "-C", str(tmp_path / "source"), "-c", "user.name=a", "-c", "user.email=a@b"]
@@ -203,6 +203,7 @@ def test_what_a_repository_lacks_is_not_had_by_a_program_of_its_own(tmp_path: Pa
         "remote.evil.promisor": "true",
         "protocol.allow": "always",
         "core.sshCommand": f"touch {mark};",
+        "remote.evil.uploadpack": f"touch {mark};",
         "core.repositoryFormatVersion": "1",
     }
     for arguments in (

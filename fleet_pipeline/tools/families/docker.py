@@ -35,7 +35,6 @@ from fleet_pipeline.tools.containers import (
     id_of,
     image_of,
     nameless_bytes,
-    pid_file_of,
     prefix_of,
     remove_containers,
 )
@@ -120,41 +119,47 @@ def run(
         raise Refused(f"this workspace has {MOST_CONTAINERS} containers already; remove one")
     # Nobody counts what one writes that goes on after its call.
     access = "ro" if detach else "rw"
-    pid_file = pid_file_of(box.workspace.place, _own(box, name))
-    return _podman(
-        *(
-            box,
-            "run",
-            "--network=none",
-            "--no-hosts",
-            "--no-healthcheck",  # which a timer of the user's would run, outside of all bounds
-            "--cap-drop=all",
-            "--security-opt=no-new-privileges",
-            "--read-only",
-            "--pull=never",
-            f"--security-opt=seccomp={filter_of(box.workspace.place)}",
-            "--image-volume=ignore",  # a folder on the disk that nobody counts
-            f"--pidfile={pid_file}",
-        ),
-        *(f"--memory={limits.memory_mib}m", f"--pids-limit={limits.processes}"),
-        # podman's own, of /run and /var/tmp, have no size: 1,500 MiB in each were no matter to a bound of 256.
-        *("--read-only-tmpfs=false", "--tmpfs=/tmp:size=256m", "--tmpfs=/run:size=16m", "--tmpfs=/var/tmp:size=64m"),
-        *(f"--volume={box.workspace.tree_folder}:/workspace:{access}", "--workdir=/workspace", "--userns=keep-id"),
-        *(f"--user={_user()}", *_ulimits(limits)),
-        # What it says is kept outside of the tree, where nobody counts it.
-        *("--log-driver=k8s-file", "--log-opt=max-size=10mb"),
-        *(f"--env={key}={value}" for key, value in env.items()),
-        *(
-            f"--name={_own(box, name)}",
-            f"--timeout={math.ceil(limits.seconds)}",
-            "--detach" if detach else "--rm",
-            "--",
-            image,
-            *command,
-        ),
-        seconds=timeout,
-        pid_file=pid_file,
-    )
+    with tempfile.TemporaryDirectory(prefix="fleet-run-", dir=box.workspace.place) as folder:
+        own = Path(folder)
+        return _podman(
+            *(
+                box,
+                "run",
+                "--network=none",
+                "--no-hosts",
+                "--no-healthcheck",  # which a timer of the user's would run, outside of all bounds
+                "--cap-drop=all",
+                "--security-opt=no-new-privileges",
+                "--read-only",
+                "--pull=never",
+                f"--security-opt=seccomp={filter_of(own)}",
+                "--image-volume=ignore",  # a folder on the disk that nobody counts
+                f"--pidfile={own / 'pid'}",
+            ),
+            *(f"--memory={limits.memory_mib}m", f"--pids-limit={limits.processes}"),
+            # podman's own, of /run and /var/tmp, have no size: 1,500 MiB in each were no matter to a bound of 256.
+            *(
+                "--read-only-tmpfs=false",
+                "--tmpfs=/tmp:size=256m",
+                "--tmpfs=/run:size=16m",
+                "--tmpfs=/var/tmp:size=64m",
+            ),
+            *(f"--volume={box.workspace.tree_folder}:/workspace:{access}", "--workdir=/workspace", "--userns=keep-id"),
+            *(f"--user={_user()}", *_ulimits(limits)),
+            # What it says is kept outside of the tree, where nobody counts it.
+            *("--log-driver=k8s-file", "--log-opt=max-size=10mb"),
+            *(f"--env={key}={value}" for key, value in env.items()),
+            *(
+                f"--name={_own(box, name)}",
+                f"--timeout={math.ceil(limits.seconds)}",
+                "--detach" if detach else "--rm",
+                "--",
+                image,
+                *command,
+            ),
+            seconds=timeout,
+            pid_file=own / "pid",
+        )
 
 
 @FAMILY.operation(writes=True)
@@ -328,7 +333,7 @@ def _watch(box: Box, process: subprocess.Popen[bytes], limits: Limits, pid_file:
             return ""
         except subprocess.TimeoutExpired:
             began = time.monotonic()
-        written = box.workspace.tree.size() + nameless_bytes(pid_file, limits.processes)
+        written = box.workspace.tree.size() + (nameless_bytes(pid_file, limits.processes) if pid_file else 0)
         over = written > limits.disk_mib * 2**20
         if over or began > ends_at:
             end(process.pid)

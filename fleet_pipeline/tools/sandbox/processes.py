@@ -56,7 +56,7 @@ def nameless(of: int | None = None, most: int = sys.maxsize) -> dict[tuple[int, 
 
 
 def descriptors(of: int | None = None, most: int = sys.maxsize) -> Iterator[str]:
-    """Of up to `most` processes: where there are more, the launcher's next look ends them all."""
+    """Of up to `most` processes. A launcher ends all where there are more."""
     for pid in [*([of] if of else []), *descendants(of, most)[0]]:
         for place in places(pid):
             with suppress(OSError):

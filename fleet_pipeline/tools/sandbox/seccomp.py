@@ -175,7 +175,7 @@ _IOCTL = (16, 29)
 _FCNTL, _F_SETLEASE, _F_NOTIFY = (72, 25), 1024, 1026
 _HINTS = (1036, 1038)  # F_SET_RW_HINT, F_SET_FILE_RW_HINT
 _SHARED_BLOCKS = (0x40049409, 0x4020940D, 0xC0189436)  # FICLONE, FICLONERANGE, FIDEDUPERANGE
-_OF_TERMINALS, _OF_SOCKETS = 0x5400, 0x8900  # kinds of ioctl
+OF_TERMINALS, OF_SOCKETS = 0x5400, 0x8900  # kinds of ioctl
 _OWNERS_OF_DESCRIPTORS = (8, 10, 15)  # F_SETOWN, F_SETSIG, F_SETOWN_EX
 _OWNERS_OF_SOCKETS = (0x8901, 0x8902)  # FIOSETOWN, SIOCSPGRP
 _PRLIMIT64 = (302, 261)
@@ -262,8 +262,8 @@ def program(machine: str, *, deny_signals: bool, deny_processes: bool = False) -
         _argument(1),
         *((_EQUAL, 3 + len(_SHARED_BLOCKS) - index, 0, one) for index, one in enumerate(_SHARED_BLOCKS)),
         (_AND, 0, 0, 0xFF00),
-        (_EQUAL, 2, 0, _OF_TERMINALS),
-        (_EQUAL, 1, 0, _OF_SOCKETS),
+        (_EQUAL, 2, 0, OF_TERMINALS),
+        (_EQUAL, 1, 0, OF_SOCKETS),
         (_RETURN, 0, 0, _ERRNO | errno.ENOTTY),
     )
     # Of sockets' own those that concern their owner alone: others tell the host's addresses, cards and drivers.
@@ -271,10 +271,10 @@ def program(machine: str, *, deny_signals: bool, deny_processes: bool = False) -
         _IOCTL[column],
         _argument(1),
         (_AND, 0, 0, 0xFFF8),
-        (_EQUAL, 4, 0, _OF_SOCKETS),
+        (_EQUAL, 4, 0, OF_SOCKETS),
         _argument(1),
         (_AND, 0, 0, 0xFF00),
-        (_EQUAL, 0, 1, _OF_SOCKETS),
+        (_EQUAL, 0, 1, OF_SOCKETS),
         (_RETURN, 0, 0, _ERRNO | errno.ENOTTY),
     )
     # Larger buffers of sockets would be memory of the kernel that nobody counts: they stay as they are.
