@@ -2,7 +2,7 @@
 
 import pytest
 
-from fleet_pipeline.tools.families.db_addresses import is_address, without_password
+from fleet_pipeline.tools.families.db_addresses import is_address, user_apart, without_password
 from fleet_pipeline.tools.operation import Box
 from fleet_pipeline.tools.options import ToolOptions
 from fleet_pipeline.tools.toolbox import Result, Toolbox
@@ -90,6 +90,12 @@ def test_a_password_that_stands_in_the_error_is_told_by_no_gap(
 )
 def test_addresses_of_every_usual_form_are_taken(kind: str, address: str, is_one: bool) -> None:
     assert is_address(kind, address) is is_one
+
+
+def test_neo4j_gets_its_user_apart() -> None:
+    """Its driver takes no address with one, and so no database with a password could be asked."""
+    assert user_apart("neo4j+s://agent:p%40ss@h:7687") == ("neo4j+s://h:7687", ("agent", "p@ss"))
+    assert user_apart("bolt://h") == ("bolt://h", None)
 
 
 def test_an_option_that_no_client_knows_breaks_no_call(tools: Toolbox, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,7 +26,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from fleet_pipeline.common.errors import Refused
-from fleet_pipeline.tools.families.db_addresses import is_address, without_password
+from fleet_pipeline.tools.families.db_addresses import is_address, user_apart, without_password
 from fleet_pipeline.tools.families.files import PathArgument
 from fleet_pipeline.tools.operation import Box, Changes, Family, Output, checked_argument
 from fleet_pipeline.tools.options import DatabaseOptions
@@ -292,9 +292,12 @@ def neo4j_query(
         )
     import neo4j
 
+    address, user = user_apart(url)
     try:
         with (
-            neo4j.GraphDatabase.driver(url, connection_timeout=timeout) as driver,
+            neo4j.GraphDatabase.driver(
+                address, auth=user, connection_timeout=timeout, connection_acquisition_timeout=timeout
+            ) as driver,
             _ended_after(timeout + _GRACE_SECONDS, lambda _: driver.close()),
         ):
             access = neo4j.WRITE_ACCESS if changes else neo4j.READ_ACCESS

@@ -28,6 +28,13 @@ def is_address(kind: str, url: str) -> bool:
         return False
 
 
+def user_apart(url: str) -> tuple[str, tuple[str, str] | None]:
+    """An address without its user, and the user with the password, as Neo4j's driver takes them."""
+    parts = urlsplit(url)
+    user = (unquote(parts.username), unquote(parts.password or "")) if parts.username else None
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl(), user
+
+
 def without_password(kind: str, url: str, error: object) -> str:
     """An error of a driver, without the address and its password. Where the password stands in it, nothing of it is told: a mask in a
     word, such as in the name of the database, would tell it."""
