@@ -204,3 +204,27 @@ def test_a_program_whose_launcher_missed_that_it_is_to_end_is_ended_all_the_same
     calling.join()
     may_run_programs(calling.ident)
     assert [one.stopped for one in done] == ["owner"]
+
+
+def test_a_call_that_is_given_up_while_its_launcher_starts_is_told_as_that(folder: Path) -> None:
+    """A launcher that does not wait for signals yet ends by them and tells nothing, which was told as "the launcher broke"."""
+    said: list[str] = []
+
+    def call() -> None:
+        try:
+            said.append(python(folder, "import time; time.sleep(1000)", seconds=900).end)
+        except Refused as error:
+            said.append(str(error))
+
+    for number in range(8):
+        calling = threading.Thread(target=call)
+        calling.start()
+        while calling.ident not in sandbox_module._running:
+            time.sleep(0.001)
+        time.sleep(0.005 * number)
+        assert calling.ident
+        end_programs_of(calling.ident)
+        calling.join()
+        may_run_programs(calling.ident)
+    assert len(said) == 8
+    assert all("given up" in one for one in said), said

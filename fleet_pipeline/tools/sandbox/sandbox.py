@@ -215,6 +215,8 @@ def _run(policy: Policy, stdin: bytes = b"") -> Outcome:
         if process.poll() is None:  # interrupted: the launcher ends all when its owner is gone, or now
             process.kill()
             process.wait()
+    if not told and thread in _stopped:  # a launcher that had not come so far as to wait for signals
+        raise Refused("it was given up before its program began")
     if not told:
         raise SandboxUnavailable(
             "the sandbox's launcher broke: " + bytes(kept[1].content[-500:]).decode(errors="replace")
