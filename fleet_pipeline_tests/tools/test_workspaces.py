@@ -410,7 +410,7 @@ from fleet_pipeline.tools.audit import Audit
 from fleet_pipeline.tools.operation import Box
 from fleet_pipeline.tools.sandbox.sandbox import Sandbox
 from fleet_pipeline.tools.toolbox import Toolbox
-from fleet_pipeline.tools.sources import GIT_ENVIRONMENT, Source, git, size_of
+from fleet_pipeline.tools.sources import Source
 from fleet_pipeline.tools.workspace import Workspaces
 root = Path(sys.argv[1])
 workspaces = Workspaces(root / "ws")
@@ -433,8 +433,10 @@ def test_a_kill_at_any_moment_leaves_nothing_behind_and_the_last_call_begun_in_t
     for number in range(50):
         (tmp_path / f"source/{number}.txt").write_text(str(number))
     chance = random.Random(7)
-    found = {"unfinished": 0, "swept": 0}
-    for _ in range(12):
+    found = {"kills": 0, "unfinished": 0, "swept": 0}
+    # How many of them come in the middle of a call is chance, and the machine's load: of twelve none, once.
+    while found["kills"] < 12 or found["swept"] < 10 or not found["unfinished"]:
+        found["kills"] += 1
         process = subprocess.Popen(
             [sys.executable, "-c", _WORKING, str(tmp_path)], stdout=subprocess.PIPE, start_new_session=True
         )
@@ -456,8 +458,6 @@ def test_a_kill_at_any_moment_leaves_nothing_behind_and_the_last_call_begun_in_t
         assert all(call.outcome != "unfinished" for call in calls[:-1])
         found["unfinished"] += sum(call.outcome == "unfinished" for call in calls)
         log.unlink()
-    assert found["swept"] >= 10
-    assert found["unfinished"] >= 1  # how many is chance, and the machine's load
 
 
 def test_what_a_killed_launcher_has_left_is_ended_by_the_sweeper(tmp_path: Path) -> None:
