@@ -30,9 +30,8 @@ _TEMPORARY = ".fleet-writing-"
 _COUNT = count()
 UNKNOWN = 2**62  # bytes
 BLOCK_BYTES = 4_096
-MOST_PARTS = (
-    100  # of a path that is made: 40 chains of 2,000 folders took a look 28 s, because each is found from the root
-)
+# Of a path that is made: 40 chains of 2,000 folders took a look 28 s, because each is found from the root.
+MOST_PARTS = 100
 _REFUSALS = {
     errno.EXDEV: "leads out of the workspace",
     errno.ELOOP: "is a link that leads out of the workspace, or around in a circle",
